@@ -1,0 +1,1 @@
+"""Convert very large checkpoints between HuggingFace and MindSpore in a fixed amount of memory."""

@@ -1,0 +1,113 @@
+"""Tensor references and catalogs: what lies where, without a byte of tensor data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was when its header was read; `size` is checked again before every read."""
+
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`length` bytes at `offset` of `file`."""
+
+    file: SourceFile
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    extents: tuple[Extent, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor, from its shape and dtype."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Catalog(Mapping[str, TensorRef]):
+    """All tensors of a source by name, the files they lie in, and what was seen and left alone.
+
+    Attributes:
+        path: the file or directory that was opened.
+        format: one of `safetensors`, `ckpt`.
+        tensors: name → reference, in file order.
+        files: the files read, in reading order.
+        ignored: other files beside them, by reason.
+    """
+
+    path: Path
+    format: str
+    tensors: Mapping[str, TensorRef]
+    files: tuple[SourceFile, ...]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> TensorRef:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def directory(self) -> Path:
+        """Where `config.json` and the tokenizer would lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(ref.nbytes for ref in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor to be written: everything about it but its bytes."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor, from its shape and dtype."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file to be written, known to the byte before anything is.
+
+    Attributes:
+        name: its name in the destination directory.
+        size: its size in bytes, tail included.
+        literals: (offset, bytes) of everything that is not tensor data: headers, record heads.
+        extents: tensor name → (offset, length) pairs in this file that hold its bytes, in order.
+        crc_tail: whether the last 17 bytes are a MindSpore CRC over all the bytes before them.
+    """
+
+    name: str
+    size: int
+    literals: tuple[tuple[int, bytes], ...]
+    extents: Mapping[str, tuple[tuple[int, int], ...]]
+    crc_tail: bool = False
