@@ -1,0 +1,109 @@
+"""Boxes: the unit of work. How an output tensor is cut so that a budget holds and both disks see long runs.
+
+A box is chosen so that its runs of bytes, in the source and in the output, are at least a page, better 64 KiB, wherever shape and
+budget allow; then it grows along the source, so that shards are read in sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+from .grids import Box, flat_index
+from .views import Piece, View, Zeros
+
+#: Runs longer than this gain nothing on any disk measured.
+LONG_RUN = 64 << 10
+
+
+def cells(view: View) -> Iterator[Box]:
+    """The view cut at its seams: parts that share no source, such as the experts of a stack."""
+    if math.prod(view.shape):
+        edges = [(0, *seams, size) for seams, size in zip(view.seams(), view.shape, strict=True)]
+        yield from product(*(tuple(zip(e, e[1:], strict=False)) for e in edges))
+
+
+def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:
+    """`cell` cut into boxes of at most `region` bytes, in the order in which they lie in the source.
+
+    `itemsize` is that of the wider of source and output elements: window and box have a region each.
+    """
+    by_source = _axes_by_source(view, cell)
+    size = _box_size(cell, by_source, itemsize, region)
+    order = tuple(reversed(by_source))
+    starts = product(*(range(*cell[axis], size[axis]) for axis in order))
+    for corner in starts:
+        start = dict(zip(order, corner, strict=True))
+        yield tuple((start[a], min(start[a] + size[a], stop)) for a, (_, stop) in enumerate(cell))
+
+
+def position(view: View, cell: Box) -> tuple[str, int]:
+    """Where the first element of a cell lies: path and offset, for sorting."""
+    piece = _element(view, [low for low, _ in cell])
+    if not isinstance(piece.leaf, Zeros):
+        ref = piece.leaf.refs()[0]
+        if ref.extents:
+            return str(ref.extents[0].file.path), ref.extents[0].offset + _flat(piece) * ref.dtype.itemsize
+    return "", 0
+
+
+def _box_size(cell: Box, by_source: list[int], itemsize: int, region: int) -> list[int]:
+    """Grow from one element: whichever side has the shorter run, until both are long; then along the source."""
+    extent = [stop - start for start, stop in cell]
+    by_output = list(range(len(cell) - 1, -1, -1))
+    size = [1] * len(cell)
+    budget = region // itemsize
+    while True:
+        runs = _run(size, extent, by_source) * itemsize, _run(size, extent, by_output) * itemsize
+        orders = (by_source, by_output) if min(runs[0], LONG_RUN) <= min(runs[1], LONG_RUN) else (by_output, by_source)
+        if not any(_grow(size, extent, order, budget) for order in orders):
+            return size
+
+
+def _grow(size: list[int], extent: list[int], order: list[int], budget: int) -> bool:
+    """Double the box along the first axis of `order` that is not full, as far as the budget allows."""
+    axis = next((a for a in order if size[a] < extent[a]), None)
+    if axis is None:
+        return False
+    most = budget // (math.prod(size) // size[axis])
+    grown = min(2 * size[axis], extent[axis], most)
+    if grown <= size[axis]:
+        return False
+    size[axis] = grown
+    return True
+
+
+def _run(size: list[int], extent: list[int], order: list[int]) -> int:
+    """Elements of a contiguous run of a box, for the side on which the axes lie in that order, fastest first."""
+    run = 1
+    for axis in order:
+        run *= size[axis]
+        if size[axis] < extent[axis]:
+            break
+    return run
+
+
+def _axes_by_source(view: View, cell: Box) -> list[int]:
+    """The axes from the one along which neighbours lie closest in the source to the one where they lie farthest."""
+    corner = [low for low, _ in cell]
+    first = _element(view, corner)
+
+    def distance(axis: int) -> tuple[float, int]:
+        if cell[axis][1] - cell[axis][0] < 2:
+            return 0, -axis
+        neighbour = _element(view, [c + (a == axis) for a, c in enumerate(corner)])
+        if neighbour.leaf is not first.leaf:
+            return math.inf, -axis
+        return abs(_flat(neighbour) - _flat(first)), -axis
+
+    return sorted(range(len(cell)), key=distance)
+
+
+def _element(view: View, index: list[int]) -> Piece:
+    return next(view.box(tuple((i, i + 1) for i in index)))
+
+
+def _flat(piece: Piece) -> int:
+    """Row-major number, in its leaf, of a piece's first element."""
+    return flat_index(piece.grid.start, piece.leaf.shape)

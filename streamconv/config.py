@@ -1,0 +1,97 @@
+"""The model's config.json: found beside the weights or given, read, and mended in the copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .dtypes import TORCH_NAMES, DType
+from .errors import SourceError, UsageError, quote, source_error
+
+CONFIG = "config.json"
+_LIMIT = 16 << 20
+
+#: Files that make a checkpoint a model: they go along with the weights, both ways.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece*.model",
+    "*.tiktoken",
+    "chat_template.*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "configuration_*.py",
+    "modeling_*.py",
+    "tokenization_*.py",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A config.json, or the lack of one.
+
+    Attributes:
+        path: where it was read, `None` where there is none.
+        values: what it says.
+    """
+
+    path: Path | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+def load(directory: Path, given: Path | None) -> ModelConfig:
+    """The config given by hand, else the one beside the weights, else an empty one.
+
+    Raises:
+        UsageError: the one given does not exist.
+        SourceError: it is not a JSON object.
+    """
+    path = given or directory / CONFIG
+    if given and path.is_dir():
+        path = path / CONFIG
+    if not path.is_file():
+        if given:
+            raise UsageError(f"--config {quote(given)}: there is no such file")
+        return ModelConfig()
+    return ModelConfig(path, _read(path))
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise source_error(error, "cannot read", path) from error
+    if len(text) > _LIMIT:
+        raise SourceError(f"{quote(path)} is larger than {_LIMIT} bytes: that is no config.json")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{quote(path)} is not JSON: {quote(error)}; fetch it again") from error
+    if not isinstance(values, dict):
+        raise SourceError(f"{quote(path)} holds no JSON object; fetch it again")
+    return values
+
+
+def mended(config: ModelConfig, dtype: DType | None) -> bytes:
+    """The config for the converted checkpoint: as it was, with its dtype set to `dtype` where one was asked."""
+    values = dict(config.values)
+    if dtype is not None:
+        for key in [k for k in ("torch_dtype", "dtype") if k in values] or ["torch_dtype"]:
+            values[key] = TORCH_NAMES[dtype]
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def companions(config: ModelConfig, directory: Path) -> list[Path]:
+    """Tokenizer, generation and code files beside the config (or the weights), sorted by name."""
+    home = config.path.parent if config.path else directory
+    found = {path for pattern in COMPANIONS for path in home.glob(pattern) if path.is_file()}
+    return sorted(found, key=lambda path: path.name)

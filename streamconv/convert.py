@@ -1,0 +1,368 @@
+"""The recipe: open → recognise → plan → lay out → budget → build → prove → put in place. Also the public Python API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from . import config as configs
+from . import dtypes, engine, families, layout, manifest, memory, verify
+from .destination import Destination, write_synced
+from .dtypes import DType
+from .engine import OnProgress, Progress
+from .errors import StreamconvError, UsageError, quote, source_error, storage_error
+from .families import Family, Value, spell
+from .formats import open_catalog
+from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, Layout
+from .plan import Plan, make_plan
+from .report import Report, describe
+from .rules import Direction
+from .sources import uses_mapping
+from .tensors import Catalog
+from .units import parse_size
+from .words import suggestion
+from .writer import FileSink
+
+PathLike = str | os.PathLike[str]
+
+DEFAULT_SHARD = "5GB"
+_IO = ("auto", "map", "read")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it.
+
+    Attributes:
+        catalog: the source's tensors.
+        destination: where the result goes, `None` for a plan that only looks.
+        config: the config.json in use.
+        family: the model family, and `recognised` whence that is known.
+        plan: every output tensor, every dropped one.
+        layout: every output file to the byte.
+        limit: bytes of memory allowed; `workers`: threads asked for, `None` for as many as fit.
+    """
+
+    catalog: Catalog
+    destination: Destination
+    config: configs.ModelConfig
+    family: Family
+    recognised: str
+    plan: Plan
+    layout: Layout
+    limit: int
+    max_shard_size: int
+    workers: int | None
+    io: str
+    overwrite: bool
+
+    @property
+    def budget(self) -> memory.Budget:
+        """How the memory is divided, from what is resident now.
+
+        Raises:
+            BudgetError: it is too small.
+        """
+        return memory.divide(self.limit, self.workers)
+
+    def __str__(self) -> str:
+        return "\n".join(describe(self))
+
+    def to_json(self) -> dict[str, object]:
+        """Everything the plan says, as plain values."""
+        from .report import plan_values
+
+        return plan_values(self)
+
+    def run(self, on_progress: OnProgress | None = None) -> Report:
+        """Convert.
+
+        Raises:
+            StreamconvError: see its subclasses; nothing is left under the final name.
+        """
+        started = time.monotonic()
+        budget, mapped = self.budget, uses_mapping(self.io, self.catalog.files)
+        self.destination.check(self.catalog.files, self.overwrite)
+        self.destination.check_room(self.layout.total)
+        for check in self.plan.checks:
+            engine.check_same_bytes(check, budget, mapped)
+        with self.destination.building() as place:
+            tally, digests = self._build(place, budget, mapped, on_progress)
+            record = manifest.write(
+                self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version()
+            )
+            self.destination.commit(record)
+        return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
+
+    def _build(
+        self, place: Path, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None
+    ) -> tuple[engine.Tally, Mapping[str, list[str]]]:
+        sink = FileSink(self.layout, place, self.destination.single)
+        try:
+            tally = engine.run(self.plan, sink, budget, mapped, on_progress)
+            digests = sink.finish()
+        finally:
+            sink.close()
+        if not self.destination.single:
+            self._write_companions(place)
+        return tally, digests
+
+    def _write_companions(self, place: Path) -> None:
+        """Indices, the mended config, tokenizer and generation files."""
+        try:
+            for name, data in self.layout.texts.items():
+                write_synced(place / name, data)
+            if self.config.path:
+                write_synced(place / configs.CONFIG, configs.mended(self.config, self.plan.dtype))
+            for path in configs.companions(self.config, self.catalog.directory):
+                shutil.copyfile(path, place / path.name)
+        except OSError as error:
+            raise storage_error(error, "cannot write into", place) from error
+
+    def compare(self, on_progress: OnProgress | None = None) -> verify.Verified:
+        """Convert again in memory and compare every byte with the destination.
+
+        Raises:
+            VerificationError: a byte differs.
+        """
+        sink = verify.CompareSink(self.layout, self.destination.path)
+        try:
+            tally = engine.run(self.plan, sink, self.budget, uses_mapping(self.io, self.catalog.files), on_progress)
+        finally:
+            sink.close()
+        return verify.Verified(len(self.layout.files), len(self.plan.outputs), tally.done)
+
+
+def plan(
+    source: PathLike,
+    dest: PathLike,
+    *,
+    model: str | None = None,
+    reverse: bool = False,
+    dtype: str | None = None,
+    options: Mapping[str, Value] | None = None,
+    format: str | None = None,  # noqa: A002 - the command line's word
+    max_mem: str | int | None = None,
+    max_shard_size: str | int = DEFAULT_SHARD,
+    workers: int | None = None,
+    config: PathLike | None = None,
+    io: str = "auto",
+    crc: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Plan a conversion: names, shapes, dtypes, sizes, memory; no tensor byte is read, nothing is written.
+
+    Args:
+        source: a checkpoint: a directory or one file.
+        dest: what to make of it: a `.ckpt` file, or a directory.
+        model: the family; recognised from config.json where absent.
+        reverse: from MindSpore to HuggingFace.
+        dtype: `fp32`, `fp16` or `bf16` for every float tensor; as they are where absent.
+        options: the family's options by name.
+        format: `safetensors` (MindSpore's), `ckpt` or `hf`; from `dest` and direction where absent.
+        max_mem: bytes of resident memory, or a size such as `"16G"`.
+        max_shard_size: bytes of a shard at the most, or a size such as `"5GB"`.
+        workers: threads; as many as cores and memory allow where absent.
+        config: the model's config.json where it does not lie beside the weights.
+        io: `map` windows of the source, `read` them, or `auto`.
+        crc: append MindSpore's CRC to a `.ckpt`.
+        overwrite: replace a checkpoint that is at `dest`.
+
+    Raises:
+        StreamconvError: see its subclasses; the message says what to do.
+    """
+    _check_words(io, workers)
+    limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
+    shard = parse_size(max_shard_size, "--max-shard-size")
+    source, destination = Path(source), _destination(Path(dest))
+    catalog = open_catalog(source, memory.header_limit(limit))
+    model_config = configs.load(catalog.directory, Path(config) if config else None)
+    made_by = manifest.find(source)
+    family, recognised = _family(model, model_config, made_by)
+    direction = Direction.REVERSE if reverse else Direction.FORWARD
+    kind = _format(format, destination, direction, family, crc)
+    given = _options(family, options or {})
+    target = dtypes.target(dtype)
+    planned = _planned(catalog, family, model_config, given, made_by, direction, target)
+    specs = [output.spec for output in planned.outputs]
+    placed = layout.lay_out(specs, kind, destination.path.name, shard, crc)
+    conversion = Conversion(
+        catalog, destination, model_config, family, recognised, planned, placed, limit, shard, workers, io, overwrite
+    )
+    return conversion if conversion.budget else conversion
+
+
+def convert(source: PathLike, dest: PathLike, *, progress: OnProgress | None = None, **arguments: object) -> Report:
+    """Convert a checkpoint; the arguments are those of `plan`, and `progress` is called now and then.
+
+    Raises:
+        StreamconvError: see its subclasses; nothing is left under the final name.
+    """
+    return plan(source, dest, **arguments).run(progress)  # type: ignore[arg-type]
+
+
+def _check_words(io: str, workers: int | None) -> None:
+    if io not in _IO:
+        raise UsageError(f"--io {quote(io)}: not one of {', '.join(_IO)}")
+    if workers is not None and not 1 <= workers <= 256:
+        raise UsageError(f"--workers {workers}: a number between 1 and 256 is needed")
+
+
+def _destination(path: Path) -> Destination:
+    if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        raise UsageError(f"{quote(path)}: a destination is a directory, or a file that ends in .ckpt")
+    return Destination(path, path.suffix == ".ckpt")
+
+
+def _family(model: str | None, config: configs.ModelConfig, made_by: manifest.Manifest | None) -> tuple[Family, str]:
+    if model is not None:
+        return families.find(model), "--model"
+    if made_by is not None and isinstance(made_by["model"], str):
+        return families.find(made_by["model"]), made_by.path.name
+    return families.recognise(config.values)
+
+
+def _format(asked: str | None, destination: Destination, direction: Direction, family: Family, crc: bool) -> str:
+    forward = direction is Direction.FORWARD
+    kind = asked or (CKPT if destination.single else MS_SAFETENSORS if forward else HF_SAFETENSORS)
+    if kind not in (CKPT, MS_SAFETENSORS, HF_SAFETENSORS):
+        raise UsageError(f"--format {quote(kind)}: not one of {MS_SAFETENSORS}, {CKPT}, {HF_SAFETENSORS}")
+    if (kind == CKPT) != destination.single:
+        raise UsageError(f"--format {kind}: DEST has to {'end' if kind == CKPT else 'be a directory, not end'} in .ckpt")
+    if family.name != "raw" and (kind == HF_SAFETENSORS) == forward:
+        raise UsageError(
+            f"--format {kind} holds {'MindSpore' if forward else 'HuggingFace'} names under the other side's files: "
+            + ("leave --format away" if forward else "give a directory as DEST, without --format")
+            + ", or use --model raw to change the format only"
+        )
+    if crc and kind != CKPT:
+        raise UsageError("--crc appends to a .ckpt file; DEST does not end in .ckpt")
+    return kind
+
+
+def _options(family: Family, given: Mapping[str, Value]) -> dict[str, Value]:
+    """The options given, parsed as the family's."""
+    known = {option.name: option for option in family.options}
+    for name in given:
+        if name not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"{family.name} has no option {quote(name)!r}{suggestion(name, known)}; {has}")
+    return {name: known[name].parse(spell(value)) for name, value in given.items()}
+
+
+def _planned(
+    catalog: Catalog,
+    family: Family,
+    config: configs.ModelConfig,
+    given: Mapping[str, Value],
+    made_by: manifest.Manifest | None,
+    direction: Direction,
+    dtype: DType | None,
+) -> Plan:
+    """The plan, with every option decided: given, else (in reverse) as the manifest says or as only one value fits."""
+    known = {**_recorded(family, made_by), **given} if direction is Direction.REVERSE else dict(given)
+    open_ = [option for option in family.options if option.name not in known]
+    if direction is Direction.FORWARD or not open_:
+        options = {option.name: known.get(option.name, option.default) for option in family.options}
+        return make_plan(catalog, family, config.values, options, direction, dtype)
+    return _only_fitting(catalog, family, config, known, direction, dtype)
+
+
+def _recorded(family: Family, made_by: manifest.Manifest | None) -> dict[str, Value]:
+    if made_by is None or made_by["model"] != family.name:
+        return {}
+    known = {option.name: option for option in family.options}
+    return {name: known[name].parse(str(value)) for name, value in made_by.options.items() if name in known}
+
+
+def _only_fitting(
+    catalog: Catalog,
+    family: Family,
+    config: configs.ModelConfig,
+    known: Mapping[str, Value],
+    direction: Direction,
+    dtype: DType | None,
+) -> Plan:
+    """Try every choice of the options that are open; those under which all tensors fit decide.
+
+    Raises:
+        UsageError: several fit, and give different results.
+        StreamconvError: none fits: what the defaults say.
+    """
+    names = [option.name for option in family.options]
+    choices = product(*((known[o.name],) if o.name in known else o.values for o in family.options))
+    fitting: dict[str, Plan] = {}
+    errors: list[StreamconvError] = []
+    for choice in choices:
+        try:
+            plan = make_plan(catalog, family, config.values, dict(zip(names, choice, strict=True)), direction, dtype)
+            fitting[plan.digest] = plan
+        except StreamconvError as error:
+            errors.append(error)
+    if not fitting:
+        # The choice that came nearest is the one with the least to say.
+        usage = [error for error in errors if isinstance(error, UsageError)]
+        raise min(usage or errors, key=lambda error: len(str(error)))
+    if len(fitting) > 1:
+        raise UsageError(_ambiguous(family, [plan.options for plan in fitting.values()]))
+    return next(iter(fitting.values()))
+
+
+def _ambiguous(family: Family, fitting: list[Mapping[str, Value]]) -> str:
+    lines = []
+    for option in family.options:
+        values = list(dict.fromkeys(spell(options[option.name]) for options in fitting))
+        if len(values) > 1:
+            lines.append(f"-o {option.name}={' or '.join(values)} ({option.help})")
+    return "neither names nor shapes of the source tell how it was made; say which: " + "; ".join(lines)
+
+
+def verify_checkpoint(
+    first: PathLike, second: PathLike | None = None, *, progress: OnProgress | None = None, **arguments: object
+) -> verify.Verified:
+    """Prove a checkpoint that streamconv wrote: against its manifest, or, with the source named first, against the source.
+
+    With a source, the conversion is planned as the manifest says it was (other arguments of `plan` override it), done again in
+    memory and compared byte by byte.
+
+    Raises:
+        VerificationError: a byte differs.
+        StreamconvError: the checkpoint, its manifest or the source cannot be read.
+    """
+    dest = Path(first if second is None else second)
+    if not dest.exists():
+        raise source_error(FileNotFoundError(2, "no such file or directory"), "cannot open", dest)
+    found = manifest.find(dest)
+    if second is None:
+        return verify.against_manifest(dest, verify.needed(found, dest), progress)
+    remembered = _remembered(found) if found else {}
+    conversion = plan(first, dest, **{**remembered, **arguments})  # type: ignore[arg-type]
+    return conversion.compare(progress)
+
+
+def _remembered(found: manifest.Manifest) -> dict[str, object]:
+    """The arguments of the conversion that wrote a manifest."""
+    names = {dtype.name: word for word, dtype in dtypes.TARGETS.items()}
+    return {
+        "model": found["model"],
+        "reverse": found["direction"] == Direction.REVERSE.value,
+        "dtype": names.get(str(found["dtype"])),
+        "options": found.options,
+        "format": found["format"],
+        "max_shard_size": found["max_shard_size"],
+        "crc": bool(found["crc"]),
+    }
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("streamconv")
+
+
+__all__ = ["Conversion", "Progress", "Report", "convert", "plan", "verify_checkpoint"]

@@ -1,0 +1,229 @@
+"""The destination: built under `DEST.partial`, synced, and there under its final name by one rename, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .errors import DestinationError, StorageError, UsageError, quote, storage_error
+from .tensors import SourceFile
+from .units import format_size
+
+MANIFEST = "streamconv.json"
+_MARKER = ".streamconv"
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+#: What a directory may hold and still be replaced by --overwrite: the files of a checkpoint.
+_CHECKPOINT_ENDINGS = (".safetensors", ".ckpt", ".json", ".bin", ".model", ".txt", ".py", ".jinja", ".tiktoken", ".md")
+
+
+class Destination:
+    """A directory of files, or a single `.ckpt` file, to be written.
+
+    Args:
+        path: its final name.
+        single: it is one file, with its manifest beside it.
+    """
+
+    def __init__(self, path: Path, single: bool) -> None:
+        self.path = path
+        self.single = single
+        self.partial = path.with_name(path.name + ".partial")
+        self._lock: int | None = None
+
+    def check(self, sources: Iterable[SourceFile], overwrite: bool) -> None:
+        """Refuse a destination that is the source, that holds it, or that is not ours to write.
+
+        Raises:
+            UsageError: it has no parent directory, or is a file where a directory is needed (or the reverse).
+            DestinationError: it exists and may not be replaced.
+        """
+        if not self.path.parent.is_dir():
+            raise UsageError(f"{quote(self.path.parent)} is not a directory: create it first")
+        self._check_apart(sources)
+        if not os.path.lexists(self.path):
+            return
+        if self.single != self.path.is_file():
+            kind = "a directory" if self.path.is_dir() else "not a directory"
+            raise DestinationError(f"{quote(self.path)} exists and is {kind}; choose another destination")
+        if not self.single and not any(self.path.iterdir()):
+            return
+        if not overwrite:
+            raise DestinationError(f"{quote(self.path)} exists; choose another destination, or replace it with --overwrite")
+        if not self.single:
+            self._check_replaceable()
+
+    def _check_apart(self, sources: Iterable[SourceFile]) -> None:
+        """By inode: a name says nothing about what lies behind links and mounts."""
+        inside = {_identity(p) for p in (self.path, *self.path.absolute().parents) if p.exists()}
+        held = {_identity(p) for p in self.path.iterdir()} if self.path.is_dir() else set()
+        for file in sources:
+            if _identity(file.path) in held or _identity(file.path) == _identity_or_none(self.path):
+                raise DestinationError(f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination")
+            if _identity(file.path.parent) in inside:
+                raise DestinationError(
+                    f"{quote(self.path)} lies in the source's directory, which is never written to: choose another destination"
+                )
+
+    def _check_replaceable(self) -> None:
+        if (self.path / MANIFEST).is_file():
+            return
+        foreign = sorted(p.name for p in self.path.iterdir() if p.is_dir() or not p.name.endswith(_CHECKPOINT_ENDINGS))
+        if foreign:
+            raise DestinationError(
+                f"{quote(self.path)} holds files that belong to no checkpoint ({quote(foreign[0])}): --overwrite replaces only "
+                "checkpoints; remove it yourself, or choose another destination"
+            )
+
+    def check_room(self, size: int) -> None:
+        """Refuse what the file system has no room for.
+
+        Raises:
+            StorageError: fewer than `size` bytes are free.
+        """
+        stat = os.statvfs(self.path.parent)
+        free = stat.f_bavail * stat.f_frsize
+        if free < size:
+            raise StorageError(
+                f"{quote(self.path.parent)} has {format_size(free)} free, the output takes {format_size(size)}: make room, or "
+                "choose another destination (nothing was written)"
+            )
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[Path]:
+        """The place to build in: `DEST.partial`, locked, empty at first, and removed if the run does not end well.
+
+        Raises:
+            DestinationError: another process is writing there, or the place holds what is not ours.
+            StorageError: it cannot be made.
+        """
+        try:
+            self._take()
+        except OSError as error:
+            raise storage_error(error, "cannot create", self.partial) from error
+        try:
+            yield self.partial
+        except BaseException:
+            self._remove()
+            raise
+        finally:
+            self._release()
+
+    def _take(self) -> None:
+        if self.single:
+            name = self.partial
+        else:
+            self._check_partial()
+            self.partial.mkdir(exist_ok=True)
+            name = self.partial / _MARKER
+        self._lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release()
+            raise DestinationError(f"{quote(self.partial)} is being written by another process: wait for it to end") from None
+        except OSError as error:
+            # A file system without locks: go on without.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+        if self.single:
+            os.ftruncate(self._lock, 0)
+        else:
+            self._empty()
+
+    def _check_partial(self) -> None:
+        if os.path.lexists(self.partial) and not (self.partial / _MARKER).is_file() and any(self._entries()):
+            raise DestinationError(f"{quote(self.partial)} is in the way and was not made by streamconv: move it")
+
+    def _entries(self) -> Iterator[Path]:
+        return self.partial.iterdir() if self.partial.is_dir() else iter((self.partial,))
+
+    def _empty(self) -> None:
+        for entry in self.partial.iterdir():
+            if entry.name != _MARKER:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self.partial.unlink() if self.single else shutil.rmtree(self.partial)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def commit(self, manifest: bytes) -> None:
+        """Give the built and synced files their final name, with their manifest.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
+        try:
+            self._commit_file(manifest) if self.single else self._commit_directory(manifest)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise storage_error(error, "cannot put in place", self.path) from error
+
+    def _commit_file(self, manifest: bytes) -> None:
+        """The old manifest goes first and the new one comes last: at no moment does one stand beside another's checkpoint."""
+        beside = self.path.with_name(f"{self.path.name}.{MANIFEST}")
+        waiting = beside.with_name(beside.name + ".partial")
+        write_synced(waiting, manifest)
+        beside.unlink(missing_ok=True)
+        self.partial.rename(self.path)
+        waiting.rename(beside)
+
+    def _commit_directory(self, manifest: bytes) -> None:
+        write_synced(self.partial / MANIFEST, manifest)
+        (self.partial / _MARKER).unlink()
+        sync_directory(self.partial)
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            self.partial.rename(self.path)
+            return
+        _exchange(self.partial, self.path)
+        shutil.rmtree(self.partial)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a small file whole, durable when this returns."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two names in one step; where the file system cannot, in two, with the old one aside in between."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2") and libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    aside = other.with_name(other.name + ".old")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _identity_or_none(path: Path) -> tuple[int, int] | None:
+    return _identity(path) if path.exists() else None

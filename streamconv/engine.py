@@ -1,0 +1,229 @@
+"""The engine: the only stage that touches tensor data. Boxes are read, moved, cast and written by a few threads.
+
+    cells of all outputs, in the order of the source  →  boxes that fit a worker's region
+    →  window of the source  →  box of the output  →  positioned write  →  block ledger
+
+What a model is, nothing here knows.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from .boxes import boxes, cells, position
+from .dtypes import DType
+from .errors import UnsupportedError, quote
+from .grids import Box, box_shape, runs
+from .memory import Budget, resident_bytes
+from .plan import Output, Plan, SameBytes
+from .sources import Bits, Reader, Region, bits
+from .views import leaf
+
+_TICK = 0.1
+_STEP = 1 << 18
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done, total: bytes of output.
+        seconds: since it began.
+        resident, limit: bytes of memory in use, and allowed.
+        file: the file being written.
+    """
+
+    done: int
+    total: int
+    seconds: float
+    resident: int
+    limit: int
+    file: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Sink(Protocol):
+    """Where boxes go: to files, or to a comparison with files. Called from several threads."""
+
+    def put(self, name: str, offset: int, data: memoryview) -> str:
+        """Take bytes `offset` … of tensor `name`; says which file they belong to."""
+        ...
+
+
+@dataclass
+class Tally:
+    """What the workers count: bytes in and out, and per tensor the values that became infinite."""
+
+    total: int
+    done: int = 0
+    read: int = 0
+    file: str = ""
+    overflowed: dict[str, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, name: str, count: int, overflowed: int, file: str) -> None:
+        """Note a box."""
+        with self.lock:
+            self.done += count
+            self.file = file
+            if overflowed:
+                self.overflowed[name] = self.overflowed.get(name, 0) + overflowed
+
+
+def run(plan: Plan, sink: Sink, budget: Budget, mapped: bool, on_progress: OnProgress | None = None) -> Tally:
+    """Give every box of every output to `sink`, with `budget.workers` threads.
+
+    Raises:
+        StreamconvError: whatever the first worker to fail met; the others are stopped first.
+    """
+    tally = Tally(sum(output.spec.nbytes for output in plan.outputs))
+    work = _Shared(_work(plan, budget.region))
+    workers = [_Worker(work, sink, tally, budget, mapped) for _ in range(budget.workers)]
+    started = time.monotonic()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            while worker.is_alive():
+                worker.join(_TICK)
+                _report(tally, started, budget, on_progress)
+    finally:
+        work.stop()
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
+            tally.read += worker.reader.bytes_read
+    for worker in workers:
+        if worker.error is not None:
+            raise worker.error
+    _report(tally, started, budget, on_progress)
+    return tally
+
+
+def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
+    """Compare two tensors that have to hold the same bytes.
+
+    Raises:
+        UnsupportedError: they differ.
+    """
+    kept, other = leaf(check.kept), leaf(check.other)
+    same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
+    readers = Reader(budget.region, mapped), Reader(budget.region, mapped)
+    for cell in cells(kept) if same else ():
+        for box in boxes(kept, cell, kept.dtype.itemsize, budget.region):
+            pair = [reader.contiguous(view, box, kept.dtype) for reader, view in zip(readers, (kept, other), strict=True)]
+            same = same and equal_bytes(*pair)
+    for reader in readers:
+        reader.close()
+    if not same:
+        raise UnsupportedError(
+            f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; if they are "
+            "meant to differ, say so in config.json (tie_word_embeddings: false)"
+        )
+
+
+def equal_bytes(one: Bits, other: Bits) -> bool:
+    """Whether two arrays hold the same bits, compared in steps that stay in the cache."""
+    return all(np.array_equal(one[i : i + _STEP], other[i : i + _STEP]) for i in range(0, len(one), _STEP))
+
+
+def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgress | None) -> None:
+    if on_progress is not None:
+        seconds = time.monotonic() - started
+        on_progress(Progress(tally.done, tally.total, seconds, resident_bytes(), budget.limit, tally.file))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    output: Output
+    box: Box
+
+
+def _work(plan: Plan, region: int) -> Iterator[_Task]:
+    """All boxes, in the order in which their sources lie on disk."""
+    units = [
+        (position(output.view, cell), number, cell)
+        for number, output in enumerate(plan.outputs)
+        for cell in cells(output.view)
+    ]
+    units.sort()
+    for _, number, cell in units:
+        output = plan.outputs[number]
+        for box in boxes(output.view, cell, _widest(output), region):
+            yield _Task(output, box)
+
+
+def _widest(output: Output) -> int:
+    leaves: Mapping[DType, None] = {one.dtype: None for one in output.view.leaves()}
+    return max(output.dtype.itemsize, *(dtype.itemsize for dtype in leaves))
+
+
+class _Shared:
+    """Hands out tasks, to one worker at a time, until told to stop."""
+
+    def __init__(self, tasks: Iterator[_Task]) -> None:
+        self._tasks = tasks
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[_Task]:
+        while True:
+            with self._lock:
+                task = None if self._stopped else next(self._tasks, None)
+            if task is None:
+                return
+            yield task
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+class _Worker(threading.Thread):
+    """Converts boxes until there are none: one window, one box of memory."""
+
+    def __init__(self, work: _Shared, sink: Sink, tally: Tally, budget: Budget, mapped: bool) -> None:
+        super().__init__(name="streamconv", daemon=True)
+        self.error: BaseException | None = None
+        self.reader = Reader(budget.region, mapped)
+        self._work, self._sink, self._tally = work, sink, tally
+        self._region = Region(budget.region)
+
+    def run(self) -> None:
+        try:
+            for task in self._work:
+                self._convert(task.output, task.box)
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+            self.error = error
+            self._work.stop()
+        finally:
+            self.reader.close()
+
+    def _convert(self, output: Output, box: Box) -> None:
+        data = self.reader.contiguous(output.view, box, output.dtype)
+        overflowed = 0
+        if data is None:
+            data = self._region.array(math.prod(box_shape(box)), bits(output.dtype))
+            overflowed = self.reader.place(output.view, box, data, output.dtype)
+        file = _put(self._sink, output, box, data)
+        self._tally.add(output.name, data.nbytes, overflowed, file)
+
+
+def _put(sink: Sink, output: Output, box: Box, data: Bits) -> str:
+    """Give a box to the sink, contiguous run by contiguous run."""
+    run, starts = runs(box, output.view.shape)
+    itemsize = output.dtype.itemsize
+    view, size, file = memoryview(data.view(np.uint8)), run * itemsize, ""
+    for number, first in enumerate(starts):
+        file = sink.put(output.name, first * itemsize, view[number * size : (number + 1) * size])
+    return file
+

@@ -1,0 +1,96 @@
+"""Rules that several families share."""
+
+from __future__ import annotations
+
+from ..rules import Drop, Rule, Statement, Tied
+from .base import Config
+
+L = "model.layers.{layer}."
+
+#: The sizes of Llama and its relatives.
+DECODER_SIZES = {
+    "vocab": "vocab_size",
+    "hidden": "hidden_size",
+    "ffn": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv": "num_key_value_heads | =heads",
+    "head_dim": "head_dim | =hidden//heads",
+}
+
+_OPTIMIZER = "state of the optimizer"
+_PROGRESS = "state of the training run"
+
+#: What MindSpore's training callbacks add to a checkpoint (append_dict and the optimizer's own parameters).
+TRAINING_STATE: tuple[Statement, ...] = (
+    *(
+        Drop(_OPTIMIZER, ms=f"{p}.{{rest:*}}")
+        for p in ("adam_m", "adam_v", "moments", "moment1", "moment2", "accu_grads")
+    ),
+    *(
+        Drop(_PROGRESS, ms=name)
+        for name in (
+            "global_step",
+            "epoch_num",
+            "step_num",
+            "batch_num",
+            "learning_rate",
+            "beta1_power",
+            "beta2_power",
+            "loss_scale",
+            "scale_sense",
+            "current_iterator_step",
+            "last_overflow_iterator_step",
+            "network",
+        )
+    ),
+)
+
+
+def decoder_ends(config: Config) -> tuple[list[Statement], list[Statement]]:
+    """What stands before and after the layers of a Llama-like decoder."""
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    before: list[Statement] = [Rule(embedding, "model.tok_embeddings.embedding_weight", "vocab, hidden")]
+    tied = Tied(head, head, embedding, "vocab, hidden")
+    untied = Rule(head, head, "vocab, hidden")
+    after: list[Statement] = [
+        Rule("model.norm.weight", "model.norm_out.weight", "hidden"),
+        tied if config.get("tie_word_embeddings") else untied,
+    ]
+    return before, after
+
+
+def layer_norms() -> list[Statement]:
+    """The two norms of a layer."""
+    return [
+        Rule(L + "input_layernorm.weight", L + "attention_norm.weight", "hidden"),
+        Rule(L + "post_attention_layernorm.weight", L + "ffn_norm.weight", "hidden"),
+    ]
+
+
+def attention() -> list[Statement]:
+    """Separate q, k, v and o, as HuggingFace has them. MindFormers keeps HF's rotary order: no rows move."""
+    table = (
+        ("q_proj", "wq", "heads*head_dim", "hidden"),
+        ("k_proj", "wk", "kv*head_dim", "hidden"),
+        ("v_proj", "wv", "kv*head_dim", "hidden"),
+        ("o_proj", "wo", "hidden", "heads*head_dim"),
+    )
+    return [
+        statement
+        for hf, ms, rows, columns in table
+        for statement in linear("self_attn." + hf, "attention." + ms, rows, columns)
+    ]
+
+
+def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:
+    """A layer's linear under two names: its weight, and its bias where there is one."""
+    return [
+        Rule(f"{L}{hf}.weight", f"{L}{ms}.weight", f"{rows}, {columns}"),
+        Rule(f"{L}{hf}.bias", f"{L}{ms}.bias", rows, optional=True),
+    ]
+
+
+def rotary_buffers() -> Drop:
+    """Old repositories store the rotary frequencies; both sides compute them from the config."""
+    return Drop("computed from rope_theta", hf=L + "self_attn.rotary_emb.inv_freq")

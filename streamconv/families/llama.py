@@ -1,0 +1,84 @@
+"""Llama and everything whose config says LlamaForCausalLM.
+
+Fused layouts, from MindFormers' `convert_to_qkv_concat` and its models' forward pass: `true` is what MindFormers 1.5 and later
+read (q, k, v per KV group, gate and up rows alternating), `blocks` what 1.3 reads under the same names and shapes.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Join
+from .base import Config, Family, Option, Options
+from .common import (
+    DECODER_SIZES,
+    TRAINING_STATE,
+    L,
+    attention,
+    decoder_ends,
+    layer_norms,
+    linear,
+    rotary_buffers,
+)
+
+QKV_CONCAT = Option(
+    "qkv_concat",
+    (False, True, "blocks"),
+    "fuse q, k, v and gate, up: per KV group as MindFormers 1.5 and later (true), in blocks as 1.3 (blocks), or not",
+)
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config)
+    concat = options["qkv_concat"]
+    layer = fused(by_group=concat is True) if concat else separate()
+    return [*before, *layer, *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
+
+
+def separate() -> list[Statement]:
+    """Every projection a tensor of its own."""
+    return [
+        *attention(),
+        *linear("mlp.gate_proj", "feed_forward.w1", "ffn", "hidden"),
+        *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
+        *linear("mlp.up_proj", "feed_forward.w3", "ffn", "hidden"),
+    ]
+
+
+def fused(by_group: bool) -> list[Statement]:
+    """q, k, v in one tensor, gate and up in another; biases lie as their weights do."""
+    qkv = Join(("heads", "kv", "kv"), groups="kv" if by_group else "1")
+    gate_up = Join(("1", "1"), groups=None if by_group else "1")
+    q, k, v = (L + f"self_attn.{p}_proj" for p in "qkv")
+    gate, up = L + "mlp.gate_proj", L + "mlp.up_proj"
+    w_qkv, w_gate_hidden = L + "attention.w_qkv", L + "feed_forward.w_gate_hidden"
+    rows = ("heads*head_dim", "kv*head_dim", "kv*head_dim")
+    return [
+        Rule(_all(".weight", q, k, v), w_qkv + ".weight", tuple(f"{r}, hidden" for r in rows), qkv),
+        Rule(_all(".bias", q, k, v), w_qkv + ".bias", rows, qkv, optional=True),
+        *linear("self_attn.o_proj", "attention.wo", "hidden", "heads*head_dim"),
+        Rule(_all(".weight", gate, up), w_gate_hidden + ".weight", "ffn, hidden", gate_up),
+        Rule(_all(".bias", gate, up), w_gate_hidden + ".bias", "ffn", gate_up, optional=True),
+        *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
+    ]
+
+
+def _all(suffix: str, *modules: str) -> tuple[str, ...]:
+    return tuple(module + suffix for module in modules)
+
+
+FAMILY = Family(
+    name="llama",
+    title="Llama 2, 3, 3.1, 3.2, CodeLlama and other LlamaForCausalLM models",
+    repositories=(
+        "meta-llama/Llama-2-{7b,13b,70b}-hf",
+        "meta-llama/Meta-Llama-3-{8B,70B}",
+        "meta-llama/Llama-3.1-{8B,70B,405B}",
+        "meta-llama/Llama-3.2-{1B,3B}",
+        "codellama/CodeLlama-34b-hf",
+    ),
+    model_types=("llama",),
+    sizes=DECODER_SIZES,
+    options=(QKV_CONCAT,),
+    rules=rules,
+)

@@ -1,0 +1,304 @@
+"""MindSpore's `.ckpt`: protobuf records one after the other, no header, no footer (MindSpore 2.10, measured).
+
+    Checkpoint  1: Value*           Value  1: tag (the name)  2: TensorProto  3: MapTensorProto
+    TensorProto 1: dims (int64)*    2: tensor_type (string)   3: tensor_content (bytes)
+
+- A parameter above 512 MiB is cut by bytes into full records with the same tag, dims and type. The loader
+  joins what stands together under one tag, and takes dims and type from the last; it zero-fills what is
+  missing and overflows its heap where there is too much, so the sizes are ours to check.
+- 0-d has no dims; `[0]` with one item is its older spelling, and `[0]` without bytes loads as a 0-d zero:
+  MindSpore cannot hold an empty 1-D tensor. A `str` is UTF-32-LE under dims `[0]`, which the loader does not
+  look at.
+- `crc_check=True` appends 17 bytes: `crc_num` and the big-endian CRC-32 of all bytes before.
+- An encrypted file begins with D8 (AES-GCM), D9 (AES-CBC) or DA (SM4-CBC) and 5E 3A 7F.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import dtypes
+from ..errors import InternalError, SourceError, UnsupportedError, quote
+from ..tensors import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from .files import MAX_RANK, opened, read_at, refuse_lfs_pointer, shape_nbytes
+from .wire import BYTES, VARINT, Field, Window
+
+SLICE_BYTES = 512 << 20
+CRC_TAIL_BYTES = 17
+
+_CRC_MARK = b"crc_num"
+_MAX_TEXT = 64 << 10
+_MAX_DIM = (1 << 31) - 1
+_HOST_CACHE_MARK = ".__param_key__"
+# What a record costs in memory beside its bytes; without it a file of nothing but tiny records would pass.
+_RECORD_COST = 64
+_ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
+_ZIP = b"PK\x03\x04"
+
+
+@dataclass
+class _Record:
+    """One `Value` message as far as it is read; it begins at byte `begin` of the file."""
+
+    begin: int
+    tag: str | None = None
+    is_map: bool = False
+    dims: list[int] = field(default_factory=list)
+    type: str | None = None
+    content: tuple[int, int] | None = None
+
+
+def read(path: Path, header_limit: int = 100_000_000) -> tuple[SourceFile, dict[str, TensorRef]]:
+    """The parameters of a `.ckpt` in file order, slices joined as extents. Tensor bytes are not read.
+
+    Args:
+        path: the file.
+        header_limit: bytes that the record heads (all that is not tensor content) may have in total.
+
+    Raises:
+        SourceError: unreadable, truncated, damaged or empty, or more record heads than `header_limit`.
+        UnsupportedError: encrypted, or a parameter that MindSpore itself does not load from a file.
+    """
+    with opened(path) as (descriptor, file):
+        _refuse_foreign(descriptor, file)
+        tail = CRC_TAIL_BYTES if _read_tail(descriptor, file) is not None else 0
+        return file, _join(file, _records(Window(descriptor, file, file.size - tail), header_limit))
+
+
+def read_crc_tail(path: Path, size: int) -> int | None:
+    """The CRC-32 that the last 17 of the file's `size` bytes state, `None` without such a tail.
+
+    Raises:
+        SourceError: the file cannot be read, or is not `size` bytes long.
+    """
+    with opened(path) as (descriptor, file):
+        if file.size != size:
+            raise SourceError(f"{quote(path)} has {file.size} bytes, and {size} are expected: it was changed")
+        return _read_tail(descriptor, file)
+
+
+def _read_tail(descriptor: int, file: SourceFile) -> int | None:
+    if file.size < CRC_TAIL_BYTES:
+        return None
+    tail = read_at(descriptor, file.size - CRC_TAIL_BYTES, CRC_TAIL_BYTES, file)
+    return int.from_bytes(tail[len(_CRC_MARK) :], "big") if tail.startswith(_CRC_MARK) else None
+
+
+def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
+    name = quote(file.path.name)
+    if not file.size:
+        raise SourceError(f"{name} is an empty file: copy or download it again")
+    head = read_at(descriptor, 0, min(file.size, 64), file)
+    refuse_lfs_pointer(head, file)
+    if mode := _ENCRYPTED.get(head[:4]):
+        raise UnsupportedError(
+            f"{name} is encrypted ({mode}); decrypt it with MindSpore first: load, then save"
+        )
+    if head.startswith(_ZIP):
+        raise UnsupportedError(
+            f"{name} is a torch file, not MindSpore's; save the model as safetensors first"
+        )
+
+
+def _records(window: Window, header_limit: int) -> Iterator[_Record]:
+    spent = 0
+    for value in window.fields(0, window.end):
+        if value.key != (1, BYTES):
+            continue
+        record = _read_value(window, value)
+        begin, end = record.content or (0, 0)
+        spent += value.end - value.at - (end - begin) + _RECORD_COST
+        if spent > header_limit:
+            raise SourceError(
+                f"{quote(window.file.path.name)}: the record heads up to byte {value.end} alone "
+                f"need more than the memory budget allows ({header_limit} bytes); raise the budget"
+            )
+        yield record
+
+
+def _read_value(window: Window, value: Field) -> _Record:
+    record = _Record(value.begin)
+    for part in window.fields(value.begin, value.end):
+        if part.key == (1, BYTES):
+            record.tag = _text(window, part, "name")
+            window.near = f"in tensor {quote(record.tag)}"
+        elif part.key == (2, BYTES):
+            _read_tensor(window, part, record)
+        elif part.key == (3, BYTES):
+            record.is_map = True
+    _check_complete(window.file, record)
+    window.near = f"after tensor {quote(record.tag)}"
+    return record
+
+
+def _read_tensor(window: Window, tensor: Field, record: _Record) -> None:
+    for part in window.fields(tensor.begin, tensor.end):
+        if part.key == (1, VARINT):
+            record.dims.append(_signed(part.value))
+        elif part.key == (1, BYTES):
+            at = part.begin
+            while at < part.end and len(record.dims) <= MAX_RANK:
+                number, at = window.varint(at, part.end)
+                record.dims.append(_signed(number))
+        elif part.key == (2, BYTES):
+            record.type = _text(window, part, "type")
+        elif part.key == (3, BYTES):
+            record.content = part.begin, part.end
+        if len(record.dims) > MAX_RANK:
+            raise window.broken(part.at, f"a tensor has more than {MAX_RANK} dimensions")
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _text(window: Window, part: Field, what: str) -> str:
+    if part.end - part.begin > _MAX_TEXT:
+        raise window.broken(part.at, f"a {what} of {part.end - part.begin} bytes ({_MAX_TEXT} are allowed)")
+    try:
+        return window.take(part.begin, part.end).decode()
+    except UnicodeDecodeError as error:
+        raise window.broken(part.begin + error.start, f"a {what} is not UTF-8") from error
+
+
+def _check_complete(file: SourceFile, record: _Record) -> None:
+    where = f"{quote(file.path.name)}, byte {record.begin}"
+    if record.tag is None:
+        raise SourceError(f"{where}: a record has no name; the file is damaged")
+    if record.is_map:
+        raise UnsupportedError(
+            f"{where}: {quote(record.tag)} is a map parameter (a hash table), "
+            "and no other format holds those; remove it from the checkpoint in MindSpore first"
+        )
+    for value, what in ((record.type, "type"), (record.content, "content")):
+        if value is None:
+            raise SourceError(f"{where}: tensor {quote(record.tag)} has no {what}; the file is damaged")
+
+
+def _join(file: SourceFile, records: Iterator[_Record]) -> dict[str, TensorRef]:
+    tensors: dict[str, TensorRef] = {}
+    for tag, run in itertools.groupby(records, key=lambda record: record.tag or ""):
+        slices = list(run)
+        if tag in tensors:
+            raise SourceError(
+                f"{quote(file.path.name)}, byte {slices[0].begin}: "
+                f"tensor {quote(tag)} appears again after another tensor; "
+                "MindSpore would take its last part only, so which one counts is not certain"
+            )
+        tensors[tag] = _tensor(file, tag, slices)
+    if not tensors:
+        raise SourceError(f"{quote(file.path.name)} holds no parameters")
+    return tensors
+
+
+def _tensor(file: SourceFile, tag: str, slices: Sequence[_Record]) -> TensorRef:
+    where = f"{quote(file.path.name)}, byte {slices[0].begin}: tensor {quote(tag)}"
+    dtype = [dtypes.from_mindspore(record.type or "", where) for record in slices][-1]
+    ranges = [record.content for record in slices if record.content]
+    nbytes = sum(end - begin for begin, end in ranges)
+    dims = tuple(slices[-1].dims)
+    shape = _shape(dims, nbytes, dtype)
+    needed = shape_nbytes(shape, dtype, where)
+    if needed != nbytes:
+        raise SourceError(
+            f"{where} has {nbytes} bytes in {len(slices)} record(s), but dims {quote(list(dims))} of "
+            f"{dtype.mindspore} need {needed}: copy or download the file again"
+        )
+    extents = [Extent(file, begin, end - begin) for begin, end in ranges if begin != end]
+    return TensorRef(tag, dtype, shape, tuple(extents or [Extent(file, ranges[0][0], 0)]))
+
+
+def _shape(dims: tuple[int, ...], nbytes: int, dtype: dtypes.DType) -> tuple[int, ...]:
+    if dtype is dtypes.STR:
+        return (nbytes // dtype.itemsize,)
+    return () if dims == (0,) and nbytes == dtype.itemsize else dims
+
+
+def lay_out(
+    name: str, tensors: Sequence[TensorSpec], crc: bool = False, *, slice_bytes: int = SLICE_BYTES
+) -> OutputFile:
+    """The `.ckpt` file `name` with these tensors in this order, byte for byte as MindSpore would write it.
+
+    Args:
+        name: the file's name.
+        tensors: what it holds. A `str` has the shape (characters,).
+        crc: whether 17 bytes for `crc_tail` follow.
+        slice_bytes: where a tensor is cut into records; only tests have a reason to change it.
+
+    Raises:
+        UnsupportedError: no tensor, or one that MindSpore would not load: its dtype, its shape or its name.
+        InternalError: two tensors of the same name.
+    """
+    literals: list[tuple[int, bytes]] = []
+    extents: dict[str, tuple[tuple[int, int], ...]] = {}
+    at = 0
+    for spec in tensors:
+        _check_spec(name, spec)
+        if spec.name in extents:
+            raise InternalError(
+                f"{quote(name)}: tensor {quote(spec.name)} is laid out twice; please report it"
+            )
+        pieces = []
+        for length in _slice_lengths(spec.nbytes, slice_bytes):
+            head = _record_head(spec, length)
+            literals.append((at, head))
+            pieces.append((at + len(head), length))
+            at += len(head) + length
+        extents[spec.name] = tuple(pieces)
+    if not extents:
+        raise UnsupportedError(f"{quote(name)} would hold no tensors; MindSpore refuses such a file")
+    return OutputFile(name, at + CRC_TAIL_BYTES * crc, tuple(literals), extents, crc_tail=crc)
+
+
+def crc_tail(value: int) -> bytes:
+    """The 17 bytes that MindSpore appends for the CRC-32 `value` of all bytes before them."""
+    return _CRC_MARK + value.to_bytes(CRC_TAIL_BYTES - len(_CRC_MARK), "big")
+
+
+def _check_spec(name: str, spec: TensorSpec) -> None:
+    where = f"{quote(name)}: tensor {quote(spec.name)}"
+    if spec.dtype.mindspore is None:
+        raise UnsupportedError(
+            f"{where} has dtype {spec.dtype}, which MindSpore refuses to load; "
+            "convert float8 with --dtype bf16"
+        )
+    if spec.shape == (0,):
+        raise UnsupportedError(
+            f"{where} is an empty 1-D tensor, which a .ckpt cannot hold; write safetensors"
+        )
+    if any(size > _MAX_DIM for size in spec.shape):
+        raise UnsupportedError(
+            f"{where} has shape {list(spec.shape)}; "
+            f"MindSpore loads no dimension above {_MAX_DIM} from a .ckpt"
+        )
+    if _HOST_CACHE_MARK in spec.name:
+        raise UnsupportedError(
+            f"{where} has {_HOST_CACHE_MARK} in its name, "
+            "which MindSpore's loader takes for its own; rename it"
+        )
+
+
+def _slice_lengths(nbytes: int, slice_bytes: int) -> list[int]:
+    whole, rest = divmod(nbytes, slice_bytes)
+    return [slice_bytes] * whole + ([rest] if rest or not whole else [])
+
+
+def _record_head(spec: TensorSpec, length: int) -> bytes:
+    """All of a record but its `length` bytes of content at the end; the lengths in it include them."""
+    tag, kind = spec.name.encode(), (spec.dtype.mindspore or "").encode()
+    dims = (0,) if spec.dtype is dtypes.STR else spec.shape
+    tensor = b"".join(b"\x08" + _varint(size) for size in dims)
+    tensor += b"\x12" + _varint(len(kind)) + kind + b"\x1a" + _varint(length)
+    value = b"\x0a" + _varint(len(tag)) + tag + b"\x12" + _varint(len(tensor) + length) + tensor
+    return b"\x0a" + _varint(len(value) + length) + value
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*out, number))

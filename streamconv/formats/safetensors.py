@@ -1,0 +1,231 @@
+"""The safetensors format: eight bytes of header length, a JSON header, the tensors' bytes.
+
+    u64 little-endian N | N bytes of UTF-8 JSON {name: {dtype, shape, data_offsets: [begin, end]}} | data
+
+Offsets count from the end of the header; the tensors tile the data without hole or overlap; `__metadata__`
+maps strings to strings. MindSpore 2.10 reads such files with a parser of its own, and that decides how ours
+are laid out (measured): the header's key order has to be the offset order; a tensor named like a metadata key
+raises a KeyError; a tensor at an offset that is no multiple of its item size is copied instead of mapped. So
+keys follow the offsets, items go from wide to narrow, and the header is padded with spaces to a multiple of
+8, as the library itself does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from .. import dtypes
+from ..errors import InternalError, SourceError, UnsupportedError, quote
+from ..tensors import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from .files import opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
+
+METADATA = "__metadata__"
+
+#: The safetensors library (0.8) and MindSpore (2.10) both refuse a longer header.
+MAX_HEADER = 100_000_000
+
+# Unknown to older versions of the library that we allow; our own checks have to do for them.
+_NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
+
+
+class _Entry(NamedTuple):
+    name: str
+    dtype: dtypes.DType
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef]]:
+    """The tensors of a safetensors file, by offset. Only the header is read: at most `header_limit` bytes.
+
+    Raises:
+        SourceError: unreadable, truncated, damaged or empty, or a header that is longer than `header_limit`.
+        UnsupportedError: a dtype that streamconv does not know.
+    """
+    with opened(path) as (descriptor, file):
+        length = _header_length(descriptor, file, header_limit)
+        header = parse_json_object(read_at(descriptor, 8, length, file), f"the header of {quote(path.name)}")
+    _check_metadata(header.pop(METADATA, None), file)
+    entries = sorted(
+        (_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end)
+    )
+    _check_tiling(entries, file, data_start := 8 + length)
+    _ask_library(entries, file)
+    return file, {
+        e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, data_start + e.begin, e.end - e.begin),))
+        for e in entries
+    }
+
+
+def _header_length(descriptor: int, file: SourceFile, header_limit: int) -> int:
+    name = quote(file.path.name)
+    if file.size < 8:
+        raise SourceError(f"{name} has {file.size} bytes, too few for a safetensors file; download it again")
+    refuse_lfs_pointer(read_at(descriptor, 0, min(file.size, 64), file), file)
+    length = int.from_bytes(read_at(descriptor, 0, 8, file), "little")
+    if length < 2:
+        raise SourceError(
+            f"{name} says at byte 0 that its header has {length} bytes; the shortest, {{}}, has 2"
+        )
+    if length > MAX_HEADER:
+        raise SourceError(
+            f"{name} says at byte 0 that its header has {length} bytes, and safetensors allows {MAX_HEADER}: "
+            "this is no safetensors file, or a damaged one"
+        )
+    if 8 + length > file.size:
+        raise SourceError(
+            f"{name} ends {8 + length - file.size} bytes early, "
+            f"within its header of {length} bytes: download it again"
+        )
+    if length > header_limit:
+        raise SourceError(
+            f"{name} has a header of {length} bytes, and the header alone needs more than the "
+            f"memory budget allows ({header_limit} bytes); it was not read; raise the budget"
+        )
+    return length
+
+
+def _check_metadata(metadata: object, file: SourceFile) -> None:
+    # A null in place of the whole object is what the library, too, takes for «none».
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise SourceError(
+            f"the header of {quote(file.path.name)} has a {METADATA} that does not map strings to strings"
+        )
+
+
+def _entry(file: SourceFile, name: str, value: object) -> _Entry:
+    where = f"{quote(file.path.name)}: tensor {quote(name)}"
+    if not isinstance(value, dict):
+        raise SourceError(f"{where} is not described by an object with dtype, shape and data_offsets")
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise SourceError(f"{where} has a name that is not Unicode text (a lone surrogate)")
+    dtype = value.get("dtype")
+    if not isinstance(dtype, str):
+        raise SourceError(f"{where} has no dtype")
+    known = dtypes.from_safetensors(dtype, where)
+    shape = _counts(value.get("shape"), "shape", where)
+    offsets = _counts(value.get("data_offsets"), "data_offsets", where)
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise SourceError(f"{where} has data_offsets {quote(list(offsets))} that are not [begin, end]")
+    nbytes = shape_nbytes(shape, known, where)
+    if offsets[1] - offsets[0] != nbytes:
+        raise SourceError(
+            f"{where} has {offsets[1] - offsets[0]} bytes (data_offsets {quote(list(offsets))}), "
+            f"but shape {quote(list(shape))} of {known} needs {nbytes}"
+        )
+    return _Entry(name, known, shape, offsets[0], offsets[1])
+
+
+def _counts(value: object, what: str, where: str) -> tuple[int, ...]:
+    # `type is int` because JSON's true is an int to Python, and 2.0 is not a size.
+    if not isinstance(value, list) or not all(type(number) is int and number >= 0 for number in value):
+        raise SourceError(f"{where} has a {what} that is not a list of whole numbers from 0 up")
+    return tuple(value)
+
+
+def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) -> None:
+    name = quote(file.path.name)
+    if not entries:
+        raise SourceError(f"{name} holds no tensors")
+    filled = 0
+    for entry in entries:
+        if entry.begin != filled:
+            what = "overlaps the tensor before it" if entry.begin < filled else "follows a hole"
+            raise SourceError(
+                f"{name}: tensor {quote(entry.name)} {what}: it begins at byte {data_start + entry.begin} "
+                f"of the file, and the bytes before it end at {data_start + filled}; the header is damaged"
+            )
+        filled = entry.end
+    missing = data_start + filled - file.size
+    if missing > 0:
+        raise SourceError(
+            f"{name} ends {missing} bytes early ({file.size} of "
+            f"{data_start + filled} bytes): download it again"
+        )
+    if missing:
+        raise SourceError(f"{name} has {-missing} trailing bytes after its last tensor: download it again")
+
+
+def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
+    """Lets the reference implementation judge too; it maps the file and reads its header, no tensor."""
+    if any(entry.dtype.name in _NEW_IN_LIBRARY for entry in entries):
+        return
+    try:
+        with safe_open(str(file.path), framework="np"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SourceError(
+            f"{quote(file.path.name)} passes streamconv's checks, "
+            f"but the safetensors library refuses it: {quote(error)}"
+        ) from error
+
+
+def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> OutputFile:
+    """The safetensors file `name` with these tensors, widest items first and otherwise in the given order.
+
+    Raises:
+        UnsupportedError: no tensor, a dtype or name that the format or MindSpore refuses, too long a header.
+        InternalError: two tensors of the same name.
+    """
+    _check_specs(name, tensors, metadata)
+    ordered = sorted(tensors, key=lambda spec: -spec.dtype.itemsize)
+    ends = _running_ends(ordered)
+    head = _header(name, ordered, ends, metadata)
+    extents = {
+        spec.name: ((len(head) + end - spec.nbytes, spec.nbytes),)
+        for spec, end in zip(ordered, ends, strict=True)
+    }
+    return OutputFile(name, len(head) + ends[-1], ((0, head),), extents)
+
+
+def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
+    if not tensors:
+        raise UnsupportedError(f"{quote(name)} would hold no tensors; MindSpore refuses such a file")
+    seen: set[str] = set()
+    for spec in tensors:
+        where = f"{quote(name)}: tensor {quote(spec.name)}"
+        if spec.name in seen:
+            raise InternalError(f"{where} is laid out twice; please report it")
+        seen.add(spec.name)
+        if not spec.dtype.safetensors:
+            raise UnsupportedError(
+                f"{where} has type {spec.dtype}, which safetensors cannot hold; write a .ckpt"
+            )
+        if spec.name == METADATA or spec.name in metadata:
+            raise UnsupportedError(
+                f"{where} is named like a metadata key, and MindSpore refuses the file for it"
+            )
+
+
+def _running_ends(ordered: Sequence[TensorSpec]) -> list[int]:
+    ends, filled = [], 0
+    for spec in ordered:
+        filled += spec.nbytes
+        ends.append(filled)
+    return ends
+
+
+def _header(
+    name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metadata: Mapping[str, str]
+) -> bytes:
+    """Length and JSON as they stand at the beginning of the file."""
+    entries: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    for spec, end in zip(ordered, ends, strict=True):
+        offsets = [end - spec.nbytes, end]
+        entries[spec.name] = {"dtype": spec.dtype.name, "shape": list(spec.shape), "data_offsets": offsets}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise UnsupportedError(
+            f"{quote(name)} would have a header of {len(text)} bytes, "
+            f"and readers take {MAX_HEADER}; use smaller shards"
+        )
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,123 @@
+"""Several safetensors files as one checkpoint: their names, their index, and how tensors are dealt out.
+
+Both worlds use the same JSON, `{"metadata": {"total_size": N}, "weight_map": {tensor: file}}`: HuggingFace as
+`model.safetensors.index.json`, MindSpore 2.10 as `param_name_map.json`, which may also be the bare map
+(measured). An index is text from outside: a file that it names has to lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import SourceError, quote
+from ..tensors import TensorSpec
+from .files import opened, parse_json_object, read_at
+
+HF_INDEX = "model.safetensors.index.json"
+MS_MAP = "param_name_map.json"
+
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL)
+_SHOWN = 3
+
+
+def hf_shard_name(i: int, n: int) -> str:
+    """The name HuggingFace gives shard `i` (from 1) of `n`.
+
+    >>> hf_shard_name(1, 1), hf_shard_name(1, 2)
+    ('model.safetensors', 'model-00001-of-00002.safetensors')
+    """
+    return "model.safetensors" if n == 1 else f"model-{i:05}-of-{n:05}.safetensors"
+
+
+def ms_shard_name(i: int, n: int) -> str:
+    """The name MindFormers gives shard `i` (from 1) of `n`.
+
+    >>> ms_shard_name(1, 2)
+    'ms-model-00001-of-00002.safetensors'
+    """
+    return f"ms-model-{i:05}-of-{n:05}.safetensors"
+
+
+def index_bytes(total_size: int, weight_map: Mapping[str, str]) -> bytes:
+    """The index of these tensors (name → file, in this order) with `total_size` bytes of data."""
+    # ASCII only, because MindSpore opens the map in whatever encoding the locale has.
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(weight_map)}
+    return json.dumps(index, indent=2).encode() + b"\n"
+
+
+def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[TensorSpec]]:
+    """Shards of at most `max_shard_size` bytes of data, filled in the given order, as huggingface_hub does.
+
+    A tensor above the limit gets a shard of its own; the shard being filled stays open, and comes after.
+    """
+    shards: list[list[TensorSpec]] = []
+    current: list[TensorSpec] = []
+    filled = 0
+    for spec in tensors:
+        if spec.nbytes > max_shard_size:
+            shards.append([spec])
+            continue
+        if filled + spec.nbytes > max_shard_size:
+            shards.append(current)
+            current, filled = [], 0
+        current.append(spec)
+        filled += spec.nbytes
+    return [*shards, current] if current else shards
+
+
+def read_index(path: Path, size_limit: int) -> dict[str, str]:
+    """Tensor name → file name, as the index states; every file name is a plain one.
+
+    At most `size_limit` bytes are read.
+
+    Raises:
+        SourceError: unreadable, not such an index, empty, too long, or it names files outside its directory.
+    """
+    name = quote(path.name)
+    with opened(path) as (descriptor, file):
+        if file.size > size_limit:
+            raise SourceError(
+                f"{name} has {file.size} bytes, and the index alone needs more than the memory budget allows "
+                f"({size_limit} bytes); it was not read; raise the budget"
+            )
+        index = parse_json_object(read_at(descriptor, 0, file.size, file), name)
+    weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
+    found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
+    if not found or len(found) != len(_items(weight_map)):
+        raise SourceError(f"{name} has no weight_map of tensor names to file names; download it again")
+    outside = sorted({shard for shard in found.values() if not _is_plain(shard)})
+    if outside:
+        raise SourceError(f"{name} names files that are not plain names in its directory: {listing(outside)}")
+    return found
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _is_plain(name: str) -> bool:
+    if name in ("", ".", "..") or any(character in "/\\\0" for character in name):
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def missing_numbered(names: Collection[str]) -> list[str]:
+    """What names such as `model-00001-of-00003.safetensors` promise and lack, for the first such series."""
+    promised: set[tuple[str, str]] = set()
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            promised.add((match["stem"], match["count"]))
+    for stem, count in sorted(promised):
+        series = (f"{stem}-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1))
+        if missing := [name for name in series if name not in names]:
+            return missing
+    return []
+
+
+def listing(items: Sequence[str]) -> str:
+    """The first few of these texts from outside, and how many more there are."""
+    shown = ", ".join(quote(item) for item in items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"

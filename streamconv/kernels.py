@@ -1,0 +1,253 @@
+"""The loops over elements: copy, cast and FP8 block dequantisation, on bit patterns in NumPy arrays.
+
+Values come and go as unsigned integers of their dtype's size, so that nothing on the way (a signalling NaN
+loaded into a float register, say) can change a bit unasked. Every function takes any strides and unaligned
+memory, lets go of the interpreter lock as NumPy does, and allocates at most `SCRATCH_BYTES` at a time.
+
+A cast rounds once, to nearest even. A NaN that is cast becomes the quiet NaN of its sign with payload zero:
+what a payload turns into depends on the processor, and the same plan has to give the same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from .dtypes import BF16, F16, F32, F64, DType
+from .errors import InternalError
+
+#: An array of unsigned integers that are bit patterns.
+Bits: TypeAlias = NDArray[Any]
+
+#: The most memory that one call allocates beside its arguments, at any moment.
+SCRATCH_BYTES = 1 << 20
+
+# Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch.
+_TILE_BYTES = 320 << 10
+_TILE_SIDE = 128
+
+_Tile: TypeAlias = tuple[slice, ...]
+
+
+class _Float(NamedTuple):
+    """A float format: how NumPy reads it, its masks (scalars of the bits' own type), its sign bit's place."""
+
+    numpy: np.dtype[Any]
+    magnitude: Any
+    exponent: Any
+    quiet_nan: Any
+    sign_shift: int
+
+
+def _float(numpy: Any, mantissa_bits: int) -> _Float:
+    dtype = np.dtype(numpy)
+    unsigned = np.dtype(f"u{dtype.itemsize}").type
+    sign_shift = 8 * dtype.itemsize - 1
+    exponent = (1 << sign_shift) - (1 << mantissa_bits)
+    quiet_nan = exponent | 1 << (mantissa_bits - 1)
+    return _Float(dtype, unsigned((1 << sign_shift) - 1), unsigned(exponent), unsigned(quiet_nan), sign_shift)
+
+
+_FLOATS = {
+    F16: _float(np.float16, 10),
+    BF16: _float(ml_dtypes.bfloat16, 7),
+    F32: _float(np.float32, 23),
+    F64: _float(np.float64, 52),
+}
+_F8_PATTERNS = np.arange(256, dtype=np.uint8)
+_F8_VALUES = _F8_PATTERNS.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+_F8_NANS = (_F8_PATTERNS.astype(np.uint16) >> 7 << 15) | _FLOATS[BF16].quiet_nan
+
+
+def copy(source: Bits, target: Bits) -> None:
+    """Copy bit patterns as they are; both arrays have one shape and one item size, and they do not overlap.
+
+    Raises:
+        InternalError: the shapes or the item sizes differ.
+    """
+    _check_shapes(source, target)
+    if source.itemsize != target.itemsize:
+        raise InternalError(f"copy of {source.itemsize}-byte elements into {target.itemsize}-byte elements")
+    if _fast_axis(source) == _fast_axis(target):
+        np.copyto(target, source)
+        return
+    for tile in _tiles(source, target):
+        np.copyto(target[tile], source[tile])
+
+
+def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -> int:
+    """Cast floats with one rounding to nearest even; equal dtypes are copied to the bit.
+
+    Args:
+        source: the elements' bits, of `source_dtype`'s item size.
+        target: where the result's bits go; same shape, `target_dtype`'s item size, no overlap with `source`.
+
+    Returns:
+        How many finite values became infinite.
+
+    Raises:
+        InternalError: the shapes differ, or a dtype is no float that can be cast.
+    """
+    _check_shapes(source, target)
+    if source_dtype == target_dtype:
+        copy(source, target)
+        return 0
+    if not {source_dtype, target_dtype} <= _FLOATS.keys():
+        raise InternalError(f"there is no cast from {source_dtype} to {target_dtype}")
+    if source.ndim == 0:
+        source, target = source[np.newaxis], target[np.newaxis]
+    # A transposed tile is cast in the source's order first: only the last copy jumps, within the cache.
+    convert = _convert if _fast_axis(source) == _fast_axis(target) else _convert_transposed
+    formats = _FLOATS[source_dtype], _FLOATS[target_dtype]
+    with np.errstate(all="ignore"):
+        return sum(convert(source[tile], target[tile], *formats) for tile in _tiles(source, target))
+
+
+def dequantise(  # noqa: PLR0917 (the box, its scales, its place: no order of these six surprises)
+    weight: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    target: NDArray[np.uint16],
+    row: int,
+    column: int,
+    block: tuple[int, int] = (128, 128),
+) -> None:
+    """FP8 weights times the scale of their block, the float32 product rounded once to bfloat16.
+
+    Args:
+        weight: `[r, c]` bits of F8_E4M3, a box of a larger matrix.
+        scale: one float32 for each block that the box touches, in the blocks' order.
+        target: `[r, c]` bits of BF16. A NaN gets the sign of the weight.
+        row: the box's first row, in the matrix or in its block: the remainder by the block's height counts.
+        column: the same for columns.
+        block: rows and columns of a block.
+
+    Raises:
+        InternalError: the shapes do not fit each other.
+    """
+    _check_shapes(weight, target)
+    offsets = row % block[0], column % block[1]
+    touched = tuple(-(-(o + n) // b) for o, n, b in zip(offsets, weight.shape, block, strict=True))
+    if weight.size and scale.shape != touched:
+        raise InternalError(f"the box touches {touched} blocks, and the scales given are {scale.shape}")
+    pieces = [_pieces(o, n, b) for o, n, b in zip(offsets, weight.shape, block, strict=True)]
+    with np.errstate(all="ignore"):
+        for (i, down), (j, across) in product(*pieces):
+            # Looking up 256 finished products takes one pass; widening, multiplying and rounding take five.
+            np.take(_products(scale[i, j]), weight[down, across], out=target[down, across], mode="wrap")
+
+
+def _products(scale: np.float32) -> NDArray[np.uint16]:
+    """`[256]` bits of BF16: each F8_E4M3 pattern times `scale`."""
+    products = _F8_VALUES * scale
+    bits: NDArray[np.uint16] = products.astype(_FLOATS[BF16].numpy).view(np.uint16)
+    np.copyto(bits, _F8_NANS, where=np.isnan(products))
+    return bits
+
+
+def _pieces(offset: int, length: int, block: int) -> Iterator[tuple[int, slice]]:
+    """Cut `length` elements, the first at `offset` in a block: each block's index, and a piece in it."""
+    start = 0
+    while start < length:
+        index = (offset + start) // block
+        stop = min(length, (index + 1) * block - offset, start + _TILE_SIDE)
+        yield index, slice(start, stop)
+        start = stop
+
+
+def _convert_transposed(source: Bits, target: Bits, source_float: _Float, target_float: _Float) -> int:
+    """`_convert` for one tile whose target lies in memory in another order than the source."""
+    scratch = np.empty_like(source, dtype=target.dtype, order="K")
+    overflows = _convert(source, scratch, source_float, target_float)
+    np.copyto(target, scratch)
+    return overflows
+
+
+def _convert(source: Bits, target: Bits, source_float: _Float, target_float: _Float) -> int:
+    """Cast one tile, and return how many finite values became infinite."""
+    values: NDArray[Any] = source.view(source_float.numpy)
+    if source_float is _FLOATS[F64] and target_float is _FLOATS[BF16]:
+        values = _round_to_odd(values)
+    np.copyto(target.view(target_float.numpy), values, casting="unsafe")
+    # Nearly every tile of a real model ends here: NaN and infinity are what has all bits of the exponent set.
+    if (target & target_float.exponent).max() < target_float.exponent:
+        return 0
+    return _repair(source, target, source_float, target_float)
+
+
+def _repair(source: Bits, target: Bits, source_float: _Float, target_float: _Float) -> int:
+    """Give the NaNs of a cast tile their one pattern, and return how many finite values became infinite."""
+    found = (target & target_float.exponent) == target_float.exponent
+    magnitude = source[found]
+    canonical = (magnitude >> source_float.sign_shift).astype(target.dtype, copy=False)
+    canonical <<= target_float.sign_shift
+    canonical |= target_float.quiet_nan
+    magnitude &= source_float.magnitude
+    is_nan = magnitude > source_float.exponent
+    overflows = np.count_nonzero(magnitude < source_float.exponent)
+    repaired = target[found]
+    np.copyto(repaired, canonical, where=is_nan)
+    target[found] = repaired
+    return int(overflows)
+
+
+def _round_to_odd(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """float64 as float32, inexact results with their last bit set, so that a second rounding is right.
+
+    ml_dtypes reaches bfloat16 through float32, and two roundings to nearest can differ from one: the first
+    may land on a tie that the value was not on. Cutting towards zero and setting the last bit makes no tie.
+    """
+    nearest = values.astype(np.float32)
+    inexact = nearest != values
+    away_from_zero = np.abs(nearest) > np.abs(values)
+    bits = nearest.view(np.uint32)
+    bits -= away_from_zero
+    bits |= inexact
+    return nearest
+
+
+def _check_shapes(source: Bits, target: Bits) -> None:
+    if source.shape != target.shape:
+        raise InternalError(f"elements of shape {source.shape} do not go into shape {target.shape}")
+
+
+def _fast_axis(array: Bits) -> int:
+    """The axis along which neighbours lie closest in memory; -1 where no axis has two elements."""
+    axes = [axis for axis, length in enumerate(array.shape) if length > 1]
+    return min(axes, key=lambda axis: (abs(array.strides[axis]), -axis), default=-1)
+
+
+def _tiles(source: Bits, target: Bits) -> Iterator[_Tile]:
+    """Cut the common shape into tiles that cover it once, of nearly equal size."""
+    tile = _tile_shape(source, target)
+    axes = [_cuts(length, step) for length, step in zip(source.shape, tile, strict=True)]
+    return product(*axes)
+
+
+def _cuts(length: int, step: int) -> list[slice]:
+    """`length` in as few pieces of at most `step` as there can be, and none of them a mere remainder."""
+    if length == 0:
+        return []
+    count = -(-length // step)
+    even = -(-length // count)
+    return [slice(start, start + even) for start in range(0, length, even)]
+
+
+def _tile_shape(source: Bits, target: Bits) -> list[int]:
+    """The shape of a tile: a square over the two fast axes where they differ, then grown along the source.
+
+    The square comes first because both arrays need whole cache lines, and few lines of any page.
+    """
+    limit = _TILE_BYTES // (source.itemsize + target.itemsize)
+    fast = {_fast_axis(source), _fast_axis(target)}
+    square = fast if len(fast) > 1 else set()
+    tile = [min(_TILE_SIDE, length) if axis in square else 1 for axis, length in enumerate(source.shape)]
+    for axis in sorted(range(source.ndim), key=lambda axis: abs(source.strides[axis])):
+        room = limit * tile[axis] // max(1, math.prod(tile))
+        tile[axis] = max(tile[axis], min(source.shape[axis], room))
+    return tile

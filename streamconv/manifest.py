@@ -1,0 +1,134 @@
+"""The manifest: what a destination holds, how it was made, and the digests that prove it.
+
+It names no time, no path, and of the source only what the plan's digest covers: the same plan gives the same manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .blocks import BLOCK
+from .destination import MANIFEST
+from .errors import SourceError, quote, source_error
+from .layout import Layout
+from .plan import Plan
+
+_LIMIT = 256 << 20
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it was read."""
+
+    path: Path
+    values: Mapping[str, object]
+
+    def __getitem__(self, key: str) -> object:
+        return self.values.get(key)
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """The family's options that made the checkpoint."""
+        return _object(self, "options")
+
+    @property
+    def files(self) -> Mapping[str, tuple[int, Sequence[str]]]:
+        """File name → its size and the digests of its blocks."""
+        result = {}
+        for name, entry in _object(self, "files").items():
+            match entry:
+                case {"size": int(size), "blocks": list(blocks)} if _plain(name) and all(
+                    isinstance(b, str) for b in blocks
+                ):
+                    result[name] = (size, blocks)
+                case _:
+                    raise _broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
+        return result
+
+    @property
+    def tensors(self) -> Mapping[str, tuple[str, Sequence[Sequence[int]]]]:
+        """Tensor name → its file and its (offset, length) pairs there."""
+        result = {}
+        for name, entry in _object(self, "tensors").items():
+            match entry:
+                case {"file": str(file), "extents": list(extents)}:
+                    result[name] = (file, extents)
+                case _:
+                    raise _broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
+        return result
+
+
+def write(
+    plan: Plan,
+    layout: Layout,
+    max_shard_size: int,
+    digests: Mapping[str, Sequence[str]],
+    overflowed: Mapping[str, int],
+    version: str,
+) -> bytes:
+    """The manifest's bytes."""
+    cast = {o.name: [str(leaf.dtype) for leaf in o.view.leaves()] for o in plan.outputs}
+    values = {
+        "streamconv": version,
+        "manifest": VERSION,
+        "model": plan.family,
+        "direction": plan.direction.value,
+        "options": dict(sorted(plan.options.items())),
+        "dtype": plan.dtype and plan.dtype.name,
+        "format": layout.format,
+        "max_shard_size": max_shard_size,
+        "crc": any(file.crc_tail for file in layout.files),
+        "plan": plan.digest,
+        "block": BLOCK,
+        "dropped": dict(sorted(plan.dropped.items())),
+        "cast": {o.name: sorted(set(cast[o.name])) for o in plan.outputs if {*cast[o.name]} != {o.dtype.name}},
+        "overflowed": dict(sorted(overflowed.items())),
+        "files": {file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
+        "tensors": {
+            name: {"file": file.name, "extents": [list(e) for e in extents]}
+            for file in layout.files
+            for name, extents in file.extents.items()
+        },
+    }
+    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def find(path: Path) -> Manifest | None:
+    """The manifest of a checkpoint (a directory or a `.ckpt` file), `None` where streamconv has not written it.
+
+    Raises:
+        SourceError: there is one, but it is broken.
+    """
+    place = path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}")
+    if not place.is_file():
+        return None
+    try:
+        if place.stat().st_size > _LIMIT:
+            raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
+        values = json.loads(place.read_bytes())
+    except OSError as error:
+        raise source_error(error, "cannot read", place) from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
+    if not isinstance(values, dict) or values.get("manifest") != VERSION:
+        raise SourceError(f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again")
+    return Manifest(place, values)
+
+
+def _object(manifest: Manifest, key: str) -> Mapping[str, object]:
+    value = manifest[key]
+    if not isinstance(value, dict):
+        raise _broken(manifest, f"{key} is missing")
+    return value
+
+
+def _plain(name: str) -> bool:
+    return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..")
+
+
+def _broken(manifest: Manifest, what: str) -> SourceError:
+    return SourceError(f"{quote(manifest.path)}: {what}; remove it, or convert again")

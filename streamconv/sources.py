@@ -1,0 +1,277 @@
+"""Reading: windows of source tensors, mapped where the file system is local, read into counted buffers elsewhere.
+
+Each worker has one reader, and a reader holds one window at a time. Whether mapped or read, a window is never larger than the
+region the budget gives it: what is asked in a grid that is larger, or mostly holes, is asked in parts.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .dtypes import BF16, DType
+from .errors import SourceError, quote, source_error
+from .grids import Box, Grid, box_shape, flat_index, runs
+from .tensors import Extent, SourceFile, TensorRef
+from .views import Leaf, Scaled, Stored, View, Zeros
+
+Bits = NDArray[np.unsignedinteger]
+
+_NETWORK = ("nfs", "cifs", "smb", "fuse", "lustre", "ceph", "glusterfs", "gpfs", "beegfs", "9p", "afs", "virtiofs", "ocfs")
+_OPEN_FILES = 8
+_FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes beside it
+_BITS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
+
+
+def bits(dtype: DType) -> np.dtype[np.unsignedinteger]:
+    """The unsigned integer that holds an element's bits."""
+    return _BITS[dtype.itemsize]
+
+
+class Region:
+    """Anonymous memory of a fixed size, used again and again; resident only where it was touched."""
+
+    def __init__(self, size: int) -> None:
+        self._map = mmap.mmap(-1, size)
+        self._used = False
+
+    def array(self, count: int, dtype: np.dtype[np.unsignedinteger], offset: int = 0) -> Bits:
+        """`count` elements from byte `offset` of it, as an array."""
+        self._used = True
+        return np.frombuffer(self._map, dtype, count, offset)
+
+    def release(self) -> None:
+        """Give its pages back."""
+        if self._used:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._used = False
+
+
+class Reader:
+    """Reads boxes of tensors, one window at a time.
+
+    Args:
+        region: bytes of a window at the most.
+        mapped: map windows of files; otherwise read them.
+    """
+
+    def __init__(self, region: int, mapped: bool) -> None:
+        self.region = region
+        self.mapped = mapped
+        self.bytes_read = 0
+        self._buffer = Region(region)
+        self._files: dict[Path, int] = {}
+
+    def close(self) -> None:
+        """Close the files it holds open."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def place(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
+        """Fill `target`, a flat buffer of the box's elements in row-major order, with a box of a view, cast to `dtype`.
+
+        Returns:
+            How many finite values became infinite.
+
+        Raises:
+            SourceError: a file is not as it was, or cannot be read.
+        """
+        overflowed = 0
+        for piece in view.box(box):
+            if isinstance(piece.leaf, Zeros):
+                _strided(target, piece.grid, None)[...] = 0
+                continue
+            for grid in self.parts(piece.leaf, piece.grid):
+                overflowed += self._copy(piece.leaf, grid, target, dtype)
+        return overflowed
+
+    def _copy(self, leaf: Leaf, grid: Grid, target: Bits, dtype: DType) -> int:
+        """One strided copy. The window is gone when this returns: the next one must not be held beside it."""
+        source = _strided(self._window(leaf, grid.bounds()), grid, grid.bounds())
+        return kernels.cast(source, _strided(target, grid, None), leaf.dtype, dtype)
+
+    def contiguous(self, view: View, box: Box, dtype: DType) -> Bits | None:
+        """The box's bytes as they lie in the source, where nothing has to be moved or cast, else `None`.
+
+        The array is valid until the next call.
+        """
+        piece = next(view.box(box))
+        bounds = piece.grid.bounds()
+        shape = box_shape(bounds)
+        if not isinstance(piece.leaf, Stored) or piece.leaf.dtype != dtype or math.prod(shape) != math.prod(box_shape(box)):
+            return None
+        run, _ = runs(bounds, piece.leaf.shape)
+        if run < math.prod(shape) or run * dtype.itemsize > self.region or not _in_order(piece.grid, shape):
+            return None
+        return self._window(piece.leaf, bounds).reshape(-1)
+
+    def parts(self, leaf: Leaf, grid: Grid) -> Iterator[Grid]:
+        """`grid`, halved until its bounds fit the region and are not mostly holes."""
+        size = math.prod(box_shape(grid.bounds()))
+        itemsize = _FP8_AND_BF16 if isinstance(leaf, Scaled) else leaf.dtype.itemsize
+        if (size * itemsize <= self.region and size <= 2 * grid.count) or grid.count == 1:
+            yield grid
+            return
+        loop = max(grid.loops, key=lambda p: p.step * math.prod(leaf.shape[p.axis + 1 :]))
+        half = loop.count // 2
+        yield from self.parts(leaf, grid.part(loop, 0, half))
+        yield from self.parts(leaf, grid.part(loop, half, loop.count))
+
+    # -- windows -------------------------------------------------------------------------------------------------------
+
+    def _window(self, leaf: Leaf, box: Box) -> Bits:
+        """A box of a leaf, in the leaf's dtype, as an array of the box's shape."""
+        if isinstance(leaf, Scaled):
+            return self._dequantised(leaf, box)
+        if isinstance(leaf, Stored):
+            return self._stored(leaf.ref, box)
+        raise TypeError(type(leaf))
+
+    def _stored(self, ref: TensorRef, box: Box) -> Bits:
+        itemsize, shape = ref.dtype.itemsize, box_shape(box)
+        low = flat_index([a for a, _ in box], ref.shape) * itemsize
+        high = (flat_index([b - 1 for _, b in box], ref.shape) + 1) * itemsize
+        size = math.prod(shape) * itemsize
+        extent = _containing(ref, low, high)
+        if self.mapped and extent is not None and high - low <= min(self.region, 2 * size):
+            self._buffer.release()
+            data = self._map(extent.file, extent.offset + low - _before(ref, extent), high - low)
+            strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
+            flat = np.frombuffer(data, np.uint8)
+            return np.ndarray(shape, bits(ref.dtype), flat, 0, strides)  # type: ignore[call-overload,no-any-return]
+        return self._read_box(ref, box)
+
+    def _map(self, file: SourceFile, offset: int, length: int) -> memoryview:
+        descriptor = self._open(file)
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            mapping = mmap.mmap(descriptor, offset + length - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        except OSError as error:
+            raise source_error(error, "cannot map", file.path) from error
+        self.bytes_read += length
+        return memoryview(mapping)[offset - start :]
+
+    def _read_box(self, ref: TensorRef, box: Box) -> Bits:
+        """A box read into the buffer, contiguous run by contiguous run."""
+        shape, itemsize = box_shape(box), ref.dtype.itemsize
+        count = math.prod(shape)
+        target = self._buffer.array(count, bits(ref.dtype))
+        run, starts = runs(box, ref.shape)
+        view, size = memoryview(target.view(np.uint8)), run * itemsize
+        for number, first in enumerate(starts):
+            self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
+        return target.reshape(shape)
+
+    def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:
+        """Bytes `offset` … of a tensor, across its extents."""
+        begin = 0
+        for extent in ref.extents:
+            low, high = max(offset, begin), min(offset + len(target), begin + extent.length)
+            if low < high:
+                self._read_file(extent.file, extent.offset + low - begin, target[low - offset : high - offset])
+            begin += extent.length
+
+    def _read_file(self, file: SourceFile, offset: int, target: memoryview) -> None:
+        descriptor, done = self._open(file), 0
+        while done < len(target):
+            try:
+                count = os.preadv(descriptor, [target[done:]], offset + done)
+            except OSError as error:
+                raise source_error(error, f"cannot read byte {offset + done} of", file.path) from error
+            if count == 0:
+                raise _changed(file, f"it ends at byte {offset + done}")
+            done += count
+        self.bytes_read += done
+
+    def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
+        """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the buffer."""
+        (top, bottom), (left, right) = box
+        rows, columns = leaf.block
+        scale_box = ((top // rows, -(-bottom // rows)), (left // columns, -(-right // columns)))
+        scale = self._stored(leaf.scale, scale_box).view(np.float32).copy()
+        weight = self._stored(leaf.weight, box)
+        behind = weight.size + weight.size % BF16.itemsize
+        target = self._buffer.array(weight.size, bits(BF16), behind).reshape(weight.shape)
+        kernels.dequantise(weight, scale, target, top, left, leaf.block)
+        return target
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _open(self, file: SourceFile) -> int:
+        """The file's descriptor, after a look whether the file is as long as it was: a mapping of less would be fatal."""
+        descriptor = self._files.get(file.path)
+        try:
+            if descriptor is None:
+                if len(self._files) >= _OPEN_FILES:
+                    os.close(self._files.pop(next(iter(self._files))))
+                descriptor = self._files[file.path] = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+            size = os.fstat(descriptor).st_size
+        except OSError as error:
+            raise source_error(error, "cannot open", file.path) from error
+        if size != file.size:
+            raise _changed(file, f"it has {size} bytes now")
+        return descriptor
+
+
+def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:
+    """Whether windows are mapped: as `--io` says, or where it says `auto`, where no file is on a network file system."""
+    if io != "auto":
+        return io == "map"
+    return not any(_file_system(file.path).startswith(_NETWORK) for file in files[:1])
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that `path` lies on, from the mount table."""
+    try:
+        device = path.stat().st_dev
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    return next((line.split(" - ")[1].split()[0] for line in lines if line.split()[2] == wanted), "")
+
+
+def _changed(file: SourceFile, what: str) -> SourceError:
+    return SourceError(
+        f"{quote(file.path)} changed during the run: it had {file.size} bytes, {what}; run again when it is at rest"
+    )
+
+
+def _containing(ref: TensorRef, low: int, high: int) -> Extent | None:
+    """The extent that holds bytes low … high of a tensor, if one holds them all."""
+    begin = 0
+    for extent in ref.extents:
+        if begin <= low and high <= begin + extent.length:
+            return extent
+        begin += extent.length
+    return None
+
+
+def _before(ref: TensorRef, extent: Extent) -> int:
+    """Bytes of the tensor before an extent."""
+    return sum(e.length for e in ref.extents[: ref.extents.index(extent)])
+
+
+def _strided(flat: Bits, grid: Grid, bounds: Box | None) -> Bits:
+    """The grid's elements, in the order of its loops: in the buffer (no bounds), or in a window with these bounds."""
+    shape = [loop.count for loop in grid.loops]
+    if bounds is None:
+        base = flat[grid.offset :]
+        strides = [loop.stride * flat.itemsize for loop in grid.loops]
+    else:
+        base = flat
+        strides = [loop.step * flat.strides[loop.axis] for loop in grid.loops]
+    return np.lib.stride_tricks.as_strided(base, shape, strides)
+
+
+def _in_order(grid: Grid, shape: tuple[int, ...]) -> bool:
+    """Whether the grid puts the elements of a dense box of `shape` in row-major order."""
+    return all(loop.step == 1 and loop.stride == math.prod(shape[loop.axis + 1 :]) for loop in grid.loops)

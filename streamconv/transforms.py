@@ -1,0 +1,264 @@
+"""Layouts as values with an inverse: what happens between the tensors of one side of a rule and those of the other.
+
+A transform takes the views of the left side, in order, and gives those of the right; `inverse` is a transform too. Numbers are
+expressions over the model's sizes (`"heads//kv"`), so that a table can be written before any config is read. A family is
+made of these words; where one is missing, it is added here, with its inverse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import views
+from .errors import UnsupportedError
+from .sizes import Sizes
+from .views import View
+
+
+class Transform:
+    """n views to m views, and back."""
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        """The right side's views from the left side's.
+
+        Raises:
+            UnsupportedError: the shapes do not fit.
+            UsageError: a number is needed that nothing has told.
+        """
+        raise NotImplementedError
+
+    @property
+    def inverse(self) -> Transform:
+        """The same statement read from right to left."""
+        raise NotImplementedError
+
+    def __rshift__(self, after: Transform) -> Transform:
+        """This, then `after`."""
+        return Chain((self, after))
+
+
+@dataclass(frozen=True)
+class Same(Transform):
+    """Nothing changes."""
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return list(parts)
+
+    @property
+    def inverse(self) -> Transform:
+        return self
+
+
+@dataclass(frozen=True)
+class Chain(Transform):
+    """Steps one after the other."""
+
+    steps: tuple[Transform, ...]
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        result = list(parts)
+        for step in self.steps:
+            result = step.apply(result, sizes)
+        return result
+
+    @property
+    def inverse(self) -> Transform:
+        return Chain(tuple(step.inverse for step in reversed(self.steps)))
+
+
+@dataclass(frozen=True)
+class Each(Transform):
+    """One transform for each view, every one of them from one view to one."""
+
+    steps: tuple[Transform, ...]
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [
+            view for step, part in zip(self.steps, parts, strict=True) for view in step.apply([part], sizes)
+        ]
+
+    @property
+    def inverse(self) -> Transform:
+        return Each(tuple(step.inverse for step in self.steps))
+
+
+@dataclass(frozen=True)
+class Transpose(Transform):
+    """Axis i of the result is axis `axes[i]`; every view alike."""
+
+    axes: tuple[int, ...] = (1, 0)
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.permute(part, self.axes) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return Transpose(tuple(self.axes.index(i) for i in range(len(self.axes))))
+
+
+@dataclass(frozen=True)
+class Join(Transform):
+    """n views to one, group by group along `axis`.
+
+    Each view is cut in `groups` equal parts; the result is the first part of each, then the second of each, and so on. One
+    group is plain concatenation; `kv` groups give MindFormers' fused q, k, v; `None`, as many groups as fit, alternates
+    the views row by row. `ratio` says how the views' lengths relate: (`"heads"`, `"kv"`, `"kv"`) for q, k and v.
+    """
+
+    ratio: tuple[str, ...]
+    groups: str | None = "1"
+    axis: int = 0
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        ratio = [sizes.number(r) for r in self.ratio]
+        total = sum(part.shape[self.axis] for part in parts)
+        lengths = _shares(total, ratio)
+        if [part.shape[self.axis] for part in parts] != lengths:
+            shapes = ", ".join(str(list(part.shape)) for part in parts)
+            raise UnsupportedError(
+                f"shapes {shapes} on axis {self.axis} are not in the ratio {':'.join(map(str, ratio))}"
+            )
+        groups = self._groups(total, ratio, sizes)
+        if groups == 1:
+            return [views.concat(parts, self.axis)]
+        grouped = [views.split(part, self.axis, groups) for part in parts]
+        return [views.merge(views.concat(grouped, self.axis + 1), self.axis)]
+
+    def _groups(self, total: int, ratio: Sequence[int], sizes: Sizes) -> int:
+        unit = sum(ratio) // math.gcd(*ratio)
+        return total // unit if self.groups is None else sizes.number(self.groups)
+
+    @property
+    def inverse(self) -> Transform:
+        return Part(self)
+
+
+@dataclass(frozen=True)
+class Part(Transform):
+    """One view to n: what `join` put together, taken apart."""
+
+    join: Join
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        (whole,), axis = parts, self.join.axis
+        ratio = [sizes.number(r) for r in self.join.ratio]
+        total = whole.shape[axis]
+        groups = self.join._groups(total, ratio, sizes)
+        if groups == 1:
+            return _cuts(whole, axis, _shares(total, ratio))
+        grouped = views.split(whole, axis, groups)
+        pieces = _cuts(grouped, axis + 1, _shares(total // groups, ratio))
+        return [views.merge(piece, axis) for piece in pieces]
+
+    @property
+    def inverse(self) -> Transform:
+        return self.join
+
+
+@dataclass(frozen=True)
+class Fold(Transform):
+    """Axis `axis` seen as two, [`outer`, the rest]; every view alike."""
+
+    axis: int
+    outer: str
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.split(part, self.axis, sizes.number(self.outer)) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return Unfold(self.axis, self.outer)
+
+
+@dataclass(frozen=True)
+class Unfold(Transform):
+    """Axes `axis` (of `outer` elements) and `axis + 1` seen as one; every view alike."""
+
+    axis: int
+    outer: str
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.merge(part, self.axis) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return Fold(self.axis, self.outer)
+
+
+@dataclass(frozen=True)
+class Unsqueeze(Transform):
+    """A new axis of size one; every view alike."""
+
+    axis: int
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.unsqueeze(part, self.axis) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return Squeeze(self.axis)
+
+
+@dataclass(frozen=True)
+class Squeeze(Transform):
+    """An axis of size one less; every view alike."""
+
+    axis: int
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.squeeze(part, self.axis) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return Unsqueeze(self.axis)
+
+
+@dataclass(frozen=True)
+class Pad(Transform):
+    """Zeros after axis `axis` of `size` elements, up to the next multiple of `multiple`; every view alike."""
+
+    axis: int
+    size: str
+    multiple: str
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        unit = sizes.number(self.multiple)
+        return [views.pad(part, self.axis, -(-part.shape[self.axis] // unit) * unit) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return Unpad(self)
+
+
+@dataclass(frozen=True)
+class Unpad(Transform):
+    """The padding taken off; every view alike."""
+
+    pad: Pad
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        size = sizes.number(self.pad.size)
+        return [views.cut(part, self.pad.axis, 0, size) for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return self.pad
+
+
+def _shares(total: int, ratio: Sequence[int]) -> list[int]:
+    """`total` divided in that ratio.
+
+    Raises:
+        UnsupportedError: it does not divide.
+    """
+    unit, rest = divmod(total, sum(ratio))
+    if rest:
+        raise UnsupportedError(f"{total} rows cannot be divided in the ratio {':'.join(map(str, ratio))}")
+    return [unit * share for share in ratio]
+
+
+def _cuts(view: View, axis: int, lengths: Sequence[int]) -> list[View]:
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    return [views.cut(view, axis, end - length, end) for end, length in zip(ends, lengths, strict=True)]

@@ -1,0 +1,158 @@
+"""Verification: an output against its manifest, at disk speed, or against what its source gives, box by box."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from .blocks import BLOCK
+from .engine import OnProgress, Progress
+from .errors import UsageError, VerificationError, quote, source_error
+from .layout import Layout
+from .manifest import Manifest
+from .memory import resident_bytes
+from .tensors import OutputFile
+from .writer import pieces
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was proven: `files` and `tensors` counted, `count` bytes read and found right."""
+
+    files: int
+    tensors: int
+    count: int
+
+
+def against_manifest(path: Path, manifest: Manifest, on_progress: OnProgress | None = None) -> Verified:
+    """Read every file that a manifest names and compare its size and the digests of its blocks.
+
+    Raises:
+        VerificationError: a file is missing, has another size, or a block differs; the message names the block's tensors.
+    """
+    files = manifest.files
+    total, done, started = sum(size for size, _ in files.values()), 0, time.monotonic()
+    for name, (size, digests) in files.items():
+        place = path / name if path.is_dir() else path
+        for number, digest in enumerate(_digests(place, size)):
+            if number >= len(digests) or digest != digests[number]:
+                raise _differs(place, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
+            done += min(BLOCK, size - number * BLOCK)
+            if on_progress:
+                on_progress(Progress(done, total, time.monotonic() - started, resident_bytes(), 0, name))
+    return Verified(len(files), len(manifest.tensors), total)
+
+
+def _digests(path: Path, size: int) -> list[str]:
+    digests = []
+    buffer = bytearray(_CHUNK)
+    try:
+        with path.open("rb", buffering=0) as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size:
+                raise VerificationError(f"{quote(path)} has {found} bytes, its manifest says {size}: convert again")
+            for begin in range(0, size, BLOCK):
+                digest = xxhash.xxh3_128()
+                left = min(BLOCK, size - begin)
+                while left:
+                    count = file.readinto(memoryview(buffer)[: min(left, _CHUNK)])
+                    if not count:
+                        raise VerificationError(f"{quote(path)} became shorter while it was read")
+                    digest.update(memoryview(buffer)[:count])
+                    left -= count
+                digests.append(digest.hexdigest())
+    except FileNotFoundError:
+        raise VerificationError(f"{quote(path)} is missing, its manifest names it: convert again") from None
+    except OSError as error:
+        raise source_error(error, "cannot read", path) from error
+    return digests
+
+
+def _differs(path: Path, begin: int, end: int, manifest: Manifest) -> VerificationError:
+    name = path.name if path.is_dir() or len(manifest.files) > 1 else next(iter(manifest.files))
+    inside = [
+        tensor
+        for tensor, (file, extents) in manifest.tensors.items()
+        if file == name and any(offset < end and begin < offset + length for offset, length in extents)
+    ]
+    shown = ", ".join(quote(t) for t in inside[:3]) + (f" and {len(inside) - 3} more" if len(inside) > 3 else "")
+    return VerificationError(
+        f"{quote(path)} differs from its manifest between byte {begin} and byte {end}"
+        + (f" (tensors there: {shown})" if inside else "")
+        + ": convert again"
+    )
+
+
+class CompareSink:
+    """Takes the boxes of a conversion and compares them with files that are there already.
+
+    Raises, from `put`:
+        VerificationError: a byte differs; the message names file, tensor and byte.
+    """
+
+    def __init__(self, layout: Layout, path: Path) -> None:
+        self._path = path
+        self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
+        self._open: dict[str, int] = {}
+        for file in layout.files:
+            self._check_frame(file)
+
+    def put(self, name: str, offset: int, data: memoryview) -> str:
+        """Compare bytes `offset` … of tensor `name`."""
+        file = self._by_tensor[name]
+        for place, low, high in pieces(file.extents[name], offset, len(data)):
+            for begin in range(low, high, _CHUNK):
+                part = data[begin : min(high, begin + _CHUNK)]
+                self._compare(file, place + begin - low, part, f"tensor {quote(name)}, byte {offset + begin}")
+        return file.name
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def _check_frame(self, file: OutputFile) -> None:
+        place = self._place(file)
+        try:
+            descriptor = self._open[file.name] = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise VerificationError(f"{quote(place)} cannot be opened: {error.strerror}; convert again") from error
+        size = os.fstat(descriptor).st_size
+        if size != file.size:
+            raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
+        for offset, data in file.literals:
+            self._compare(file, offset, memoryview(data), "a header")
+
+    def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
+        found = os.pread(self._open[file.name], len(expected), offset)
+        if found == expected:
+            return
+        least = min(len(found), len(expected))
+        unequal = np.frombuffer(found, np.uint8, least) != np.frombuffer(expected, np.uint8, least)
+        first = int(unequal.argmax()) if unequal.any() else least
+        raise VerificationError(
+            f"{quote(self._place(file))} differs from what the source gives at byte {offset + first} ({what} + {first})"
+        )
+
+    def _place(self, file: OutputFile) -> Path:
+        return self._path / file.name if self._path.is_dir() else self._path
+
+
+def needed(manifest: Manifest | None, path: Path) -> Manifest:
+    """The manifest, or an error that says what can be done without one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if manifest is None:
+        raise UsageError(f"{quote(path)} has no manifest: `streamconv verify SOURCE DEST` compares it with its source instead")
+    return manifest

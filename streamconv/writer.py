@@ -1,0 +1,137 @@
+"""Writing: boxes to their place in the output files, headers around them, blocks digested on the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from .blocks import BlockLedger
+from .errors import storage_error
+from .formats import ckpt
+from .layout import Layout
+from .tensors import OutputFile
+
+
+class OpenFile:
+    """One output file being written."""
+
+    def __init__(self, path: Path, file: OutputFile) -> None:
+        self.path = path
+        self.file = file
+        body = file.size - (ckpt.CRC_TAIL_BYTES if file.crc_tail else 0)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        os.ftruncate(self._descriptor, file.size)
+        self.ledger = BlockLedger(body, self._read_back, file.crc_tail)
+        for offset, data in file.literals:
+            self.write(offset, memoryview(data))
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put bytes in their place."""
+        self._write(offset, data)
+        self.ledger.wrote(offset, data)
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._descriptor, data[done:], offset + done)
+
+    def _read_back(self, offset: int, length: int) -> bytes:
+        return os.pread(self._descriptor, length, offset)
+
+    def finish(self) -> list[str]:
+        """Append the CRC where one is wanted, make the file durable, and give the digests of its blocks."""
+        if self.file.crc_tail:
+            tail = ckpt.crc_tail(self.ledger.total_crc())
+            self._write(self.ledger.size, memoryview(tail))
+            self.ledger.extend(len(tail))
+        os.fsync(self._descriptor)
+        return self.ledger.ordered()
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+
+class FileSink:
+    """Writes tensors into the files of a layout. Used by several threads at once.
+
+    Args:
+        layout: where every byte goes.
+        place: the directory to write in, or the file itself where the layout has just one and `single` is set.
+        single: `place` is the file.
+    """
+
+    def __init__(self, layout: Layout, place: Path, single: bool) -> None:
+        self._place, self._single = place, single
+        self._by_tensor = {name: file for file in layout.files for name in file.extents}
+        self._open: dict[str, OpenFile] = {}
+        self._lock = threading.Lock()
+        self.digests: dict[str, list[str]] = {}
+        self._layout = layout
+
+    def put(self, name: str, offset: int, data: memoryview) -> str:
+        """Write bytes `offset` … of tensor `name`.
+
+        Raises:
+            StorageError: the file system refuses them.
+        """
+        file = self._by_tensor[name]
+        try:
+            target = self._opened(file)
+            for place, low, high in pieces(file.extents[name], offset, len(data)):
+                target.write(place, data[low:high])
+            if target.ledger.complete:
+                self._finish(target)
+        except OSError as error:
+            raise storage_error(error, "cannot write", self._path(file)) from error
+        return file.name
+
+    def finish(self) -> dict[str, list[str]]:
+        """Make the rest durable (files without tensor bytes too), and give the digests of all blocks of all files.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
+        for file in self._layout.files:
+            if file.name not in self.digests:
+                try:
+                    self._finish(self._opened(file))
+                except OSError as error:
+                    raise storage_error(error, "cannot write", self._path(file)) from error
+        return {file.name: self.digests[file.name] for file in self._layout.files}
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for target in self._open.values():
+            target.close()
+        self._open.clear()
+
+    def _opened(self, file: OutputFile) -> OpenFile:
+        with self._lock:
+            if file.name not in self._open:
+                self._open[file.name] = OpenFile(self._path(file), file)
+            return self._open[file.name]
+
+    def _finish(self, target: OpenFile) -> None:
+        with self._lock:
+            if self._open.pop(target.file.name, None) is None:
+                return
+        self.digests[target.file.name] = target.finish()
+        target.close()
+
+    def _path(self, file: OutputFile) -> Path:
+        return self._place if self._single else self._place / file.name
+
+
+def pieces(extents: tuple[tuple[int, int], ...], offset: int, count: int) -> list[tuple[int, int, int]]:
+    """Where `count` bytes from `offset` of a tensor go: (place in the file, low, high) with low … high of those bytes."""
+    result, begin = [], 0
+    for place, length in extents:
+        low, high = max(offset, begin), min(offset + count, begin + length)
+        if low < high:
+            result.append((place + low - begin, low - offset, high - offset))
+        begin += length
+    return result
+
+

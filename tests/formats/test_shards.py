@@ -1,0 +1,355 @@
+"""streamconv.formats: directories, their indexes, and the split into shards."""
+
+import json
+import os
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamconv import dtypes
+from streamconv.errors import SourceError, StreamconvError, UnsupportedError
+from streamconv.formats import ckpt, open_catalog, safetensors, shards
+from streamconv.tensors import TensorSpec
+
+F32 = dtypes.F32
+A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture
+def write(tmp_path, file_bytes):
+    """Writes a safetensors (or .ckpt) file of small float32 tensors with these names."""
+
+    def run(name, *tensors):
+        specs = [TensorSpec(tensor, F32, (2,)) for tensor in tensors]
+        output = ckpt.lay_out(name, specs) if name.endswith(".ckpt") else safetensors.lay_out(name, specs, {})
+        path = tmp_path / name
+        path.write_bytes(file_bytes(output, {tensor: bytes(8) for tensor in tensors}))
+        return path
+
+    return run
+
+
+@pytest.fixture
+def index(tmp_path):
+    def run(weight_map, name=shards.HF_INDEX):
+        (tmp_path / name).write_bytes(shards.index_bytes(0, weight_map))
+
+    return run
+
+
+@pytest.fixture
+def sharded(write, index):
+    write(B, "c", "a")
+    write(A, "b", "d")
+    index({"a": B, "b": A, "c": B, "d": A})
+
+
+def refused(path, *expected, error=SourceError):
+    with pytest.raises(error) as caught:
+        open_catalog(path)
+    for text in expected:
+        assert text in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+# Honest directories
+
+
+def test_shards_in_order_of_name_and_offset(tmp_path, sharded):
+    catalog = open_catalog(tmp_path)
+    assert list(catalog) == ["b", "d", "c", "a"]
+    assert [file.path.name for file in catalog.files] == [A, B]
+    assert (catalog.format, catalog.directory, catalog.nbytes) == ("safetensors", tmp_path, 32)
+    assert catalog.ignored == {}
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_mindspores_map_in_both_spellings(tmp_path, write, bare):
+    write("part0.safetensors", "a")
+    write("part1.safetensors", "b")
+    weight_map = {"a": "part0.safetensors", "b": "part1.safetensors"}
+    content = weight_map if bare else {"metadata": {"total_size": 16}, "weight_map": weight_map}
+    (tmp_path / shards.MS_MAP).write_text(json.dumps(content))
+    assert list(open_catalog(tmp_path)) == ["a", "b"]
+
+
+def test_a_bare_map_may_hold_a_tensor_called_weight_map(tmp_path, write):
+    write("part0.safetensors", "weight_map")
+    (tmp_path / shards.MS_MAP).write_text('{"weight_map": "part0.safetensors"}')
+    assert list(open_catalog(tmp_path)) == ["weight_map"]
+
+
+def test_shards_without_an_index(tmp_path, write):
+    write("b.safetensors", "x")
+    write("a.safetensors", "y")
+    assert list(open_catalog(tmp_path)) == ["y", "x"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "safetensors"), ("net.ckpt", "ckpt")])
+def test_one_file_by_itself_and_by_its_directory(tmp_path, write, name, kind):
+    path = write(name, "b", "a")
+    for given_path in (path, tmp_path):
+        catalog = open_catalog(given_path)
+        assert (list(catalog), catalog.format, catalog.directory) == (["b", "a"], kind, tmp_path)
+        assert (catalog.path, catalog.files[0].path) == (given_path, path)
+
+
+def test_a_huggingface_cache_snapshot(tmp_path, sharded):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for number, name in enumerate((A, B, shards.HF_INDEX)):
+        shutil.move(tmp_path / name, blobs / f"{number:064}")
+        (snapshot / name).symlink_to(f"../../blobs/{number:064}")
+    catalog = open_catalog(snapshot)
+    assert list(catalog) == ["b", "d", "c", "a"]
+    assert catalog.files[0].path == snapshot / A
+    assert catalog.files[0].size == (blobs / f"{0:064}").stat().st_size
+
+
+def test_what_is_left_alone_is_listed(tmp_path, sharded, write):
+    beside = ["net.ckpt", "consolidated.safetensors", "adapter_model.safetensors", "model.safetensors"]
+    for name in beside:
+        write(name, "z")
+    for name in (
+        "pytorch_model-00001-of-00002.bin",
+        "consolidated.00.pth",
+        "x.pt",
+        "x.gguf",
+        "config.json",
+        ".bin",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "original").mkdir()
+    catalog = open_catalog(tmp_path)
+    assert list(catalog) == ["b", "d", "c", "a"]
+    assert sorted(catalog.ignored) == sorted(
+        [*beside, "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "x.pt", "x.gguf", "original"]
+    )
+    assert "not named by the index" in catalog.ignored["model.safetensors"]
+    assert "adapter" in catalog.ignored["adapter_model.safetensors"]
+    assert "torch" in catalog.ignored["x.pt"]
+    assert "safetensors" in catalog.ignored["net.ckpt"]
+    assert "folder" in catalog.ignored["original"]
+
+
+def test_safetensors_win_without_an_index_too(tmp_path, write):
+    write("net.ckpt", "z")
+    write("consolidated.safetensors", "z")
+    write("model.safetensors", "a")
+    catalog = open_catalog(tmp_path)
+    assert list(catalog) == ["a"]
+    assert list(catalog.ignored) == ["consolidated.safetensors", "net.ckpt"]
+
+
+def test_two_indexes_that_agree(tmp_path, sharded, index):
+    index({"a": B, "b": A, "c": B, "d": A}, shards.MS_MAP)
+    assert len(open_catalog(tmp_path)) == 4
+
+
+def test_mindspores_samples_by_directory(samples):
+    assert len(open_catalog(samples / "dist4" / "full" / "rank_0")) > 1
+
+
+def test_a_model_that_huggingface_hub_wrote(tmp_path):
+    torch = pytest.importorskip("torch")
+    hub = pytest.importorskip("huggingface_hub")
+    tensors = {f"layer.{i}": torch.full((4, i + 1), float(i)) for i in range(6)}
+    hub.save_torch_state_dict(tensors, tmp_path, max_shard_size=100)
+    catalog = open_catalog(tmp_path)
+    assert len(catalog.files) > 1
+    assert {name: ref.shape for name, ref in catalog.items()} == {
+        n: tuple(t.shape) for n, t in tensors.items()
+    }
+
+
+# Contradictions
+
+
+def test_tensors_that_a_shard_lacks(tmp_path, sharded, index):
+    index({name: A for name in "abcdefg"})
+    refused(tmp_path, "5 tensor(s) that the index names", "a (model-00001", "and 2 more")
+
+
+def test_tensors_in_another_shard_than_named(tmp_path, sharded, index):
+    index({"a": A, "b": A, "c": B, "d": A})
+    refused(tmp_path, f"1 tensor(s) that the index names are not in their files: a ({A})")
+
+
+def test_tensors_that_the_index_lacks(tmp_path, sharded, index):
+    index({"a": B, "b": A})
+    refused(tmp_path, f"2 tensor(s) of the shards are not in the index: d ({A}), c ({B})")
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_tensor_in_two_shards(tmp_path, write, index, with_index):
+    write("m1.safetensors", "a", "b")
+    write("m2.safetensors", "b", "c")
+    if with_index:
+        index({"a": "m1.safetensors", "b": "m1.safetensors", "c": "m2.safetensors"})
+    refused(tmp_path, "1 tensor(s) in two files", "b (m1.safetensors, m2.safetensors)")
+
+
+def test_missing_shards_are_named_all_at_once(tmp_path, write, index):
+    write(A, "a")
+    index({"a": A, **{f"t{i}": f"gone{i}.safetensors" for i in range(5)}})
+    refused(tmp_path, "lacks 5 shard(s): gone0.safetensors", "and 2 more")
+
+
+def test_missing_shards_by_their_numbers(tmp_path, write):
+    write("model-00001-of-00003.safetensors", "a")
+    write("model-00003-of-00003.safetensors", "b")
+    refused(tmp_path, "lacks 1 shard(s): model-00002-of-00003.safetensors")
+
+
+def test_shards_whose_links_lead_nowhere(tmp_path, sharded):
+    (tmp_path / B).unlink()
+    (tmp_path / B).symlink_to("../blobs/gone")
+    refused(tmp_path, f"lacks 1 shard(s): {B}")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", [B, shards.HF_INDEX])
+def test_no_regular_file_in_its_place(tmp_path, sharded, make, name):
+    (tmp_path / name).unlink()
+    make(tmp_path / name)
+    refused(tmp_path, name, "not a regular file")
+
+
+def test_a_device_in_place_of_a_shard(tmp_path, sharded):
+    (tmp_path / B).unlink()
+    (tmp_path / B).symlink_to("/dev/zero")
+    refused(tmp_path, B, "not a regular file but a device")
+
+
+def test_a_broken_shard_is_named(tmp_path, sharded):
+    with (tmp_path / B).open("r+b") as file:
+        file.truncate((tmp_path / B).stat().st_size - 3)
+    refused(tmp_path, f"{B} ends 3 bytes early", "download it again")
+
+
+HOSTILE_NAMES = [
+    "../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "a\\b", "x\0.safetensors",
+    "sub/../" + A, "\udc80", "./" + A,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+@pytest.mark.parametrize("index_name", [shards.HF_INDEX, shards.MS_MAP])
+def test_names_in_an_index_do_not_leave_the_directory(tmp_path, write, index, name, index_name):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    write("x.safetensors", "a")
+    (inside / index_name).write_bytes(shards.index_bytes(0, {"a": name}))
+    refused(inside, index_name, "not plain names")
+
+
+def test_names_with_control_characters_are_escaped(tmp_path, index):
+    index({"a": "\x1b[2J"})
+    refused(tmp_path, "\\x1b[2J")
+
+
+def test_a_name_longer_than_any_file(tmp_path, index):
+    index({"a": "x" * 5000})
+    refused(tmp_path, "lacks 1 shard(s)")
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    (b"", "not valid JSON"),
+    (b"[]", "not an object"),
+    (b"{}", "no weight_map"),
+    (b'{"weight_map": {}}', "no weight_map"),
+    (b'{"weight_map": []}', "no weight_map"),
+    (b'{"metadata": {}}', "no weight_map"),
+    (b'{"weight_map": {"a": 1}}', "no weight_map"),
+    (b'{"weight_map": {"a": "x", "b": null}}', "no weight_map"),
+    (b'{"weight_map": {"a": "x", "a": "y"}}', "key a twice"),
+    (b"\xff", "not UTF-8"),
+    (b"[" * 200_000, "nested too deeply"),
+])  # fmt: skip
+def test_an_index_that_is_none(tmp_path, content, expected):
+    (tmp_path / shards.HF_INDEX).write_bytes(content)
+    refused(tmp_path, shards.HF_INDEX, expected)
+
+
+def test_headers_and_index_beyond_the_budget_are_refused(tmp_path, sharded):
+    with pytest.raises(SourceError, match="the index alone needs more than the memory budget"):
+        open_catalog(tmp_path, header_limit=10)
+    (tmp_path / shards.HF_INDEX).unlink()
+    used = safetensors.read(tmp_path / A, 10_000)[0].size - 16
+    open_catalog(tmp_path, header_limit=2 * used)
+    with pytest.raises(SourceError, match=f"{B} has a header of .* memory budget"):
+        open_catalog(tmp_path, header_limit=2 * used - 9)
+
+
+def test_two_indexes_that_contradict_each_other(tmp_path, sharded, index):
+    index({"a": A}, shards.MS_MAP)
+    refused(tmp_path, shards.HF_INDEX, shards.MS_MAP)
+
+
+def test_several_ckpts(tmp_path, write):
+    for name in ("a.ckpt", "b.ckpt"):
+        write(name, "x")
+    refused(tmp_path, "2 .ckpt files (a.ckpt, b.ckpt)")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pt", "x.pth"])
+def test_torch_files_are_not_unpickled(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    refused(tmp_path / name, name, "save_pretrained", "safetensors", error=UnsupportedError)
+    refused(tmp_path, name, "save_pretrained", "safetensors", error=UnsupportedError)
+
+
+@pytest.mark.parametrize("name", ["x.gguf", "config.json", "blob"])
+def test_files_of_other_formats(tmp_path, name):
+    (tmp_path / name).touch()
+    refused(tmp_path / name, name, error=UnsupportedError)
+
+
+def test_nothing_to_read(tmp_path, write):
+    refused(tmp_path, "holds no .safetensors and no .ckpt file")
+    write("adapter_model.safetensors", "a")
+    refused(tmp_path, "left alone: adapter_model.safetensors: an adapter")
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.safetensors", "a\0b", "x" * 300])
+def test_a_path_that_does_not_exist(tmp_path, name):
+    refused(tmp_path / name)
+
+
+def test_a_fifo_given_directly(tmp_path):
+    os.mkfifo(tmp_path / "x.ckpt")
+    refused(tmp_path / "x.ckpt", "x.ckpt is not a regular file but a FIFO")
+
+
+# Names, indexes, splits
+
+
+def test_shard_names():
+    assert shards.hf_shard_name(1, 1) == "model.safetensors"
+    assert shards.hf_shard_name(3, 163) == "model-00003-of-00163.safetensors"
+    assert shards.ms_shard_name(1, 1) == "ms-model-00001-of-00001.safetensors"
+    assert shards.ms_shard_name(2, 12) == "ms-model-00002-of-00012.safetensors"
+
+
+def test_index_to_the_byte():
+    expected = '{\n  "metadata": {\n    "total_size": 7\n  },\n  "weight_map": {\n    "b": "y",\n    "a": "x"\n  }\n}\n'
+    assert shards.index_bytes(7, {"b": "y", "a": "x"}) == expected.encode()
+
+
+@given(st.lists(st.integers(0, 30)), st.integers(1, 40))
+def test_split_is_huggingface_hubs(sizes, limit):
+    hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.serialization import split_state_dict_into_shards_factory
+
+    specs = {
+        f"t{i}": TensorSpec(f"t{i}", dtypes.from_safetensors("U8", ""), (n,)) for i, n in enumerate(sizes)
+    }
+    expected = split_state_dict_into_shards_factory(
+        specs, get_storage_size=lambda s: s.nbytes, filename_pattern="m{suffix}", max_shard_size=limit
+    )
+    found = shards.split(list(specs.values()), limit)
+    assert [[s.name for s in shard] for shard in found] == list(expected.filename_to_tensors.values())
+    assert hub and issubclass(SourceError, StreamconvError)

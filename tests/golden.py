@@ -1,0 +1,123 @@
+"""Golden cases: what MindFormers' own converters made of tiny checkpoints, as data. See tests/golden/README.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - registers bfloat16 and float8 with NumPy
+import numpy as np
+
+from streamconv import dtypes
+from streamconv.formats import ckpt, open_catalog, safetensors, shards
+from streamconv.tensors import OutputFile, TensorRef, TensorSpec
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """How streamconv is called."""
+        convert = self.values["convert"]
+        return {key: convert[key] for key in ("model", "reverse", "dtype", "options")}
+
+    def write_source(self, folder: Path, shard_count: int | None = None) -> Path:
+        """The case's source: as it says, or its tensors dealt anew over `shard_count` shards."""
+        folder.mkdir()
+        if self.values["config"]:
+            (folder / "config.json").write_text(json.dumps(self.values["config"]))
+        files = self.values["source"]
+        if shard_count:
+            everything = [item for tensors in files.values() for item in tensors.items()]
+            files = {
+                shards.hf_shard_name(i + 1, shard_count): dict(everything[i::shard_count]) for i in range(shard_count)
+            }
+        for name, tensors in files.items():
+            specs = [TensorSpec(n, dtype_of(t["dtype"]), tuple(t["shape"])) for n, t in tensors.items()]
+            lay_out = ckpt.lay_out(name, specs) if name.endswith(".ckpt") else safetensors.lay_out(name, specs, {})
+            write(folder / name, lay_out, {s.name: golden_bytes(s) for s in specs})
+        if len(files) == 1:
+            return folder / next(iter(files))
+        weight_map = {n: name for name, tensors in files.items() for n in tensors}
+        (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(0, weight_map))
+        return folder
+
+    @property
+    def expected(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
+        """Name → (dtype, shape, SHA-256 of the bytes)."""
+        return {
+            t["name"]: (dtype_of(t["dtype"]).name, tuple(t["shape"]), t["sha256"]) for t in self.values["expected"]
+        }
+
+
+def cases(*families: str) -> list[Case]:
+    """All cases of these families."""
+    return [
+        Case(path.stem, json.loads(path.read_text()))
+        for family in families
+        for path in sorted((FOLDER / family).glob("*.json"))
+    ]
+
+
+def dtype_of(name: str) -> dtypes.DType:
+    """A dtype under either world's name."""
+    try:
+        return dtypes.from_safetensors(name, name)
+    except Exception:
+        return dtypes.from_mindspore(name, name)
+
+
+def golden_bytes(spec: TensorSpec) -> bytes:
+    """The bytes of a source tensor: a pure function of its name, dtype and shape."""
+    count = int(np.prod(spec.shape, dtype=np.int64))
+    raw = np.random.PCG64(zlib.crc32(spec.name.encode())).random_raw((count + 1) // 2)
+    x = np.asarray(raw, "<u8").view("<i4")[:count]
+    if spec.dtype.kind == dtypes.INTEGER:
+        small = x & 0x7F
+        return (small & 1 if spec.dtype.name == "BOOL" else small).astype(spec.dtype.numpy).tobytes()
+    return (x.astype(np.float64) / 2**29).astype(np.float32).astype(np.dtype(spec.dtype.numpy)).tobytes()
+
+
+def write(path: Path, file: OutputFile, data: Mapping[str, bytes]) -> None:
+    """A file as its layout says."""
+    with path.open("wb") as out:
+        out.truncate(file.size)
+        for offset, literal in file.literals:
+            out.seek(offset)
+            out.write(literal)
+        for name, extents in file.extents.items():
+            begin = 0
+            for offset, length in extents:
+                out.seek(offset)
+                out.write(data[name][begin : begin + length])
+                begin += length
+
+
+def stored_bytes(ref: TensorRef) -> bytes:
+    """A tensor's bytes, read the plainest way."""
+    result = b""
+    for extent in ref.extents:
+        with extent.file.path.open("rb") as file:
+            file.seek(extent.offset)
+            result += file.read(extent.length)
+    return result
+
+
+def found(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """What a checkpoint holds: name → (dtype, shape, SHA-256 of the bytes)."""
+    return {
+        name: (ref.dtype.name, ref.shape, hashlib.sha256(stored_bytes(ref)).hexdigest())
+        for name, ref in open_catalog(path).items()
+    }
