@@ -1,13 +1,25 @@
 """Convert very large checkpoints between HuggingFace and MindSpore in a fixed amount of memory.
 
-    import streamconv
-    plan = streamconv.plan("Mixtral-8x7B", "mixtral-ms", dtype="bf16", max_mem="2G")
-    print(plan)
-    plan.run()
+import streamconv
+plan = streamconv.plan("Mixtral-8x7B", "mixtral-ms", dtype="bf16", max_mem="2G")
+print(plan)
+plan.run()
 """
 
 from .convert import Conversion, Progress, Report, convert, plan
 from .convert import verify_checkpoint as verify
 from .errors import StreamconvError
+from .lazy import Checkpoint, LazyTensor, open  # noqa: A004 - as in gzip.open
 
-__all__ = ["Conversion", "Progress", "Report", "StreamconvError", "convert", "plan", "verify"]
+__all__ = [
+    "Checkpoint",
+    "Conversion",
+    "LazyTensor",
+    "Progress",
+    "Report",
+    "StreamconvError",
+    "convert",
+    "open",
+    "plan",
+    "verify",
+]

@@ -1,7 +1,7 @@
 """Blocks: fixed 16 MiB ranges of an output file, the unit of digest and of durability.
 
-Boxes are written in any order; a block is done when all its bytes are. What arrives in order is digested from memory on the way;
-the rest is read back, most of it from the page cache, when the block is complete.
+Boxes are written in any order; a block is done when all its bytes are. What arrives in order is digested from memory
+on the way; the rest is read back, most of it from the page cache, when the block is complete.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class BlockLedger:
 def combine_crc(first: int, second: int, length: int) -> int:
     """CRC-32 of two byte strings one after the other, from the CRC of each and the length of the second.
 
-    Appending a zero byte is a linear map of the 32 bits of a CRC; appending `length` of them is that map to the power of
-    `length`, by squaring (polynomial 0xEDB88320, reflected, as zlib's).
+    Appending a zero byte is a linear map of the 32 bits of a CRC; appending `length` of them is that map to the power
+    of `length`, by squaring (polynomial 0xEDB88320, reflected, as zlib's).
     """
     step = [0xEDB88320, *(1 << bit for bit in range(31))]
     step = _square(_square(_square(step)))

@@ -1,14 +1,14 @@
 """Boxes: the unit of work. How an output tensor is cut so that a budget holds and both disks see long runs.
 
-A box is chosen so that its runs of bytes, in the source and in the output, are at least a page, better 64 KiB, wherever shape and
-budget allow; then it grows along the source, so that shards are read in sequence.
+A box is chosen so that its runs of bytes, in the source and in the output, are at least a page, better 64 KiB,
+wherever shape and budget allow; then it grows along the source, so that shards are read in sequence.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 from .grids import Box, flat_index
 from .views import Piece, View, Zeros
@@ -21,7 +21,7 @@ def cells(view: View) -> Iterator[Box]:
     """The view cut at its seams: parts that share no source, such as the experts of a stack."""
     if math.prod(view.shape):
         edges = [(0, *seams, size) for seams, size in zip(view.seams(), view.shape, strict=True)]
-        yield from product(*(tuple(zip(e, e[1:], strict=False)) for e in edges))
+        yield from product(*(tuple(pairwise(e)) for e in edges))
 
 
 def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .families import Family, Value, spell
 from .formats import open_catalog
 from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, Layout
 from .plan import Plan, make_plan
-from .report import Report, describe
+from .report import Report, describe, plan_values
 from .rules import Direction
 from .sources import uses_mapping
 from .tensors import Catalog
@@ -75,8 +76,6 @@ class Conversion:
 
     def to_json(self) -> dict[str, object]:
         """Everything the plan says, as plain values."""
-        from .report import plan_values
-
         return plan_values(self)
 
     def run(self, on_progress: OnProgress | None = None) -> Report:
@@ -93,9 +92,7 @@ class Conversion:
             engine.check_same_bytes(check, budget, mapped)
         with self.destination.building() as place:
             tally, digests = self._build(place, budget, mapped, on_progress)
-            record = manifest.write(
-                self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version()
-            )
+            record = manifest.write(self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version())
             self.destination.commit(record)
         return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
 
@@ -192,9 +189,21 @@ def plan(
     specs = [output.spec for output in planned.outputs]
     placed = layout.lay_out(specs, kind, destination.path.name, shard, crc)
     conversion = Conversion(
-        catalog, destination, model_config, family, recognised, planned, placed, limit, shard, workers, io, overwrite
+        catalog,
+        destination,
+        model_config,
+        family,
+        recognised,
+        planned,
+        placed,
+        limit,
+        shard,
+        workers,
+        io,
+        overwrite,
     )
-    return conversion if conversion.budget else conversion
+    conversion.budget  # noqa: B018 - raises where the budget is too small: in planning, not in running
+    return conversion
 
 
 def convert(source: PathLike, dest: PathLike, *, progress: OnProgress | None = None, **arguments: object) -> Report:
@@ -233,7 +242,9 @@ def _format(asked: str | None, destination: Destination, direction: Direction, f
     if kind not in (CKPT, MS_SAFETENSORS, HF_SAFETENSORS):
         raise UsageError(f"--format {quote(kind)}: not one of {MS_SAFETENSORS}, {CKPT}, {HF_SAFETENSORS}")
     if (kind == CKPT) != destination.single:
-        raise UsageError(f"--format {kind}: DEST has to {'end' if kind == CKPT else 'be a directory, not end'} in .ckpt")
+        raise UsageError(
+            f"--format {kind}: DEST has to {'end' if kind == CKPT else 'be a directory, not end'} in .ckpt"
+        )
     if family.name != "raw" and (kind == HF_SAFETENSORS) == forward:
         raise UsageError(
             f"--format {kind} holds {'MindSpore' if forward else 'HuggingFace'} names under the other side's files: "
@@ -323,12 +334,17 @@ def _ambiguous(family: Family, fitting: list[Mapping[str, Value]]) -> str:
 
 
 def verify_checkpoint(
-    first: PathLike, second: PathLike | None = None, *, progress: OnProgress | None = None, **arguments: object
+    first: PathLike,
+    second: PathLike | None = None,
+    *,
+    progress: OnProgress | None = None,
+    **arguments: object,
 ) -> verify.Verified:
-    """Prove a checkpoint that streamconv wrote: against its manifest, or, with the source named first, against the source.
+    """Prove a checkpoint that streamconv wrote: against its manifest, or, with the source named first, against the
+    source.
 
-    With a source, the conversion is planned as the manifest says it was (other arguments of `plan` override it), done again in
-    memory and compared byte by byte.
+    With a source, the conversion is planned as the manifest says it was (other arguments of `plan` override it), done
+    again in memory and compared byte by byte.
 
     Raises:
         VerificationError: a byte differs.
@@ -360,8 +376,6 @@ def _remembered(found: manifest.Manifest) -> dict[str, object]:
 
 
 def _version() -> str:
-    from importlib.metadata import version
-
     return version("streamconv")
 
 

@@ -21,7 +21,18 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 #: What a directory may hold and still be replaced by --overwrite: the files of a checkpoint.
-_CHECKPOINT_ENDINGS = (".safetensors", ".ckpt", ".json", ".bin", ".model", ".txt", ".py", ".jinja", ".tiktoken", ".md")
+_CHECKPOINT_ENDINGS = (
+    ".safetensors",
+    ".ckpt",
+    ".json",
+    ".bin",
+    ".model",
+    ".txt",
+    ".py",
+    ".jinja",
+    ".tiktoken",
+    ".md",
+)
 
 
 class Destination:
@@ -56,7 +67,9 @@ class Destination:
         if not self.single and not any(self.path.iterdir()):
             return
         if not overwrite:
-            raise DestinationError(f"{quote(self.path)} exists; choose another destination, or replace it with --overwrite")
+            raise DestinationError(
+                f"{quote(self.path)} exists; choose another destination, or replace it with --overwrite"
+            )
         if not self.single:
             self._check_replaceable()
 
@@ -66,10 +79,13 @@ class Destination:
         held = {_identity(p) for p in self.path.iterdir()} if self.path.is_dir() else set()
         for file in sources:
             if _identity(file.path) in held or _identity(file.path) == _identity_or_none(self.path):
-                raise DestinationError(f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination")
+                raise DestinationError(
+                    f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination"
+                )
             if _identity(file.path.parent) in inside:
                 raise DestinationError(
-                    f"{quote(self.path)} lies in the source's directory, which is never written to: choose another destination"
+                    f"{quote(self.path)} lies in the source's directory, which is never written to: "
+                    "choose another destination"
                 )
 
     def _check_replaceable(self) -> None:
@@ -78,8 +94,8 @@ class Destination:
         foreign = sorted(p.name for p in self.path.iterdir() if p.is_dir() or not p.name.endswith(_CHECKPOINT_ENDINGS))
         if foreign:
             raise DestinationError(
-                f"{quote(self.path)} holds files that belong to no checkpoint ({quote(foreign[0])}): --overwrite replaces only "
-                "checkpoints; remove it yourself, or choose another destination"
+                f"{quote(self.path)} holds files that belong to no checkpoint ({quote(foreign[0])}): "
+                "--overwrite replaces only checkpoints; remove it yourself, or choose another destination"
             )
 
     def check_room(self, size: int) -> None:
@@ -92,8 +108,8 @@ class Destination:
         free = stat.f_bavail * stat.f_frsize
         if free < size:
             raise StorageError(
-                f"{quote(self.path.parent)} has {format_size(free)} free, the output takes {format_size(size)}: make room, or "
-                "choose another destination (nothing was written)"
+                f"{quote(self.path.parent)} has {format_size(free)} free, the output takes {format_size(size)}: "
+                "make room, or choose another destination (nothing was written)"
             )
 
     @contextlib.contextmanager
@@ -128,7 +144,9 @@ class Destination:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._release()
-            raise DestinationError(f"{quote(self.partial)} is being written by another process: wait for it to end") from None
+            raise DestinationError(
+                f"{quote(self.partial)} is being written by another process: wait for it to end"
+            ) from None
         except OSError as error:
             # A file system without locks: go on without.
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
@@ -172,7 +190,7 @@ class Destination:
             raise storage_error(error, "cannot put in place", self.path) from error
 
     def _commit_file(self, manifest: bytes) -> None:
-        """The old manifest goes first and the new one comes last: at no moment does one stand beside another's checkpoint."""
+        """The old manifest goes first, the new one comes last: never does one stand beside another's checkpoint."""
         beside = self.path.with_name(f"{self.path.name}.{MANIFEST}")
         waiting = beside.with_name(beside.name + ".partial")
         write_synced(waiting, manifest)

@@ -121,14 +121,14 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
     readers = Reader(budget.region, mapped), Reader(budget.region, mapped)
     for cell in cells(kept) if same else ():
         for box in boxes(kept, cell, kept.dtype.itemsize, budget.region):
-            pair = [reader.contiguous(view, box, kept.dtype) for reader, view in zip(readers, (kept, other), strict=True)]
-            same = same and equal_bytes(*pair)
+            one, two = (r.contiguous(v, box, kept.dtype) for r, v in zip(readers, (kept, other), strict=True))
+            same = same and one is not None and two is not None and equal_bytes(one, two)
     for reader in readers:
         reader.close()
     if not same:
         raise UnsupportedError(
-            f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; if they are "
-            "meant to differ, say so in config.json (tie_word_embeddings: false)"
+            f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; "
+            "if they are meant to differ, say so in config.json (tie_word_embeddings: false)"
         )
 
 
@@ -202,7 +202,7 @@ class _Worker(threading.Thread):
         try:
             for task in self._work:
                 self._convert(task.output, task.box)
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+        except BaseException as error:  # handed to the main thread, which raises it
             self.error = error
             self._work.stop()
         finally:
@@ -222,8 +222,7 @@ def _put(sink: Sink, output: Output, box: Box, data: Bits) -> str:
     """Give a box to the sink, contiguous run by contiguous run."""
     run, starts = runs(box, output.view.shape)
     itemsize = output.dtype.itemsize
-    view, size, file = memoryview(data.view(np.uint8)), run * itemsize, ""
+    view, size, file = data.view(np.uint8).data, run * itemsize, ""
     for number, first in enumerate(starts):
         file = sink.put(output.name, first * itemsize, view[number * size : (number + 1) * size])
     return file
-

@@ -66,7 +66,7 @@ class DestinationError(StreamconvError):
     exit_code = 8
 
 
-class InterruptedByUser(StreamconvError):
+class InterruptedRunError(StreamconvError):
     """The run was stopped by a signal; the exit code is 128 + its number."""
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -1,8 +1,8 @@
 """Grids: regular sets of elements, and how they fall apart at the seams of a view.
 
-A grid is what one side asks of another: nested loops over coordinates, each loop with a count, a step along one axis of the
-tensor asked, and a stride in the flat buffer that will hold the answer. Every layout operation maps a grid to grids,
-so any box of any tree of operations ends as a few grids over tensors on disk: plain strided copies.
+A grid is what one side asks of another: nested loops over coordinates, each loop with a count, a step along one axis
+of the tensor asked, and a stride in the flat buffer that will hold the answer. Every layout operation maps a grid to
+grids, so any box of any tree of operations ends as a few grids over tensors on disk: plain strided copies.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def flat_index(index: Iterable[int], shape: tuple[int, ...]) -> int:
 
 
 def runs(box: Box, shape: tuple[int, ...]) -> tuple[int, Iterator[int]]:
-    """How `box` lies in a row-major tensor: elements of a contiguous run, and the flat index of each run's first element."""
+    """How `box` lies in a row-major tensor: elements of a contiguous run, and where each run begins (flat index)."""
     run, axis = 1, len(box)
     while axis:
         axis -= 1
@@ -127,8 +127,8 @@ def clip(grid: Grid, axis: int, low: int, high: int) -> Iterator[Grid]:
 def unmerge(grid: Grid, axis: int, size: int) -> Iterator[Grid]:
     """`grid` asked of a merged axis, as grids over the two axes it was merged from.
 
-    Coordinate c on `axis` becomes (c // size, c % size) on `axis` and `axis + 1`. A run that begins or ends inside a row of
-    `size` is no rectangle there: it falls apart into head, body and tail.
+    Coordinate c on `axis` becomes (c // size, c % size) on `axis` and `axis + 1`. A run that begins or ends inside a
+    row of `size` is no rectangle there: it falls apart into head, body and tail.
     """
     loop = _carrying(grid, axis, size)
     if loop is None:

@@ -109,7 +109,7 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
         return sum(convert(source[tile], target[tile], *formats) for tile in _tiles(source, target))
 
 
-def dequantise(  # noqa: PLR0917 (the box, its scales, its place: no order of these six surprises)
+def dequantise(
     weight: NDArray[np.uint8],
     scale: NDArray[np.float32],
     target: NDArray[np.uint16],

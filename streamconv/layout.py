@@ -42,7 +42,9 @@ def lay_out(tensors: Sequence[TensorSpec], kind: str, name: str, max_shard_size:
         return Layout(kind, (ckpt.lay_out(name, tensors, crc),))
     groups = shards.split(tensors, max_shard_size)
     if kind == HF_SAFETENSORS:
-        return _sharded(kind, groups, shards.hf_shard_name, {"format": "pt"}, shards.HF_INDEX if len(groups) > 1 else None)
+        return _sharded(
+            kind, groups, shards.hf_shard_name, {"format": "pt"}, shards.HF_INDEX if len(groups) > 1 else None
+        )
     _check_mindspore(tensors)
     return _sharded(kind, groups, shards.ms_shard_name, {"format": "ms"}, shards.MS_MAP)
 

@@ -115,7 +115,9 @@ def find(path: Path) -> Manifest | None:
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
     if not isinstance(values, dict) or values.get("manifest") != VERSION:
-        raise SourceError(f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again")
+        raise SourceError(
+            f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again"
+        )
     return Manifest(place, values)
 
 

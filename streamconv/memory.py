@@ -1,7 +1,8 @@
 """The budget: what the user allows, what host and container have, and what each worker may hold.
 
-Resident memory is what counts (`VmHWM`): the interpreter, the plan, and for each worker one window of a source and one box of an
-output. All of it is known before the first byte is read, so a budget that is too small is refused, with the number that would do.
+Resident memory is what counts (`VmHWM`): the interpreter, the plan, and for each worker one window of a source and
+one box of an output. All of it is known before the first byte is read, so a budget that is too small is refused, with
+the number that would do.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ MIB = 1 << 20
 #: What a budget is where none is given: at most this, and at most a quarter of what is available.
 DEFAULT_LIMIT = 2 << 30
 
-#: Per worker: a window and a box of at least this many bytes each, so that a transpose of 2-byte elements has runs of a page
-#: (2,048 x 2,048 elements) on both sides.
+#: Per worker: a window and a box of at least this many bytes each, so that a transpose of 2-byte elements has runs of
+#: a page (2,048 x 2,048 elements) on both sides.
 MIN_REGION = 8 * MIB
 
 #: Larger regions bring nothing: runs are long enough, and smaller boxes let reading and writing overlap.
@@ -120,7 +121,7 @@ def _cores() -> int:
 
 
 def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What each control group that this process is in leaves: its limit less what it has charged, page cache not counted."""
+    """What each control group around this process leaves: its limit less what is charged, page cache not counted."""
     try:
         lines = own.read_text().splitlines()
     except OSError:

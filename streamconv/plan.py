@@ -1,7 +1,7 @@
 """The plan: every output tensor as a view, every source tensor accounted for. Names, shapes and dtypes only, no bytes.
 
-    match the source's names to the table  →  learn the model's numbers from names and shapes  →  apply the layouts
-    →  all that is unknown, misshapen or missing in one error.
+match the source's names to the table  →  learn the model's numbers from names and shapes  →  apply the layouts
+→  all that is unknown, misshapen or missing in one error.
 """
 
 from __future__ import annotations
@@ -79,13 +79,21 @@ class Plan:
         return [
             [self.family, self.direction.value, self.dtype and self.dtype.name],
             sorted((name, spell(value)) for name, value in self.options.items()),
-            [[o.name, o.dtype.name, o.view.shape, o.sources, [_leaf_identity(x) for x in o.view.leaves()]] for o in self.outputs],
+            [
+                [o.name, o.dtype.name, o.view.shape, o.sources, [_leaf_identity(x) for x in o.view.leaves()]]
+                for o in self.outputs
+            ],
             sorted(self.dropped.items()),
         ]
 
 
 def make_plan(
-    catalog: Catalog, family: Family, config: Config, options: Options, direction: Direction, dtype: DType | None
+    catalog: Catalog,
+    family: Family,
+    config: Config,
+    options: Options,
+    direction: Direction,
+    dtype: DType | None,
 ) -> Plan:
     """Plan the conversion of all tensors of a catalog.
 
@@ -113,7 +121,7 @@ def make_plan(
 
 
 def _learn_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[str]:
-    """Check, and learn from, all shapes that no layout stands before: HF's own, and in reverse those of plain renames."""
+    """Check, and learn from, all shapes that no layout hides: HF's own, and in reverse those of plain renames."""
     findings = []
     for application in matches.applications:
         rule = application.rule
@@ -148,7 +156,11 @@ class _Builder:
     def outputs_of(self, application: Application) -> list[tuple[Order, Output]]:
         """The tensors that one application of a rule writes, each with its place in the table's order."""
         names = tuple(ref.name for ref in application.refs())
-        order = self.runs[application.number], *map(_natural, application.bindings.values()), application.number
+        order = (
+            self.runs[application.number],
+            *map(_natural, application.bindings.values()),
+            application.number,
+        )
         try:
             results = list(self._apply(application))
         except (UnsupportedError, ShapeConflictError) as error:
@@ -164,9 +176,7 @@ class _Builder:
         parts = [self._stack(members) if stacked else self._leaf(members[0]) for members in application.members]
         specs = (None,) * len(rule.patterns("ms")) if self.forward else rule.shapes()
         spread = rule.stacked(self.target)
-        for pattern, spec, view in zip(
-            rule.patterns(self.target), specs, layout.apply(parts, self.sizes), strict=True
-        ):
+        for pattern, spec, view in zip(rule.patterns(self.target), specs, layout.apply(parts, self.sizes), strict=True):
             for bindings, one in self._unstacked(spread, view):
                 if spec is not None:
                     self.sizes.fit(one.shape, spec)
@@ -255,7 +265,10 @@ def _raise(wrong: Sequence[str], absent: Sequence[str]) -> None:
     if not findings:
         return
     kind: type[StreamconvError] = UnsupportedError if wrong else SourceError
-    shown = [*findings[:_LISTED], *([f"… and {len(findings) - _LISTED} more"] if len(findings) > _LISTED else [])]
+    shown = [
+        *findings[:_LISTED],
+        *([f"… and {len(findings) - _LISTED} more"] if len(findings) > _LISTED else []),
+    ]
     count = "1 tensor does" if len(findings) == 1 else f"{len(findings)} tensors do"
     raise kind(
         "\n  ".join([f"{count} not fit the model:", *shown])

@@ -80,7 +80,9 @@ def describe(conversion: Conversion) -> list[str]:
         _memory(conversion),
     ]
     if plan.dropped:
-        lines.append(f"dropped  {len(plan.dropped)}: {_some([f'{quote(n)} ({why})' for n, why in plan.dropped.items()])}")
+        lines.append(
+            f"dropped  {len(plan.dropped)}: {_some([f'{quote(n)} ({why})' for n, why in plan.dropped.items()])}"
+        )
     if catalog.ignored:
         lines.append(f"ignored  {_some([f'{quote(n)} ({why})' for n, why in catalog.ignored.items()])}")
     return lines
@@ -90,8 +92,8 @@ def _memory(conversion: Conversion) -> str:
     budget = conversion.budget
     return (
         f"memory   {format_size(budget.limit)} allowed: {format_size(budget.base)} for interpreter and plan, "
-        f"{budget.workers} worker{'s' if budget.workers > 1 else ''} with {format_size(budget.region)} for a window and "
-        f"{format_size(budget.region)} for a box; shards of {format_size(conversion.max_shard_size)} at the most"
+        f"{budget.workers} worker{'s' if budget.workers > 1 else ''} with {format_size(budget.region)} for a window "
+        f"and {format_size(budget.region)} for a box; shards of {format_size(conversion.max_shard_size)} at the most"
     )
 
 

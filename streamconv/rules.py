@@ -1,8 +1,8 @@
 """Rules: frozen, invertible statements «this HuggingFace pattern is that MindFormers pattern, through this layout».
 
-A pattern is a name with holes: `{layer}` holds a number, `{kind:weight|bias}` one of the words given, `{rest:*}` anything. A
-number that only one side has is a stack: `experts.{expert}.w1.weight` on the one side, `ffn.w1.weight` on the other, with the
-experts along a new axis 0 before the layout is applied.
+A pattern is a name with holes: `{layer}` holds a number, `{kind:weight|bias}` one of the words given, `{rest:*}`
+anything. A number that only one side has is a stack: `experts.{expert}.w1.weight` on the one side, `ffn.w1.weight` on
+the other, with the experts along a new axis 0 before the layout is applied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from itertools import product
 
 from .transforms import Same, Transform
@@ -35,7 +35,8 @@ class Rule:
 
     Attributes:
         hf, ms: a pattern, or several that belong together.
-        shape: the shape of each HF tensor in the model's symbols (`"heads*head_dim, hidden"`); one for all, or one each;
+        shape: the shape of each HF tensor in the model's symbols (`"heads*head_dim, hidden"`); one for all, or one
+        each;
             `None` = any.
         layout: from the HF tensors to the MindFormers tensors.
         optional: the tensors may be absent, but from all layers alike.
@@ -71,8 +72,8 @@ class Rule:
 class Tied:
     """HF tensor `hf` (MindFormers' `ms`) holds the same bytes as HF tensor `of`.
 
-    Forward it is written from `of` where the source lacks it; in reverse it is left out. Where it is present, its bytes have to
-    equal those of `of`.
+    Forward it is written from `of` where the source lacks it; in reverse it is left out. Where it is present, its
+    bytes have to equal those of `of`.
     """
 
     hf: str
@@ -170,7 +171,7 @@ class _Pattern:
         return {k: int(v) if k in self.numbers else v for k, v in match.groupdict().items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compile(text: str) -> _Pattern:
     def regex(kind: str | None) -> str:
         if kind is None:
@@ -184,9 +185,7 @@ def _compile(text: str) -> _Pattern:
     parts.append(re.escape(text[last:]))
     numbers = frozenset(m[1] for m in _HOLE.finditer(text) if m[2] is None)
     is_open = any(m[2] == "*" for m in _HOLE.finditer(text))
-    return _Pattern(
-        text, re.compile("".join(parts)), numbers, () if is_open else tuple(_templates(text)), is_open
-    )
+    return _Pattern(text, re.compile("".join(parts)), numbers, () if is_open else tuple(_templates(text)), is_open)
 
 
 def _templates(text: str) -> Iterable[str]:

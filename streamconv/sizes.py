@@ -1,14 +1,15 @@
 """The numbers of a model (hidden, heads, layers …): read from its config, learned from shapes, and made to agree.
 
 Tables speak in symbols: `"heads*head_dim, hidden"` is a shape, `"heads//kv"` a number. Symbols get their values from
-`config.json` first; what it does not say is learned from the first shape that decides it; every later shape has to agree.
+`config.json` first; what it does not say is learned from the first shape that decides it; every later shape has to
+agree.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 from .errors import InternalError, UsageError
 
@@ -20,7 +21,8 @@ class ShapeConflictError(Exception):
 class Sizes:
     """Symbols and their values, each with where it came from.
 
-    >>> sizes = Sizes({"heads": "num_attention_heads", "kv": "num_key_value_heads | =heads"}, {"num_attention_heads": 8})
+    >>> table = {"heads": "num_attention_heads", "kv": "num_key_value_heads | =heads"}
+    >>> sizes = Sizes(table, {"num_attention_heads": 8})
     >>> sizes.number("heads//kv")
     1
     """
@@ -80,7 +82,8 @@ class Sizes:
             expected = self._evaluate(symbol)
             if expected is not None and expected != size:
                 raise ShapeConflictError(
-                    f"shape {list(shape)} does not fit [{spec}]: {symbol} is {expected}{self.origin(symbol)}, not {size}"
+                    f"shape {list(shape)} does not fit [{spec}]: "
+                    f"{symbol} is {expected}{self.origin(symbol)}, not {size}"
                 )
 
     def _solve(self, size: int, symbol: str) -> None:
@@ -108,12 +111,12 @@ class Sizes:
             return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(expression: str) -> ast.expr:
     return ast.parse(expression.strip(), mode="eval").body
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(expression: str) -> frozenset[str]:
     return frozenset(node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name))
 
@@ -135,6 +138,4 @@ def _value(node: ast.expr, values: Mapping[str, int]) -> int:
                     return a - b
                 case ast.FloorDiv():
                     return a // b
-    raise InternalError(
-        f"a family's table holds {ast.unparse(node)!r}, which is neither a number nor a symbol"
-    )
+    raise InternalError(f"a family's table holds {ast.unparse(node)!r}, which is neither a number nor a symbol")

@@ -1,7 +1,7 @@
 """Reading: windows of source tensors, mapped where the file system is local, read into counted buffers elsewhere.
 
-Each worker has one reader, and a reader holds one window at a time. Whether mapped or read, a window is never larger than the
-region the budget gives it: what is asked in a grid that is larger, or mostly holes, is asked in parts.
+Each worker has one reader, and a reader holds one window at a time. Whether mapped or read, a window is never larger
+than the region the budget gives it: what is asked in a grid that is larger, or mostly holes, is asked in parts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,30 @@ from .grids import Box, Grid, box_shape, flat_index, runs
 from .tensors import Extent, SourceFile, TensorRef
 from .views import Leaf, Scaled, Stored, View, Zeros
 
-Bits = NDArray[np.unsignedinteger]
+Bits = NDArray[np.unsignedinteger[Any]]
+BitType = np.dtype[np.unsignedinteger[Any]]
 
-_NETWORK = ("nfs", "cifs", "smb", "fuse", "lustre", "ceph", "glusterfs", "gpfs", "beegfs", "9p", "afs", "virtiofs", "ocfs")
+_NETWORK = (
+    "nfs",
+    "cifs",
+    "smb",
+    "fuse",
+    "lustre",
+    "ceph",
+    "glusterfs",
+    "gpfs",
+    "beegfs",
+    "9p",
+    "afs",
+    "virtiofs",
+    "ocfs",
+)
 _OPEN_FILES = 8
 _FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes beside it
 _BITS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
-def bits(dtype: DType) -> np.dtype[np.unsignedinteger]:
+def bits(dtype: DType) -> BitType:
     """The unsigned integer that holds an element's bits."""
     return _BITS[dtype.itemsize]
 
@@ -42,7 +58,7 @@ class Region:
         self._map = mmap.mmap(-1, size)
         self._used = False
 
-    def array(self, count: int, dtype: np.dtype[np.unsignedinteger], offset: int = 0) -> Bits:
+    def array(self, count: int, dtype: BitType, offset: int = 0) -> Bits:
         """`count` elements from byte `offset` of it, as an array."""
         self._used = True
         return np.frombuffer(self._map, dtype, count, offset)
@@ -106,7 +122,11 @@ class Reader:
         piece = next(view.box(box))
         bounds = piece.grid.bounds()
         shape = box_shape(bounds)
-        if not isinstance(piece.leaf, Stored) or piece.leaf.dtype != dtype or math.prod(shape) != math.prod(box_shape(box)):
+        if (
+            not isinstance(piece.leaf, Stored)
+            or piece.leaf.dtype != dtype
+            or math.prod(shape) != math.prod(box_shape(box))
+        ):
             return None
         run, _ = runs(bounds, piece.leaf.shape)
         if run < math.prod(shape) or run * dtype.itemsize > self.region or not _in_order(piece.grid, shape):
@@ -146,7 +166,7 @@ class Reader:
             data = self._map(extent.file, extent.offset + low - _before(ref, extent), high - low)
             strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
             flat = np.frombuffer(data, np.uint8)
-            return np.ndarray(shape, bits(ref.dtype), flat, 0, strides)  # type: ignore[call-overload,no-any-return]
+            return np.ndarray(shape, bits(ref.dtype), flat, 0, strides)
         return self._read_box(ref, box)
 
     def _map(self, file: SourceFile, offset: int, length: int) -> memoryview:
@@ -165,7 +185,7 @@ class Reader:
         count = math.prod(shape)
         target = self._buffer.array(count, bits(ref.dtype))
         run, starts = runs(box, ref.shape)
-        view, size = memoryview(target.view(np.uint8)), run * itemsize
+        view, size = target.view(np.uint8).data, run * itemsize
         for number, first in enumerate(starts):
             self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
         return target.reshape(shape)
@@ -206,7 +226,7 @@ class Reader:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _open(self, file: SourceFile) -> int:
-        """The file's descriptor, after a look whether the file is as long as it was: a mapping of less would be fatal."""
+        """The file's descriptor, after a look whether the file is as long as it was: less, mapped, would be fatal."""
         descriptor = self._files.get(file.path)
         try:
             if descriptor is None:
@@ -222,7 +242,7 @@ class Reader:
 
 
 def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:
-    """Whether windows are mapped: as `--io` says, or where it says `auto`, where no file is on a network file system."""
+    """Whether windows are mapped: as `--io` says; for `auto`, where the files are on no network file system."""
     if io != "auto":
         return io == "map"
     return not any(_file_system(file.path).startswith(_NETWORK) for file in files[:1])

@@ -1,8 +1,8 @@
 """Layouts as values with an inverse: what happens between the tensors of one side of a rule and those of the other.
 
-A transform takes the views of the left side, in order, and gives those of the right; `inverse` is a transform too. Numbers are
-expressions over the model's sizes (`"heads//kv"`), so that a table can be written before any config is read. A family is
-made of these words; where one is missing, it is added here, with its inverse.
+A transform takes the views of the left side, in order, and gives those of the right; `inverse` is a transform too.
+Numbers are expressions over the model's sizes (`"heads//kv"`), so that a table can be written before any config is
+read. A family is made of these words; where one is missing, it is added here, with its inverse.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ class Each(Transform):
     steps: tuple[Transform, ...]
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        return [
-            view for step, part in zip(self.steps, parts, strict=True) for view in step.apply([part], sizes)
-        ]
+        return [view for step, part in zip(self.steps, parts, strict=True) for view in step.apply([part], sizes)]
 
     @property
     def inverse(self) -> Transform:
@@ -102,9 +100,10 @@ class Transpose(Transform):
 class Join(Transform):
     """n views to one, group by group along `axis`.
 
-    Each view is cut in `groups` equal parts; the result is the first part of each, then the second of each, and so on. One
-    group is plain concatenation; `kv` groups give MindFormers' fused q, k, v; `None`, as many groups as fit, alternates
-    the views row by row. `ratio` says how the views' lengths relate: (`"heads"`, `"kv"`, `"kv"`) for q, k and v.
+    Each view is cut in `groups` equal parts; the result is the first part of each, then the second of each, and so
+    on. One group is plain concatenation; `kv` groups give MindFormers' fused q, k, v; `None`, as many groups as fit,
+    alternates the views row by row. `ratio` says how the views' lengths relate: (`"heads"`, `"kv"`, `"kv"`) for q, k
+    and v.
     """
 
     ratio: tuple[str, ...]

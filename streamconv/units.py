@@ -32,7 +32,11 @@ def parse_size(text: str | int, what: str = "size") -> int:
             raise UsageError(f"{what} {quote(text)!r} is not a size; write for example 16G, 512MiB, 5GB or plain bytes")
         number, unit, suffix = match.groups()
     base = 1000 if unit and suffix and suffix.upper() == "B" else 1024
-    value = int(float(number) * base ** _POWER[unit.upper()]) if "." in number else int(number) * base ** _POWER[unit.upper()]
+    value = (
+        int(float(number) * base ** _POWER[unit.upper()])
+        if "." in number
+        else int(number) * base ** _POWER[unit.upper()]
+    )
     if not 1 <= value <= _LIMIT:
         raise UsageError(f"{what} {quote(text)!r} is out of range; it has to be at least one byte and below 4 EiB")
     return value

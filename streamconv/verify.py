@@ -36,7 +36,8 @@ def against_manifest(path: Path, manifest: Manifest, on_progress: OnProgress | N
     """Read every file that a manifest names and compare its size and the digests of its blocks.
 
     Raises:
-        VerificationError: a file is missing, has another size, or a block differs; the message names the block's tensors.
+        VerificationError: a file is missing, has another size, or a block differs; the message names the block's
+        tensors.
     """
     files = manifest.files
     total, done, started = sum(size for size, _ in files.values()), 0, time.monotonic()
@@ -154,5 +155,7 @@ def needed(manifest: Manifest | None, path: Path) -> Manifest:
         UsageError: there is none.
     """
     if manifest is None:
-        raise UsageError(f"{quote(path)} has no manifest: `streamconv verify SOURCE DEST` compares it with its source instead")
+        raise UsageError(
+            f"{quote(path)} has no manifest: `streamconv verify SOURCE DEST` compares it with its source instead"
+        )
     return manifest

@@ -1,8 +1,8 @@
 """Views: lazy tensors. A view has a shape and a dtype, and answers any grid of its elements with grids over leaves.
 
 The words of the algebra are the functions at the top; each builds one node, and each node knows two things: how a
-grid asked of it becomes grids asked of what it is made of (`pieces`), and where it can be cut into parts that share no source
-(`seams`). The rest is recursion.
+grid asked of it becomes grids asked of what it is made of (`pieces`), and where it can be cut into parts that share
+no source (`seams`). The rest is recursion.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def scaled(weight: TensorRef, scale: TensorRef, block: tuple[int, int] = (128, 1
         )
     grid = tuple(-(-n // b) for n, b in zip(weight.shape, block, strict=True))
     if scale.shape != grid:
-        raise UnsupportedError(
-            f"{scale.name} has shape {list(scale.shape)}, {weight.name} needs {list(grid)}"
-        )
+        raise UnsupportedError(f"{scale.name} has shape {list(scale.shape)}, {weight.name} needs {list(grid)}")
     return Scaled(weight.shape, BF16, weight, scale, block)
 
 
@@ -65,9 +63,7 @@ def permute(view: View, axes: Sequence[int]) -> View:
 def cut(view: View, axis: int, start: int, stop: int, step: int = 1) -> View:
     """Every `step`-th of the elements `start` … `stop` along `axis`."""
     if not (0 <= start <= stop <= view.shape[axis] and step > 0):
-        raise UnsupportedError(
-            f"[{start}:{stop}:{step}] does not fit axis {axis} of shape {list(view.shape)}"
-        )
+        raise UnsupportedError(f"[{start}:{stop}:{step}] does not fit axis {axis} of shape {list(view.shape)}")
     count = len(range(start, stop, step))
     return Slice(_with(view.shape, axis, (count,)), view.dtype, view, axis, start, step)
 
@@ -77,13 +73,9 @@ def concat(parts: Sequence[View], axis: int) -> View:
     first = parts[0]
     for part in parts[1:]:
         if _with(part.shape, axis, ()) != _with(first.shape, axis, ()):
-            raise UnsupportedError(
-                f"shapes {list(first.shape)} and {list(part.shape)} cannot be joined on axis {axis}"
-            )
+            raise UnsupportedError(f"shapes {list(first.shape)} and {list(part.shape)} cannot be joined on axis {axis}")
         if part.dtype != first.dtype:
-            raise UnsupportedError(
-                f"dtypes {first.dtype} and {part.dtype} cannot be joined: ask for one with --dtype"
-            )
+            raise UnsupportedError(f"dtypes {first.dtype} and {part.dtype} cannot be joined: ask for one with --dtype")
     if len(parts) == 1:
         return first
     ends = tuple(accumulate(part.shape[axis] for part in parts))
@@ -111,9 +103,7 @@ def split(view: View, axis: int, outer: int) -> View:
     """Axis `axis` of n elements seen as two: [outer, n / outer]."""
     size, rest = divmod(view.shape[axis], outer) if outer > 0 else (0, 1)
     if rest:
-        raise UnsupportedError(
-            f"axis {axis} of shape {list(view.shape)} cannot be split in {outer} equal parts"
-        )
+        raise UnsupportedError(f"axis {axis} of shape {list(view.shape)} cannot be split in {outer} equal parts")
     return Split(_with(view.shape, axis, (outer, size)), view.dtype, view, axis)
 
 
@@ -231,6 +221,8 @@ class Cast(_Unary):
 
 @dataclass(frozen=True, slots=True)
 class Permute(_Unary):
+    """Axes in another order."""
+
     axes: tuple[int, ...]
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
@@ -247,6 +239,8 @@ class Permute(_Unary):
 
 @dataclass(frozen=True, slots=True)
 class Slice(_Unary):
+    """A part, or every so many, of an axis."""
+
     axis: int
     start: int
     step: int
@@ -254,8 +248,7 @@ class Slice(_Unary):
     def pieces(self, grid: Grid) -> Iterator[Piece]:
         start = _with(grid.start, self.axis, (self.start + grid.start[self.axis] * self.step,))
         loops = tuple(
-            replace(loop, step=loop.step * self.step) if loop.axis == self.axis else loop
-            for loop in grid.loops
+            replace(loop, step=loop.step * self.step) if loop.axis == self.axis else loop for loop in grid.loops
         )
         return self.of.pieces(Grid(start, loops, grid.offset))
 
@@ -269,6 +262,8 @@ class Slice(_Unary):
 
 @dataclass(frozen=True, slots=True)
 class Concat(View):
+    """Parts one after the other on an axis."""
+
     parts: tuple[View, ...]
     axis: int
     ends: tuple[int, ...] = field(repr=False)
@@ -298,6 +293,8 @@ class Concat(View):
 
 @dataclass(frozen=True, slots=True)
 class Unsqueeze(_Unary):
+    """A new axis of size one."""
+
     axis: int
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
@@ -311,6 +308,8 @@ class Unsqueeze(_Unary):
 
 @dataclass(frozen=True, slots=True)
 class Squeeze(_Unary):
+    """An axis of size one less."""
+
     axis: int
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
@@ -325,6 +324,8 @@ class Squeeze(_Unary):
 
 @dataclass(frozen=True, slots=True)
 class Split(_Unary):
+    """One axis seen as two."""
+
     axis: int
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
@@ -347,6 +348,8 @@ class Split(_Unary):
 
 @dataclass(frozen=True, slots=True)
 class Merge(_Unary):
+    """Two axes seen as one."""
+
     axis: int
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:

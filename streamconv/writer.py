@@ -125,7 +125,7 @@ class FileSink:
 
 
 def pieces(extents: tuple[tuple[int, int], ...], offset: int, count: int) -> list[tuple[int, int, int]]:
-    """Where `count` bytes from `offset` of a tensor go: (place in the file, low, high) with low … high of those bytes."""
+    """Where `count` bytes from `offset` of a tensor go: (place in the file, low, high), low … high of those bytes."""
     result, begin = [], 0
     for place, length in extents:
         low, high = max(offset, begin), min(offset + count, begin + length)
@@ -133,5 +133,3 @@ def pieces(extents: tuple[tuple[int, int], ...], offset: int, count: int) -> lis
             result.append((place + low - begin, low - offset, high - offset))
         begin += length
     return result
-
-

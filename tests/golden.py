@@ -57,9 +57,7 @@ class Case:
     @property
     def expected(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
         """Name → (dtype, shape, SHA-256 of the bytes)."""
-        return {
-            t["name"]: (dtype_of(t["dtype"]).name, tuple(t["shape"]), t["sha256"]) for t in self.values["expected"]
-        }
+        return {t["name"]: (dtype_of(t["dtype"]).name, tuple(t["shape"]), t["sha256"]) for t in self.values["expected"]}
 
 
 def cases(*families: str) -> list[Case]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -107,13 +108,13 @@ def test_any_box_of_any_tree_is_what_numpy_gives(tree, data) -> None:
 @settings(max_examples=200, deadline=None)
 @given(trees())
 def test_parts_on_the_two_sides_of_a_seam_share_no_source_element(tree) -> None:
-    view, _, leaves = tree
+    view, _, _ = tree
     seen: dict[tuple, tuple] = {}
     edges = [(0, *s, n) for s, n in zip(view.seams(), view.shape, strict=True)]
     cells = [()]
     for e in edges:
         assert list(e) == sorted(set(e)), "seams lie inside, in order"
-        cells = [(*c, pair) for c in cells for pair in zip(e, e[1:], strict=False)]
+        cells = [(*c, pair) for c in cells for pair in pairwise(e)]
     for cell in cells:
         for piece in view.box(cell):
             if piece.leaf.refs():

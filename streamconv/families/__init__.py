@@ -10,7 +10,7 @@ from .base import Config, Family, Option, Options, Value, spell
 
 __all__ = ["Config", "Family", "Option", "Options", "Value", "families", "find", "recognise", "spell"]
 
-_FAMILIES = {module.FAMILY.name: module.FAMILY for module in (llama, mixtral, raw)}
+_FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in (llama, mixtral, raw)}
 
 
 def families() -> tuple[Family, ...]:
@@ -49,6 +49,6 @@ def recognise(config: Config) -> tuple[Family, str]:
         if model_type in family.model_types:
             return family, f'config.json: model_type "{model_type}"'
     raise UnsupportedError(
-        f"config.json says model_type {quote(model_type)!r}, which no family covers; `streamconv models` lists those that "
-        "are, and --model NAME chooses one by hand (--model raw renames nothing)"
+        f"config.json says model_type {quote(model_type)!r}, which no family covers; `streamconv models` lists those "
+        "that are, and --model NAME chooses one by hand (--model raw renames nothing)"
     )

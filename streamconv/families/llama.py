@@ -1,7 +1,8 @@
 """Llama and everything whose config says LlamaForCausalLM.
 
-Fused layouts, from MindFormers' `convert_to_qkv_concat` and its models' forward pass: `true` is what MindFormers 1.5 and later
-read (q, k, v per KV group, gate and up rows alternating), `blocks` what 1.3 reads under the same names and shapes.
+Fused layouts, from MindFormers' `convert_to_qkv_concat` and its models' forward pass: `true` is what MindFormers 1.5
+and later read (q, k, v per KV group, gate and up rows alternating), `blocks` what 1.3 reads under the same names and
+shapes.
 """
 
 from __future__ import annotations

@@ -52,13 +52,10 @@ def _open_file(path: Path, header_limit: int) -> Catalog:
     elif path.suffix == ".ckpt":
         file, tensors = ckpt.read(path, header_limit)
     elif path.suffix in _TORCH:
-        raise UnsupportedError(
-            f"{quote(path)} is a torch file, and unpickling can run any code in it; {_RESAVE}"
-        )
+        raise UnsupportedError(f"{quote(path)} is a torch file, and unpickling can run any code in it; {_RESAVE}")
     else:
         raise UnsupportedError(
-            f"{quote(path)} is neither a directory nor a .safetensors or .ckpt file; "
-            "for an index, give its directory"
+            f"{quote(path)} is neither a directory nor a .safetensors or .ckpt file; for an index, give its directory"
         )
     return Catalog(path, path.suffix[1:], tensors, (file,))
 
@@ -107,13 +104,13 @@ def _is_special(name: str) -> bool:
 
 
 def _refuse_missing(directory: Path, chosen: Sequence[str], names: Collection[str], numbered: bool) -> None:
-    missing = {name for name in chosen if name not in names or _dangles(directory / name)}
+    present = {name for name in names if not _dangles(directory / name)}
+    missing = set(chosen) - present
     if numbered:
-        missing.update(missing_numbered(chosen))
+        missing.update(missing_numbered(set(chosen)))
     if missing:
         raise SourceError(
-            f"{quote(directory)} lacks {len(missing)} shard(s): "
-            f"{listing(sorted(missing))}; download them again"
+            f"{quote(directory)} lacks {len(missing)} shard(s): {listing(sorted(missing))}; download them again"
         )
 
 
@@ -158,9 +155,7 @@ def _compare(directory: Path, index: Mapping[str, str], shards: _Shards) -> None
             f"{quote(directory)}: {len(lacking)} tensor(s) that the index names are not in their files: "
             f"{listing(lacking)}; download index and shards again, from the same revision"
         )
-    unnamed = [
-        f"{name} ({shard})" for shard, (_, refs) in shards.items() for name in refs if name not in index
-    ]
+    unnamed = [f"{name} ({shard})" for shard, (_, refs) in shards.items() for name in refs if name not in index]
     if unnamed:
         raise SourceError(
             f"{quote(directory)}: {len(unnamed)} tensor(s) of the shards are not in the index: "
@@ -174,8 +169,7 @@ def _only_ckpt(directory: Path, names: Sequence[str]) -> Path:
         return directory / found[0]
     if found:
         raise SourceError(
-            f"{quote(directory)} holds {len(found)} .ckpt files ({listing(found)}); "
-            "give the one to convert itself"
+            f"{quote(directory)} holds {len(found)} .ckpt files ({listing(found)}); give the one to convert itself"
         )
     torch = [name for name in names if name.endswith(_TORCH)]
     if torch:

@@ -94,13 +94,9 @@ def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
     head = read_at(descriptor, 0, min(file.size, 64), file)
     refuse_lfs_pointer(head, file)
     if mode := _ENCRYPTED.get(head[:4]):
-        raise UnsupportedError(
-            f"{name} is encrypted ({mode}); decrypt it with MindSpore first: load, then save"
-        )
+        raise UnsupportedError(f"{name} is encrypted ({mode}); decrypt it with MindSpore first: load, then save")
     if head.startswith(_ZIP):
-        raise UnsupportedError(
-            f"{name} is a torch file, not MindSpore's; save the model as safetensors first"
-        )
+        raise UnsupportedError(f"{name} is a torch file, not MindSpore's; save the model as safetensors first")
 
 
 def _records(window: Window, header_limit: int) -> Iterator[_Record]:
@@ -238,9 +234,7 @@ def lay_out(
     for spec in tensors:
         _check_spec(name, spec)
         if spec.name in extents:
-            raise InternalError(
-                f"{quote(name)}: tensor {quote(spec.name)} is laid out twice; please report it"
-            )
+            raise InternalError(f"{quote(name)}: tensor {quote(spec.name)} is laid out twice; please report it")
         pieces = []
         for length in _slice_lengths(spec.nbytes, slice_bytes):
             head = _record_head(spec, length)
@@ -262,22 +256,17 @@ def _check_spec(name: str, spec: TensorSpec) -> None:
     where = f"{quote(name)}: tensor {quote(spec.name)}"
     if spec.dtype.mindspore is None:
         raise UnsupportedError(
-            f"{where} has dtype {spec.dtype}, which MindSpore refuses to load; "
-            "convert float8 with --dtype bf16"
+            f"{where} has dtype {spec.dtype}, which MindSpore refuses to load; convert float8 with --dtype bf16"
         )
     if spec.shape == (0,):
-        raise UnsupportedError(
-            f"{where} is an empty 1-D tensor, which a .ckpt cannot hold; write safetensors"
-        )
+        raise UnsupportedError(f"{where} is an empty 1-D tensor, which a .ckpt cannot hold; write safetensors")
     if any(size > _MAX_DIM for size in spec.shape):
         raise UnsupportedError(
-            f"{where} has shape {list(spec.shape)}; "
-            f"MindSpore loads no dimension above {_MAX_DIM} from a .ckpt"
+            f"{where} has shape {list(spec.shape)}; MindSpore loads no dimension above {_MAX_DIM} from a .ckpt"
         )
     if _HOST_CACHE_MARK in spec.name:
         raise UnsupportedError(
-            f"{where} has {_HOST_CACHE_MARK} in its name, "
-            "which MindSpore's loader takes for its own; rename it"
+            f"{where} has {_HOST_CACHE_MARK} in its name, which MindSpore's loader takes for its own; rename it"
         )
 
 

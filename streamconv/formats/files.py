@@ -35,9 +35,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise SourceError(
-                f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read"
-            )
+            raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
         yield descriptor, SourceFile(path, status.st_size)
     except OSError as error:
         raise source_error(error, "reading", path) from error
@@ -89,8 +87,7 @@ def refuse_lfs_pointer(head: bytes, file: SourceFile) -> None:
     """Raises `SourceError` if the file begins as a git-lfs pointer, which a plain clone leaves behind."""
     if head.startswith(_LFS_POINTER):
         raise SourceError(
-            f"{quote(file.path.name)} is only git-lfs's pointer to the real file; "
-            "fetch that with `git lfs pull`"
+            f"{quote(file.path.name)} is only git-lfs's pointer to the real file; fetch that with `git lfs pull`"
         )
 
 
@@ -120,6 +117,15 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise SourceError(f"{where} is JSON, but not an object")
     return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8; JSON can smuggle in lone surrogates, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shape_nbytes(shape: Sequence[int], dtype: DType, where: str) -> int:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from .. import dtypes
 from ..errors import InternalError, SourceError, UnsupportedError, quote
 from ..tensors import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
-from .files import opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
+from .files import is_unicode, opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
 
 METADATA = "__metadata__"
 
@@ -52,9 +52,7 @@ def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef
         length = _header_length(descriptor, file, header_limit)
         header = parse_json_object(read_at(descriptor, 8, length, file), f"the header of {quote(path.name)}")
     _check_metadata(header.pop(METADATA, None), file)
-    entries = sorted(
-        (_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end)
-    )
+    entries = sorted((_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end))
     _check_tiling(entries, file, data_start := 8 + length)
     _ask_library(entries, file)
     return file, {
@@ -70,9 +68,7 @@ def _header_length(descriptor: int, file: SourceFile, header_limit: int) -> int:
     refuse_lfs_pointer(read_at(descriptor, 0, min(file.size, 64), file), file)
     length = int.from_bytes(read_at(descriptor, 0, 8, file), "little")
     if length < 2:
-        raise SourceError(
-            f"{name} says at byte 0 that its header has {length} bytes; the shortest, {{}}, has 2"
-        )
+        raise SourceError(f"{name} says at byte 0 that its header has {length} bytes; the shortest, {{}}, has 2")
     if length > MAX_HEADER:
         raise SourceError(
             f"{name} says at byte 0 that its header has {length} bytes, and safetensors allows {MAX_HEADER}: "
@@ -80,8 +76,7 @@ def _header_length(descriptor: int, file: SourceFile, header_limit: int) -> int:
         )
     if 8 + length > file.size:
         raise SourceError(
-            f"{name} ends {8 + length - file.size} bytes early, "
-            f"within its header of {length} bytes: download it again"
+            f"{name} ends {8 + length - file.size} bytes early, within its header of {length} bytes: download it again"
         )
     if length > header_limit:
         raise SourceError(
@@ -105,7 +100,7 @@ def _entry(file: SourceFile, name: str, value: object) -> _Entry:
     where = f"{quote(file.path.name)}: tensor {quote(name)}"
     if not isinstance(value, dict):
         raise SourceError(f"{where} is not described by an object with dtype, shape and data_offsets")
-    if any("\ud800" <= character <= "\udfff" for character in name):
+    if not is_unicode(name):
         raise SourceError(f"{where} has a name that is not Unicode text (a lone surrogate)")
     dtype = value.get("dtype")
     if not isinstance(dtype, str):
@@ -147,8 +142,7 @@ def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) 
     missing = data_start + filled - file.size
     if missing > 0:
         raise SourceError(
-            f"{name} ends {missing} bytes early ({file.size} of "
-            f"{data_start + filled} bytes): download it again"
+            f"{name} ends {missing} bytes early ({file.size} of {data_start + filled} bytes): download it again"
         )
     if missing:
         raise SourceError(f"{name} has {-missing} trailing bytes after its last tensor: download it again")
@@ -180,8 +174,7 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str
     ends = _running_ends(ordered)
     head = _header(name, ordered, ends, metadata)
     extents = {
-        spec.name: ((len(head) + end - spec.nbytes, spec.nbytes),)
-        for spec, end in zip(ordered, ends, strict=True)
+        spec.name: ((len(head) + end - spec.nbytes, spec.nbytes),) for spec, end in zip(ordered, ends, strict=True)
     }
     return OutputFile(name, len(head) + ends[-1], ((0, head),), extents)
 
@@ -196,13 +189,9 @@ def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str
             raise InternalError(f"{where} is laid out twice; please report it")
         seen.add(spec.name)
         if not spec.dtype.safetensors:
-            raise UnsupportedError(
-                f"{where} has type {spec.dtype}, which safetensors cannot hold; write a .ckpt"
-            )
+            raise UnsupportedError(f"{where} has type {spec.dtype}, which safetensors cannot hold; write a .ckpt")
         if spec.name == METADATA or spec.name in metadata:
-            raise UnsupportedError(
-                f"{where} is named like a metadata key, and MindSpore refuses the file for it"
-            )
+            raise UnsupportedError(f"{where} is named like a metadata key, and MindSpore refuses the file for it")
 
 
 def _running_ends(ordered: Sequence[TensorSpec]) -> list[int]:
@@ -213,9 +202,7 @@ def _running_ends(ordered: Sequence[TensorSpec]) -> list[int]:
     return ends
 
 
-def _header(
-    name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metadata: Mapping[str, str]
-) -> bytes:
+def _header(name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metadata: Mapping[str, str]) -> bytes:
     """Length and JSON as they stand at the beginning of the file."""
     entries: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     for spec, end in zip(ordered, ends, strict=True):
@@ -225,7 +212,6 @@ def _header(
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise UnsupportedError(
-            f"{quote(name)} would have a header of {len(text)} bytes, "
-            f"and readers take {MAX_HEADER}; use smaller shards"
+            f"{quote(name)} would have a header of {len(text)} bytes, and readers take {MAX_HEADER}; use smaller shards"
         )
     return len(text).to_bytes(8, "little") + text

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ..errors import SourceError, quote
 from ..tensors import TensorSpec
-from .files import opened, parse_json_object, read_at
+from .files import is_unicode, opened, parse_json_object, read_at
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
@@ -99,12 +100,10 @@ def _items(value: object) -> list[tuple[str, object]]:
 
 
 def _is_plain(name: str) -> bool:
-    if name in ("", ".", "..") or any(character in "/\\\0" for character in name):
-        return False
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_unicode(name)
 
 
-def missing_numbered(names: Collection[str]) -> list[str]:
+def missing_numbered(names: AbstractSet[str]) -> list[str]:
     """What names such as `model-00001-of-00003.safetensors` promise and lack, for the first such series."""
     promised: set[tuple[str, str]] = set()
     for name in names:

@@ -1,9 +1,9 @@
 """Protobuf's wire format, as much of it as a checkpoint needs, read by position from a file of any size.
 
 A message is a run of fields: a varint key (number * 8 + wire type), then a varint (0), eight bytes (1), a
-length and as many bytes (2), or four bytes (5). Numbers and lengths need not be minimal. Groups (3, 4) left protobuf
-before MindSpore was written, and are refused. A field's bytes are passed over, not read, until somebody asks
-for them.
+length and as many bytes (2), or four bytes (5). Numbers and lengths need not be minimal. Groups (3, 4) left
+protobuf before MindSpore was written, and are refused. A field's bytes are passed over, not read, until
+somebody asks for them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Window:
             if number == 0:
                 raise self.broken(key_at, "a field has the number 0")
             if at - key_at > 1 and key < 1 << 7 * (at - key_at - 1):
-                # Protobuf's C++ reads such a field, its upb (MindSpore 2.10) passes over it: measured.
+                # By the specification it counts; upb, the protobuf of MindSpore 2.10, passes over it (measured).
                 raise self.broken(key_at, "a field's key is padded, which readers take differently")
             if wire_type == VARINT:
                 value, at = self.varint(at, end)

@@ -1,0 +1,296 @@
+"""The command line: words, exit codes, a progress bar. Everything it does is `convert.py`'s and `verify.py`'s."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+
+from .errors import BudgetError, InterruptedRunError, StreamconvError, UsageError, quote
+from .words import suggestion
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CONVERT_HELP = """Convert the checkpoint SOURCE (a directory or a file) to DEST (a directory, or a .ckpt file).
+
+\b
+Examples:
+  streamconv convert ./Mixtral-8x7B ./mixtral-ms --dtype bf16 --max-mem 2G
+  streamconv convert ./Llama-3.1-8B ./llama.ckpt --model llama
+  streamconv convert ./llama.ckpt ./llama-hf --reverse --model llama
+  streamconv convert ./old.ckpt ./new-dir --model raw
+
+MindFormers' spelling works too: --input_path, --output_path, --reversed, and a family's options as flags
+(--qkv_concat true).
+"""
+
+
+class _Commands(click.Group):
+    """A group that says which command was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with the one that looks most like it."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise UsageError(
+                f"there is no command {quote(name)!r}{suggestion(name, self.commands)}; see streamconv --help"
+            )
+        return super().resolve_command(ctx, args)
+
+
+class _WithFamilyFlags(click.Command):
+    """A command that takes families' options as MindFormers does: `--qkv_concat true` is `-o qkv_concat=true`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Rewrite the flags, then parse."""
+        from .families import families
+
+        flags = {f"--{option.name}" for family in families() for option in family.options}
+        rewritten, rest = [], list(args)
+        while rest:
+            word, equals, value = rest.pop(0).partition("=")
+            if word not in flags:
+                rewritten.append(word + equals + value)
+                continue
+            if not equals:
+                if not rest or rest[0].startswith("--"):
+                    raise UsageError(f"{word} needs a value, for example {word} true")
+                value = rest.pop(0)
+            rewritten += ["-o", f"{word[2:]}={value}"]
+        return super().parse_args(ctx, rewritten)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="streamconv")
+def cli() -> None:
+    """Convert very large checkpoints between HuggingFace and MindSpore in a fixed amount of memory."""
+
+
+def _conversion(command: F) -> F:
+    """The arguments of a conversion."""
+    options = (
+        click.argument("source", required=False),
+        click.argument("dest", required=False),
+        click.option("--input_path", hidden=True),
+        click.option("--output_path", hidden=True),
+        click.option("--model", metavar="NAME", help="Model family; recognised from config.json where absent."),
+        click.option("--reverse", "--reversed", is_flag=True, help="From MindSpore to HuggingFace."),
+        click.option("--dtype", metavar="fp32|fp16|bf16", help="Cast every float tensor; as they are where absent."),
+        click.option("options", "-o", multiple=True, metavar="NAME=VALUE", help="A family's option; repeatable."),
+        click.option("--format", metavar="safetensors|ckpt|hf", help="Of DEST; from its name and the direction."),
+        click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="5GB is 5*10^9 bytes."),
+        click.option("--crc", is_flag=True, help="Append MindSpore's CRC to a .ckpt (2.3 and later read it)."),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace the checkpoint at DEST; it stays until the new one is done.",
+        ),
+    )
+    for option in reversed((*options, *_RESOURCES)):
+        command = option(command)
+    return command
+
+
+_RESOURCES = (
+    click.option(
+        "--max-mem", metavar="SIZE", help="Resident memory: 16G, 512M. A quarter of what is free, at most 2G."
+    ),
+    click.option("--workers", type=int, metavar="N", help="Threads; as many as cores and memory allow."),
+    click.option("--config", metavar="FILE", help="The model's config.json, where it is not beside the weights."),
+    click.option(
+        "--io",
+        metavar="auto|map|read",
+        default="auto",
+        show_default=True,
+        help="Map SOURCE's files, or read them.",
+    ),
+)
+_OUTPUT = (
+    click.option("--quiet", is_flag=True, help="No progress, no plan."),
+    click.option("--json", "as_json", is_flag=True, help="One machine-readable report on stdout."),
+)
+
+
+def _output(command: F) -> F:
+    for option in reversed(_OUTPUT):
+        command = option(command)
+    return command
+
+
+@cli.command(cls=_WithFamilyFlags, help=_CONVERT_HELP)
+@_conversion
+@_output
+def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
+    """Convert."""
+    conversion = _plan(arguments)
+    if not quiet:
+        click.echo(str(conversion), err=True)
+    with _progress(quiet) as on_progress:
+        report = conversion.run(on_progress)
+    click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
+
+
+@cli.command(cls=_WithFamilyFlags)
+@_conversion
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def plan(as_json: bool, **arguments: Any) -> None:
+    """Everything that convert would do but the bytes: names, shapes, dtypes, sizes, memory."""
+    from .report import tensor_lines
+
+    conversion = _plan(arguments)
+    if as_json:
+        click.echo(json.dumps(conversion.to_json(), indent=1))
+        return
+    click.echo("\n".join([*tensor_lines(conversion), str(conversion)]))
+
+
+def _plan(arguments: dict[str, Any]) -> Any:
+    from .convert import plan
+
+    source = _one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path")
+    dest = _one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path")
+    return plan(source, dest, **{**arguments, "options": _pairs(arguments["options"])})
+
+
+def _one_of(positional: str | None, flag: str | None, name: str, flag_name: str) -> str:
+    if positional and flag:
+        raise UsageError(f"{name} is given twice: as an argument and as {flag_name}")
+    value = positional or flag
+    if not value:
+        raise UsageError(f"{name} is missing: streamconv convert SOURCE DEST")
+    return value
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"-o {quote(text)}: write -o NAME=VALUE")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def inspect(path: str, as_json: bool) -> None:
+    """The tensors of any supported file or directory: name, dtype, shape, bytes, file."""
+    from .inspection import catalog_lines, catalog_values
+    from .lazy import open as open_checkpoint
+
+    catalog = open_checkpoint(path).catalog
+    if as_json:
+        click.echo(json.dumps(catalog_values(catalog), indent=1))
+    else:
+        click.echo("\n".join(catalog_lines(catalog)))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def models(name: str | None, as_json: bool) -> None:
+    """The model families; with NAME, one family's options, repositories and table of names."""
+    from .families import families, find
+    from .inspection import family_lines, family_values
+
+    chosen = [find(name)] if name else list(families())
+    if as_json:
+        click.echo(json.dumps([family_values(family) for family in chosen], indent=1))
+    else:
+        click.echo("\n".join(line for family in chosen for line in family_lines(family, bool(name))))
+
+
+@cli.command()
+@click.argument("first", metavar="[SOURCE]")
+@click.argument("second", metavar="DEST", required=False)
+@_output
+def verify(first: str, second: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
+    """Prove that DEST is what streamconv wrote (against its manifest) or, with SOURCE, what SOURCE gives."""
+    from .convert import verify_checkpoint
+
+    given = {name: value for name, value in arguments.items() if value is not None} if second else {}
+    with _progress(quiet) as on_progress:
+        result = verify_checkpoint(first, second, progress=on_progress, **given)
+    if as_json:
+        click.echo(json.dumps({"files": result.files, "tensors": result.tensors, "bytes": result.count}))
+    else:
+        what = "as its manifest says" if second is None else "byte for byte what the source gives"
+        click.echo(
+            f"{quote(second or first)} is {what}: "
+            f"{result.tensors} tensors in {result.files} files, {result.count} bytes"
+        )
+
+
+for _option in reversed(_RESOURCES):
+    verify = _option(verify)
+
+
+@cli.command()
+@click.option("--keep", metavar="DIR", help="Write into DIR, and leave it; a temporary directory otherwise.")
+@click.option("--max-mem", default="96M", show_default=True, metavar="SIZE", help="The budget of each step.")
+def demo(keep: str | None, max_mem: str) -> None:
+    """Make a small Mixtral, convert it, verify it, convert it back, and show that the bytes are the same."""
+    from .demo import run
+
+    run(keep, max_mem, click.echo)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    if quiet:
+        yield None
+        return
+    from .progress import ProgressBar
+
+    with ProgressBar(sys.stderr) as bar:
+        yield bar
+
+
+def main() -> None:
+    """Run the command line; ends the process with the exit code of what happened."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        cli.main(standalone_mode=False)
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing is left to say, and no one to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _explained(error)
+        if code == 1 and os.environ.get("STREAMCONV_TRACEBACK"):
+            raise
+        click.echo(f"streamconv: {message}", err=True)
+        return code
+    return 0
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    match error:
+        case StreamconvError():
+            return str(error), error.exit_code
+        case click.exceptions.Abort() | KeyboardInterrupt():
+            return "interrupted; nothing is left at DEST", 128 + signal.SIGINT
+        case click.ClickException():
+            return f"{error.format_message()}; see streamconv --help", UsageError.exit_code
+        case MemoryError():
+            return "the system refused memory that the budget allows: give a smaller --max-mem", BudgetError.exit_code
+    fault = f"{type(error).__name__}: {quote(error)}"
+    return f"a fault of streamconv: {fault}; please report it (STREAMCONV_TRACEBACK=1 shows where)", 1
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise InterruptedRunError("terminated; nothing is left at DEST", number)

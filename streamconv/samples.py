@@ -1,0 +1,84 @@
+"""Samples: checkpoints with a family's real names and shapes and random values, for the demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from .dtypes import BF16, DType
+from .families import Config, Family, Options
+from .formats import safetensors, shards
+from .rules import Rule, fill
+from .sizes import Sizes
+from .tensors import OutputFile, TensorSpec
+
+_CHUNK = 1 << 20
+
+
+def hf_specs(
+    family: Family,
+    config: Config,
+    options: Options | None = None,
+    dtype: DType = BF16,
+    optional: bool = False,
+) -> list[TensorSpec]:
+    """Every HF tensor of a model of this config, by the family's own table; with `optional`, the optional ones too."""
+    chosen = {option.name: option.default for option in family.options} | dict(options or {})
+    sizes = Sizes(family.sizes, config)
+    return [
+        TensorSpec(name, dtype, shape)
+        for rule in family.rules(config, chosen)
+        if isinstance(rule, Rule) and (optional or not rule.optional)
+        for name, shape in _tensors(rule, family.counts, sizes)
+    ]
+
+
+def _tensors(rule: Rule, counts: Mapping[str, str], sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for pattern, spec in zip(rule.patterns("hf"), rule.shapes(), strict=True):
+        shape = tuple(sizes.number(symbol) for symbol in (spec or "").split(","))
+        fillings: list[dict[str, int | str]] = [{}]
+        for hole in rule.holes("hf"):
+            fillings = [{**f, hole: i} for f in fillings for i in range(sizes.number(counts[hole]))]
+        yield from ((fill(pattern, filling), shape) for filling in fillings)
+
+
+def write_hf(folder: Path, config: Config, specs: list[TensorSpec], max_shard_size: int, seed: int = 0) -> None:
+    """Write a checkpoint of random normal values as transformers would: shards, index, config; a MiB at a time."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2))
+    groups = shards.split(specs, max_shard_size)
+    generator = np.random.default_rng(seed)
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        name = shards.hf_shard_name(number, len(groups))
+        file = safetensors.lay_out(name, group, {"format": "pt"})
+        _write_random(folder / name, file, group, generator)
+        weight_map.update({spec.name: name for spec in group})
+    if len(groups) > 1:
+        total = sum(spec.nbytes for spec in specs)
+        (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(total, weight_map))
+
+
+def _write_random(path: Path, file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator) -> None:
+    with path.open("wb") as out:
+        for offset, literal in file.literals:
+            out.seek(offset)
+            out.write(literal)
+        for spec in specs:
+            out.seek(file.extents[spec.name][0][0])
+            for begin in range(0, spec.nbytes, _CHUNK):
+                count = min(_CHUNK, spec.nbytes - begin) // spec.dtype.itemsize
+                out.write(random_values(generator, count, spec.dtype).tobytes())
+
+
+def random_values(
+    generator: np.random.Generator, count: int, dtype: DType
+) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+    """Normal values of the size that weights have."""
+    kind = ml_dtypes.bfloat16 if dtype == BF16 else np.dtype(dtype.numpy)
+    values = generator.standard_normal(count, np.float32) * np.float32(0.02)
+    return values.astype(kind)
