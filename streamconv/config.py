@@ -87,7 +87,8 @@ def mended(config: ModelConfig, dtype: DType | None) -> bytes:
     if dtype is not None:
         for key in [k for k in ("torch_dtype", "dtype") if k in values] or ["torch_dtype"]:
             values[key] = TORCH_NAMES[dtype]
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    # In ASCII, as transformers writes it: half a surrogate pair is legal in JSON's escapes, and nowhere else.
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def companions(config: ModelConfig, directory: Path) -> list[Path]:

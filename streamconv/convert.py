@@ -86,7 +86,7 @@ class Conversion:
         """
         started = time.monotonic()
         budget, mapped = self.budget, uses_mapping(self.io, self.catalog.files)
-        self.destination.check(self.catalog.files, self.overwrite)
+        self.destination.check(self.catalog, self.overwrite)
         self.destination.check_room(self.layout.total)
         for check in self.plan.checks:
             engine.check_same_bytes(check, budget, mapped)

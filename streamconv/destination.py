@@ -8,11 +8,11 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DestinationError, StorageError, UsageError, quote, storage_error
-from .tensors import SourceFile
+from .tensors import Catalog
 from .units import format_size
 
 MANIFEST = "streamconv.json"
@@ -49,7 +49,7 @@ class Destination:
         self.partial = path.with_name(path.name + ".partial")
         self._lock: int | None = None
 
-    def check(self, sources: Iterable[SourceFile], overwrite: bool) -> None:
+    def check(self, source: Catalog, overwrite: bool) -> None:
         """Refuse a destination that is the source, that holds it, or that is not ours to write.
 
         Raises:
@@ -58,7 +58,7 @@ class Destination:
         """
         if not self.path.parent.is_dir():
             raise UsageError(f"{quote(self.path.parent)} is not a directory: create it first")
-        self._check_apart(sources)
+        self._check_apart(source)
         if not os.path.lexists(self.path):
             return
         if self.single != self.path.is_file():
@@ -73,19 +73,19 @@ class Destination:
         if not self.single:
             self._check_replaceable()
 
-    def _check_apart(self, sources: Iterable[SourceFile]) -> None:
+    def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
         inside = {_identity(p) for p in (self.path, *self.path.absolute().parents) if p.exists()}
         held = {_identity(p) for p in self.path.iterdir()} if self.path.is_dir() else set()
-        for file in sources:
+        if source.path.is_dir() and _identity(source.path) in inside:
+            raise DestinationError(
+                f"{quote(self.path)} lies in the source's directory, which is never written to: "
+                "choose another destination"
+            )
+        for file in source.files:
             if _identity(file.path) in held or _identity(file.path) == _identity_or_none(self.path):
                 raise DestinationError(
                     f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination"
-                )
-            if _identity(file.path.parent) in inside:
-                raise DestinationError(
-                    f"{quote(self.path)} lies in the source's directory, which is never written to: "
-                    "choose another destination"
                 )
 
     def _check_replaceable(self) -> None:

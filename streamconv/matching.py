@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import quote
@@ -74,7 +74,7 @@ def learn_counts(matches: Matches, side: str, counts: Mapping[str, str], sizes: 
     """Where the config does not say how many layers or experts there are, the names do."""
     seen: dict[str, int] = defaultdict(int)
     for application in matches.applications:
-        for hole, value in _numbers(application, side):
+        for _, hole, value in _numbers(application, side):
             seen[hole] = max(seen[hole], value + 1)
     for hole, count in seen.items():
         if hole in counts and sizes.get(counts[hole]) is None:
@@ -84,11 +84,10 @@ def learn_counts(matches: Matches, side: str, counts: Mapping[str, str], sizes: 
 def out_of_range(matches: Matches, side: str, counts: Mapping[str, str], sizes: Sizes) -> Iterator[str]:
     """Findings: layers and experts beyond those that there are."""
     for application in matches.applications:
-        for hole, value in _numbers(application, side):
+        for ref, hole, value in _numbers(application, side):
             count = sizes.get(counts.get(hole, ""))
             if count is not None and value >= count:
-                name = quote(_name(application, side, value))
-                yield f"{name}: {hole} {value} is one too many, there are {count}{sizes.origin(counts[hole])}"
+                yield f"{quote(ref.name)}: there is no {hole} {value}, but {count}{sizes.origin(counts[hole])}"
 
 
 def missing(
@@ -113,8 +112,10 @@ def _missing_of(
     shared = [hole for hole in rule.holes(side) if hole != stacked]
     present = {tuple(a.bindings[hole] for hole in shared): a for a in applications}
     depth = sizes.get(counts.get(stacked or "", "")) or 1
-    wanted = [()] if not shared else [(i,) for i in range(sizes.get(counts.get(shared[0], "")) or 0)]
-    for values in wanted if len(shared) < 2 else present:
+    wanted: Iterable[tuple[int | str, ...]] = present
+    if len(shared) < 2:
+        wanted = ((i,) for i in range(sizes.get(counts.get(shared[0], "")) or 0)) if shared else [()]
+    for values in wanted:
         application = present.get(values)
         for index, pattern in enumerate(rule.patterns(side)):
             members = application.members[index] if application else {}
@@ -124,18 +125,13 @@ def _missing_of(
                     yield f"{fill(pattern, holes)}: missing"
 
 
-def _numbers(application: Application, side: str) -> Iterator[tuple[str, int]]:
-    """Every number that the names of an application hold, by hole; of a stack, the highest."""
-    for hole, value in application.bindings.items():
-        if isinstance(value, int):
-            yield hole, value
+def _numbers(application: Application, side: str) -> Iterator[tuple[TensorRef, str, int]]:
+    """Every number that a name of an application holds: the tensor, the hole, the number."""
     stacked = application.rule.stacked(side)
-    if stacked:
-        yield stacked, max(position for members in application.members for position in members)
-
-
-def _name(application: Application, side: str, value: int) -> str:
-    """A tensor of the application whose name holds `value`."""
-    refs = application.refs()
-    named = (ref.name for ref in refs if str(value) in ref.name.split("."))
-    return next(named, refs[0].name)
+    for members in application.members:
+        for position, ref in members.items():
+            for hole, value in application.bindings.items():
+                if isinstance(value, int):
+                    yield ref, hole, value
+            if stacked:
+                yield ref, stacked, position

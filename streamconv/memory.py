@@ -36,6 +36,7 @@ WORKER_OVERHEAD = 3 * MIB
 RESERVE = 10 * MIB
 
 _DEFAULT_WORKERS = 4
+_JITTER = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,6 @@ class Budget:
     region: int
 
     @property
-    def least(self) -> int:
-        """The smallest budget that one worker could do with."""
-        return self.base + _worker(MIN_REGION)
-
-    @property
     def peak(self) -> int:
         """The most that will be resident."""
         return self.base + self.workers * _worker(self.region)
@@ -72,16 +68,21 @@ def divide(limit: int, workers: int | None, resident: int | None = None) -> Budg
         BudgetError: it does not suffice for the workers asked, or for one; the message names what would.
     """
     base = (resident_bytes() if resident is None else resident) + RESERVE
-    least = base + (workers or 1) * _worker(MIN_REGION)
-    if limit < least:
+    if limit < base + (workers or 1) * _worker(MIN_REGION):
+        least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""
         raise BudgetError(
-            f"a budget of {format_size(limit)} is too small: this conversion needs at least {format_size(least)}{many} "
-            f"({format_size(base)} for the interpreter and the plan); give --max-mem {-(-least // MIB)}M or more"
+            f"a budget of {format_size(limit)} is too small: this conversion needs {format_size(least)}{many} "
+            f"({format_size(base)} for the interpreter and the plan); give --max-mem {least // MIB}M or more"
         )
     count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (limit - base) // _worker(MIN_REGION)))
     region = min(MAX_REGION, ((limit - base) // count - WORKER_OVERHEAD) // 2)
     return Budget(limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def least_limit(base: int, workers: int = 1) -> int:
+    """The smallest budget to recommend: whole MiB, with room for what differs from one start to the next."""
+    return -(-(base + workers * _worker(MIN_REGION) + _JITTER) // MIB) * MIB
 
 
 def default_limit() -> int:

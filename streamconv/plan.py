@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import islice
 
 from . import matching, views
 from .dtypes import FLOAT, INTEGER, DType
@@ -23,6 +26,7 @@ from .transforms import Same
 from .views import View
 
 _LISTED = 200
+_COUNTED = 100_000
 
 Order = tuple[object, ...]
 
@@ -70,21 +74,20 @@ class Plan:
     dropped: Mapping[str, str]
     checks: tuple[SameBytes, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the output but for the source's bytes; not over the source's files."""
-        return hashlib.sha256(json.dumps(self._identity(), separators=(",", ":")).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for part in self._identity():
+            digest.update(json.dumps(part, separators=(",", ":")).encode())
+        return digest.hexdigest()
 
-    def _identity(self) -> list[object]:
-        return [
-            [self.family, self.direction.value, self.dtype and self.dtype.name],
-            sorted((name, spell(value)) for name, value in self.options.items()),
-            [
-                [o.name, o.dtype.name, o.view.shape, o.sources, [_leaf_identity(x) for x in o.view.leaves()]]
-                for o in self.outputs
-            ],
-            sorted(self.dropped.items()),
-        ]
+    def _identity(self) -> Iterator[list[object]]:
+        yield [self.family, self.direction.value, self.dtype and self.dtype.name]
+        yield [*sorted((name, spell(value)) for name, value in self.options.items())]
+        yield [*sorted(self.dropped.items())]
+        for output in self.outputs:
+            yield [output.name, output.dtype.name, output.view.shape, output.sources, _structure(output.view)]
 
 
 def make_plan(
@@ -108,7 +111,7 @@ def make_plan(
     matching.learn_counts(matches, side, family.counts, sizes)
     wrong = [*matches.unknown, *matching.out_of_range(matches, side, family.counts, sizes)]
     wrong += _learn_shapes(matches, direction, sizes)
-    absent = list(matching.missing(matches, statements, side, family.counts, sizes))
+    absent = list(islice(matching.missing(matches, statements, side, family.counts, sizes), _COUNTED))
     _raise(wrong, absent)
 
     build = _Builder(direction, dtype, sizes, family.counts, _runs(statements))
@@ -158,7 +161,7 @@ class _Builder:
         names = tuple(ref.name for ref in application.refs())
         order = (
             self.runs[application.number],
-            *map(_natural, application.bindings.values()),
+            [*map(_natural, application.bindings.values())],
             application.number,
         )
         try:
@@ -191,6 +194,8 @@ class _Builder:
             yield {}, view
             return
         self.sizes.fit(view.shape[:1], self.counts[hole])
+        if not math.prod(view.shape):
+            raise UnsupportedError(f"shape {list(view.shape)} is a stack of empty tensors")
         for position in range(view.shape[0]):
             yield {hole: position}, views.squeeze(views.cut(view, 0, position, position + 1), 0)
 
@@ -217,7 +222,7 @@ class _Builder:
                 checks.append(SameBytes(of, other, "config.json says tie_word_embeddings"))
             if self.forward:
                 view, names = self._leaf(of), (of.name, *((other.name,) if other else ()))
-                outputs.append(((self.runs[number], number), Output(tie.ms, view.dtype, view, names)))
+                outputs.append(((self.runs[number], [], number, 0), Output(tie.ms, view.dtype, view, names)))
             elif other is not None:
                 self.dropped[other.name] = f"tied: the same bytes as {of.name}"
         return outputs, checks
@@ -228,8 +233,18 @@ def _source_name(statements: Sequence[Statement], hf: str, side: str) -> str:
     return next(s.patterns(side)[0] for s in statements if isinstance(s, Rule) and s.hf == hf)
 
 
-def _leaf_identity(view: views.Leaf) -> list[object]:
-    return [[ref.name, ref.dtype.name, ref.shape] for ref in view.refs()]
+def _structure(value: object) -> object:
+    """A view as plain values: its operations, their numbers, and its leaves but for the files they lie in."""
+    match value:
+        case View():
+            return [type(value).__name__, *(_structure(getattr(value, field.name)) for field in fields(value))]
+        case TensorRef():
+            return [value.name, value.dtype.name, value.shape]
+        case DType():
+            return value.name
+        case tuple():
+            return [_structure(item) for item in value]
+    return value
 
 
 def _runs(statements: Sequence[Statement]) -> dict[int, int]:
@@ -247,7 +262,7 @@ def _runs(statements: Sequence[Statement]) -> dict[int, int]:
 def _natural(value: int | str) -> list[tuple[int, int, str]]:
     """A key that sorts `layers.10` after `layers.9`."""
     parts = str(value).split(".")
-    return [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
+    return [(0, int(p), "") if p.isdecimal() and p.isascii() and len(p) < 19 else (1, 0, p) for p in parts]
 
 
 def _twice(outputs: Iterable[Output]) -> Iterator[str]:
@@ -270,6 +285,8 @@ def _raise(wrong: Sequence[str], absent: Sequence[str]) -> None:
         *([f"… and {len(findings) - _LISTED} more"] if len(findings) > _LISTED else []),
     ]
     count = "1 tensor does" if len(findings) == 1 else f"{len(findings)} tensors do"
+    if len(absent) == _COUNTED:
+        count = f"at least {count}"
     raise kind(
         "\n  ".join([f"{count} not fit the model:", *shown])
         + "\nnothing was written; is this the right --model, and is the source complete?"

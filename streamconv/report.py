@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .engine import Tally
 from .errors import quote
 from .families import spell
-from .memory import Budget
+from .memory import Budget, least_limit
 from .units import format_size
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def plan_values(conversion: Conversion) -> dict[str, object]:
         "total_bytes": layout.total,
         "max_mem": budget.limit,
         "max_shard_size": conversion.max_shard_size,
-        "minimum_mem": budget.least,
+        "minimum_mem": least_limit(budget.base),
         "digest": plan.digest,
         "files": {file.name: file.size for file in layout.files},
         "dropped": dict(plan.dropped),

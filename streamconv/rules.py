@@ -20,6 +20,7 @@ from .transforms import Same, Transform
 Bindings = Mapping[str, int | str]
 
 _HOLE = re.compile(r"\{(\w+)(?::([^}]*))?\}")
+_COMPARED = 300
 
 
 class Direction(Enum):
@@ -109,6 +110,7 @@ class Matcher:
     def __init__(self, statements: Sequence[Statement], side: str) -> None:
         self._exact: dict[str, list[tuple[_Pattern, Statement, int]]] = {}
         self._open: list[tuple[_Pattern, Statement, int]] = []
+        self._near: dict[str, str | None] = {}
         for statement in statements:
             for index, text in enumerate(_patterns(statement, side)):
                 pattern = _compile(text)
@@ -128,8 +130,11 @@ class Matcher:
 
     def closest(self, name: str) -> str | None:
         """The known pattern that looks most like `name`."""
-        near = difflib.get_close_matches(_template(name), list(self._exact), n=1, cutoff=0.5)
-        return self._exact[near[0]][0][0].text if near else None
+        template = _template(name)
+        if template not in self._near:
+            near = difflib.get_close_matches(template[:_COMPARED], list(self._exact), n=1, cutoff=0.5)
+            self._near[template] = self._exact[near[0]][0][0].text if near else None
+        return self._near[template]
 
 
 def fill(pattern: str, bindings: Bindings) -> str:
@@ -175,7 +180,7 @@ class _Pattern:
 def _compile(text: str) -> _Pattern:
     def regex(kind: str | None) -> str:
         if kind is None:
-            return r"0|[1-9][0-9]*"
+            return r"0|[1-9][0-9]{0,8}"
         return r"[\s\S]*" if kind == "*" else "|".join(map(re.escape, kind.split("|")))
 
     parts, last = [], 0

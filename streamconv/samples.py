@@ -39,7 +39,7 @@ def hf_specs(
 
 def _tensors(rule: Rule, counts: Mapping[str, str], sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     for pattern, spec in zip(rule.patterns("hf"), rule.shapes(), strict=True):
-        shape = tuple(sizes.number(symbol) for symbol in (spec or "").split(","))
+        shape = tuple(sizes.number(symbol) for symbol in spec.split(",")) if spec else ()
         fillings: list[dict[str, int | str]] = [{}]
         for hole in rule.holes("hf"):
             fillings = [{**f, hole: i} for f in fillings for i in range(sizes.number(counts[hole]))]

@@ -112,9 +112,9 @@ class Join(Transform):
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         ratio = [sizes.number(r) for r in self.ratio]
-        total = sum(part.shape[self.axis] for part in parts)
-        lengths = _shares(total, ratio)
-        if [part.shape[self.axis] for part in parts] != lengths:
+        lengths = [views.length(part, self.axis) for part in parts]
+        total = sum(lengths)
+        if lengths != _shares(total, ratio):
             shapes = ", ".join(str(list(part.shape)) for part in parts)
             raise UnsupportedError(
                 f"shapes {shapes} on axis {self.axis} are not in the ratio {':'.join(map(str, ratio))}"
@@ -143,7 +143,7 @@ class Part(Transform):
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         (whole,), axis = parts, self.join.axis
         ratio = [sizes.number(r) for r in self.join.ratio]
-        total = whole.shape[axis]
+        total = views.length(whole, axis)
         groups = self.join._groups(total, ratio, sizes)
         if groups == 1:
             return _cuts(whole, axis, _shares(total, ratio))
@@ -223,8 +223,12 @@ class Pad(Transform):
     multiple: str
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.pad(part, self.axis, self.padded(views.length(part, self.axis), sizes)) for part in parts]
+
+    def padded(self, length: int, sizes: Sizes) -> int:
+        """The next multiple from `length` up."""
         unit = sizes.number(self.multiple)
-        return [views.pad(part, self.axis, -(-part.shape[self.axis] // unit) * unit) for part in parts]
+        return -(-length // unit) * unit
 
     @property
     def inverse(self) -> Transform:
@@ -238,8 +242,12 @@ class Unpad(Transform):
     pad: Pad
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        size = sizes.number(self.pad.size)
-        return [views.cut(part, self.pad.axis, 0, size) for part in parts]
+        axis, size = self.pad.axis, sizes.number(self.pad.size)
+        padded = self.pad.padded(size, sizes)
+        for part in parts:
+            if views.length(part, axis) != padded:
+                raise UnsupportedError(f"axis {axis} of shape {list(part.shape)} is not {size} padded to {padded}")
+        return [views.cut(part, axis, 0, size) for part in parts]
 
     @property
     def inverse(self) -> Transform:

@@ -11,7 +11,7 @@ import re
 from .errors import UsageError, quote
 
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([KMGT]?)(I?B)?\s*", re.IGNORECASE)
 _LIMIT = 1 << 62
 
 
@@ -24,22 +24,21 @@ def parse_size(text: str | int, what: str = "size") -> int:
     >>> parse_size("16G"), parse_size("5GB"), parse_size("512")
     (17179869184, 5000000000, 512)
     """
-    if isinstance(text, int):
-        number, unit, suffix = str(text), "", None
-    else:
-        match = _SIZE.fullmatch(text)
-        if not match:
-            raise UsageError(f"{what} {quote(text)!r} is not a size; write for example 16G, 512MiB, 5GB or plain bytes")
-        number, unit, suffix = match.groups()
-    base = 1000 if unit and suffix and suffix.upper() == "B" else 1024
-    value = (
-        int(float(number) * base ** _POWER[unit.upper()])
-        if "." in number
-        else int(number) * base ** _POWER[unit.upper()]
-    )
+    value = text if isinstance(text, int) else _bytes_of(text, what)
     if not 1 <= value <= _LIMIT:
-        raise UsageError(f"{what} {quote(text)!r} is out of range; it has to be at least one byte and below 4 EiB")
+        shown = f" {quote(text)!r}" if isinstance(text, str) else ""
+        raise UsageError(f"{what}{shown} is out of range; it has to be at least one byte and below 4 EiB")
     return value
+
+
+def _bytes_of(text: str, what: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise UsageError(f"{what} {quote(text)!r} is not a size; write for example 16G, 512MiB, 5GB or plain bytes")
+    number, unit, suffix = match.groups()
+    base = 1000 if unit and suffix and suffix.upper() == "B" else 1024
+    factor = base ** _POWER[unit.upper()]
+    return int(float(number) * factor) if "." in number else int(number) * factor
 
 
 def format_size(count: float) -> str:

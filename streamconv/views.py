@@ -53,6 +53,17 @@ def cast(view: View, dtype: DType) -> View:
     return view if view.dtype == dtype else Cast(view.shape, dtype, view)
 
 
+def length(view: View, axis: int) -> int:
+    """Elements along `axis`.
+
+    Raises:
+        UnsupportedError: the view has no such axis.
+    """
+    if axis >= len(view.shape):
+        raise UnsupportedError(f"shape {list(view.shape)} has no axis {axis}")
+    return view.shape[axis]
+
+
 def permute(view: View, axes: Sequence[int]) -> View:
     """Axis i of the result is axis `axes[i]` of `view`."""
     if sorted(axes) != list(range(len(view.shape))):
@@ -62,7 +73,7 @@ def permute(view: View, axes: Sequence[int]) -> View:
 
 def cut(view: View, axis: int, start: int, stop: int, step: int = 1) -> View:
     """Every `step`-th of the elements `start` … `stop` along `axis`."""
-    if not (0 <= start <= stop <= view.shape[axis] and step > 0):
+    if not (0 <= start <= stop <= length(view, axis) and step > 0):
         raise UnsupportedError(f"[{start}:{stop}:{step}] does not fit axis {axis} of shape {list(view.shape)}")
     count = len(range(start, stop, step))
     return Slice(_with(view.shape, axis, (count,)), view.dtype, view, axis, start, step)
@@ -94,14 +105,14 @@ def unsqueeze(view: View, axis: int) -> View:
 
 def squeeze(view: View, axis: int) -> View:
     """`view` without its axis `axis` of size one."""
-    if view.shape[axis] != 1:
+    if length(view, axis) != 1:
         raise UnsupportedError(f"axis {axis} of shape {list(view.shape)} is not of size one")
     return Squeeze(_with(view.shape, axis, ()), view.dtype, view, axis)
 
 
 def split(view: View, axis: int, outer: int) -> View:
     """Axis `axis` of n elements seen as two: [outer, n / outer]."""
-    size, rest = divmod(view.shape[axis], outer) if outer > 0 else (0, 1)
+    size, rest = divmod(length(view, axis), outer) if outer > 0 else (0, 1)
     if rest:
         raise UnsupportedError(f"axis {axis} of shape {list(view.shape)} cannot be split in {outer} equal parts")
     return Split(_with(view.shape, axis, (outer, size)), view.dtype, view, axis)
@@ -109,14 +120,14 @@ def split(view: View, axis: int, outer: int) -> View:
 
 def merge(view: View, axis: int) -> View:
     """Axes `axis` and `axis + 1` seen as one."""
-    outer, inner = view.shape[axis : axis + 2]
+    outer, inner = length(view, axis), length(view, axis + 1)
     shape = (*view.shape[:axis], outer * inner, *view.shape[axis + 2 :])
     return Merge(shape, view.dtype, view, axis)
 
 
 def pad(view: View, axis: int, size: int) -> View:
     """`view` with zeros after it, so that `axis` has `size` elements."""
-    missing = size - view.shape[axis]
+    missing = size - length(view, axis)
     if missing < 0:
         raise UnsupportedError(f"axis {axis} of shape {list(view.shape)} is longer than {size} already")
     return concat([view, zeros(_with(view.shape, axis, (missing,)), view.dtype)], axis) if missing else view

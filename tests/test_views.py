@@ -2,96 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import indices, read, ref, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv import dtypes, views
 from streamconv.errors import UnsupportedError
-from streamconv.grids import Grid, box_shape, whole
-from streamconv.tensors import Extent, SourceFile, TensorRef
-
-FILE = SourceFile(Path("model.safetensors"), 1 << 40)
-
-
-def ref(name: str, shape: tuple[int, ...], dtype: str = "I64") -> TensorRef:
-    kind = dtypes.from_safetensors(dtype, name)
-    return TensorRef(name, kind, shape, (Extent(FILE, 0, math.prod(shape) * kind.itemsize),))
-
-
-def indices(grid: Grid) -> tuple[list[tuple[int, ...]], list[int]]:
-    """All source coordinates of a grid, and the buffer elements they go to: the definition, spelled out."""
-    coordinates, places = [grid.start], [grid.offset]
-    for loop in grid.loops:
-        steps = range(loop.count)
-        places = [p + i * loop.stride for p in places for i in steps]
-        coordinates = [
-            (*c[: loop.axis], c[loop.axis] + i * loop.step, *c[loop.axis + 1 :]) for c in coordinates for i in steps
-        ]
-    return coordinates, places
-
-
-def read(view: views.View, box, data: dict[str, np.ndarray]) -> np.ndarray:
-    out = np.full(math.prod(box_shape(box)), -1, np.int64)
-    for piece in view.box(box):
-        coordinates, places = indices(piece.grid)
-        for c, p in zip(coordinates, places, strict=True):
-            assert out[p] == -1, "an element was written twice"
-            out[p] = 0 if isinstance(piece.leaf, views.Zeros) else data[piece.leaf.refs()[0].name][c]
-    assert (out != -1).all(), "an element was not written"
-    return out.reshape(box_shape(box))
-
-
-@st.composite
-def trees(draw) -> tuple[views.View, np.ndarray, dict[str, np.ndarray]]:
-    """A view, what NumPy makes of the same operations, and the arrays on which both rest."""
-    data: dict[str, np.ndarray] = {}
-
-    def fresh(shape: tuple[int, ...]) -> tuple[views.View, np.ndarray]:
-        name = f"t{len(data)}"
-        array = np.arange(math.prod(shape), dtype=np.int64).reshape(shape) + 10_000 * (len(data) + 1)
-        data[name] = array
-        return views.leaf(ref(name, shape)), array
-
-    view, array = fresh(tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))))
-    for _ in range(draw(st.integers(0, 7))):
-        axis = draw(st.integers(0, array.ndim - 1))
-        n = array.shape[axis]
-        word = draw(st.sampled_from(["permute", "cut", "concat", "stack", "split", "merge", "pad", "squeeze"]))
-        if word == "permute":
-            axes = draw(st.permutations(range(array.ndim)))
-            view, array = views.permute(view, axes), array.transpose(axes)
-        elif word == "cut":
-            start = draw(st.integers(0, n - 1))
-            stop, step = draw(st.integers(start + 1, n)), draw(st.integers(1, 3))
-            view = views.cut(view, axis, start, stop, step)
-            array = array[(slice(None),) * axis + (slice(start, stop, step),)]
-        elif word == "concat" and array.size < 400:
-            other, more = fresh((*array.shape[:axis], draw(st.integers(1, 4)), *array.shape[axis + 1 :]))
-            view, array = views.concat([view, other], axis), np.concatenate([array, more], axis)
-        elif word == "stack" and array.size < 400 and array.ndim < 5:
-            others = [fresh(array.shape) for _ in range(draw(st.integers(0, 2)))]
-            view = views.stack([view, *(o for o, _ in others)], axis)
-            array = np.stack([array, *(a for _, a in others)], axis)
-        elif word == "split" and array.ndim < 6:
-            outer = draw(st.sampled_from([k for k in range(1, n + 1) if n % k == 0]))
-            view = views.split(view, axis, outer)
-            array = array.reshape(*array.shape[:axis], outer, n // outer, *array.shape[axis + 1 :])
-        elif word == "merge" and axis + 1 < array.ndim:
-            view = views.merge(view, axis)
-            array = array.reshape(*array.shape[:axis], n * array.shape[axis + 1], *array.shape[axis + 2 :])
-        elif word == "pad" and array.size < 400:
-            size = n + draw(st.integers(0, 2))
-            view = views.pad(view, axis, size)
-            array = np.pad(array, [(0, size - n if a == axis else 0) for a in range(array.ndim)])
-        elif word == "squeeze" and n == 1 and array.ndim > 1:
-            view, array = views.squeeze(view, axis), array.squeeze(axis)
-    return view, array, data
+from streamconv.grids import whole
 
 
 @settings(max_examples=400, deadline=None)

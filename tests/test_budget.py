@@ -1,0 +1,162 @@
+"""I1, from outside: the peak resident memory of a conversion stays below its budget, whatever the tensors' size.
+
+`VmHWM` is polled over the process tree of a command of its own. Tensors are larger than the budget, values random and
+dense, the source is dropped from the page cache first so that the bytes read from the disk can be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from streamconv import samples
+from streamconv.families import find
+from streamconv.units import parse_size
+
+MIB = 1 << 20
+BUDGET = 160 * MIB
+
+# Eight experts of 28 MiB in bf16: stacks of 224 MiB, larger than the budget.
+CONFIG = {
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 3584,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 1,
+    "num_local_experts": 8,
+    "vocab_size": 2000,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a run from outside: peak resident memory and bytes fetched from the disk, and its report."""
+
+    peak: int
+    fetched: int
+    report: dict
+
+
+def watch(arguments: list[str]) -> Seen:
+    command = [sys.executable, "-m", "streamconv", *arguments, "--quiet", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        peaks: dict[int, int] = {}
+        fetched = 0
+        while process.poll() is None:
+            for pid in tree(process.pid):
+                peaks[pid] = max(peaks.get(pid, 0), number(f"/proc/{pid}/status", "VmHWM:") * 1024)
+            fetched = max(fetched, number(f"/proc/{process.pid}/io", "read_bytes:"))
+            time.sleep(0.005)
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    return Seen(sum(peaks.values()), fetched, json.loads(out))
+
+
+def tree(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(c) for thread in threads for c in (thread / "children").read_text().split()]
+    except OSError:
+        children = []
+    return [pid, *(p for child in children for p in tree(child))]
+
+
+def number(path: str, key: str) -> int:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
+
+
+def drop_from_cache(folder: Path) -> None:
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("budget") / "mixtral"
+    samples.write_hf(folder, CONFIG, samples.hf_specs(find("mixtral"), CONFIG), 300_000_000)
+    return folder
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("dest", ["out", "out.ckpt"])
+@pytest.mark.parametrize(
+    "words",
+    [["--dtype", "bf16"], ["--dtype", "fp32"], ["--dtype", "fp16", "-o", "use_gmm=true"]],
+    ids=["bf16", "widened", "transposed"],
+)
+def test_stacks_larger_than_the_budget(source, tmp_path, words, dest, workers) -> None:
+    drop_from_cache(source)
+    seen = watch(
+        ["convert", str(source), str(tmp_path / dest), *words, "--max-mem", str(BUDGET), "--workers", workers]
+    )
+    assert seen.peak <= BUDGET
+    assert seen.report["source_bytes"] > 4 * BUDGET
+    assert seen.report["read_bytes"] <= 2 * seen.report["source_bytes"]
+    assert seen.fetched <= 2 * seen.report["source_bytes"]
+
+
+def test_read_into_buffers_instead_of_mapped(source, tmp_path) -> None:
+    arguments = ["-o", "use_gmm=true", "--max-mem", str(BUDGET), "--io", "read"]
+    seen = watch(["convert", str(source), str(tmp_path / "out"), *arguments])
+    assert seen.peak <= BUDGET
+    assert seen.report["read_bytes"] <= 2 * seen.report["source_bytes"]
+
+
+def test_the_way_back_and_verification_hold_it_too(source, tmp_path) -> None:
+    there, back = str(tmp_path / "ms"), str(tmp_path / "hf")
+    budget = ["--max-mem", str(BUDGET)]
+    watch(["convert", str(source), there, "-o", "use_gmm=true", *budget])
+    for arguments in (["convert", there, back, "--reverse", *budget], ["verify", str(source), there, *budget]):
+        assert watch(arguments).peak <= BUDGET
+    assert watch(["verify", back]).peak <= BUDGET
+
+
+def test_the_least_budget_that_is_named_suffices(source, tmp_path) -> None:
+    """A budget that is too small is refused with a number, and that number holds."""
+    command = [sys.executable, "-m", "streamconv", "convert", str(source), str(tmp_path / "out"), "--max-mem"]
+    refused = subprocess.run([*command, "30M"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 6
+    assert not (tmp_path / "out").exists()
+    size = refused.stderr.split("--max-mem ")[1].split()[0]
+    seen = watch(["convert", str(source), str(tmp_path / "out"), "--max-mem", size, "--dtype", "fp32"])
+    assert seen.peak <= parse_size(size)
+
+
+def test_help_is_cheap() -> None:
+    command = [sys.executable, "-m", "streamconv", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, number(f"/proc/{process.pid}/status", "VmHWM:") * 1024)
+            time.sleep(0.002)
+    assert 8 * MIB < peak <= 64 * MIB
+
+
+@pytest.mark.parametrize("words", [["--help"], ["models"], ["inspect", "SOURCE"], ["plan", "SOURCE", "DEST"]])
+def test_neither_torch_nor_mindspore_is_imported(source, tmp_path, words) -> None:
+    """I9."""
+    arguments = [{"SOURCE": str(source), "DEST": str(tmp_path / "o")}.get(word, word) for word in words]
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\nfrom streamconv.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'mindspore', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

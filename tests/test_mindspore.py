@@ -1,0 +1,100 @@
+"""MindSpore's own loader on what streamconv writes, in both formats, and what MindSpore writes read by streamconv."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import pytest
+
+import streamconv
+from streamconv import samples
+from streamconv.families import find
+
+if not importlib.util.find_spec("mindspore"):
+    pytest.skip("MindSpore has no wheel for this Python", allow_module_level=True)
+
+CONFIG = {
+    "model_type": "mixtral",
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "num_hidden_layers": 2,
+    "num_local_experts": 3,
+    "vocab_size": 64,
+    "tie_word_embeddings": False,
+}
+
+# A process of its own: a doubtful file would not raise in MindSpore, it would overwrite its heap.
+_LOAD = """
+import hashlib, json, sys
+import mindspore as ms
+import mindspore.train.serialization as serialization
+serialization._get_available_memory = lambda: None  # counts the page cache as used memory
+result = {}
+for path in sys.argv[1:]:
+    kind = "ckpt" if path.endswith("ckpt") else "safetensors"
+    for name, p in ms.load_checkpoint(path, format=kind, crc_check=path.endswith("crc.ckpt")).items():
+        result[name] = [str(p.dtype), list(p.shape), hashlib.sha256(bytes(p.get_bytes())).hexdigest()]
+print("RESULT" + json.dumps(result))
+"""
+
+_NAMES = {"BF16": "BFloat16", "F16": "Float16", "F32": "Float32"}
+
+
+def loaded(*paths: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """What MindSpore loads from these files."""
+    done = subprocess.run([sys.executable, "-c", _LOAD, *map(str, paths)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout.split("RESULT")[-1])
+    return {name: (dtype, tuple(shape), digest) for name, (dtype, shape, digest) in values.items()}
+
+
+def ours(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    return {name: (_NAMES[dtype], shape, digest) for name, (dtype, shape, digest) in golden.found(path).items()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hf") / "mixtral"
+    samples.write_hf(folder, CONFIG, samples.hf_specs(find("mixtral"), CONFIG), 40_000)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [None, "fp32", "fp16"])
+@pytest.mark.parametrize("name", ["model.ckpt", "model.crc.ckpt"])
+def test_mindspore_loads_the_ckpt_with_the_same_values(source, tmp_path, dtype, name) -> None:
+    dest = tmp_path / name
+    streamconv.convert(source, dest, dtype=dtype, crc=name.endswith("crc.ckpt"), options={"use_gmm": True})
+    assert loaded(dest) == ours(dest)
+
+
+@pytest.mark.parametrize("dtype", [None, "fp16"])
+def test_mindspore_loads_the_shards_with_the_same_values(source, tmp_path, dtype) -> None:
+    dest = tmp_path / "ms"
+    streamconv.convert(source, dest, dtype=dtype, max_shard_size=30_000)
+    files = sorted(dest.glob("ms-model-*.safetensors"))
+    assert len(files) > 2
+    assert loaded(*files) == ours(dest)
+    weight_map = json.loads((dest / "param_name_map.json").read_text())["weight_map"]
+    assert weight_map.keys() == ours(dest).keys()
+    assert {*weight_map.values()} == {file.name for file in files}
+
+
+def test_what_mindspore_saves_comes_back_as_huggingface(source, tmp_path) -> None:
+    """Forward by us, loaded and saved again by MindSpore, back by us: the source's bytes."""
+    ckpt, saved, back = tmp_path / "m.ckpt", tmp_path / "saved.ckpt", tmp_path / "back"
+    streamconv.convert(source, ckpt)
+    code = (
+        "import sys, mindspore as ms, mindspore.train.serialization as s; s._get_available_memory = lambda: None; "
+        "ms.save_checkpoint(list({'name': n, 'data': p} for n, p in ms.load_checkpoint(sys.argv[1]).items()), sys.argv[2])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, ckpt, saved], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    streamconv.convert(saved, back, model="mixtral", reverse=True, config=source / "config.json")
+    assert golden.found(back) == golden.found(source)

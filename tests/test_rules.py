@@ -1,0 +1,141 @@
+"""Rules: which names a pattern takes, and what it makes of them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamconv.rules import Drop, Matcher, Rule, Tied, fill, words
+
+TABLE = [
+    Rule("model.layers.{layer}.{norm:input|post}_layernorm.weight", "l.{layer}.{norm}"),
+    Rule("model.layers.{layer}.experts.{expert}.w1.weight", "l.{layer}.w1"),
+    Rule("model.layers.{layer}.first.weight", "l.{layer}.first"),
+    Rule("model.layers.0.first.weight", "l.zero"),
+    Rule("a+b.(c).weight", "plus"),
+    Tied("lm_head.weight", "lm_head.weight", "embed.weight"),
+    Drop("no need", hf="rest.{rest:*}"),
+    Drop("theirs alone", ms="adam_m.{rest:*}"),
+]
+MATCHER = Matcher(TABLE, "hf")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "bindings"),
+    [
+        ("model.layers.0.input_layernorm.weight", 0, {"layer": 0, "norm": "input"}),
+        ("model.layers.12.post_layernorm.weight", 0, {"layer": 12, "norm": "post"}),
+        ("model.layers.7.experts.255.w1.weight", 1, {"layer": 7, "expert": 255}),
+        ("model.layers.0.first.weight", 2, {"layer": 0}),  # a literal number has no precedence: the table's order has
+        ("a+b.(c).weight", 4, {}),
+        ("lm_head.weight", 5, {}),
+        ("rest.of.it", 6, {"rest": "of.it"}),
+        ("rest.", 6, {"rest": ""}),
+        ("rest.\n\x00", 6, {"rest": "\n\x00"}),
+    ],
+)
+def test_names_find_their_rule(name, number, bindings) -> None:
+    match = MATCHER.match(name)
+    assert match is not None
+    assert match.statement is TABLE[number]
+    assert match.bindings == bindings
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "model.layers.01.first.weight",
+        "model.layers.00.first.weight",
+        "model.layers.-1.first.weight",
+        "model.layers.1_0.first.weight",
+        "model.layers.٣.first.weight",
+        "model.layers.²2.first.weight",
+        "model.layers.#.first.weight",
+        "model.layers.{layer}.first.weight",
+        "model.layers..first.weight",
+        "model.layers." + "9" * 5000 + ".first.weight",
+        "model.layers.0.other_layernorm.weight",
+        "model.layers.0.first.weight\n",
+        " model.layers.0.first.weight",
+        "model.layers.0.first_weight",
+        "modelxlayers.0.first.weight",
+        "aab.c.weight",
+        "LM_HEAD.weight",
+        "adam_m.x",
+    ],
+    ids=lambda name: repr(name)[:40],
+)
+def test_names_that_belong_to_no_rule(name) -> None:
+    assert MATCHER.match(name) is None
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+def test_what_is_filled_is_found_again(layer, expert) -> None:
+    bindings = {"layer": layer, "expert": expert}
+    name = fill("model.layers.{layer}.experts.{expert}.w1.weight", bindings)
+    match = MATCHER.match(name)
+    assert match is not None
+    assert match.bindings == bindings
+
+
+def test_sides_are_apart() -> None:
+    theirs = Matcher(TABLE, "ms")
+    assert theirs.match("adam_m.x") is not None
+    assert theirs.match("rest.x") is None
+    assert theirs.match("l.zero").statement is TABLE[3]  # type: ignore[union-attr]
+
+
+def test_one_of_several_patterns_says_which_it_is() -> None:
+    rule = Rule(("l.{layer}.q", "l.{layer}.k", "l.{layer}.v"), "l.{layer}.qkv")
+    match = Matcher([rule], "hf").match("l.3.v")
+    assert match is not None
+    assert (match.index, match.bindings) == (2, {"layer": 3})
+
+
+def test_exact_patterns_go_before_open_ones() -> None:
+    matcher = Matcher([Rule("{name:*}", "{name:*}"), Rule("x.weight", "y")], "hf")
+    assert matcher.match("x.weight").statement.ms == "y"  # type: ignore[union-attr]
+    assert matcher.match("z").bindings == {"name": "z"}  # type: ignore[union-attr]
+
+
+def test_a_hole_that_only_one_side_has_is_a_stack() -> None:
+    assert [rule.stacked("hf") for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, "expert", None]
+    assert [rule.stacked("ms") for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, None, None]
+
+
+def test_words_of_a_pattern() -> None:
+    assert list(words("l.{layer}.{a:x|y}.{b:z}.{rest:*}")) == [{"a": "x", "b": "z"}, {"a": "y", "b": "z"}]
+    assert list(words("plain")) == [{}]
+
+
+def test_shapes_are_one_for_all_or_one_each() -> None:
+    assert Rule(("a", "b"), "c", "n").shapes() == ("n", "n")
+    assert Rule(("a", "b"), "c", ("n", "m")).shapes() == ("n", "m")
+    assert Rule("a", "b").shapes() == (None,)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("model.layer.3.first.weight", "model.layers.{layer}.first.weight"),
+        ("model.layers.03.first.weight", "model.layers.{layer}.first.weight"),
+        ("model.layers.3.experts.1.w1.bias", "model.layers.{layer}.experts.{expert}.w1.weight"),
+        ("lm_haed.weight", "lm_head.weight"),
+        ("zzz", None),
+        ("", None),
+    ],
+)
+def test_the_closest_pattern(name, pattern) -> None:
+    assert MATCHER.closest(name) == pattern
+
+
+def test_the_closest_pattern_of_very_many_or_very_long_names_costs_little() -> None:
+    matcher, began = Matcher(TABLE, "hf"), time.monotonic()
+    for layer in range(50_000):
+        matcher.closest(f"transformer.h.{layer}.mlp.weight")
+    matcher.closest("model.layers." * 100_000)
+    assert time.monotonic() - began < 3

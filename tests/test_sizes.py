@@ -1,0 +1,94 @@
+"""The numbers of a model: from its config, from shapes, and in agreement."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamconv.errors import InternalError, UsageError
+from streamconv.sizes import ShapeConflictError, Sizes
+
+TABLE = {
+    "hidden": "hidden_size | n_embd",
+    "heads": "num_attention_heads",
+    "kv": "num_key_value_heads | =heads",
+    "head_dim": "head_dim | =hidden//heads",
+}
+
+
+def test_alternatives_are_tried_in_their_order() -> None:
+    assert Sizes(TABLE, {"n_embd": 7}).get("hidden") == 7
+    assert Sizes(TABLE, {"n_embd": 7, "hidden_size": 8}).get("hidden") == 8
+
+
+@pytest.mark.parametrize("value", [None, 0, -4, True, 4.0, "4", [4], {}])
+def test_what_is_no_positive_whole_number_counts_as_not_said(value) -> None:
+    sizes = Sizes(TABLE, {"num_attention_heads": 8, "num_key_value_heads": value, "hidden_size": 32, "head_dim": value})
+    assert (sizes.get("kv"), sizes.get("head_dim")) == (8, 4)
+
+
+def test_what_the_config_says_goes_before_what_is_derived() -> None:
+    assert Sizes(TABLE, {"hidden_size": 32, "num_attention_heads": 8, "head_dim": 16}).get("head_dim") == 16
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"), [("heads*head_dim + 2*kv*head_dim", 48), ("heads//kv", 4), ("heads - 1", 7), ("3", 3)]
+)
+def test_expressions(expression, value) -> None:
+    sizes = Sizes(TABLE, {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 2})
+    assert sizes.number(expression) == value
+
+
+@pytest.mark.parametrize("expression", ["heads**2", "f(heads)", "-heads", "heads/2", "1.5", "heads if heads else 1"])
+def test_a_table_cannot_compute_anything_else(expression) -> None:
+    with pytest.raises(InternalError, match="table"):
+        Sizes(TABLE, {"num_attention_heads": 8}).number(expression)
+
+
+def test_a_number_that_nothing_tells_names_its_config_key_and_what_to_do() -> None:
+    with pytest.raises(UsageError, match=r"needs num_key_value_heads, num_attention_heads, .*--config FILE") as caught:
+        Sizes(TABLE, {}).number("kv*heads + heads") if False else Sizes(TABLE, {}).number("heads*kv")
+    assert "hidden" not in str(caught.value)
+
+
+def test_shapes_teach_what_the_config_does_not_say() -> None:
+    sizes = Sizes({**TABLE, "vocab": "vocab_size"}, {"num_attention_heads": 6})
+    sizes.fit((11, 20), "vocab, hidden")
+    sizes.fit((24, 20), "heads*head_dim, hidden")
+    assert [sizes.get(n) for n in ("vocab", "hidden", "head_dim", "kv")] == [11, 20, 4, 6]
+
+
+def test_two_unknown_factors_teach_nothing_and_refuse_nothing() -> None:
+    sizes = Sizes(TABLE, {})
+    sizes.fit((24, 20), "heads*head_dim, hidden")
+    assert (sizes.get("heads"), sizes.get("head_dim"), sizes.get("hidden")) == (None, None, 20)
+
+
+def test_a_conflict_names_the_config_key_the_shape_and_both_numbers() -> None:
+    sizes = Sizes(TABLE, {"num_attention_heads": 6, "head_dim": 4, "hidden_size": 20})
+    with pytest.raises(ShapeConflictError) as caught:
+        sizes.fit((32, 20), "heads*head_dim, hidden")
+    for word in ("[32, 20]", "is 24", "not 32", "config.json: num_attention_heads", "config.json: head_dim"):
+        assert word in str(caught.value)
+
+
+def test_a_conflict_between_two_shapes_says_that_shapes_told_it() -> None:
+    sizes = Sizes(TABLE, {})
+    sizes.fit((20,), "hidden")
+    with pytest.raises(ShapeConflictError, match=r"hidden is 20 \(the shapes\), not 21"):
+        sizes.fit((21,), "hidden")
+
+
+@pytest.mark.parametrize(("shape", "spec"), [((4, 4), "hidden"), ((), "hidden"), ((4,), ""), ((4,), "hidden, kv")])
+def test_the_number_of_axes_counts(shape, spec) -> None:
+    with pytest.raises(ShapeConflictError, match="axes"):
+        Sizes(TABLE, {}).fit(shape, spec)
+
+
+def test_a_shape_of_no_axes_fits_an_empty_spec() -> None:
+    Sizes(TABLE, {}).fit((), "")
+
+
+def test_an_empty_axis_teaches_nothing() -> None:
+    sizes = Sizes(TABLE, {})
+    sizes.fit((0,), "hidden")
+    assert sizes.get("hidden") is None

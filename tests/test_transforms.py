@@ -1,0 +1,186 @@
+"""Layouts: every word has an inverse, and the fused ones are what NumPy, row by row, makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import arrays, evaluate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamconv.errors import UnsupportedError, UsageError
+from streamconv.sizes import Sizes
+from streamconv.transforms import Chain, Each, Fold, Join, Pad, Same, Squeeze, Transform, Transpose, Unfold, Unsqueeze
+
+NONE = Sizes({}, {})
+GQA = Sizes({"heads": "heads", "kv": "kv"}, {"heads": 6, "kv": 3})
+
+
+def shapes_after(transform: Transform, shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return [view.shape for view in transform.apply(arrays(*shapes)[0], NONE)]
+
+
+@st.composite
+def words(draw: st.DrawFn, shape: tuple[int, ...]) -> Transform:
+    """A word from one view to one that fits a shape."""
+    axis = draw(st.integers(0, len(shape) - 1))
+    divisors = [k for k in range(1, shape[axis] + 1) if shape[axis] % k == 0]
+    choices: list[Transform] = [
+        Same(),
+        Transpose(tuple(draw(st.permutations(range(len(shape)))))),
+        Fold(axis, str(draw(st.sampled_from(divisors)))),
+        Unsqueeze(draw(st.integers(0, len(shape)))),
+        Pad(axis, str(shape[axis]), str(draw(st.integers(1, 5)))),
+    ]
+    if axis + 1 < len(shape):
+        choices.append(Unfold(axis, str(shape[axis])))
+    if shape[axis] == 1 and len(shape) > 1:
+        choices.append(Squeeze(axis))
+    return draw(st.sampled_from(choices))
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Transform, list[tuple[int, ...]]]:
+    """A layout, and shapes that it fits: one view or several, joined, then some words more."""
+    ratio = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    rank = draw(st.integers(1, 3))
+    axis, rest = draw(st.integers(0, rank - 1)), draw(st.lists(st.integers(1, 3), min_size=rank - 1, max_size=rank - 1))
+    groups = draw(st.sampled_from([None, "1", "2", "3"]))
+    unit = draw(st.integers(1, 3)) * int(groups or "1")
+    shapes: list[tuple[int, ...]] = [(*rest[:axis], r * unit, *rest[axis:]) for r in ratio]
+    first = Each(tuple(draw(st.sampled_from([Same(), Pad(axis, str(s[axis]), "1")])) for s in shapes))
+    layout: Transform = first >> Join(tuple(map(str, ratio)), groups, axis)
+    for _ in range(draw(st.integers(0, 3))):
+        (shape,) = shapes_after(layout, shapes)
+        if len(shape) < 6:
+            layout = layout >> draw(words(shape))
+    return layout, shapes
+
+
+@settings(max_examples=300, deadline=None)
+@given(layouts())
+def test_the_inverse_gives_every_tensor_back(drawn) -> None:
+    layout, shapes = drawn
+    parts, data = arrays(*shapes)
+    there = layout.apply(parts, NONE)
+    back = layout.inverse.apply(there, NONE)
+    for view, array in zip(back, data.values(), strict=True):
+        np.testing.assert_array_equal(evaluate(view, data), array)
+    again = layout.inverse.inverse.apply(back, NONE)
+    np.testing.assert_array_equal(evaluate(again[0], data), evaluate(there[0], data))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        Same(),
+        Transpose(),
+        Transpose((2, 0, 1)),
+        Join(("heads", "kv", "kv"), "kv"),
+        Join(("1", "1"), None, 1),
+        Fold(1, "heads"),
+        Unfold(0, "heads"),
+        Unsqueeze(2),
+        Squeeze(0),
+        Pad(0, "kv", "16"),
+        Each((Transpose(), Same())),
+        Chain((Transpose(), Pad(0, "kv", "16"))),
+    ],
+)
+def test_the_inverse_of_the_inverse_is_the_word_itself(word) -> None:
+    assert word.inverse.inverse == word
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_q_k_v_per_group(kv, queries, head_dim, hidden) -> None:
+    """Against the words of the documentation: for each KV group its q heads, then its k head, then its v head."""
+    heads = kv * queries
+    sizes = Sizes({"heads": "heads", "kv": "kv"}, {"heads": heads, "kv": kv})
+    parts, data = arrays((heads * head_dim, hidden), (kv * head_dim, hidden), (kv * head_dim, hidden))
+    q, k, v = data.values()
+    rows = []
+    for group in range(kv):
+        for head in range(group * queries, (group + 1) * queries):
+            for row in range(head_dim):
+                rows.append(q[head * head_dim + row])
+        for tensor in (k, v):
+            for row in range(head_dim):
+                rows.append(tensor[group * head_dim + row])
+    (fused,) = Join(("heads", "kv", "kv"), "kv").apply(parts, sizes)
+    np.testing.assert_array_equal(evaluate(fused, data), np.array(rows))
+    (blocks,) = Join(("heads", "kv", "kv")).apply(parts, sizes)
+    np.testing.assert_array_equal(evaluate(blocks, data), np.concatenate([q, k, v]))
+
+
+def test_gate_and_up_alternate_row_by_row() -> None:
+    parts, data = arrays((5, 3), (5, 3))
+    (fused,) = Join(("1", "1"), None).apply(parts, NONE)
+    whole = evaluate(fused, data)
+    for row in range(5):
+        np.testing.assert_array_equal(whole[2 * row], data["t0"][row])
+        np.testing.assert_array_equal(whole[2 * row + 1], data["t1"][row])
+
+
+def test_as_many_groups_as_fit_follow_the_ratio() -> None:
+    parts, data = arrays((8,), (4,))
+    (fused,) = Join(("4", "2"), None).apply(parts, NONE)
+    a, b = data["t0"], data["t1"]
+    expected = [x for i in range(4) for x in (a[2 * i], a[2 * i + 1], b[i])]
+    np.testing.assert_array_equal(evaluate(fused, data), expected)
+
+
+def test_columns_can_be_joined_too() -> None:
+    parts, data = arrays((2, 4), (2, 2))
+    (fused,) = Join(("2", "1"), "2", axis=1).apply(parts, NONE)
+    a, b = data["t0"], data["t1"]
+    expected = np.concatenate([a[:, :2], b[:, :1], a[:, 2:], b[:, 1:]], 1)
+    np.testing.assert_array_equal(evaluate(fused, data), expected)
+
+
+def test_padding_is_zeros_up_to_the_multiple() -> None:
+    parts, data = arrays((5, 2))
+    (padded,) = Pad(0, "5", "4").apply(parts, NONE)
+    np.testing.assert_array_equal(evaluate(padded, data), np.pad(data["t0"], ((0, 3), (0, 0))))
+
+
+def test_a_number_that_nothing_tells_is_asked_for() -> None:
+    parts, _ = arrays((6,), (3,), (3,))
+    with pytest.raises(UsageError, match="num_heads"):
+        Join(("heads", "kv", "kv"), "kv").apply(parts, Sizes({"heads": "num_heads", "kv": "num_kv"}, {}))
+
+
+@pytest.mark.parametrize(
+    ("word", "shapes"),
+    [
+        (Join(("heads", "kv", "kv"), "kv"), [(6, 2), (3, 2), (2, 2)]),
+        (Join(("heads", "kv", "kv"), "kv"), [(6, 2), (6, 2), (6, 2)]),
+        (Join(("heads", "kv", "kv"), "kv"), [(6, 2), (3, 2), (3, 4)]),
+        (Join(("heads", "kv", "kv"), "kv"), [(), (), ()]),
+        (Join(("heads", "kv", "kv"), "4"), [(6, 2), (3, 2), (3, 2)]),
+        (Join(("1", "1"), None, axis=1), [(4,), (4,)]),
+        (Join(("1", "1"), None), [(4, 2), (5, 2)]),
+        (Join(("1", "1"), None), [(0, 2), (0, 2)]),
+        (Join(("heads", "kv", "kv"), "kv").inverse, [(13, 2)]),
+        (Join(("heads", "kv", "kv"), "kv").inverse, [(16, 2)]),
+        (Join(("heads", "kv", "kv"), "kv").inverse, [()]),
+        (Join(("1", "1"), None).inverse, [(7,)]),
+        (Join(("1", "1"), None).inverse, [(3,)]),
+        (Join(("1", "1"), axis=1).inverse, [(4,)]),
+        (Transpose((0, 2, 1)), [(4, 4)]),
+        (Transpose(), [(4,)]),
+        (Fold(0, "kv"), [(4,)]),
+        (Fold(1, "kv"), [(3,)]),
+        (Fold(0, "kv").inverse, [(3,)]),
+        (Squeeze(0), [(2, 1)]),
+        (Squeeze(1), [(1,)]),
+        (Pad(1, "heads", "4"), [(6,)]),
+        (Pad(0, "heads", "4").inverse, [(5,)]),
+        (Pad(0, "heads", "4").inverse, [(12,)]),
+        (Pad(0, "heads", "4").inverse, [()]),
+        (Same() >> Transpose(), [(4,)]),
+    ],
+)
+def test_what_does_not_fit_is_refused(word, shapes) -> None:
+    with pytest.raises(UnsupportedError):
+        word.apply(arrays(*shapes)[0], GQA)
