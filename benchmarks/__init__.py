@@ -1,1 +1,1 @@
-"""Benchmarks: see docs/performance.md."""
+"""Benchmarks: `python -m benchmarks` on the host at hand, in interleaved pairs, with peak memory seen from outside."""

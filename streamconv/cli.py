@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .errors import BudgetError, InterruptedRunError, StreamconvError, UsageError, quote
+from .errors import BudgetError, InterruptedRunError, StreamconvError, UsageError, quote, storage_error
 from .words import suggestion
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,7 +69,7 @@ class _WithFamilyFlags(click.Command):
         return super().parse_args(ctx, rewritten)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="streamconv")
 def cli() -> None:
     """Convert very large checkpoints between HuggingFace and MindSpore in a fixed amount of memory."""
@@ -133,7 +133,7 @@ def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Convert."""
     conversion = _plan(arguments)
     if not quiet:
-        click.echo(str(conversion), err=True)
+        _tell(str(conversion))
     with _progress(quiet) as on_progress:
         report = conversion.run(on_progress)
     click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
@@ -211,13 +211,15 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("first", metavar="[SOURCE]")
+@click.argument("first", metavar="[SOURCE]", required=False)
 @click.argument("second", metavar="DEST", required=False)
 @_output
-def verify(first: str, second: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
+def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Prove that DEST is what streamconv wrote (against its manifest) or, with SOURCE, what SOURCE gives."""
     from .convert import verify_checkpoint
 
+    if not first:
+        raise UsageError("DEST is missing: streamconv verify [SOURCE] DEST")
     given = {name: value for name, value in arguments.items() if value is not None} if second else {}
     with _progress(quiet) as on_progress:
         result = verify_checkpoint(first, second, progress=on_progress, **given)
@@ -265,16 +267,23 @@ def main() -> None:
 def _run() -> int:
     try:
         cli.main(standalone_mode=False)
-    except BrokenPipeError:
-        # Whoever read our output has gone: nothing is left to say, and no one to say it to.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has gone (click makes that SystemExit): nothing is left to say, and no one to say it
+        # to. The work itself was done before, see _tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:
         message, code = _explained(error)
         if code == 1 and os.environ.get("STREAMCONV_TRACEBACK"):
             raise
-        click.echo(f"streamconv: {message}", err=True)
+        _tell(f"streamconv: {message}")
         return code
     return 0
+
+
+def _tell(text: str) -> None:
+    """Say it on stderr; a closed pipe there stops no work."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
@@ -285,9 +294,13 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case click.exceptions.Abort() | KeyboardInterrupt():
             return "interrupted; nothing is left at DEST", 128 + signal.SIGINT
         case click.ClickException():
-            return f"{error.format_message()}; see streamconv --help", UsageError.exit_code
+            return f"{quote(error.format_message().rstrip('.'))}; see streamconv --help", UsageError.exit_code
         case MemoryError():
             return "the system refused memory that the budget allows: give a smaller --max-mem", BudgetError.exit_code
+        case OSError(filename=None):
+            # Whatever has a name is reported where it is opened; without one it is our own output.
+            storage = storage_error(error, "cannot write", "the report")
+            return str(storage), storage.exit_code
     fault = f"{type(error).__name__}: {quote(error)}"
     return f"a fault of streamconv: {fault}; please report it (STREAMCONV_TRACEBACK=1 shows where)", 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from . import config as configs
 from . import dtypes, engine, families, layout, manifest, memory, verify
-from .destination import Destination, write_synced
+from .destination import Destination, copy_synced, write_synced
 from .dtypes import DType
 from .engine import OnProgress, Progress
 from .errors import StreamconvError, UsageError, quote, source_error, storage_error
@@ -69,7 +68,7 @@ class Conversion:
         Raises:
             BudgetError: it is too small.
         """
-        return memory.divide(self.limit, self.workers)
+        return memory.divide(self.limit, self.workers, len(self.plan.outputs))
 
     def __str__(self) -> str:
         return "\n".join(describe(self))
@@ -92,6 +91,8 @@ class Conversion:
             engine.check_same_bytes(check, budget, mapped)
         with self.destination.building() as place:
             tally, digests = self._build(place, budget, mapped, on_progress)
+            # Hours may have passed: what came to lie at the destination meanwhile is not ours to replace either.
+            self.destination.check(self.catalog, self.overwrite)
             record = manifest.write(self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version())
             self.destination.commit(record)
         return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
@@ -117,7 +118,7 @@ class Conversion:
             if self.config.path:
                 write_synced(place / configs.CONFIG, configs.mended(self.config, self.plan.dtype))
             for path in configs.companions(self.config, self.catalog.directory):
-                shutil.copyfile(path, place / path.name)
+                copy_synced(path, place / path.name)
         except OSError as error:
             raise storage_error(error, "cannot write into", place) from error
 
@@ -130,9 +131,10 @@ class Conversion:
         sink = verify.CompareSink(self.layout, self.destination.path)
         try:
             tally = engine.run(self.plan, sink, self.budget, uses_mapping(self.io, self.catalog.files), on_progress)
+            sink.finish()
         finally:
             sink.close()
-        return verify.Verified(len(self.layout.files), len(self.plan.outputs), tally.done)
+        return verify.Verified(len(self.layout.files) + len(self.layout.texts), len(self.plan.outputs), tally.done)
 
 
 def plan(
@@ -351,7 +353,7 @@ def verify_checkpoint(
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
     dest = Path(first if second is None else second)
-    if not dest.exists():
+    if not os.path.exists(dest):  # noqa: PTH110 - Path.exists raises for a name that is too long
         raise source_error(FileNotFoundError(2, "no such file or directory"), "cannot open", dest)
     found = manifest.find(dest)
     if second is None:
@@ -365,12 +367,12 @@ def _remembered(found: manifest.Manifest) -> dict[str, object]:
     """The arguments of the conversion that wrote a manifest."""
     names = {dtype.name: word for word, dtype in dtypes.TARGETS.items()}
     return {
-        "model": found["model"],
+        "model": found.text("model"),
         "reverse": found["direction"] == Direction.REVERSE.value,
         "dtype": names.get(str(found["dtype"])),
         "options": found.options,
-        "format": found["format"],
-        "max_shard_size": found["max_shard_size"],
+        "format": found.text("format"),
+        "max_shard_size": found.number("max_shard_size"),
         "crc": bool(found["crc"]),
     }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from . import samples
-from .errors import InternalError, StreamconvError, UsageError, VerificationError, quote
+from .errors import InternalError, StreamconvError, UsageError, VerificationError, quote, storage_error
 from .families import find
 from .lazy import LazyTensor
 from .lazy import open as open_checkpoint
@@ -64,9 +64,13 @@ def run(keep: str | None, max_mem: str, say: Say) -> None:
             say("the files were removed again; --keep DIR leaves them")
         return
     folder = Path(keep)
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"--keep {quote(keep)}: the directory exists and is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise storage_error(error, "cannot use", folder) from error
+    if not empty:
+        raise UsageError(f"--keep {quote(keep)}: the directory is not empty; name a new one")
     _run(folder, budget, max_mem, say)
 
 
@@ -74,7 +78,10 @@ def _run(folder: Path, budget: int, max_mem: str, say: Say) -> None:
     source, there, back = folder / "mixtral-hf", folder / "mixtral-ms", folder / "mixtral-back"
     family = find("mixtral")
     specs = samples.hf_specs(family, _CONFIG)
-    samples.write_hf(source, _CONFIG, specs, _SHARD)
+    try:
+        samples.write_hf(source, _CONFIG, specs, _SHARD)
+    except OSError as error:
+        raise storage_error(error, "cannot write", source) from error
     stacked = 8 * max(spec.nbytes for spec in specs if ".experts." in spec.name)
     say(
         f"made {quote(source)}: a Mixtral of {len(specs)} tensors, {format_size(sum(s.nbytes for s in specs))}, "
@@ -102,7 +109,9 @@ def _step(say: Say, budget: int, *words: str | Path) -> _Step:
         output = process.stdout.read() if process.stdout else ""
     seconds = time.monotonic() - started
     if process.returncode:
-        raise StreamconvError(f"the step above ended with exit code {process.returncode}")
+        failed = StreamconvError(f"the step above ended with exit code {process.returncode}")
+        failed.exit_code = process.returncode if process.returncode > 0 else 1
+        raise failed
     report = json.loads(output)
     size = report.get("written_bytes", report.get("bytes", 0))
     say(f"  {format_size(size)} in {seconds:.1f} s, peak memory {format_size(peak)} of {format_size(budget)} allowed")

@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import fnmatch
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from .config import COMPANIONS
 from .errors import DestinationError, StorageError, UsageError, quote, storage_error
 from .tensors import Catalog
 from .units import format_size
@@ -20,12 +22,12 @@ _MARKER = ".streamconv"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
-#: What a directory may hold and still be replaced by --overwrite: the files of a checkpoint.
+_WEIGHTS = (".safetensors", ".ckpt", ".bin")
+
+#: What a directory may hold beside weights and still be replaced by --overwrite: the files of a checkpoint.
 _CHECKPOINT_ENDINGS = (
-    ".safetensors",
-    ".ckpt",
+    *_WEIGHTS,
     ".json",
-    ".bin",
     ".model",
     ".txt",
     ".py",
@@ -44,26 +46,31 @@ class Destination:
     """
 
     def __init__(self, path: Path, single: bool) -> None:
-        self.path = path
+        self.path = path if single else _nameable(path)
         self.single = single
-        self.partial = path.with_name(path.name + ".partial")
+        self.partial = self.path.with_name(self.path.name + ".partial")
         self._lock: int | None = None
 
     def check(self, source: Catalog, overwrite: bool) -> None:
         """Refuse a destination that is the source, that holds it, or that is not ours to write.
 
         Raises:
-            UsageError: it has no parent directory, or is a file where a directory is needed (or the reverse).
+            UsageError: it has no parent directory.
             DestinationError: it exists and may not be replaced.
+            StorageError: it cannot be looked at.
         """
+        try:
+            self._check(source, overwrite)
+        except OSError as error:
+            raise storage_error(error, "cannot look at", error.filename or self.path) from error
+
+    def _check(self, source: Catalog, overwrite: bool) -> None:
         if not self.path.parent.is_dir():
             raise UsageError(f"{quote(self.path.parent)} is not a directory: create it first")
         self._check_apart(source)
         if not os.path.lexists(self.path):
             return
-        if self.single != self.path.is_file():
-            kind = "a directory" if self.path.is_dir() else "not a directory"
-            raise DestinationError(f"{quote(self.path)} exists and is {kind}; choose another destination")
+        self._check_kind()
         if not self.single and not any(self.path.iterdir()):
             return
         if not overwrite:
@@ -73,29 +80,41 @@ class Destination:
         if not self.single:
             self._check_replaceable()
 
+    def _check_kind(self) -> None:
+        if self.single and not self.path.is_file():
+            raise DestinationError(f"{quote(self.path)} exists and is not a regular file; choose another destination")
+        if not self.single and not self.path.is_dir():
+            raise DestinationError(f"{quote(self.path)} exists and is not a directory; choose another destination")
+        if os.path.ismount(self.path):
+            raise DestinationError(
+                f"{quote(self.path)} is a mount point, which no rename can put in place: name a directory inside it"
+            )
+
     def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
         inside = {_identity(p) for p in (self.path, *self.path.absolute().parents) if p.exists()}
-        held = {_identity(p) for p in self.path.iterdir()} if self.path.is_dir() else set()
+        entries = self.path.iterdir() if self.path.is_dir() else ()
+        held = {_identity(p) for p in (self.path, self.partial, *entries) if p.exists()}
         if source.path.is_dir() and _identity(source.path) in inside:
             raise DestinationError(
                 f"{quote(self.path)} lies in the source's directory, which is never written to: "
                 "choose another destination"
             )
         for file in source.files:
-            if _identity(file.path) in held or _identity(file.path) == _identity_or_none(self.path):
+            # A source that is gone by now is the reader's to report.
+            if file.path.exists() and _identity(file.path) in held:
                 raise DestinationError(
                     f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination"
                 )
 
     def _check_replaceable(self) -> None:
-        if (self.path / MANIFEST).is_file():
-            return
-        foreign = sorted(p.name for p in self.path.iterdir() if p.is_dir() or not p.name.endswith(_CHECKPOINT_ENDINGS))
-        if foreign:
+        entries = sorted(self.path.iterdir())
+        foreign = [p.name for p in entries if p.is_dir() or not _of_checkpoint(p.name)]
+        if foreign or not any(p.name.endswith(_WEIGHTS) for p in entries):
+            what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
-                f"{quote(self.path)} holds files that belong to no checkpoint ({quote(foreign[0])}): "
-                "--overwrite replaces only checkpoints; remove it yourself, or choose another destination"
+                f"{quote(self.path)} holds {what}: --overwrite replaces only checkpoints; "
+                "remove it yourself, or choose another destination"
             )
 
     def check_room(self, size: int) -> None:
@@ -121,10 +140,10 @@ class Destination:
             StorageError: it cannot be made.
         """
         try:
-            self._take()
-        except OSError as error:
-            raise storage_error(error, "cannot create", self.partial) from error
-        try:
+            try:
+                self._take()
+            except OSError as error:
+                raise storage_error(error, "cannot create", self.partial) from error
             yield self.partial
         except BaseException:
             self._remove()
@@ -133,35 +152,42 @@ class Destination:
             self._release()
 
     def _take(self) -> None:
-        if self.single:
-            name = self.partial
-        else:
-            self._check_partial()
+        self._check_partial()
+        name = self.partial
+        if not self.single:
             self.partial.mkdir(exist_ok=True)
             name = self.partial / _MARKER
         self._lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._release()
-            raise DestinationError(
-                f"{quote(self.partial)} is being written by another process: wait for it to end"
-            ) from None
+            raise self._in_use() from None
         except OSError as error:
             # A file system without locks: go on without.
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                 raise
+        # The holder may have finished between open and lock: what is locked then is its result, under the final name.
+        if not name.exists() or not os.path.samestat(os.fstat(self._lock), name.stat()):
+            raise self._in_use()
         if self.single:
             os.ftruncate(self._lock, 0)
         else:
             self._empty()
 
+    def _in_use(self) -> DestinationError:
+        """Lets go of what belongs to another process."""
+        self._release()
+        return DestinationError(f"{quote(self.partial)} is being written by another process: wait for it to end")
+
     def _check_partial(self) -> None:
-        if os.path.lexists(self.partial) and not (self.partial / _MARKER).is_file() and any(self._entries()):
+        if os.path.lexists(self.partial) and not self._is_ours():
             raise DestinationError(f"{quote(self.partial)} is in the way and was not made by streamconv: move it")
 
-    def _entries(self) -> Iterator[Path]:
-        return self.partial.iterdir() if self.partial.is_dir() else iter((self.partial,))
+    def _is_ours(self) -> bool:
+        """Whether a run may have left the partial behind."""
+        if self.partial.is_symlink() or self.single:
+            return self.partial.is_file() and not self.partial.is_symlink()
+        return self.partial.is_dir() and ((self.partial / _MARKER).is_file() or not any(self.partial.iterdir()))
 
     def _empty(self) -> None:
         for entry in self.partial.iterdir():
@@ -169,8 +195,13 @@ class Destination:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _remove(self) -> None:
+        """Remove what is locked; of a place that could not be locked, only an empty directory."""
         with contextlib.suppress(OSError):
-            self.partial.unlink() if self.single else shutil.rmtree(self.partial)
+            if not self.single:
+                self.partial.rmdir() if self._lock is None else shutil.rmtree(self.partial)
+            elif self._lock is not None:
+                self.partial.unlink(missing_ok=True)
+                self._waiting.unlink(missing_ok=True)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -192,11 +223,15 @@ class Destination:
     def _commit_file(self, manifest: bytes) -> None:
         """The old manifest goes first, the new one comes last: never does one stand beside another's checkpoint."""
         beside = self.path.with_name(f"{self.path.name}.{MANIFEST}")
-        waiting = beside.with_name(beside.name + ".partial")
-        write_synced(waiting, manifest)
+        write_synced(self._waiting, manifest)
         beside.unlink(missing_ok=True)
         self.partial.rename(self.path)
-        waiting.rename(beside)
+        self._waiting.rename(beside)
+
+    @property
+    def _waiting(self) -> Path:
+        """The manifest of a single file, until the file is in place."""
+        return self.path.with_name(f"{self.path.name}.{MANIFEST}.partial")
 
     def _commit_directory(self, manifest: bytes) -> None:
         write_synced(self.partial / MANIFEST, manifest)
@@ -213,6 +248,14 @@ def write_synced(path: Path, data: bytes) -> None:
     """Write a small file whole, durable when this returns."""
     with path.open("wb") as file:
         file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_synced(source: Path, target: Path) -> None:
+    """Copy a file's content, durable when this returns."""
+    with source.open("rb") as read, target.open("wb") as file:
+        shutil.copyfileobj(read, file)
         file.flush()
         os.fsync(file.fileno())
 
@@ -234,14 +277,31 @@ def _exchange(one: Path, other: Path) -> None:
         return
     aside = other.with_name(other.name + ".old")
     other.rename(aside)
-    one.rename(other)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
     aside.rename(one)
+
+
+def _nameable(path: Path) -> Path:
+    """The directory by a name that a rename can put in place: of a link, and of `.`, what they lead to.
+
+    Raises:
+        UsageError: it is the root.
+    """
+    if path.name in ("", "..") or os.path.islink(path):  # noqa: PTH114 - is_symlink raises for long names
+        path = Path(os.path.realpath(path))
+    if not path.name:
+        raise UsageError(f"{quote(path)} is the root of the file system: name a directory in it")
+    return path
+
+
+def _of_checkpoint(name: str) -> bool:
+    return name.endswith(_CHECKPOINT_ENDINGS) or any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
 
 
 def _identity(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_dev, stat.st_ino
-
-
-def _identity_or_none(path: Path) -> tuple[int, int] | None:
-    return _identity(path) if path.exists() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class LazyTensor:
         """The part asked, as an array of its own.
 
         Raises:
-            IndexError: more indices than axes, or one out of range.
+            IndexError: more indices than axes, one out of range, a step, or anything but whole numbers and slices.
             UnsupportedError: NumPy has no dtype for it.
             SourceError: the file is not as it was.
         """
@@ -73,7 +74,7 @@ class LazyTensor:
         if any(r.step != 1 for r in ranges):
             raise IndexError("only steps of 1 are read lazily: slice the array that comes back")
         array = self._read(tuple((r.start, max(r.start, r.stop)) for r in ranges))
-        dropped = tuple(axis for axis, i in enumerate(indices) if isinstance(i, int))
+        dropped = tuple(axis for axis, i in enumerate(indices) if not isinstance(i, slice))
         return array.squeeze(dropped).view(np.dtype(self.ref.dtype.numpy))
 
     def _read(self, box: tuple[tuple[int, int], ...]) -> Bits:
@@ -117,6 +118,9 @@ def open(path: str | os.PathLike[str], *, io: str = "auto") -> Checkpoint:  # no
 def _as_slice(index: Index, size: int) -> slice:
     if isinstance(index, slice):
         return index
+    if isinstance(index, bool) or not hasattr(index, "__index__"):
+        raise IndexError(f"only whole numbers and slices are read lazily, not {index!r}: index the array you get")
+    index = operator.index(index)
     if not -size <= index < size:
         raise IndexError(f"index {index} is out of range for an axis of {size}")
     return slice(index % size, index % size + 1)

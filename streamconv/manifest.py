@@ -6,9 +6,12 @@ It names no time, no path, and of the source only what the plan's digest covers:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from .blocks import BLOCK
 from .destination import MANIFEST
@@ -29,6 +32,28 @@ class Manifest:
 
     def __getitem__(self, key: str) -> object:
         return self.values.get(key)
+
+    def text(self, key: str) -> str:
+        """A value that is text.
+
+        Raises:
+            SourceError: it is missing, or something else.
+        """
+        value = self[key]
+        if not isinstance(value, str):
+            raise _broken(self, f"{key} is not as streamconv writes it")
+        return value
+
+    def number(self, key: str) -> int:
+        """A value that is a whole number.
+
+        Raises:
+            SourceError: it is missing, or something else.
+        """
+        value = self[key]
+        if type(value) is not int:
+            raise _broken(self, f"{key} is not as streamconv writes it")
+        return value
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -55,7 +80,7 @@ class Manifest:
         result = {}
         for name, entry in _object(self, "tensors").items():
             match entry:
-                case {"file": str(file), "extents": list(extents)}:
+                case {"file": str(file), "extents": list(extents)} if all(map(_is_extent, extents)):
                     result[name] = (file, extents)
                 case _:
                     raise _broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
@@ -87,7 +112,10 @@ def write(
         "dropped": dict(sorted(plan.dropped.items())),
         "cast": {o.name: sorted(set(cast[o.name])) for o in plan.outputs if {*cast[o.name]} != {o.dtype.name}},
         "overflowed": dict(sorted(overflowed.items())),
-        "files": {file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
+        "files": {
+            **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
+            **{name: {"size": len(text), "blocks": _block_digests(text)} for name, text in layout.texts.items()},
+        },
         "tensors": {
             name: {"file": file.name, "extents": [list(e) for e in extents]}
             for file in layout.files
@@ -104,7 +132,7 @@ def find(path: Path) -> Manifest | None:
         SourceError: there is one, but it is broken.
     """
     place = path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}")
-    if not place.is_file():
+    if not os.path.isfile(place):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         return None
     try:
         if place.stat().st_size > _LIMIT:
@@ -126,6 +154,14 @@ def _object(manifest: Manifest, key: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise _broken(manifest, f"{key} is missing")
     return value
+
+
+def _block_digests(data: bytes) -> list[str]:
+    return [xxhash.xxh3_128_hexdigest(data[begin : begin + BLOCK]) for begin in range(0, len(data), BLOCK)]
+
+
+def _is_extent(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
 
 
 def _plain(name: str) -> bool:

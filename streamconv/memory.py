@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from . import kernels
 from .errors import BudgetError
 from .units import format_size
 
@@ -30,13 +31,18 @@ MIN_REGION = 8 * MIB
 MAX_REGION = 128 * MIB
 
 #: Per worker, beside window and box: its stack, the casts' scratch, one read of a block for its digest.
-WORKER_OVERHEAD = 3 * MIB
+WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * MIB
 
 #: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
 RESERVE = 10 * MIB
 
+#: Per tensor written: its place in the work list, and its lines of the manifest while that is put together.
+TENSOR_OVERHEAD = 1 << 10
+
 _DEFAULT_WORKERS = 4
 _JITTER = 4 * MIB
+_INTERPRETER = 48 * MIB
+_OBJECTS_PER_BYTE = 20
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,13 @@ class Budget:
         return self.base + self.workers * _worker(self.region)
 
 
-def divide(limit: int, workers: int | None, resident: int | None = None) -> Budget:
-    """Divide `limit` bytes among `workers` (None: as many as cores and budget allow).
+def divide(limit: int, workers: int | None, tensors: int, resident: int | None = None) -> Budget:
+    """Divide `limit` bytes among `workers` (None: as many as cores and budget allow), to write `tensors` tensors.
 
     Raises:
         BudgetError: it does not suffice for the workers asked, or for one; the message names what would.
     """
-    base = (resident_bytes() if resident is None else resident) + RESERVE
+    base = (resident_bytes() if resident is None else resident) + RESERVE + tensors * TENSOR_OVERHEAD
     if limit < base + (workers or 1) * _worker(MIN_REGION):
         least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""
@@ -109,8 +115,8 @@ def peak_bytes() -> int:
 
 
 def header_limit(limit: int) -> int:
-    """The longest header that may be parsed: Python objects take some 16 times the bytes of the JSON they come from."""
-    return max(MIB, limit // 32)
+    """The most bytes of headers that may be parsed: as objects they take many times the bytes of the JSON."""
+    return max(MIB, (limit - _INTERPRETER) // _OBJECTS_PER_BYTE)
 
 
 def _worker(region: int) -> int:

@@ -16,10 +16,10 @@ from itertools import islice
 
 from . import matching, views
 from .dtypes import FLOAT, INTEGER, DType
-from .errors import SourceError, StreamconvError, UnsupportedError, quote
+from .errors import SourceError, StreamconvError, UnsupportedError, UsageError, quote
 from .families import Config, Family, Options, spell
 from .matching import Application, Matches
-from .rules import Direction, Drop, Rule, Statement, Tied, fill
+from .rules import Direction, Drop, Matcher, Rule, Statement, Tied, fill
 from .sizes import ShapeConflictError, Sizes
 from .tensors import Catalog, TensorRef, TensorSpec
 from .transforms import Same
@@ -107,6 +107,8 @@ def make_plan(
     """
     statements, side = family.rules(config, options), "hf" if direction is Direction.FORWARD else "ms"
     matches = matching.match_names(catalog, statements, side)
+    if matches.unknown:
+        _check_direction(catalog, statements, side)
     sizes = Sizes(family.sizes, config)
     matching.learn_counts(matches, side, family.counts, sizes)
     wrong = [*matches.unknown, *matching.out_of_range(matches, side, family.counts, sizes)]
@@ -121,6 +123,19 @@ def make_plan(
     _raise([*build.findings, *_twice(output for _, output in outputs)], [])
     dropped = {**matches.dropped, **build.dropped}
     return Plan(family.name, options, direction, dtype, tuple(o for _, o in outputs), dropped, tuple(checks))
+
+
+def _check_direction(catalog: Catalog, statements: Sequence[Statement], side: str) -> None:
+    """Say so where most names are those of the other side: --reverse forgotten, or one too many.
+
+    Raises:
+        UsageError: they are.
+    """
+    mine, other = Matcher(statements, side), Matcher(statements, "ms" if side == "hf" else "hf")
+    strange = [name for name in catalog if mine.match(name) is None]
+    if 2 * len(strange) > len(catalog) and all(other.match(name) for name in strange):
+        world, hint = ("MindSpore", "add --reverse") if side == "hf" else ("HuggingFace", "leave --reverse away")
+        raise UsageError(f"the source holds {world}'s names ({quote(strange[0])}): to convert it, {hint}")
 
 
 def _learn_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from types import TracebackType
 from typing import Any, TextIO
@@ -32,10 +34,15 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        """Show an event."""
+        """Show an event, as long as anyone can see it: the work goes on without."""
+        with contextlib.suppress(OSError):
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
         if self._terminal:
             self._draw(progress)
         elif time.monotonic() - self._said >= _EVERY:
@@ -53,10 +60,18 @@ class ProgressBar:
                 unit_divisor=1024,
                 file=self._stream,
                 bar_format=_BAR,
-                dynamic_ncols=True,
+                **_shape(self._stream),
             )
         bar.set_postfix_str(f"mem {_memory(progress)} {quote(progress.file)}", refresh=False)
         bar.update(progress.done - bar.n)
+
+
+def _shape(stream: TextIO) -> dict[str, Any]:
+    """How tqdm learns the terminal's size: it asks; of 0 columns, as in some containers, it would use none."""
+    with contextlib.suppress(OSError, ValueError):
+        if os.get_terminal_size(stream.fileno()).columns == 0:
+            return {"ncols": 120, "nrows": 24}
+    return {"dynamic_ncols": True}
 
 
 def line(progress: Progress) -> str:

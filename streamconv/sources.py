@@ -55,7 +55,8 @@ class Region:
     """Anonymous memory of a fixed size, used again and again; resident only where it was touched."""
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size)
+        # Private: shared anonymous pages would stay allocated after MADV_DONTNEED, only not count as ours any more.
+        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._used = False
 
     def array(self, count: int, dtype: BitType, offset: int = 0) -> Bits:
@@ -174,6 +175,8 @@ class Reader:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
             mapping = mmap.mmap(descriptor, offset + length - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        except ValueError as error:
+            raise _changed(file, str(error)) from error
         except OSError as error:
             raise source_error(error, "cannot map", file.path) from error
         self.bytes_read += length

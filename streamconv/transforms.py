@@ -111,7 +111,7 @@ class Join(Transform):
     axis: int = 0
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        ratio = [sizes.number(r) for r in self.ratio]
+        ratio = self._lowest(sizes)
         lengths = [views.length(part, self.axis) for part in parts]
         total = sum(lengths)
         if lengths != _shares(total, ratio):
@@ -125,9 +125,13 @@ class Join(Transform):
         grouped = [views.split(part, self.axis, groups) for part in parts]
         return [views.merge(views.concat(grouped, self.axis + 1), self.axis)]
 
+    def _lowest(self, sizes: Sizes) -> list[int]:
+        """The ratio in lowest terms."""
+        ratio = [sizes.number(r) for r in self.ratio]
+        return [r // math.gcd(*ratio) for r in ratio]
+
     def _groups(self, total: int, ratio: Sequence[int], sizes: Sizes) -> int:
-        unit = sum(ratio) // math.gcd(*ratio)
-        return total // unit if self.groups is None else sizes.number(self.groups)
+        return total // sum(ratio) if self.groups is None else sizes.number(self.groups)
 
     @property
     def inverse(self) -> Transform:
@@ -142,7 +146,7 @@ class Part(Transform):
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         (whole,), axis = parts, self.join.axis
-        ratio = [sizes.number(r) for r in self.join.ratio]
+        ratio = self.join._lowest(sizes)
         total = views.length(whole, axis)
         groups = self.join._groups(total, ratio, sizes)
         if groups == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import xxhash
 from .blocks import BLOCK
 from .engine import OnProgress, Progress
 from .errors import UsageError, VerificationError, quote, source_error
+from .formats import ckpt
 from .layout import Layout
 from .manifest import Manifest
 from .memory import resident_bytes
@@ -103,8 +105,14 @@ class CompareSink:
         self._path = path
         self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, int] = {}
-        for file in layout.files:
-            self._check_frame(file)
+        self._files = layout.files
+        texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
+        try:
+            for file in (*layout.files, *texts):
+                self._check_frame(file)
+        except BaseException:
+            self.close()
+            raise
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Compare bytes `offset` … of tensor `name`."""
@@ -114,6 +122,19 @@ class CompareSink:
                 part = data[begin : min(high, begin + _CHUNK)]
                 self._compare(file, place + begin - low, part, f"tensor {quote(name)}, byte {offset + begin}")
         return file.name
+
+    def finish(self) -> None:
+        """Compare the CRCs, over bytes that are proven by now."""
+        for file in self._files:
+            if file.crc_tail:
+                body = file.size - ckpt.CRC_TAIL_BYTES
+                self._compare(file, body, memoryview(ckpt.crc_tail(self._crc(file, body))), "the CRC")
+
+    def _crc(self, file: OutputFile, size: int) -> int:
+        crc = 0
+        for begin in range(0, size, _CHUNK):
+            crc = zlib.crc32(self._read(file, begin, min(_CHUNK, size - begin)), crc)
+        return crc
 
     def close(self) -> None:
         """Let go of the files."""
@@ -131,10 +152,10 @@ class CompareSink:
         if size != file.size:
             raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
         for offset, data in file.literals:
-            self._compare(file, offset, memoryview(data), "a header")
+            self._compare(file, offset, memoryview(data), "a header" if file.extents else "the index")
 
     def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
-        found = os.pread(self._open[file.name], len(expected), offset)
+        found = self._read(file, offset, len(expected))
         if found == expected:
             return
         least = min(len(found), len(expected))
@@ -143,6 +164,12 @@ class CompareSink:
         raise VerificationError(
             f"{quote(self._place(file))} differs from what the source gives at byte {offset + first} ({what} + {first})"
         )
+
+    def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._open[file.name], length, offset)
+        except OSError as error:
+            raise source_error(error, "cannot read", self._place(file)) from error
 
     def _place(self, file: OutputFile) -> Path:
         return self._path / file.name if self._path.is_dir() else self._path

@@ -21,10 +21,14 @@ class OpenFile:
         self.file = file
         body = file.size - (ckpt.CRC_TAIL_BYTES if file.crc_tail else 0)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        os.ftruncate(self._descriptor, file.size)
         self.ledger = BlockLedger(body, self._read_back, file.crc_tail)
-        for offset, data in file.literals:
-            self.write(offset, memoryview(data))
+        try:
+            os.ftruncate(self._descriptor, file.size)
+            for offset, data in file.literals:
+                self.write(offset, memoryview(data))
+        except OSError:
+            self.close()
+            raise
 
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes in their place."""
@@ -117,8 +121,10 @@ class FileSink:
         with self._lock:
             if self._open.pop(target.file.name, None) is None:
                 return
-        self.digests[target.file.name] = target.finish()
-        target.close()
+        try:
+            self.digests[target.file.name] = target.finish()
+        finally:
+            target.close()
 
     def _path(self, file: OutputFile) -> Path:
         return self._place if self._single else self._place / file.name

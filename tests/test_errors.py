@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv import errors
@@ -44,6 +44,7 @@ def test_text_from_outside_is_shown_without_harm(text, shown) -> None:
     assert quote(text) == shown
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec=None, categories=None), max_size=600))
 def test_whatever_comes_what_is_shown_is_printable_short_and_encodable(text) -> None:
     shown = quote(text)

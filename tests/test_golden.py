@@ -8,19 +8,22 @@ import pytest
 import streamconv
 
 CASES = golden.cases("llama", "mixtral")
+FORWARD = [case for case in CASES if not case.arguments["reverse"]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("kind", ["directory", "ckpt", "dealt anew"])
-def test_golden_case(case: golden.Case, kind: str, tmp_path) -> None:
-    source = case.write_source(tmp_path / "source", 5 if kind == "dealt anew" else None)
-    reverse = case.arguments["reverse"]
-    if reverse and kind != "directory":
-        pytest.skip("the source is one file, and so is only the forward result")
-    dest = tmp_path / ("out.ckpt" if kind == "ckpt" else "out")
-    streamconv.convert(source, dest, **case.arguments)
-    assert golden.found(dest) == case.expected
+def test_golden_case(case: golden.Case, tmp_path) -> None:
+    source = case.write_source(tmp_path / "source")
+    streamconv.convert(source, tmp_path / "out", **case.arguments)
+    assert golden.found(tmp_path / "out") == case.expected
+
+
+@pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
+def test_golden_case_from_other_shards_into_a_ckpt(case: golden.Case, tmp_path) -> None:
+    source = case.write_source(tmp_path / "source", shard_count=5)
+    streamconv.convert(source, tmp_path / "out.ckpt", **case.arguments)
+    assert golden.found(tmp_path / "out.ckpt") == case.expected
 
 
 def test_all_cases_are_here() -> None:
-    assert len(CASES) == 28
+    assert len(CASES) == 19 + 9

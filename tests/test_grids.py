@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from helpers import indices
@@ -42,6 +42,7 @@ def elements(grid: Grid) -> list[tuple[tuple[int, ...], int]]:
     return sorted(zip(*indices(grid), strict=True))
 
 
+@settings(deadline=None)
 @given(boxes_in())
 def test_the_grid_of_a_box_is_its_elements_in_row_major_order(drawn) -> None:
     box, _ = drawn
@@ -52,7 +53,7 @@ def test_the_grid_of_a_box_is_its_elements_in_row_major_order(drawn) -> None:
     assert grid.bounds() == box
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(grids())
 def test_bounds_span_and_count_are_those_of_its_elements(grid) -> None:
     coordinates, places = indices(grid)
@@ -63,14 +64,14 @@ def test_bounds_span_and_count_are_those_of_its_elements(grid) -> None:
         assert grid.span(axis) == high - low
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(grids(), st.integers(0, 1), st.integers(0, 40), st.integers(0, 20))
 def test_clipping_keeps_just_what_lies_inside(grid, axis, low, length) -> None:
     kept = [element for part in clip(grid, axis, low, low + length) for element in elements(part)]
     assert sorted(kept) == [(c, p) for c, p in elements(grid) if low <= c[axis] < low + length]
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(grids(), st.integers(0, 1), st.integers(1, 9))
 def test_a_merged_axis_comes_apart_in_quotient_and_rest(grid, axis, size) -> None:
     parts = [element for part in unmerge(grid, axis, size) for element in elements(part)]
@@ -78,6 +79,7 @@ def test_a_merged_axis_comes_apart_in_quotient_and_rest(grid, axis, size) -> Non
     assert sorted(parts) == sorted(expected)
 
 
+@settings(deadline=None)
 @given(grids(), st.data())
 def test_a_part_of_a_loop_is_a_part_of_the_elements(grid, data) -> None:
     for loop in grid.loops:
@@ -88,7 +90,7 @@ def test_a_part_of_a_loop_is_a_part_of_the_elements(grid, data) -> None:
         assert sorted(parts) == elements(grid)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(boxes_in())
 def test_runs_tile_the_box_and_cannot_be_longer(drawn) -> None:
     box, shape = drawn
@@ -97,7 +99,7 @@ def test_runs_tile_the_box_and_cannot_be_longer(drawn) -> None:
     begins = list(starts)
     assert [first + i for first in begins for i in range(run)] == flat
     if box and all(n > 1 for n in box_shape(box)):
-        assert all(b != a + run for a, b in zip(begins, begins[1:], strict=False))
+        assert all(b != a + run for a, b in pairwise(begins))
 
 
 def test_a_whole_tensor_is_one_run() -> None:

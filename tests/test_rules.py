@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.rules import Drop, Matcher, Rule, Tied, fill, words
@@ -73,6 +73,7 @@ def test_names_that_belong_to_no_rule(name) -> None:
     assert MATCHER.match(name) is None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_what_is_filled_is_found_again(layer, expert) -> None:
     bindings = {"layer": layer, "expert": expert}

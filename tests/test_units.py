@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
@@ -42,9 +42,9 @@ def test_sizes(text, size) -> None:
     [
         *("", " ", "G", "16X", "16 G B", "1e9", "-5G", "+5G", "1,5G", "1.G", ".5G", "0x10", "16G16G", "nan", "inf"),
         *("0", "0G", "0.1", 0, -1, "4194305T", 1 << 63),
-        *("9" * 5000, "9" * 5000 + ".5G", "0." + "1" * 5000 + "G", 10**5000, "١٦G", "1\x1b[31mG"),
+        *("9" * 5000, "9" * 5000 + ".5G", "0." + "1" * 5000 + "G", 10**5000, "\u0661\u0666G", "1\x1b[31mG"),
     ],
-    ids=lambda text: repr(text)[:12],
+    ids=lambda text: text[:12].strip() if isinstance(text, str) else str(text.bit_length()),
 )
 def test_what_is_no_size_is_refused_by_its_word(text) -> None:
     with pytest.raises(UsageError, match="--max-mem") as caught:
@@ -53,6 +53,7 @@ def test_what_is_no_size_is_refused_by_its_word(text) -> None:
     assert len(str(caught.value)) < 400
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1 << 62))
 def test_plain_bytes_are_taken_as_they_are(size) -> None:
     assert parse_size(size) == parse_size(str(size)) == size
@@ -66,6 +67,7 @@ def test_sizes_for_people(count, text) -> None:
     assert format_size(count) == text
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1 << 50))
 def test_what_is_shown_is_about_what_it_is(count) -> None:
     number, unit = format_size(count).split()

@@ -1,0 +1,206 @@
+"""Shared by tests of the command line: run it in a process of its own, and look at what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import golden
+import helpers
+
+from streamconv import cli, dtypes, samples
+from streamconv.families import find
+from streamconv.formats import open_catalog, safetensors, shards
+from streamconv.tensors import TensorSpec
+
+ROOT = Path(__file__).parent.parent
+FIXTURES = Path(__file__).parent / "fixtures" / "mindspore"
+
+#: Each box takes a while, so that a signal meets the run half way.
+SLOW = """
+import time
+import streamconv.writer as writer
+fast = writer.FileSink.put
+def put(*arguments):
+    time.sleep(0.05)
+    return fast(*arguments)
+writer.FileSink.put = put
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(*words: object, before: str = "") -> list[str]:
+    """The command line; with `before`, that Python is run first, in the same process."""
+    start = ["-c", f"{before}\nfrom streamconv.cli import main\nmain()"] if before else ["-m", "streamconv"]
+    return [sys.executable, *start, *map(str, words)]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **(extra or {})}
+
+
+def run(
+    *words: object,
+    before: str = "",
+    prepare: Callable[[], object] | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run `streamconv WORDS` to its end; `prepare` is called in the child."""
+    done = subprocess.run(
+        command(*words, before=before),
+        capture_output=True,
+        preexec_fn=prepare,
+        cwd=cwd,
+        env=environment(env),
+        timeout=120,
+        check=False,
+    )
+    ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert "Traceback" not in ended.err, ended.err
+    return ended
+
+
+def call(capsys: Any, *words: object) -> Ended:
+    """The same in this process, which is faster; signals and the end of a process are not part of it."""
+    before = sys.argv
+    sys.argv = ["streamconv", *map(str, words)]
+    try:
+        code = cli._run()
+    finally:
+        sys.argv = before
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return Ended(code, captured.out, captured.err)
+
+
+def start(*words: object, before: str = SLOW, **arguments: Any) -> subprocess.Popen[bytes]:
+    """Begin `streamconv WORDS`; the child takes SIGINT even where the tests run in the background."""
+    return subprocess.Popen(
+        command(*words, before=before),
+        stdout=subprocess.PIPE,
+        stderr=arguments.pop("stderr", subprocess.PIPE),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        env=environment(),
+        **arguments,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    """Wait for something that a running process does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, (process.returncode, process.stderr and process.stderr.read())
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def tree(folder: Path) -> dict[str, bytes | str | None]:
+    """Everything below a folder: files with their bytes, links with where they lead, directories."""
+    return {str(p.relative_to(folder)): _content(p) for p in sorted(folder.rglob("*"))}
+
+
+def _content(path: Path) -> bytes | str | None:
+    if path.is_symlink():
+        return str(path.readlink())
+    return path.read_bytes() if path.is_file() else None
+
+
+def llama(folder: Path, case: str = "llama3_gqa_mixed_none", shard_count: int | None = None) -> Path:
+    """A tiny Llama of mixed dtypes in three shards, with the files that make it a model."""
+    source = next(c for c in golden.cases("llama") if c.name == case).write_source(folder, shard_count)
+    for name, text in COMPANIONS.items():
+        (folder / name).write_text(text)
+    return source
+
+
+#: `pytorch_model.bin` and `notes.xyz` belong to no converted checkpoint.
+COMPANIONS = {
+    "tokenizer.json": "{}",
+    "tokenizer_config.json": '{"a": 1}',
+    "tokenizer.model": "spm",
+    "generation_config.json": '{"do_sample": true}',
+    "special_tokens_map.json": "{}",
+    "chat_template.jinja": "{{ x }}",
+    "notes.xyz": "private",
+}
+KEPT = set(COMPANIONS) - {"notes.xyz"}
+
+
+def tiny(folder: Path, shard: int = 10_000, **config: Any) -> Path:
+    """A Llama of a few kilobytes, of one dtype, which is what the table of names gives."""
+    values = {**helpers.LLAMA, **config}
+    samples.write_hf(folder, values, samples.hf_specs(find(values["model_type"]), values), shard)
+    return folder
+
+
+#: Stacks of experts of 22 MiB, larger than a window or a box of the smallest budget.
+MIXTRAL = {
+    "model_type": "mixtral",
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 1,
+    "num_local_experts": 4,
+    "vocab_size": 2000,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+
+
+def mixtral(folder: Path) -> Path:
+    """A Mixtral of 80 MB in one file."""
+    samples.write_hf(folder, MIXTRAL, samples.hf_specs(find("mixtral"), MIXTRAL), 1 << 40)
+    return folder
+
+
+def dealt_anew(source: Path, folder: Path, count: int) -> Path:
+    """The same tensors, dealt over so many shards."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix != ".safetensors" and path.name != shards.HF_INDEX:
+            (folder / path.name).write_bytes(path.read_bytes())
+    refs = list(open_catalog(source).values())
+    weight_map = {}
+    for number in range(count):
+        name = shards.hf_shard_name(number + 1, count)
+        group = refs[number::count]
+        specs = [TensorSpec(r.name, r.dtype, r.shape) for r in group]
+        golden.write(
+            folder / name, safetensors.lay_out(name, specs, {}), {r.name: golden.stored_bytes(r) for r in group}
+        )
+        weight_map.update({r.name: name for r in group})
+    (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(0, weight_map))
+    return folder
+
+
+def scalars(path: Path, count: int) -> Path:
+    """A safetensors file with so many tensors of one element: more header than data."""
+    specs = [TensorSpec(f"t{number}", dtypes.F32, ()) for number in range(count)]
+    golden.write(path, safetensors.lay_out(path.name, specs, {}), {s.name: golden.golden_bytes(s) for s in specs})
+    return path
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one byte; the same again changes it back."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 0x40]))

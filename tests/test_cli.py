@@ -1,0 +1,493 @@
+"""The command line's contract: exit codes, messages, output for people and for programs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import pytest
+import running
+from running import call, run, tree
+
+import streamconv
+from streamconv import cli
+from streamconv.errors import EXIT_CODES
+from streamconv.families import families
+
+# -- exit codes, each by a real run ------------------------------------------------------------------------------------
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+def shorten(folder: Path) -> None:
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    os.truncate(shard, shard.stat().st_size - 5)
+
+
+def unknown_model(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "nonesuch"}')
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+FORCED = """
+import streamconv.engine as engine
+def fail(*arguments): raise RuntimeError("forced \\x1b[31m")
+engine.{name} = fail
+"""
+
+FAILURES = {
+    "a fault while planning": (1, {"before": "import streamconv.layout as m\nm.lay_out = 1"}, [], None, "report it"),
+    "a fault while writing": (1, {"before": FORCED.format(name="_put")}, [], None, "forced \\x1b[31m"),
+    "no such dtype": (2, {}, ["--dtype", "fp64"], None, "'fp64' is not one of fp32, fp16, bf16"),
+    "a shard is short": (3, {}, [], shorten, "model-00002-of-00003.safetensors ends 5 bytes early"),
+    "config.json is broken": (3, {}, [], break_config, "config.json is not JSON"),
+    "no such model": (4, {}, [], unknown_model, "'nonesuch', which no family covers"),
+    "storage fails": (5, {"prepare": limit_files}, [], None, "File too large"),
+    "a small budget": (6, {}, ["--max-mem", "1M"], None, "give --max-mem"),
+}
+
+
+@pytest.mark.parametrize("kind", ["directory", "ckpt"])
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_failure_leaves_nothing_and_the_old_intact(what: str, kind: str, tmp_path: Path) -> None:
+    code, how, words, spoil, message = FAILURES[what]
+    source = running.llama(tmp_path / "source")
+    old = tmp_path / ("old.ckpt" if kind == "ckpt" else "old")
+    streamconv.convert(source, old, dtype="fp32")
+    if spoil:
+        spoil(source)
+    before = tree(tmp_path)
+    for dest in (old.with_name("new" + old.suffix), old):
+        ended = run("convert", source, dest, *words, "--overwrite", "--quiet", **how)
+        assert ended.code == code, ended.err
+        assert message in ended.err
+        assert ended.err.startswith("streamconv: ")
+        assert ended.out == ""
+        assert tree(tmp_path) == before
+
+
+def test_done_is_0(tmp_path: Path) -> None:
+    source = running.llama(tmp_path / "source")
+    ended = run("convert", source, tmp_path / "dest")
+    assert ended.code == 0
+    assert "wrote 30 tensors" in ended.out
+    assert "model    llama" in ended.err
+
+
+def test_a_difference_is_7(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    streamconv.convert(source, dest)
+    assert run("verify", dest).code == run("verify", source, dest).code == 0
+    running.flip(next(dest.glob("*.safetensors")), -1 + 9000)
+    before = tree(tmp_path)
+    for words in ([dest], [source, dest]):
+        ended = run("verify", *words, "--quiet")
+        assert ended.code == 7
+        assert "ms-model-00001-of-00001.safetensors" in ended.err
+        assert ended.out == ""
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_a_destination_that_exists_is_8(name: str, tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / name
+    streamconv.convert(source, dest)
+    before = tree(tmp_path)
+    ended = run("convert", source, dest, "--dtype", "fp16", "--quiet")
+    assert ended.code == 8
+    assert "--overwrite" in ended.err
+    assert tree(tmp_path) == before
+    assert run("convert", source, dest, "--dtype", "fp16", "--overwrite", "--quiet").code == 0
+    assert tree(tmp_path) != before
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_signal_ends_the_run(name: str, number: signal.Signals, old: bool, tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / name
+    if old:
+        streamconv.convert(source, dest, dtype="fp32")
+    before = tree(tmp_path)
+    process = running.start("convert", source, dest, "--overwrite", "--workers", 1, "--quiet")
+    partial = dest.with_name(name + ".partial")
+    running.wait_until(partial.exists, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert b"nothing is left at DEST" in err
+    assert b"Traceback" not in err
+    assert out == b""
+    assert tree(tmp_path) == before
+
+
+def test_a_run_after_a_killed_one_goes_on_from_nothing(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    streamconv.convert(source, tmp_path / "other")
+    process = running.start("convert", source, dest, "--workers", 1, "--quiet")
+    running.wait_until(lambda: any((tmp_path / "dest.partial").glob("*.safetensors")), process)
+    process.kill()
+    process.communicate()
+    (tmp_path / "dest.partial" / "left-over").mkdir()
+    assert not dest.exists()
+    assert run("convert", source, dest, "--quiet").code == 0
+    assert tree(dest) == tree(tmp_path / "other")
+    assert not (tmp_path / "dest.partial").exists()
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / name
+    first = running.start("convert", source, dest, "--workers", 1, "--quiet")
+    marker = dest.with_name(name + ".partial") / (".streamconv" if name == "dest" else "")
+
+    def is_locked() -> bool:
+        try:
+            with marker.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    running.wait_until(is_locked, first)
+    second = run("convert", source, dest, "--quiet")
+    assert second.code == 8
+    assert "is being written by another process" in second.err
+    assert first.wait(timeout=60) == 0
+    assert golden.found(dest)
+
+
+def test_the_table_of_codes_names_all_that_were_met_here() -> None:
+    assert set(EXIT_CODES) == {0, *(failure[0] for failure in FAILURES.values()), 7, 8, 130, 143}
+
+
+# -- storage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system of a fixed size needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+NO_CHECK = "from streamconv.destination import Destination\nDestination.check_room = lambda *_: None"
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_a_full_disk(name: str, tmp_path: Path, small_disk: Path) -> None:
+    source = running.llama(tmp_path / "source")
+    words = ["convert", source, small_disk / name, "--dtype", "fp32", "--quiet"]
+    (small_disk / "ballast").write_bytes(bytes(200_000))
+    for before, message in (("", "nothing was written"), (NO_CHECK, "No space left on device; make room")):
+        ended = run(*words, before=before)
+        assert ended.code == 5
+        assert message in ended.err
+        assert [p.name for p in small_disk.iterdir()] == ["ballast"]
+
+
+def test_the_manifest_of_a_ckpt_can_be_what_does_not_fit(tmp_path: Path) -> None:
+    source, dest = running.scalars(tmp_path / "source.safetensors", 50), tmp_path / "dest.ckpt"
+    streamconv.convert(source, dest, model="raw")
+    size = dest.stat().st_size
+    assert (tmp_path / "dest.ckpt.streamconv.json").stat().st_size > size
+    before = tree(tmp_path)
+    ended = run(
+        *("convert", source, dest, "--model", "raw", "--dtype", "fp16", "--overwrite", "--quiet"),
+        prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    assert ended.code == 5
+    assert tree(tmp_path) == before
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            running.command("inspect", source),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=running.environment(),
+        )
+    assert done.returncode == 5
+    assert done.stderr == "streamconv: cannot write the report: No space left on device; make room and run again\n"
+
+
+# -- pipes and terminals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_stops_no_work(stream: str, tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
+    done = subprocess.run(
+        running.command("convert", source, dest), check=False, env=running.environment(), timeout=60, **streams
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert b"Traceback" not in (done.stderr or b"")
+    assert golden.found(dest)
+
+
+def test_a_message_that_nobody_hears(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        running.command("inspect", tmp_path / "nothing"), check=False, env=running.environment(), stderr=write
+    )
+    os.close(write)
+    assert done.returncode == 3
+
+
+def test_no_carriage_return_without_a_terminal(tmp_path: Path) -> None:
+    ended = run("convert", running.llama(tmp_path / "source"), tmp_path / "dest")
+    assert "\r" not in ended.out + ended.err
+    assert "\x1b" not in ended.out + ended.err
+
+
+def test_quiet_is_silent(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    assert run("convert", source, dest, "--quiet").err == ""
+    assert run("verify", dest, "--quiet").err == ""
+    assert run("verify", source, dest, "--quiet").err == ""
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_report_is_json_alone(tmp_path: Path, capsys) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    planned = call(capsys, "plan", source, dest, "--json", "--dtype", "bf16")
+    assert planned.err == ""
+    plan = json.loads(planned.out)
+    assert not dest.exists()
+    converted = call(capsys, "convert", source, dest, "--json", "--dtype", "bf16")
+    report = json.loads(converted.out)
+    assert report["digest"] == plan["digest"]
+    assert report["dtype"] == "BF16"
+    assert report["files"] == plan["files"]
+    assert {n: (dest / n).stat().st_size for n in report["files"]} == report["files"]
+    sizes = (sum((dest / n).stat().st_size for n in names) for names in (report["files"], ["param_name_map.json"]))
+    assert report["written_bytes"] == report["total_bytes"] == sum(sizes)
+    assert report["read_bytes"] == report["source_bytes"]
+    assert report["peak_bytes"] > 0
+    assert {t["name"]: (t["dtype"], tuple(t["shape"])) for t in plan["tensors"]} == {
+        name: (dtype, shape) for name, (dtype, shape, _) in golden.found(dest).items()
+    }
+    verified = json.loads(call(capsys, "verify", dest, "--json").out)
+    assert verified["tensors"] == len(plan["tensors"])
+    assert verified["bytes"] == report["written_bytes"]
+    compared = json.loads(call(capsys, "verify", source, dest, "--json").out)
+    assert (compared["tensors"], compared["files"]) == (verified["tensors"], verified["files"])
+    assert len(json.loads(call(capsys, "inspect", dest, "--json").out)["tensors"]) == len(plan["tensors"])
+    assert [f["name"] for f in json.loads(call(capsys, "models", "--json").out)] == [f.name for f in families()]
+    assert json.loads(call(capsys, "models", "llama", "--json").out)[0]["options"][0]["name"] == "qkv_concat"
+
+
+def test_an_error_leaves_stdout_empty(tmp_path: Path, capsys) -> None:
+    for words in (["convert", "nothing", "dest"], ["plan", "nothing", "dest"], ["inspect", "nothing"], ["verify", "x"]):
+        ended = call(capsys, *words, "--json")
+        assert (ended.code, ended.out) == (3, "")
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+USAGE = {
+    "no command": ([], "Missing command; see streamconv --help"),
+    "a command misspelt": (["convret"], "there is no command 'convret'; did you mean convert?"),
+    "no such command": (["zzz"], "there is no command 'zzz'; see streamconv --help"),
+    "an option misspelt": (["convert", "S", "D", "--modle", "llama"], "Did you mean '--model'?; see streamconv"),
+    "no such option": (["convert", "S", "D", "--zzz"], "--zzz"),
+    "a number": (["convert", "S", "D", "--workers", "many"], "'many' is not a valid integer; see"),
+    "no worker": (["convert", "S", "D", "--workers", "0"], "a number between 1 and 256 is needed"),
+    "no SOURCE": (["convert"], "SOURCE is missing"),
+    "no DEST": (["convert", "S"], "DEST is missing"),
+    "an empty DEST": (["convert", "S", ""], "DEST is missing"),
+    "SOURCE twice": (["convert", "S", "D", "--input_path", "S"], "given twice: as an argument and as --input_path"),
+    "DEST twice": (["convert", "S", "D", "--output_path", "D"], "given twice: as an argument and as --output_path"),
+    "too many": (["convert", "S", "D", "E"], "extra argument"),
+    "a model misspelt": (["convert", "S", "D", "--model", "lama"], "did you mean llama?"),
+    "no such model": (["convert", "S", "D", "--model", "zzz"], "`streamconv models` lists them"),
+    "models misspelt": (["models", "mixtrl"], "did you mean mixtral?"),
+    "an option of the family": (["convert", "S", "D", "-o", "qkv_conat=true"], "did you mean qkv_concat?"),
+    "an option of none": (["convert", "S", "D", "--model", "raw", "-o", "a=b"], "raw has no option 'a'; it has none"),
+    "a value": (["convert", "S", "D", "-o", "qkv_concat=maybe"], "qkv_concat=maybe: not one of false, true, blocks"),
+    "no value": (["convert", "S", "D", "-o", "qkv_concat"], "write -o NAME=VALUE"),
+    "an empty value": (["convert", "S", "D", "-o", "qkv_concat="], "write -o NAME=VALUE"),
+    "a flag without value": (["convert", "S", "D", "--qkv_concat"], "--qkv_concat needs a value"),
+    "a flag before a flag": (["convert", "S", "D", "--qkv_concat", "--quiet"], "--qkv_concat needs a value"),
+    "a dtype": (["convert", "S", "D", "--dtype", "float16"], "'float16' is not one of fp32, fp16, bf16"),
+    "a format": (["convert", "S", "D", "--format", "onnx"], "--format onnx: not one of safetensors, ckpt, hf"),
+    "ckpt to a directory": (["convert", "S", "D", "--format", "ckpt"], "DEST has to end in .ckpt"),
+    "a directory to .ckpt": (["convert", "S", "D.ckpt", "--format", "safetensors"], "not end in .ckpt"),
+    "MindSpore names as hf": (["convert", "S", "D", "--format", "hf"], "use --model raw"),
+    "crc of a directory": (["convert", "S", "D", "--crc"], "--crc appends to a .ckpt file"),
+    "a size": (["convert", "S", "D", "--max-mem", "much"], "--max-mem 'much' is not a size; write for example 16G"),
+    "a shard size": (["convert", "S", "D", "--max-shard-size", "-1"], "--max-shard-size '-1' is not a size"),
+    "no bytes": (["convert", "S", "D", "--max-mem", "0"], "--max-mem '0' is out of range"),
+    "io": (["convert", "S", "D", "--io", "mmap"], "--io mmap: not one of auto, map, read"),
+    "a config": (["convert", "S", "D", "--config", "nothing.json"], "--config nothing.json: there is no such file"),
+    "a file as DEST": (["convert", "S", "D.safetensors"], "a destination is a directory, or a file that ends in .ckpt"),
+    "the root": (["convert", "S", "/"], "is the root of the file system"),
+    "no parent": (["convert", "S", "no/where"], "no is not a directory: create it first"),
+    "verify without": (["verify"], "DEST"),
+    "inspect without": (["inspect"], "PATH"),
+    "ANSI in a command": (["\x1b[31mred"], "\\x1b[31mred"),
+    "ANSI in an option": (["convert", "S", "D", "--\x1b[31m"], "\\x1b[31m"),
+    "ANSI in a value": (["convert", "S", "D", "--workers", "\x1b[31m"], "\\x1b[31m"),
+    "ANSI in a model": (["convert", "S", "D", "--model", "\x1b[31m"], "\\x1b[31m"),
+    "ANSI in a path": (["convert", "S", "\x1b[31m/x"], "\\x1b[31m is not a directory"),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    running.llama(folder / "S")
+    return folder
+
+
+@pytest.mark.parametrize("what", USAGE)
+def test_wrong_usage_says_what_and_what_next(what: str, sources: Path, capsys, monkeypatch) -> None:
+    words, message = USAGE[what]
+    monkeypatch.chdir(sources)
+    before = tree(sources)
+    ended = call(capsys, *words)
+    assert ended.code == 2, ended.err
+    assert message in ended.err
+    assert "\nstreamconv: " in "\n" + ended.err
+    assert "\x1b" not in ended.err
+    assert ".;" not in ended.err
+    assert ended.out == ""
+    assert tree(sources) == before
+
+
+def test_names_from_a_file_are_escaped(tmp_path: Path, capsys) -> None:
+    source = tmp_path / "red\x1b[31m"
+    source.mkdir()
+    header = b'{"evil\\u001b[2J":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    header += b" " * (-len(header) % 8)
+    (source / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+    for words in (
+        ["inspect", source],
+        ["plan", source, tmp_path / "dest", "--model", "raw"],
+        ["convert", source, tmp_path / "dest", "--model", "llama"],
+        ["convert", source, tmp_path / "dest", "--model", "raw"],
+        ["verify", tmp_path / "dest"],
+    ):
+        ended = call(capsys, *words)
+        assert "\x1b" not in ended.out + ended.err
+    running.flip(shard := next((tmp_path / "dest").glob("*.safetensors")), shard.stat().st_size - 1)
+    ended = call(capsys, "verify", tmp_path / "dest")
+    assert (ended.code, "\x1b" in ended.err) == (7, False)
+    assert "evil\\x1b[2J" in ended.err
+
+
+def test_a_reverse_that_needs_a_config_says_so(tmp_path: Path, capsys) -> None:
+    source = running.tiny(tmp_path / "source")
+    assert call(capsys, "convert", source, tmp_path / "fused.ckpt", "-o", "qkv_concat=true").code == 0
+    (tmp_path / "fused.ckpt.streamconv.json").unlink()
+    words = ["convert", tmp_path / "fused.ckpt", tmp_path / "back", "--reverse"]
+    ended = call(capsys, *words)
+    assert (ended.code, "--config FILE" in ended.err) == (2, True)
+    ended = call(capsys, *words, "--model", "llama", "-o", "qkv_concat=true")
+    assert ended.code == 2
+    assert "num_attention_heads" in ended.err
+    assert "--config FILE" in ended.err
+    ended = call(capsys, *words, "--config", source / "config.json")
+    assert ended.code == 2
+    assert "-o qkv_concat=true or blocks" in ended.err
+    assert call(capsys, *words, "--config", source, "-o", "qkv_concat=true").code == 0
+    assert golden.found(tmp_path / "back") == golden.found(source)
+
+
+def test_mindformers_spelling(tmp_path: Path, capsys) -> None:
+    source = running.tiny(tmp_path / "source")
+    for value in ("true", "True", "false"):
+        words = ["convert", "--input_path", source, "--output_path", tmp_path / value, f"--qkv_concat={value}"]
+        assert call(capsys, *words).code == 0
+        names = golden.found(tmp_path / value)
+        assert any("w_qkv" in name for name in names) == (value != "false")
+    words = ["convert", "--input_path", tmp_path / "true", "--output_path", tmp_path / "back", "--reversed"]
+    assert call(capsys, *words, "--qkv_concat", "true").code == 0
+    assert golden.found(tmp_path / "back") == golden.found(source)
+
+
+@pytest.mark.parametrize("words", [[], ["convert"], ["plan"], ["verify"], ["inspect"], ["models"], ["demo"]])
+def test_help(words: list[str], capsys) -> None:
+    ended = call(capsys, *words, "--help")
+    assert ended.code == 0
+    assert "Usage:" in ended.out
+    assert ended.err == ""
+    if words == ["convert"]:
+        assert "Examples:" in ended.out
+        assert "--dtype bf16 --max-mem 2G" in ended.out
+
+
+def test_help_is_cheap() -> None:
+    code = (
+        "import sys\nfrom streamconv import cli\n"
+        "cli.cli.main(['convert', '--help'], standalone_mode=False)\n"
+        "assert not {'torch', 'mindspore', 'transformers', 'safetensors.torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=running.environment())
+
+
+def test_version(capsys) -> None:
+    ended = call(capsys, "--version")
+    assert ended.code == 0
+    assert "0." in ended.out
+
+
+def test_the_examples_of_the_help_work(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    running.tiny(Path("Mixtral-8x7B"), model_type="mixtral", num_local_experts=3)
+    running.tiny(Path("Llama-3.1-8B"))
+    lines = [line.split() for line in cli._CONVERT_HELP.splitlines() if line.startswith("  streamconv ")]
+    assert len(lines) == 4
+    for words in lines:
+        if words[2] == "./old.ckpt":
+            Path("llama.ckpt").rename("old.ckpt")
+        assert call(capsys, *words[1:]).code == 0
+
+
+def test_memory_refused_by_the_system_is_6() -> None:
+    assert cli._explained(MemoryError())[1] == 6
+
+
+def test_a_fault_shows_where_on_demand(tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    done = subprocess.run(
+        running.command("convert", source, tmp_path / "dest", before=FORCED.format(name="_put")),
+        capture_output=True,
+        text=True,
+        env=running.environment({"STREAMCONV_TRACEBACK": "1"}),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert not (tmp_path / "dest").exists()

@@ -1,0 +1,117 @@
+"""config.json and what goes along with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from streamconv import config as configs
+from streamconv.config import ModelConfig, companions, load, mended
+from streamconv.dtypes import BF16, F16, F32
+from streamconv.errors import SourceError, UsageError
+
+
+def test_beside_the_weights_given_or_none(tmp_path) -> None:
+    beside, elsewhere = tmp_path / "a", tmp_path / "b"
+    beside.mkdir()
+    elsewhere.mkdir()
+    assert load(beside, None) == ModelConfig()
+    (beside / "config.json").write_text('{"hidden_size": 1}')
+    (elsewhere / "config.json").write_text('{"hidden_size": 2}')
+    (elsewhere / "other.json").write_text('{"hidden_size": 3}')
+    assert load(beside, None).values == {"hidden_size": 1}
+    assert load(beside, elsewhere).values == {"hidden_size": 2}
+    assert load(beside, elsewhere / "other.json").values == {"hidden_size": 3}
+
+
+def test_one_that_is_given_has_to_be_there(tmp_path) -> None:
+    for given in (tmp_path, tmp_path / "no.json"):
+        with pytest.raises(UsageError, match="--config"):
+            load(tmp_path, given)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"1", b"null", b'"text"', b"\xff\xfe\x00", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    ids=lambda text: text[:8].hex(),
+)
+def test_what_is_no_json_object_is_refused(tmp_path, text) -> None:
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(SourceError, match=r"config\.json"):
+        load(tmp_path, None)
+
+
+def test_one_that_is_too_large_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(configs, "_LIMIT", 100)
+    (tmp_path / "config.json").write_text(json.dumps({"a": "x" * 100}))
+    with pytest.raises(SourceError, match="larger than 100 bytes"):
+        load(tmp_path, None)
+
+
+def test_one_that_cannot_be_read_is_refused(tmp_path) -> None:
+    """Byte 0 of a process's memory is nobody's to read, not even root's."""
+    with pytest.raises(SourceError, match="cannot read /proc/self/mem"):
+        load(tmp_path, Path("/proc/self/mem"))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ({"torch_dtype": "float32", "a": 1}, BF16, {"torch_dtype": "bfloat16", "a": 1}),
+        ({"dtype": "float32", "a": 1}, F16, {"dtype": "float16", "a": 1}),
+        ({"torch_dtype": "a", "dtype": "b"}, F32, {"torch_dtype": "float32", "dtype": "float32"}),
+        ({"a": 1}, F32, {"a": 1, "torch_dtype": "float32"}),
+        ({"torch_dtype": "float16"}, None, {"torch_dtype": "float16"}),
+        ({"a": None, "ü": [1.5, {"b": True}]}, None, {"a": None, "ü": [1.5, {"b": True}]}),
+        ({"half": "\ud800"}, None, {"half": "\ud800"}),
+    ],
+)
+def test_the_copy_says_the_dtype_that_was_asked(values, dtype, expected) -> None:
+    before = dict(values)
+    data = mended(ModelConfig(None, values), dtype)
+    assert json.loads(data) == expected
+    assert list(json.loads(data)) == list(expected)
+    assert values == before
+
+
+def test_what_makes_a_checkpoint_a_model_goes_along(tmp_path) -> None:
+    wanted = [
+        "added_tokens.json",
+        "chat_template.jinja",
+        "configuration_x.py",
+        "generation_config.json",
+        "merges.txt",
+        "modeling_x.py",
+        "qwen.tiktoken",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+    ]
+    left = [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "x.py",
+    ]
+    for name in (*wanted, *left):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "tokenizer_folder").mkdir()
+    (tmp_path / "tokenizer_dangling").symlink_to(tmp_path / "nowhere")
+    assert [path.name for path in companions(ModelConfig(), tmp_path)] == wanted
+
+
+def test_they_lie_beside_the_config_that_was_given(tmp_path) -> None:
+    home, weights = tmp_path / "home", tmp_path / "weights"
+    for folder in (home, weights):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    (home / "tokenizer.json").write_text("{}")
+    (weights / "vocab.json").write_text("{}")
+    assert companions(load(weights, home), weights) == [home / "tokenizer.json"]
+    assert companions(load(weights, None), weights) == [weights / "vocab.json"]

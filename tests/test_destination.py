@@ -1,0 +1,454 @@
+"""I2: complete or absent; the source is never touched, and nothing that is not ours is replaced."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import pytest
+import running
+from running import tree
+
+import streamconv
+from streamconv import destination
+from streamconv.destination import Destination
+from streamconv.errors import DestinationError, StorageError, UsageError
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return running.tiny(tmp_path / "source")
+
+
+def refused(source: Path, dest: Path, message: str, root: Path, overwrite: bool = True) -> None:
+    """The conversion is refused, in these words, and changes nothing below `root`."""
+    before = tree(root)
+    with pytest.raises(DestinationError, match=message):
+        streamconv.convert(source, dest, overwrite=overwrite)
+    assert tree(root) == before
+
+
+# -- what may be replaced ----------------------------------------------------------------------------------------------
+
+
+def test_an_empty_directory_is_filled_without_asking(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "dest").mkdir()
+    streamconv.convert(source, tmp_path / "dest")
+    assert golden.found(tmp_path / "dest")
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_overwrite_replaces_ours_wholly(name: str, source: Path, tmp_path: Path) -> None:
+    streamconv.convert(source, tmp_path / name, dtype="fp32")
+    if name == "dest":
+        (tmp_path / name / "ms-model-00009-of-00009.safetensors").write_bytes(b"old")
+    streamconv.convert(source, tmp_path / name, overwrite=True)
+    streamconv.convert(source, tmp_path / ("other" + Path(name).suffix))
+    if name == "dest":
+        assert tree(tmp_path / "dest") == tree(tmp_path / "other")
+    else:
+        assert (tmp_path / name).read_bytes() == (tmp_path / "other.ckpt").read_bytes()
+    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+
+
+def test_overwrite_replaces_a_checkpoint_that_others_wrote(source: Path, tmp_path: Path) -> None:
+    dest = running.llama(tmp_path / "dest")
+    (dest / "notes.xyz").unlink()
+    (dest / "README.md").write_text("model card")
+    (dest / "tokenizer.model.v3").write_text("tokenizer")
+    refused(source, dest, "exists; choose another destination, or replace it with --overwrite", tmp_path, False)
+    streamconv.convert(source, dest, overwrite=True)
+    assert set(tree(dest)) == {
+        "config.json",
+        "ms-model-00001-of-00001.safetensors",
+        "param_name_map.json",
+        "streamconv.json",
+    }
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("foreign", ["thesis.pdf", ".git/config", "sub/model.safetensors", "data.json/x"])
+def test_overwrite_refuses_what_holds_foreign_files(foreign: str, ours: bool, source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    if ours:
+        streamconv.convert(source, dest)
+    else:
+        running.tiny(dest)
+    (dest / foreign).parent.mkdir(exist_ok=True)
+    (dest / foreign).write_text("precious")
+    refused(source, dest, f"belong to no checkpoint \\({foreign.split('/', maxsplit=1)[0]}\\)", tmp_path)
+
+
+def test_overwrite_refuses_a_directory_without_weights(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    for name in ("script.py", "settings.json", "notes.txt", "README.md"):
+        (dest / name).write_text("precious")
+    refused(source, dest, "holds no weights", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in ("dest", "dest.ckpt") for kind in ("other", "fifo", "loop")),
+        ("dest.ckpt", "dangling"),
+    ],
+)
+def test_what_is_neither_file_nor_directory_is_refused(name: str, kind: str, source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / name
+    if kind == "fifo":
+        os.mkfifo(dest)
+    elif kind == "loop":
+        dest.symlink_to(dest)
+    elif kind == "other":
+        dest.write_text("x") if name == "dest" else dest.mkdir()
+    else:
+        dest.symlink_to("nowhere")
+    with pytest.raises(DestinationError, match="exists and is not a"):
+        streamconv.convert(source, dest, overwrite=True)
+    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_directory_leads_there(exists: bool, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("real")
+    if exists:
+        streamconv.convert(source, tmp_path / "real", dtype="fp32")
+    streamconv.convert(source, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert golden.found(tmp_path / "real")
+    assert streamconv.verify(source, tmp_path / "link")
+    assert set(os.listdir(tmp_path)) == {"source", "link", "real"}  # noqa: PTH208
+
+
+def test_a_link_to_a_file_is_replaced_itself(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "old.ckpt").write_text("old")
+    (tmp_path / "dest.ckpt").symlink_to("other/old.ckpt")
+    streamconv.convert(source, tmp_path / "dest.ckpt", overwrite=True)
+    assert (tmp_path / "other" / "old.ckpt").read_text() == "old"
+    assert streamconv.verify(tmp_path / "dest.ckpt")
+
+
+def test_the_working_directory_as_destination(source: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    streamconv.convert(source, ".")
+    monkeypatch.chdir(tmp_path / "here")
+    assert golden.found(Path())
+    assert streamconv.verify(".")
+    assert streamconv.verify(source, ".")
+    refused(source, Path(), "exists", tmp_path, overwrite=False)
+    refused(source, Path(".."), "belong to no checkpoint|lies in|holds", tmp_path)
+
+
+def test_the_root_has_no_name(source: Path) -> None:
+    with pytest.raises(UsageError, match="root of the file system: name a directory in it"):
+        streamconv.plan(source, "/")
+
+
+def test_a_mount_point_is_refused(source: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "dest").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "dest")
+    refused(source, tmp_path / "dest", "mount point, which no rename can put in place: name a directory in", tmp_path)
+    streamconv.convert(source, tmp_path / "dest" / "inside")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "x" * 248 + ".ckpt"])
+def test_a_name_that_is_too_long(name: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="name too long; choose a shorter name"):
+        streamconv.convert(source, tmp_path / name)
+    assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
+
+
+# -- the source is not a destination -----------------------------------------------------------------------------------
+
+
+def hard(link: Path, target: Path) -> None:
+    link.hardlink_to(target)
+
+
+def soft(link: Path, target: Path) -> None:
+    link.symlink_to(target)
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> Path:
+    """A source of one file, in a directory of its own."""
+    (tmp_path / "one").mkdir()
+    streamconv.convert(running.tiny(tmp_path / "hf"), tmp_path / "one" / "model.ckpt")
+    (tmp_path / "one" / "model.ckpt.streamconv.json").unlink()
+    return tmp_path / "one" / "model.ckpt"
+
+
+def raw_refused(source: Path, dest: Path, message: str, root: Path) -> None:
+    before = tree(root)
+    with pytest.raises(DestinationError, match=message):
+        streamconv.convert(source, dest, model="raw", overwrite=True)
+    assert tree(root) == before
+
+
+def test_the_source_itself(one_file: Path, tmp_path: Path) -> None:
+    raw_refused(one_file, one_file, "holds the source model.ckpt", tmp_path)
+    raw_refused(one_file, one_file.parent, "holds the source model.ckpt", tmp_path)
+    raw_refused(one_file.parent, one_file.parent, "lies in the source's directory", tmp_path)
+
+
+@pytest.mark.parametrize("link", [hard, soft])
+def test_a_link_to_the_source(link, one_file: Path, tmp_path: Path) -> None:
+    link(tmp_path / "link.ckpt", one_file)
+    raw_refused(one_file, tmp_path / "link.ckpt", "holds the source model.ckpt", tmp_path)
+    raw_refused(tmp_path / "link.ckpt", one_file, "holds the source link.ckpt", tmp_path)
+    (tmp_path / "dest").mkdir()
+    link(tmp_path / "dest" / "x.ckpt", one_file)
+    raw_refused(one_file, tmp_path / "dest", "holds the source model.ckpt", tmp_path)
+
+
+def test_the_place_to_build_in_is_a_link_to_the_source(one_file: Path, tmp_path: Path) -> None:
+    hard(tmp_path / "dest.ckpt.partial", one_file)
+    raw_refused(one_file, tmp_path / "dest.ckpt", "holds the source model.ckpt", tmp_path)
+    (tmp_path / "dest.ckpt.partial").unlink()
+    soft(tmp_path / "dest.ckpt.partial", one_file)
+    raw_refused(one_file, tmp_path / "dest.ckpt", "holds the source model.ckpt", tmp_path)
+
+
+def test_inside_the_source_directory(source: Path, tmp_path: Path) -> None:
+    refused(source, source / "dest", "lies in the source's directory, which is never written to", tmp_path)
+    (source / "deep").mkdir()
+    refused(source, source / "deep" / "dest.ckpt", "lies in the source's directory", tmp_path)
+    (tmp_path / "link").symlink_to(source)
+    refused(source, tmp_path / "link", "lies in the source's directory", tmp_path)
+    refused(source, tmp_path / "link" / "dest", "lies in the source's directory", tmp_path)
+    refused(tmp_path / "link", source / "dest", "lies in the source's directory", tmp_path)
+
+
+def test_beside_a_source_of_one_file(one_file: Path) -> None:
+    streamconv.convert(one_file, one_file.with_name("dest"), model="raw")
+    streamconv.convert(one_file, one_file.with_name("dest.ckpt"), model="raw")
+    assert golden.found(one_file.with_name("dest")) == golden.found(one_file)
+
+
+def test_a_directory_above_the_source(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "above").mkdir()
+    shutil.move(source, tmp_path / "above" / "source")
+    refused(tmp_path / "above" / "source", tmp_path / "above", "files that belong to no checkpoint", tmp_path)
+
+
+def test_a_dangling_link_in_the_destination_is_no_fault(source: Path, tmp_path: Path) -> None:
+    dest = running.tiny(tmp_path / "dest")
+    (dest / "gone.safetensors").symlink_to("../blobs/gone")
+    streamconv.convert(source, dest, overwrite=True)
+    assert not os.path.lexists(dest / "gone.safetensors")
+
+
+# -- the place to build in ---------------------------------------------------------------------------------------------
+
+
+def put_file(partial: Path) -> None:
+    partial.write_text("x")
+
+
+def put_directory(partial: Path) -> None:
+    partial.mkdir()
+    (partial / "theirs").write_text("x")
+
+
+def put_link(partial: Path) -> None:
+    (partial.parent / "elsewhere").mkdir(exist_ok=True)
+    (partial.parent / "elsewhere" / ".streamconv").write_text("")
+    partial.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "put"),
+    [
+        ("dest", put_file),
+        ("dest", put_directory),
+        ("dest", put_link),
+        ("dest", os.mkfifo),
+        ("dest.ckpt", put_directory),
+        ("dest.ckpt", Path.mkdir),
+        ("dest.ckpt", put_link),
+        ("dest.ckpt", os.mkfifo),
+    ],
+)
+def test_a_foreign_partial_is_left_alone(name: str, put, source: Path, tmp_path: Path) -> None:
+    put(tmp_path / f"{name}.partial")
+    with pytest.raises(DestinationError, match=f"{name}.partial is in the way and was not made by streamconv: move it"):
+        streamconv.convert(source, tmp_path / name)
+    assert os.path.lexists(tmp_path / f"{name}.partial")
+    assert not os.path.lexists(tmp_path / name)
+
+
+def test_a_partial_of_ours_is_taken_over(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "dest.partial" / "sub").mkdir(parents=True)
+    (tmp_path / "dest.partial" / ".streamconv").write_text("")
+    (tmp_path / "dest.partial" / "ms-model-00009-of-00009.safetensors").write_text("left")
+    (tmp_path / "dest.ckpt.partial").write_text("left" * 100_000)
+    (tmp_path / "dest.ckpt.streamconv.json.partial").write_text("left")
+    for name in ("dest", "dest.ckpt"):
+        streamconv.convert(source, tmp_path / name)
+        assert streamconv.verify(source, tmp_path / name)
+    assert not list(tmp_path.glob("*partial*"))
+    assert len(list((tmp_path / "dest").iterdir())) == 4
+
+
+HOLD = """
+import fcntl, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_a_lock_held_by_another_process(name: str, source: Path, tmp_path: Path) -> None:
+    lock = tmp_path / f"{name}.partial"
+    if name == "dest":
+        lock.mkdir()
+        lock /= ".streamconv"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], **pipes) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        before = tree(tmp_path)
+        with pytest.raises(DestinationError, match="is being written by another process: wait for it to end"):
+            streamconv.convert(source, tmp_path / name)
+        assert tree(tmp_path) == before
+        holder.stdin.close()
+    streamconv.convert(source, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_the_holder_ends_between_open_and_lock(name: str, source: Path, tmp_path: Path, monkeypatch) -> None:
+    """What is locked then is the other's finished result."""
+    dest, lock = tmp_path / name, fcntl.flock
+
+    def finish_first(descriptor: int, how: int) -> None:
+        (dest.with_name(f"{name}.partial") / (".streamconv" if name == "dest" else "")).rename(dest)
+        lock(descriptor, how)
+
+    place = Destination(dest, name != "dest")
+    monkeypatch.setattr(fcntl, "flock", finish_first)
+    with pytest.raises(DestinationError, match="another process"), place.building():
+        pass
+    assert dest.is_file()
+
+
+def test_a_file_system_without_locks(source: Path, tmp_path: Path, monkeypatch) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    streamconv.convert(source, tmp_path / "dest")
+    assert streamconv.verify(tmp_path / "dest")
+
+
+def test_what_comes_to_the_destination_meanwhile_stays(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+
+    def meanwhile(progress: streamconv.Progress) -> None:
+        dest.mkdir(exist_ok=True)
+        (dest / "theirs.safetensors").write_text("precious")
+
+    with pytest.raises(DestinationError, match="exists"):
+        streamconv.convert(source, dest, progress=meanwhile)
+    assert tree(dest) == {"theirs.safetensors": b"precious"}
+    assert not (tmp_path / "dest.partial").exists()
+
+
+def test_an_error_of_the_caller_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    def fail(progress: streamconv.Progress) -> None:
+        raise ZeroDivisionError
+
+    for name in ("dest", "dest.ckpt"):
+        with pytest.raises(ZeroDivisionError):
+            streamconv.convert(source, tmp_path / name, progress=fail)
+    assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
+
+
+# -- putting in place --------------------------------------------------------------------------------------------------
+
+
+class NoExchange:
+    """A C library whose renameat2 the file system does not support."""
+
+    def __init__(self, *arguments: object, **more: object) -> None:
+        self.renameat2 = lambda *_: -1
+
+
+def test_replacing_without_an_exchange(source: Path, tmp_path: Path, monkeypatch) -> None:
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    monkeypatch.setattr(ctypes, "CDLL", NoExchange)
+    streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    assert streamconv.verify(source, tmp_path / "dest")
+    assert set(os.listdir(tmp_path)) == {"source", "dest"}  # noqa: PTH208
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_rename_that_fails(number: int, source: Path, tmp_path: Path, monkeypatch) -> None:
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    before = tree(tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", NoExchange)
+    renames, rename = [], Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        renames.append(self)
+        if len(renames) == number:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageError, match=r"cannot put in place .*Input/output error; the device reports an error"):
+        streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_a_sync_that_fails(name: str, source: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    before = tree(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(StorageError, match="Input/output error"):
+            streamconv.convert(source, tmp_path / name)
+    assert tree(tmp_path) == before
+
+
+def test_room_is_asked_for_first(source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 9, 1, 1, 9, 9, 9, 0, 255)))
+    with pytest.raises(StorageError, match=r"4 KiB free, the output takes .* KiB: make room, .*nothing was written"):
+        streamconv.convert(source, tmp_path / "dest")
+    assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
+
+
+# -- permissions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o077, 0o002])
+def test_the_umask_holds(mask: int, tmp_path: Path) -> None:
+    source = running.llama(tmp_path / "source")
+    old = os.umask(mask)
+    try:
+        streamconv.convert(source, tmp_path / "dest")
+        streamconv.convert(source, tmp_path / "dest.ckpt")
+    finally:
+        os.umask(old)
+    made = [tmp_path / "dest", *(tmp_path / "dest").iterdir(), *tmp_path.glob("dest.ckpt*")]
+    assert len(made) > 8
+    for path in made:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+
+
+def test_small_files_are_written_whole(tmp_path: Path) -> None:
+    destination.write_synced(tmp_path / "a", b"abc")
+    destination.copy_synced(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"abc"

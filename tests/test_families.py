@@ -1,0 +1,199 @@
+"""Families: every option of every family, there and back, gives the same tensors to the byte."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import re
+from itertools import product
+from pathlib import Path
+
+import golden
+import pytest
+from helpers import LLAMA, MIXTRAL, hf
+
+import streamconv
+from streamconv import families, samples
+from streamconv.dtypes import BF16, F16, F32
+from streamconv.errors import UnsupportedError, UsageError
+from streamconv.families import Option
+from streamconv.rules import Rule
+
+PACKAGE = Path(streamconv.__file__).parent
+SHAPES = {
+    "6 heads in 3 groups": {},
+    "one group": {"num_key_value_heads": 1},
+    "a group for each head": {"num_key_value_heads": 6},
+    "head_dim from hidden": {"head_dim": None, "hidden_size": 18},
+    "kv heads from heads": {"num_key_value_heads": None},
+    "tied": {"tie_word_embeddings": True},
+    "square": {"intermediate_size": 20},
+    "one of everything": {
+        **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), 1),
+        **dict.fromkeys(("head_dim", "num_hidden_layers", "vocab_size"), 1),
+    },
+}
+
+
+@pytest.fixture
+def there_and_back(tmp_path):
+    """Convert to a directory and to a `.ckpt`, and both back."""
+
+    def run(config, specs, options) -> None:
+        source = tmp_path / "hf"
+        samples.write_hf(source, config, specs, 1500)
+        expected = golden.found(source)
+        assert len(expected) == len(specs)
+        for kind in ("ms", "ms.ckpt"):
+            there, back = tmp_path / kind, tmp_path / f"{kind}.back"
+            streamconv.convert(source, there, options=options, max_mem="8G", max_shard_size=2000)
+            assert golden.found(there) != expected
+            streamconv.convert(there, back, reverse=True, config=source, max_mem="8G", max_shard_size=999)
+            assert golden.found(back) == expected
+            assert json.loads((back / "config.json").read_text()) == config
+        assert golden.found(tmp_path / "ms") == golden.found(tmp_path / "ms.ckpt")
+
+    return run
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biases"])
+@pytest.mark.parametrize("concat", [False, True, "blocks"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_llama(there_and_back, shape, concat, biased) -> None:
+    config = {**LLAMA, **SHAPES[shape]}
+    there_and_back(config, hf(config, optional=biased), {"qkv_concat": concat})
+
+
+@pytest.mark.parametrize("use_gmm", [False, True])
+@pytest.mark.parametrize(("experts", "shape"), [(1, "square"), (2, "tied"), *product([7], SHAPES)])
+def test_mixtral(there_and_back, shape, experts, use_gmm) -> None:
+    config = {**MIXTRAL, **SHAPES[shape], "num_local_experts": experts}
+    there_and_back(config, hf(config), {"use_gmm": use_gmm})
+
+
+@pytest.mark.parametrize("config", [LLAMA, MIXTRAL], ids=["llama", "mixtral"])
+def test_dtypes_of_their_own(there_and_back, config) -> None:
+    kinds = {"norm": F32, "experts": F16, "mlp": F16}
+    specs = [
+        dataclasses.replace(s, dtype=next((kind for word, kind in kinds.items() if word in s.name), BF16))
+        for s in hf(config)
+    ]
+    there_and_back(config, specs, {})
+
+
+def test_eleven_layers_and_a_shard_for_each_tensor(there_and_back) -> None:
+    config = {**LLAMA, "num_hidden_layers": 11}
+    there_and_back(config, hf(config), {"qkv_concat": True})
+
+
+def test_a_head_that_is_there_although_tied_has_to_be_the_embedding(tmp_path) -> None:
+    config = {**LLAMA, "tie_word_embeddings": True}
+    samples.write_hf(tmp_path / "hf", config, hf(LLAMA), 1 << 20)
+    with pytest.raises(UnsupportedError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight.*tie_word"):
+        streamconv.convert(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
+    assert not (tmp_path / "ms").exists()
+
+
+def test_raw_changes_the_format_and_nothing_else(tmp_path) -> None:
+    samples.write_hf(tmp_path / "hf", MIXTRAL, hf(MIXTRAL), 3000)
+    expected = golden.found(tmp_path / "hf")
+    for kind in ("a.ckpt", "b"):
+        streamconv.convert(tmp_path / "hf", tmp_path / kind, model="raw", max_mem="8G")
+        assert golden.found(tmp_path / kind) == expected
+    streamconv.convert(tmp_path / "a.ckpt", tmp_path / "c", model="raw", format="hf", max_mem="8G")
+    assert golden.found(tmp_path / "c") == expected
+
+
+def test_sources_differ_from_each_other() -> None:
+    """Random values that were all alike would let every test above pass."""
+    digests = [hashlib.sha256(golden.golden_bytes(spec)).hexdigest() for spec in hf(MIXTRAL)]
+    assert len(set(digests)) == len(digests)
+
+
+# The registry ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", families.families(), ids=lambda family: family.name)
+def test_every_family_is_found_by_its_name_and_by_what_it_recognises(family) -> None:
+    assert families.find(family.name) is family
+    for model_type in family.model_types:
+        found, why = families.recognise({"model_type": model_type})
+        assert found is family
+        assert model_type in why
+
+
+def test_no_two_families_recognise_the_same_config() -> None:
+    types = [model_type for family in families.families() for model_type in family.model_types]
+    assert len(types) == len(set(types))
+
+
+@pytest.mark.parametrize("family", families.families(), ids=lambda family: family.name)
+def test_every_choice_of_options_gives_a_table(family) -> None:
+    for choice in product(*(option.values for option in family.options)):
+        options = {option.name: value for option, value in zip(family.options, choice, strict=True)}
+        assert family.rules({}, options)
+
+
+def test_options_are_spelled_and_parsed() -> None:
+    option = Option("qkv_concat", (False, True, "blocks", 4), "")
+    assert option.default is False
+    assert [option.parse(text) for text in ("false", "True", " BLOCKS ", "4")] == [False, True, "blocks", 4]
+    with pytest.raises(UsageError, match="qkv_concat=1: not one of false, true, blocks, 4"):
+        option.parse("1")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("lama", "did you mean llama"), ("Mixtral", "mean mixtral"), ("\x1b[0m", ""), ("", "")]
+)
+def test_did_you_mean_this_model(name, hint) -> None:
+    with pytest.raises(UsageError, match=rf"{hint}.*llama, mixtral.*raw") as caught:
+        families.find(name)
+    assert str(caught.value).isprintable()
+    assert ("did you mean" in str(caught.value)) == bool(hint)
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"architectures": ["X"]}])
+def test_a_config_that_does_not_say_what_it_is(config) -> None:
+    with pytest.raises(UsageError, match="--model NAME or --config FILE"):
+        families.recognise(config)
+
+
+def test_a_model_that_nobody_covers() -> None:
+    with pytest.raises(UnsupportedError, match=r"no family covers.*--model"):
+        families.recognise({"model_type": "x\x1b[0m"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"qkv_concta": True}, "has no option 'qkv_concta'; did you mean qkv_concat"),
+        ({"use_gmm": True}, "llama has no option 'use_gmm'; its options are qkv_concat"),
+        ({"qkv_concat": "maybe"}, "qkv_concat=maybe: not one of false, true, blocks"),
+    ],
+)
+def test_options_that_are_not_the_family_s(tmp_path, options, said) -> None:
+    samples.write_hf(tmp_path / "hf", LLAMA, hf(LLAMA), 1 << 20)
+    with pytest.raises(UsageError, match=said):
+        streamconv.plan(tmp_path / "hf", tmp_path / "ms", options=options, max_mem="8G")
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_a_table_holds_symbols_and_no_sizes(name) -> None:
+    """A table that knew the sizes of the tests' models would pass them and nothing else."""
+    family = families.find(name)
+    texts = list(family.sizes.values())
+    for choice in product(*(option.values for option in family.options)):
+        table = family.rules({}, {o.name: value for o, value in zip(family.options, choice, strict=True)})
+        for rule in (statement for statement in table if isinstance(statement, Rule)):
+            texts += [str(rule.shapes()), *rule.patterns("hf"), *rule.patterns("ms")]
+            assert {int(n) for n in re.findall(r"\d+", repr(rule.layout))} <= {0, 1, 2}
+    assert not [text for text in texts if re.search(r"(?<![a-z_])\d", text)]
+
+
+@pytest.mark.parametrize("module", ["llama", "mixtral", "common", "base"])
+def test_a_family_s_module_counts_no_further_than_its_axes(module) -> None:
+    tree = ast.parse((PACKAGE / "families" / f"{module}.py").read_text())
+    numbers = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) is int}
+    assert numbers <= {0, 1, 2}

@@ -1,0 +1,204 @@
+"""Reading: mapped or read, whole or in parts, across slices: the same bytes; and a file that changed is noticed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+import running
+from running import FIXTURES
+
+import streamconv
+from streamconv import dtypes, sources, views
+from streamconv.errors import SourceError
+from streamconv.formats import ckpt, open_catalog, safetensors
+from streamconv.sources import Reader, Region, bits, uses_mapping
+from streamconv.tensors import SourceFile, TensorRef, TensorSpec
+
+SPEC = TensorSpec("t", dtypes.F32, (11, 53, 5))
+
+
+def stored(folder: Path, slice_bytes: int | None = None, spec: TensorSpec = SPEC) -> TensorRef:
+    """A tensor in a `.ckpt`, cut into slices of so many bytes."""
+    size = {"slice_bytes": slice_bytes} if slice_bytes else {}
+    golden.write(folder / "a.ckpt", ckpt.lay_out("a.ckpt", [spec], **size), {spec.name: golden.golden_bytes(spec)})
+    return open_catalog(folder / "a.ckpt")[spec.name]
+
+
+def placed(reader: Reader, view: views.View, dtype: dtypes.DType) -> bytes:
+    target = np.empty(int(np.prod(view.shape)), bits(dtype))
+    reader.place(view, tuple((0, n) for n in view.shape), target, dtype)
+    return target.tobytes()
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("slice_bytes", [None, 4096, 1001, 37])
+@pytest.mark.parametrize("region", [64, 1000, 1 << 20])
+def test_regions_and_slices_change_nothing(mapped: bool, slice_bytes: int | None, region: int, tmp_path: Path) -> None:
+    """1001 and 37 bytes end in the middle of elements."""
+    ref = stored(tmp_path, slice_bytes)
+    assert len(ref.extents) == (1 if slice_bytes is None else -(-SPEC.nbytes // slice_bytes))
+    reader, view = Reader(region, mapped), views.leaf(ref)
+    expected = np.frombuffer(golden.golden_bytes(SPEC), np.float32).reshape(SPEC.shape)
+    assert placed(reader, view, dtypes.F32) == expected.tobytes()
+    turned = views.permute(view, (2, 0, 1))
+    assert placed(reader, turned, dtypes.F32) == expected.transpose(2, 0, 1).tobytes()
+    part = views.cut(view, 1, 7, 50, 3)
+    assert placed(reader, part, dtypes.F32) == expected[:, 7:50:3].tobytes()
+    reader.close()
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_contiguous_boxes_come_as_they_lie(mapped: bool, tmp_path: Path) -> None:
+    ref = stored(tmp_path)
+    view, reader = views.leaf(ref), Reader(1 << 20, mapped)
+    expected = np.frombuffer(golden.golden_bytes(SPEC), np.uint32).reshape(SPEC.shape)
+    found = reader.contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32)
+    assert found is not None
+    assert np.array_equal(found, expected[3:9].reshape(-1))
+    assert reader.bytes_read == 6 * 53 * 5 * 4
+    for box, dtype in (
+        (((3, 9), (0, 52), (0, 5)), dtypes.F32),
+        (((3, 9), (0, 53), (0, 5)), dtypes.BF16),
+    ):
+        assert reader.contiguous(view, box, dtype) is None
+    assert reader.contiguous(views.permute(view, (1, 0, 2)), ((0, 53), (3, 4), (0, 5)), dtypes.F32) is not None
+    assert reader.contiguous(views.permute(view, (1, 0, 2)), ((0, 53), (3, 5), (0, 5)), dtypes.F32) is None
+    assert Reader(64, mapped).contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
+
+
+@pytest.mark.parametrize("kind", ["dest", "dest.ckpt"])
+@pytest.mark.parametrize("dtype", [None, "fp16"])
+def test_read_equals_map(kind: str, dtype: str | None, tmp_path: Path) -> None:
+    source = running.llama(tmp_path / "source")
+    trees = []
+    for io in ("map", "read", "auto"):
+        (tmp_path / io).mkdir()
+        streamconv.convert(source, tmp_path / io / kind, io=io, dtype=dtype, options={"qkv_concat": True})
+        trees.append(running.tree(tmp_path / io))
+    assert trees[0] == trees[1] == trees[2]
+
+
+@pytest.mark.parametrize("slice_bytes", [1000, 1001, 37])
+@pytest.mark.parametrize("io", ["map", "read"])
+def test_a_sliced_ckpt_converts_as_a_whole_one(slice_bytes: int, io: str, tmp_path: Path) -> None:
+    streamconv.convert(running.tiny(tmp_path / "hf"), tmp_path / "whole.ckpt", options={"qkv_concat": True})
+    refs = open_catalog(tmp_path / "whole.ckpt")
+    specs = [TensorSpec(r.name, r.dtype, r.shape) for r in refs.values()]
+    file = ckpt.lay_out("sliced.ckpt", specs, slice_bytes=slice_bytes)
+    golden.write(tmp_path / "sliced.ckpt", file, {n: golden.stored_bytes(r) for n, r in refs.items()})
+    assert max(len(r.extents) for r in open_catalog(tmp_path / "sliced.ckpt").values()) > 1
+    words = {"reverse": True, "model": "llama", "config": tmp_path / "hf", "options": {"qkv_concat": True}}
+    streamconv.convert(tmp_path / "whole.ckpt", tmp_path / "a", **words)
+    streamconv.convert(tmp_path / "sliced.ckpt", tmp_path / "b", io=io, **words)
+    assert running.tree(tmp_path / "a") == running.tree(tmp_path / "b")
+    assert golden.found(tmp_path / "b") == golden.found(tmp_path / "hf")
+
+
+def test_mindspores_uneven_slices(tmp_path: Path) -> None:
+    for name in ("sliced_1KiB", "sliced_1KiB_crc", "sliced_async_uneven_1KiB"):
+        source = FIXTURES / f"{name}.ckpt"
+        assert any(len(r.extents) > 1 for r in open_catalog(source).values())
+        for io in ("map", "read"):
+            streamconv.convert(source, tmp_path / f"{name}-{io}", model="raw", io=io)
+            assert golden.found(tmp_path / f"{name}-{io}") == golden.found(source)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("change", [-1, -4000, 1])
+def test_a_file_of_another_length_is_noticed_before_it_is_touched(mapped: bool, change: int, tmp_path: Path) -> None:
+    view = views.leaf(stored(tmp_path))
+    path = tmp_path / "a.ckpt"
+    reader = Reader(4096, mapped)
+    box = ((0, 1), (0, 1), (0, 5))
+    reader.place(view, box, np.empty(5, np.uint32), dtypes.F32)
+    size = path.stat().st_size
+    os.truncate(path, size + change)
+    with pytest.raises(SourceError, match=f"it had {size} bytes, it has {size + change} bytes now; run again"):
+        reader.place(view, box, np.empty(5, np.uint32), dtypes.F32)
+
+
+def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> None:
+    """Between the look at its length and the reading: refused as well, by map and by read."""
+    view = views.leaf(stored(tmp_path))
+    path = tmp_path / "a.ckpt"
+    size = path.stat().st_size
+    box = tuple((0, n) for n in SPEC.shape)
+    os.truncate(path, 5000)
+    fstat = os.fstat
+
+    def before(descriptor: int) -> os.stat_result:
+        values = list(fstat(descriptor))
+        values[6] = size
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", before)
+    for mapped in (True, False):
+        with pytest.raises(SourceError, match=r"a\.ckpt changed during the run"):
+            Reader(1 << 20, mapped).place(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_file_that_is_gone(mapped: bool, tmp_path: Path) -> None:
+    view = views.leaf(stored(tmp_path))
+    (tmp_path / "a.ckpt").unlink()
+    with pytest.raises(SourceError, match=r"cannot open .*a\.ckpt: No such file or directory"):
+        placed(Reader(4096, mapped), view, dtypes.F32)
+
+
+def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
+    def fail(*arguments: object, **more: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    view = views.leaf(stored(tmp_path))
+    real = sources.mmap.mmap
+    monkeypatch.setattr(os, "preadv", fail)
+    monkeypatch.setattr(sources.mmap, "mmap", lambda *a, **k: real(*a, **k) if a[0] == -1 else fail())
+    for mapped, doing in ((True, "cannot map"), (False, "cannot read byte")):
+        with pytest.raises(SourceError, match=rf"{doing} .*a\.ckpt: Input/output error; the device reports an error"):
+            placed(Reader(4096, mapped), view, dtypes.F32)
+
+
+def test_few_files_are_open_at_once(tmp_path: Path) -> None:
+    specs = [TensorSpec(f"t{i}", dtypes.F32, (3,)) for i in range(20)]
+    refs = []
+    for spec in specs:
+        name = f"{spec.name}.safetensors"
+        golden.write(tmp_path / name, safetensors.lay_out(name, [spec], {}), {spec.name: golden.golden_bytes(spec)})
+        refs.append(open_catalog(tmp_path / name)[spec.name])
+    reader = Reader(4096, True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for ref, spec in zip([*refs, *refs], [*specs, *specs], strict=True):
+        assert placed(reader, views.leaf(ref), dtypes.F32) == golden.golden_bytes(spec)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 8
+    reader.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_region_gives_its_pages_back() -> None:
+    region = Region(1 << 20)
+    region.array(10, bits(dtypes.F32), 8)[...] = 7
+    region.release()
+    assert not region.array(100, bits(dtypes.F32)).any()
+    region.release()
+    region.release()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapped"), [("ext4", True), ("xfs", True), ("nfs4", False), ("fuse.sshfs", False), ("9p", False)]
+)
+def test_auto_reads_on_network_file_systems(kind: str, mapped: bool, monkeypatch) -> None:
+    monkeypatch.setattr(sources, "_file_system", lambda path: kind)
+    files = (SourceFile(Path("a"), 1),)
+    assert uses_mapping("auto", files) is mapped
+    assert uses_mapping("map", files)
+    assert not uses_mapping("read", files)
+
+
+def test_the_file_system_is_found(tmp_path: Path) -> None:
+    assert sources._file_system(Path("/proc")) == "proc"
+    assert sources._file_system(tmp_path / "nothing") == ""
+    assert uses_mapping("auto", ())
