@@ -53,7 +53,9 @@ def main() -> None:
         samples.write_hf(source, _CONFIG, samples.hf_specs(find("mixtral"), _CONFIG), 500_000_000)
         print(f"{'case':20} {'streamconv s':>14} {'cp s':>8} {'ratio (min median max)':>24}")
         for name, words in _CASES.items():
-            print(_case(name, source, Path(folder), [*words, "--max-mem", arguments.max_mem], arguments.pairs), flush=True)
+            print(
+                _case(name, source, Path(folder), [*words, "--max-mem", arguments.max_mem], arguments.pairs), flush=True
+            )
 
 
 def _case(name: str, source: Path, folder: Path, words: list[str], pairs: int) -> str:

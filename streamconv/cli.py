@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from .errors import BudgetError, InterruptedRunError, StreamconvError, UsageError, quote, storage_error
+from .units import counted
 from .words import suggestion
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -126,7 +127,7 @@ def _output(command: F) -> F:
     return command
 
 
-@cli.command(cls=_WithFamilyFlags, help=_CONVERT_HELP)
+@cli.command(cls=_WithFamilyFlags, help=_CONVERT_HELP, short_help="Convert SOURCE to DEST.")
 @_conversion
 @_output
 def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
@@ -139,7 +140,7 @@ def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
     click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
 
 
-@cli.command(cls=_WithFamilyFlags)
+@cli.command(cls=_WithFamilyFlags, short_help="Everything convert would do but the bytes.")
 @_conversion
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def plan(as_json: bool, **arguments: Any) -> None:
@@ -180,7 +181,7 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-@cli.command()
+@cli.command(short_help="The tensors of any supported file or directory.")
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def inspect(path: str, as_json: bool) -> None:
@@ -195,7 +196,7 @@ def inspect(path: str, as_json: bool) -> None:
         click.echo("\n".join(catalog_lines(catalog)))
 
 
-@cli.command()
+@cli.command(short_help="The model families, their options and tables.")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def models(name: str | None, as_json: bool) -> None:
@@ -210,7 +211,7 @@ def models(name: str | None, as_json: bool) -> None:
         click.echo("\n".join(line for family in chosen for line in family_lines(family, bool(name))))
 
 
-@cli.command()
+@cli.command(short_help="Prove a result by its manifest, or by its source.")
 @click.argument("first", metavar="[SOURCE]", required=False)
 @click.argument("second", metavar="DEST", required=False)
 @_output
@@ -229,7 +230,7 @@ def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **
         what = "as its manifest says" if second is None else "byte for byte what the source gives"
         click.echo(
             f"{quote(second or first)} is {what}: "
-            f"{result.tensors} tensors in {result.files} files, {result.count} bytes"
+            f"{counted(result.tensors, 'tensor')} in {counted(result.files, 'file')}, {result.count} bytes"
         )
 
 
@@ -237,7 +238,7 @@ for _option in reversed(_RESOURCES):
     verify = _option(verify)
 
 
-@cli.command()
+@cli.command(short_help="The main job, both ways, on a sample made here.")
 @click.option("--keep", metavar="DIR", help="Write into DIR, and leave it; a temporary directory otherwise.")
 @click.option("--max-mem", default="96M", show_default=True, metavar="SIZE", help="The budget of each step.")
 def demo(keep: str | None, max_mem: str) -> None:

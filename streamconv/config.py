@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +56,9 @@ def load(directory: Path, given: Path | None) -> ModelConfig:
         SourceError: it is not a JSON object.
     """
     path = given or directory / CONFIG
-    if given and path.is_dir():
+    if given and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         path = path / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         if given:
             raise UsageError(f"--config {quote(given)}: there is no such file")
         return ModelConfig()

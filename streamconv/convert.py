@@ -5,27 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 
 from . import config as configs
 from . import dtypes, engine, families, layout, manifest, memory, verify
 from .destination import Destination, copy_synced, write_synced
-from .dtypes import DType
 from .engine import OnProgress, Progress
-from .errors import StreamconvError, UsageError, quote, source_error, storage_error
-from .families import Family, Value, spell
+from .errors import UsageError, quote, source_error, storage_error
+from .families import Family, Value
 from .formats import open_catalog
-from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, Layout
-from .plan import Plan, make_plan
-from .report import Report, describe, plan_values
+from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS
+from .options import decided_plan, parse_options
+from .report import Prepared, Report
 from .rules import Direction
 from .sources import uses_mapping
-from .tensors import Catalog
 from .units import parse_size
-from .words import suggestion
 from .writer import FileSink
 
 PathLike = str | os.PathLike[str]
@@ -34,48 +29,8 @@ DEFAULT_SHARD = "5GB"
 _IO = ("auto", "map", "read")
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it.
-
-    Attributes:
-        catalog: the source's tensors.
-        destination: where the result goes, `None` for a plan that only looks.
-        config: the config.json in use.
-        family: the model family, and `recognised` whence that is known.
-        plan: every output tensor, every dropped one.
-        layout: every output file to the byte.
-        limit: bytes of memory allowed; `workers`: threads asked for, `None` for as many as fit.
-    """
-
-    catalog: Catalog
-    destination: Destination
-    config: configs.ModelConfig
-    family: Family
-    recognised: str
-    plan: Plan
-    layout: Layout
-    limit: int
-    max_shard_size: int
-    workers: int | None
-    io: str
-    overwrite: bool
-
-    @property
-    def budget(self) -> memory.Budget:
-        """How the memory is divided, from what is resident now.
-
-        Raises:
-            BudgetError: it is too small.
-        """
-        return memory.divide(self.limit, self.workers, len(self.plan.outputs))
-
-    def __str__(self) -> str:
-        return "\n".join(describe(self))
-
-    def to_json(self) -> dict[str, object]:
-        """Everything the plan says, as plain values."""
-        return plan_values(self)
+class Conversion(Prepared):
+    """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it."""
 
     def run(self, on_progress: OnProgress | None = None) -> Report:
         """Convert.
@@ -185,9 +140,9 @@ def plan(
     family, recognised = _family(model, model_config, made_by)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
     kind = _format(format, destination, direction, family, crc)
-    given = _options(family, options or {})
+    given = parse_options(family, options or {})
     target = dtypes.target(dtype)
-    planned = _planned(catalog, family, model_config, given, made_by, direction, target)
+    planned = decided_plan(catalog, family, model_config.values, given, made_by, direction, target)
     specs = [output.spec for output in planned.outputs]
     placed = layout.lay_out(specs, kind, destination.path.name, shard, crc)
     conversion = Conversion(
@@ -256,83 +211,6 @@ def _format(asked: str | None, destination: Destination, direction: Direction, f
     if crc and kind != CKPT:
         raise UsageError("--crc appends to a .ckpt file; DEST does not end in .ckpt")
     return kind
-
-
-def _options(family: Family, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The options given, parsed as the family's."""
-    known = {option.name: option for option in family.options}
-    for name in given:
-        if name not in known:
-            has = f"its options are {', '.join(known)}" if known else "it has none"
-            raise UsageError(f"{family.name} has no option {quote(name)!r}{suggestion(name, known)}; {has}")
-    return {name: known[name].parse(spell(value)) for name, value in given.items()}
-
-
-def _planned(
-    catalog: Catalog,
-    family: Family,
-    config: configs.ModelConfig,
-    given: Mapping[str, Value],
-    made_by: manifest.Manifest | None,
-    direction: Direction,
-    dtype: DType | None,
-) -> Plan:
-    """The plan, with every option decided: given, else (in reverse) as the manifest says or as only one value fits."""
-    known = {**_recorded(family, made_by), **given} if direction is Direction.REVERSE else dict(given)
-    open_ = [option for option in family.options if option.name not in known]
-    if direction is Direction.FORWARD or not open_:
-        options = {option.name: known.get(option.name, option.default) for option in family.options}
-        return make_plan(catalog, family, config.values, options, direction, dtype)
-    return _only_fitting(catalog, family, config, known, direction, dtype)
-
-
-def _recorded(family: Family, made_by: manifest.Manifest | None) -> dict[str, Value]:
-    if made_by is None or made_by["model"] != family.name:
-        return {}
-    known = {option.name: option for option in family.options}
-    return {name: known[name].parse(str(value)) for name, value in made_by.options.items() if name in known}
-
-
-def _only_fitting(
-    catalog: Catalog,
-    family: Family,
-    config: configs.ModelConfig,
-    known: Mapping[str, Value],
-    direction: Direction,
-    dtype: DType | None,
-) -> Plan:
-    """Try every choice of the options that are open; those under which all tensors fit decide.
-
-    Raises:
-        UsageError: several fit, and give different results.
-        StreamconvError: none fits: what the defaults say.
-    """
-    names = [option.name for option in family.options]
-    choices = product(*((known[o.name],) if o.name in known else o.values for o in family.options))
-    fitting: dict[str, Plan] = {}
-    errors: list[StreamconvError] = []
-    for choice in choices:
-        try:
-            plan = make_plan(catalog, family, config.values, dict(zip(names, choice, strict=True)), direction, dtype)
-            fitting[plan.digest] = plan
-        except StreamconvError as error:
-            errors.append(error)
-    if not fitting:
-        # The choice that came nearest is the one with the least to say.
-        usage = [error for error in errors if isinstance(error, UsageError)]
-        raise min(usage or errors, key=lambda error: len(str(error)))
-    if len(fitting) > 1:
-        raise UsageError(_ambiguous(family, [plan.options for plan in fitting.values()]))
-    return next(iter(fitting.values()))
-
-
-def _ambiguous(family: Family, fitting: list[Mapping[str, Value]]) -> str:
-    lines = []
-    for option in family.options:
-        values = list(dict.fromkeys(spell(options[option.name]) for options in fitting))
-        if len(values) > 1:
-            lines.append(f"-o {option.name}={' or '.join(values)} ({option.help})")
-    return "neither names nor shapes of the source tell how it was made; say which: " + "; ".join(lines)
 
 
 def verify_checkpoint(

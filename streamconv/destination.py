@@ -153,31 +153,24 @@ class Destination:
 
     def _take(self) -> None:
         self._check_partial()
-        name = self.partial
         if not self.single:
             self.partial.mkdir(exist_ok=True)
-            name = self.partial / _MARKER
-        self._lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._in_use() from None
-        except OSError as error:
-            # A file system without locks: go on without.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                raise
-        # The holder may have finished between open and lock: what is locked then is its result, under the final name.
-        if not name.exists() or not os.path.samestat(os.fstat(self._lock), name.stat()):
-            raise self._in_use()
+        if not self._take_lock(os.O_CREAT):
+            raise DestinationError(f"{quote(self.partial)} is being written by another process: wait for it to end")
         if self.single:
-            os.ftruncate(self._lock, 0)
+            os.ftruncate(self._lock or 0, 0)
         else:
             self._empty()
 
-    def _in_use(self) -> DestinationError:
-        """Lets go of what belongs to another process."""
+    def _take_lock(self, flags: int = 0) -> bool:
+        """Lock the partial, unless another process holds it."""
+        name = self.partial if self.single else self.partial / _MARKER
+        self._lock = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o666)
+        # The holder may have finished between open and lock: what is locked then is its result, under the final name.
+        if _lock(self._lock) and name.exists() and os.path.samestat(os.fstat(self._lock), name.stat()):
+            return True
         self._release()
-        return DestinationError(f"{quote(self.partial)} is being written by another process: wait for it to end")
+        return False
 
     def _check_partial(self) -> None:
         if os.path.lexists(self.partial) and not self._is_ours():
@@ -195,13 +188,25 @@ class Destination:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _remove(self) -> None:
-        """Remove what is locked; of a place that could not be locked, only an empty directory."""
         with contextlib.suppress(OSError):
-            if not self.single:
-                self.partial.rmdir() if self._lock is None else shutil.rmtree(self.partial)
-            elif self._lock is not None:
-                self.partial.unlink(missing_ok=True)
-                self._waiting.unlink(missing_ok=True)
+            if self._lock is not None or self._take_left():
+                self._unlink()
+
+    def _take_left(self) -> bool:
+        """Lock what a signal kept from being locked, unless it is foreign or held by another process."""
+        if not self._is_ours():
+            return False
+        if not self.single and not (self.partial / _MARKER).exists():
+            self.partial.rmdir()
+            return False
+        return self._take_lock()
+
+    def _unlink(self) -> None:
+        if self.single:
+            self.partial.unlink(missing_ok=True)
+            self._waiting.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.partial)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -242,6 +247,18 @@ class Destination:
             return
         _exchange(self.partial, self.path)
         shutil.rmtree(self.partial)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file for this process alone; on a file system without locks, go on without."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+    return True
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -92,6 +92,7 @@ EXIT_CODES = {
 _NEXT_STEP = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "free some of the quota and run again",
+    errno.EFBIG: "a limit on the size of files is in force (ulimit -f): raise it, or write smaller shards",
     errno.EROFS: "choose a destination on a writable file system",
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",

@@ -6,7 +6,7 @@ from .errors import quote
 from .families import Family, spell
 from .rules import Drop, Rule, Statement, Tied
 from .tensors import Catalog
-from .units import format_size
+from .units import counted, format_size
 
 
 def catalog_lines(catalog: Catalog) -> list[str]:
@@ -16,7 +16,7 @@ def catalog_lines(catalog: Catalog) -> list[str]:
         for name, ref in catalog.items()
     ]
     lines.append(
-        f"{len(catalog)} tensors, {format_size(catalog.nbytes)}, in {len(catalog.files)} files "
+        f"{counted(len(catalog), 'tensor')}, {format_size(catalog.nbytes)}, in {counted(len(catalog.files), 'file')} "
         f"of format {catalog.format}"
     )
     lines += [f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items()]
@@ -75,22 +75,19 @@ def family_values(family: Family) -> dict[str, object]:
 
 def _table(family: Family) -> list[str]:
     defaults = {option.name: option.default for option in family.options}
-    return [line for statement in family.rules({}, defaults) for line in _statement(statement)]
+    return [_statement(statement) for statement in family.rules({}, defaults)]
 
 
-def _statement(statement: Statement) -> list[str]:
+def _statement(statement: Statement) -> str:
     match statement:
         case Rule():
             left, right = " + ".join(statement.patterns("hf")), " + ".join(statement.patterns("ms"))
             shape = f"  [{statement.shape}]" if isinstance(statement.shape, str) else ""
-            return [f"{left} -> {right}{shape}{'  (optional)' if statement.optional else ''}"]
+            return f"{left} -> {right}{shape}{'  (optional)' if statement.optional else ''}"
         case Tied():
-            return [f"{statement.hf} -> {statement.ms}  (tied to {statement.of})"]
-        case Drop(hf=str(pattern)):
-            return [f"{pattern} -> dropped: {statement.why}"]
-        case Drop(ms=str(pattern)):
-            return [f"dropped: {statement.why} <- {pattern}"]
-    return []
+            return f"{statement.hf} -> {statement.ms}  (tied to {statement.of})"
+        case Drop():
+            return f"{', '.join(statement.hf + statement.ms)}: dropped, {statement.why}"
 
 
 def _file(catalog: Catalog, name: str) -> str:

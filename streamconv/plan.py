@@ -122,7 +122,8 @@ def make_plan(
     outputs = sorted([*outputs, *tied], key=lambda pair: pair[0])
     _raise([*build.findings, *_twice(output for _, output in outputs)], [])
     dropped = {**matches.dropped, **build.dropped}
-    return Plan(family.name, options, direction, dtype, tuple(o for _, o in outputs), dropped, tuple(checks))
+    ordered = tuple(output for _, output in outputs)
+    return Plan(family.name, options, direction, dtype, ordered, dropped, tuple(checks))
 
 
 def _check_direction(catalog: Catalog, statements: Sequence[Statement], side: str) -> None:

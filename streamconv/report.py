@@ -3,19 +3,69 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from .config import ModelConfig
+from .destination import Destination
 from .engine import Tally
 from .errors import quote
-from .families import spell
-from .memory import Budget, least_limit
-from .units import format_size
-
-if TYPE_CHECKING:
-    from .convert import Conversion
+from .families import Family, spell
+from .layout import CKPT, HF_SAFETENSORS, Layout
+from .memory import Budget, divide, least_limit
+from .plan import Plan
+from .tensors import Catalog
+from .units import counted, format_size
 
 _SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is decided before a conversion begins.
+
+    Attributes:
+        catalog: the source's tensors.
+        destination: where the result goes.
+        config: the config.json in use.
+        family: the model family, and `recognised` whence that is known.
+        plan: every output tensor, every dropped one.
+        layout: every output file to the byte.
+        limit: bytes of memory allowed.
+        max_shard_size: bytes of an output shard at the most.
+        workers: threads asked for, `None` for as many as fit.
+        io: `auto`, `map` or `read`.
+        overwrite: whether a checkpoint at the destination is replaced.
+    """
+
+    catalog: Catalog
+    destination: Destination
+    config: ModelConfig
+    family: Family
+    recognised: str
+    plan: Plan
+    layout: Layout
+    limit: int
+    max_shard_size: int
+    workers: int | None
+    io: str
+    overwrite: bool
+
+    @property
+    def budget(self) -> Budget:
+        """How the memory is divided, from what is resident now.
+
+        Raises:
+            BudgetError: it is too small.
+        """
+        return divide(self.limit, self.workers, len(self.plan.outputs))
+
+    def __str__(self) -> str:
+        return "\n".join(describe(self))
+
+    def to_json(self) -> dict[str, object]:
+        """Everything the plan says, as plain values."""
+        return plan_values(self)
 
 
 @dataclass(frozen=True)
@@ -23,14 +73,14 @@ class Report:
     """What a run did.
 
     Attributes:
-        conversion: what was planned.
+        prepared: what was planned.
         budget: how memory was divided.
         tally: bytes read and written; per tensor, finite values that became infinite.
         seconds: from the first check to the rename.
         peak: the most that was resident, in bytes.
     """
 
-    conversion: Conversion
+    prepared: Prepared
     budget: Budget
     tally: Tally
     seconds: float
@@ -38,12 +88,12 @@ class Report:
 
     def to_json(self) -> dict[str, object]:
         """The report as plain values: the plan's, without its tensors, and what was measured."""
-        values = plan_values(self.conversion)
+        values = plan_values(self.prepared)
         del values["tensors"]
         return {
             **values,
             "read_bytes": self.tally.read,
-            "written_bytes": self.conversion.layout.total,
+            "written_bytes": self.prepared.layout.total,
             "overflowed": dict(self.tally.overflowed),
             "workers": self.budget.workers,
             "seconds": round(self.seconds, 3),
@@ -51,76 +101,82 @@ class Report:
         }
 
     def __str__(self) -> str:
-        written = self.conversion.layout.total
+        written = self.prepared.layout.total
         rate = format_size(written / self.seconds) if self.seconds else "-"
         lines = [
-            f"wrote {len(self.conversion.plan.outputs)} tensors, {format_size(written)}, to "
-            f"{quote(self.conversion.destination.path)} in {self.seconds:.1f} s ({rate}/s); "
+            f"wrote {counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(written)}, to "
+            f"{quote(self.prepared.destination.path)} in {self.seconds:.1f} s ({rate}/s); "
             f"peak memory {format_size(self.peak)} of {format_size(self.budget.limit)}"
         ]
         if self.tally.overflowed:
             lines.append(
                 f"{sum(self.tally.overflowed.values())} finite values became infinite, in "
-                f"{len(self.tally.overflowed)} tensors: {_some(list(self.tally.overflowed))}"
+                f"{counted(len(self.tally.overflowed), 'tensor')}: {_some(list(self.tally.overflowed))}"
             )
         return "\n".join(lines)
 
 
-def describe(conversion: Conversion) -> list[str]:
+def describe(prepared: Prepared) -> list[str]:
     """The plan for people."""
-    plan, layout, catalog = conversion.plan, conversion.layout, conversion.catalog
+    plan, layout, catalog = prepared.plan, prepared.layout, prepared.catalog
     options = ", ".join(f"{k}={spell(v)}" for k, v in plan.options.items())
     lines = [
-        f"model    {plan.family} (from {conversion.recognised})" + (f", {options}" if options else ""),
-        f"source   {quote(catalog.path)}: {catalog.format}, {len(catalog)} tensors in {len(catalog.files)} files, "
+        f"model    {plan.family} (from {prepared.recognised})" + (f", {options}" if options else ""),
+        f"source   {quote(catalog.path)}: {catalog.format}, {counted(len(catalog), 'tensor')} in "
+        f"{counted(len(catalog.files), 'file')}, "
         f"{format_size(catalog.nbytes)}, {_dtypes(ref.dtype.name for ref in catalog.values())}",
-        f"dest     {quote(conversion.destination.path)}: {layout.format}, {len(plan.outputs)} tensors in "
-        f"{len(layout.files)} files, {format_size(layout.total)}, {_dtypes(o.dtype.name for o in plan.outputs)}",
+        f"dest     {quote(prepared.destination.path)}: {layout.format}, {counted(len(plan.outputs), 'tensor')} in "
+        f"{counted(len(layout.files), 'file')}, {format_size(layout.total)}, "
+        f"{_dtypes(o.dtype.name for o in plan.outputs)}",
         f"dtype    {plan.dtype or 'as it is'}",
-        _memory(conversion),
+        _memory(prepared),
     ]
+    if layout.format != CKPT:
+        lines.append(f"shards   at most {prepared.max_shard_size:,} bytes each")
     if plan.dropped:
         lines.append(
             f"dropped  {len(plan.dropped)}: {_some([f'{quote(n)} ({why})' for n, why in plan.dropped.items()])}"
         )
     if catalog.ignored:
         lines.append(f"ignored  {_some([f'{quote(n)} ({why})' for n, why in catalog.ignored.items()])}")
+    if layout.format == HF_SAFETENSORS and prepared.config.path is None:
+        lines.append("note     no config.json goes along, and transformers needs one: give --config FILE")
     return lines
 
 
-def _memory(conversion: Conversion) -> str:
-    budget = conversion.budget
+def _memory(prepared: Prepared) -> str:
+    budget = prepared.budget
     return (
         f"memory   {format_size(budget.limit)} allowed: {format_size(budget.base)} for interpreter and plan, "
-        f"{budget.workers} worker{'s' if budget.workers > 1 else ''} with {format_size(budget.region)} for a window "
-        f"and {format_size(budget.region)} for a box; shards of {format_size(conversion.max_shard_size)} at the most"
+        f"{counted(budget.workers, 'worker')} with {format_size(budget.region)} for a window "
+        f"and {format_size(budget.region)} for a box"
     )
 
 
-def tensor_lines(conversion: Conversion) -> list[str]:
+def tensor_lines(prepared: Prepared) -> list[str]:
     """One line a tensor: name, dtype, shape, and what it is made from."""
     return [
         f"{quote(o.name)}  {o.dtype}  {list(o.view.shape)}  <- {_some([quote(s) for s in o.sources], 3)}"
-        for o in conversion.plan.outputs
+        for o in prepared.plan.outputs
     ]
 
 
-def plan_values(conversion: Conversion) -> dict[str, object]:
+def plan_values(prepared: Prepared) -> dict[str, object]:
     """The plan for programs."""
-    plan, layout, catalog, budget = conversion.plan, conversion.layout, conversion.catalog, conversion.budget
+    plan, layout, catalog, budget = prepared.plan, prepared.layout, prepared.catalog, prepared.budget
     return {
         "model": plan.family,
-        "recognised": conversion.recognised,
+        "recognised": prepared.recognised,
         "direction": plan.direction.value,
         "options": dict(plan.options),
         "dtype": plan.dtype and plan.dtype.name,
         "format": layout.format,
         "source": str(catalog.path),
-        "dest": str(conversion.destination.path),
+        "dest": str(prepared.destination.path),
         "source_bytes": catalog.nbytes,
         "total_bytes": layout.total,
         "max_mem": budget.limit,
-        "max_shard_size": conversion.max_shard_size,
+        "max_shard_size": prepared.max_shard_size,
         "minimum_mem": least_limit(budget.base),
         "digest": plan.digest,
         "files": {file.name: file.size for file in layout.files},
@@ -133,9 +189,8 @@ def plan_values(conversion: Conversion) -> dict[str, object]:
     }
 
 
-def _dtypes(names: object) -> str:
-    counted = Counter(names)  # type: ignore[call-overload]
-    return ", ".join(f"{count} {name}" for name, count in counted.most_common())
+def _dtypes(names: Iterable[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
 
 
 def _some(items: list[str], most: int = _SHOWN) -> str:

@@ -88,8 +88,8 @@ class Drop:
     """Tensors of one side that the other does not have, and why."""
 
     why: str
-    hf: str | None = None
-    ms: str | None = None
+    hf: tuple[str, ...] = ()
+    ms: tuple[str, ...] = ()
 
 
 Statement = Rule | Tied | Drop
@@ -152,8 +152,9 @@ def words(pattern: str) -> Iterator[dict[str, str]]:
 def _patterns(statement: Statement, side: str) -> tuple[str, ...]:
     if isinstance(statement, Rule):
         return statement.patterns(side)
-    text: str | None = getattr(statement, side)
-    return () if text is None else (text,)
+    if isinstance(statement, Tied):
+        return (statement.hf if side == "hf" else statement.ms,)
+    return statement.hf if side == "hf" else statement.ms
 
 
 def _template(name: str) -> str:

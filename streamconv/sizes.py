@@ -78,7 +78,11 @@ class Sizes:
         if len(symbols) != len(shape):
             raise ShapeConflictError(f"shape {list(shape)} has {len(shape)} axes; [{spec}] is expected")
         for size, symbol in zip(shape, symbols, strict=True):
-            self._solve(size, symbol)
+            if not self._solve(size, symbol):
+                raise ShapeConflictError(
+                    f"shape {list(shape)} does not fit [{spec}]: "
+                    f"{size} is no multiple of what is known of {symbol}{self.origin(symbol)}"
+                )
             expected = self._evaluate(symbol)
             if expected is not None and expected != size:
                 raise ShapeConflictError(
@@ -86,18 +90,19 @@ class Sizes:
                     f"{symbol} is {expected}{self.origin(symbol)}, not {size}"
                 )
 
-    def _solve(self, size: int, symbol: str) -> None:
-        """Learn the one unknown factor of a product, where there is just one."""
+    def _solve(self, size: int, symbol: str) -> bool:
+        """Learn the one unknown factor of a product, where there is just one; false where there can be none."""
         factors = symbol.split("*")
         unknown = [f for f in factors if f.isidentifier() and f not in self._values]
         known = [self._evaluate(f) for f in factors if f not in unknown]
         if len(unknown) != 1 or None in known:
-            return
+            return True
         product = 1
         for value in known:
             product *= value or 1
         if size and size % product == 0:
             self.learn(unknown[0], size // product, "the shapes")
+        return size % product == 0
 
     def origin(self, symbol: str) -> str:
         """Whence the values in an expression come, in brackets, for a message."""

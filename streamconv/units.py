@@ -41,6 +41,11 @@ def _bytes_of(text: str, what: str) -> int:
     return int(float(number) * factor) if "." in number else int(number) * factor
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: `1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def format_size(count: float) -> str:
     """A count of bytes for people, in binary units: `12 B`, `3.4 MiB`, `1.25 GiB`."""
     value, unit = float(count), "B"

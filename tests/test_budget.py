@@ -103,9 +103,7 @@ def source(tmp_path_factory) -> Path:
 )
 def test_stacks_larger_than_the_budget(source, tmp_path, words, dest, workers) -> None:
     drop_from_cache(source)
-    seen = watch(
-        ["convert", str(source), str(tmp_path / dest), *words, "--max-mem", str(BUDGET), "--workers", workers]
-    )
+    seen = watch(["convert", str(source), str(tmp_path / dest), *words, "--max-mem", str(BUDGET), "--workers", workers])
     assert seen.peak <= BUDGET
     assert seen.report["source_bytes"] > 4 * BUDGET
     assert seen.report["read_bytes"] <= 2 * seen.report["source_bytes"]

@@ -294,7 +294,7 @@ def test_progress_is_monotonic_and_ends_at_the_total(tmp_path: Path) -> None:
     report = streamconv.convert(running.llama(tmp_path / "source"), tmp_path / "dest", progress=seen.append, workers=2)
     done = [p.done for p in seen]
     assert done == sorted(done)
-    assert done[-1] == seen[-1].total == sum(o.spec.nbytes for o in report.conversion.plan.outputs)
+    assert done[-1] == seen[-1].total == sum(o.spec.nbytes for o in report.prepared.plan.outputs)
     assert all(p.limit == report.budget.limit and p.resident > 0 for p in seen)
     assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)
     assert seen[-1].file.startswith("ms-model-")

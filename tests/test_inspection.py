@@ -13,6 +13,7 @@ from running import FIXTURES, call
 import streamconv
 from streamconv.families import families
 from streamconv.formats import open_catalog
+from streamconv.units import counted
 
 
 @pytest.mark.parametrize("kind", ["hf", "dest", "dest.ckpt"])
@@ -29,7 +30,7 @@ def test_inspect_names_every_tensor(kind: str, tmp_path: Path, capsys) -> None:
         file = ref.extents[0].file.path.name
         assert f"{ref.name}  {ref.dtype}  {list(ref.shape)}  {ref.nbytes}  {file}" in lines
     assert lines[len(catalog)].startswith(f"{len(catalog)} tensors, ")
-    assert lines[len(catalog)].endswith(f"in {len(catalog.files)} files of format {catalog.format}")
+    assert lines[len(catalog)].endswith(f"in {counted(len(catalog.files), 'file')} of format {catalog.format}")
 
 
 @pytest.mark.parametrize("name", ["many_dtypes.ckpt", "many_dtypes.safetensors", "sliced_1KiB.ckpt", "int4.ckpt"])
@@ -105,7 +106,7 @@ def test_a_family_in_full(family, capsys) -> None:
         assert part in ended.out
     table = ended.out.split("with the options' defaults:\n")[1].splitlines()
     assert len(table) >= 1
-    assert all(" -> " in line or " <- " in line for line in table)
+    assert all(" -> " in line or ": dropped, " in line for line in table)
     (values,) = json.loads(call(capsys, "models", family.name, "--json").out)
     assert values["name"] == family.name
     assert [(o["name"], o["default"]) for o in values["options"]] == [(o.name, o.default) for o in family.options]

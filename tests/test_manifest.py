@@ -116,7 +116,7 @@ def test_overflow_is_on_record(tmp_path: Path) -> None:
 
     save_file({"a": np.array([1, 1e6, -1e9, np.inf], np.float32)}, tmp_path / "source.safetensors")
     report = streamconv.convert(tmp_path / "source.safetensors", tmp_path / "dest.ckpt", model="raw", dtype="fp16")
-    assert "2 finite values became infinite, in 1 tensors: a" in str(report)
+    assert "2 finite values became infinite, in 1 tensor: a" in str(report)
     assert report.to_json()["overflowed"] == {"a": 2}
     values = json.loads((tmp_path / "dest.ckpt.streamconv.json").read_text())
     assert (values["overflowed"], values["cast"]) == ({"a": 2}, {"a": ["F32"]})

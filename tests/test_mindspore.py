@@ -92,7 +92,8 @@ def test_what_mindspore_saves_comes_back_as_huggingface(source, tmp_path) -> Non
     streamconv.convert(source, ckpt)
     code = (
         "import sys, mindspore as ms, mindspore.train.serialization as s; s._get_available_memory = lambda: None; "
-        "ms.save_checkpoint(list({'name': n, 'data': p} for n, p in ms.load_checkpoint(sys.argv[1]).items()), sys.argv[2])"
+        "loaded = ms.load_checkpoint(sys.argv[1]); "
+        "ms.save_checkpoint([{'name': n, 'data': p} for n, p in loaded.items()], sys.argv[2])"
     )
     done = subprocess.run([sys.executable, "-c", code, ckpt, saved], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -322,7 +322,7 @@ def test_the_digest_covers_the_layout_itself() -> None:
 
 def test_dropping_for_another_reason_is_another_plan() -> None:
     specs = [TensorSpec(n, F32, (1,)) for n in "ab"]
-    digests = {planned(specs, {}, table(Rule("a", "a"), Drop(why, hf="b"))).digest for why in ("old", "unused")}
+    digests = {planned(specs, {}, table(Rule("a", "a"), Drop(why, hf=("b",)))).digest for why in ("old", "unused")}
     assert len(digests) == 2
 
 

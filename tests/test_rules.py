@@ -17,8 +17,8 @@ TABLE = [
     Rule("model.layers.0.first.weight", "l.zero"),
     Rule("a+b.(c).weight", "plus"),
     Tied("lm_head.weight", "lm_head.weight", "embed.weight"),
-    Drop("no need", hf="rest.{rest:*}"),
-    Drop("theirs alone", ms="adam_m.{rest:*}"),
+    Drop("no need", hf=("rest.{rest:*}",)),
+    Drop("theirs alone", ms=("adam_m.{rest:*}",)),
 ]
 MATCHER = Matcher(TABLE, "hf")
 

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers import LLAMA, MIXTRAL, hf
+from safetensors import safe_open
 
 import streamconv
 from streamconv import dtypes, families, samples
@@ -90,6 +91,8 @@ def test_options_choose_the_table_but_not_the_hf_side() -> None:
 def test_one_shard_or_several(tmp_path) -> None:
     samples.write_hf(tmp_path / "one", LLAMA, hf(LLAMA), 1 << 20)
     assert {p.name for p in (tmp_path / "one").iterdir()} == {"config.json", "model.safetensors"}
+    with safe_open(tmp_path / "one" / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
     samples.write_hf(tmp_path / "many", LLAMA, hf(LLAMA), 2000)
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == {s.name for s in hf(LLAMA)}

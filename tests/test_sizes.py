@@ -57,6 +57,13 @@ def test_shapes_teach_what_the_config_does_not_say() -> None:
     assert [sizes.get(n) for n in ("vocab", "hidden", "head_dim", "kv")] == [11, 20, 4, 6]
 
 
+def test_a_product_of_which_a_factor_is_known_has_to_be_a_multiple_of_it() -> None:
+    sizes = Sizes(TABLE, {"num_attention_heads": 6})
+    with pytest.raises(ShapeConflictError, match=r"25 is no multiple .*config\.json: num_attention_heads"):
+        sizes.fit((25, 20), "heads*head_dim, hidden")
+    assert sizes.get("head_dim") is None
+
+
 def test_two_unknown_factors_teach_nothing_and_refuse_nothing() -> None:
     sizes = Sizes(TABLE, {})
     sizes.fit((24, 20), "heads*head_dim, hidden")

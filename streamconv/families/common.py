@@ -18,18 +18,15 @@ DECODER_SIZES = {
     "head_dim": "head_dim | =hidden//heads",
 }
 
-_OPTIMIZER = "state of the optimizer"
-_PROGRESS = "state of the training run"
-
-#: What MindSpore's training callbacks add to a checkpoint (append_dict and the optimizer's own parameters).
+#: What MindSpore's training callbacks and optimizers add to a checkpoint.
 TRAINING_STATE: tuple[Statement, ...] = (
-    *(
-        Drop(_OPTIMIZER, ms=f"{p}.{{rest:*}}")
-        for p in ("adam_m", "adam_v", "moments", "moment1", "moment2", "accu_grads")
+    Drop(
+        "state of the optimizer",
+        ms=tuple(f"{p}.{{rest:*}}" for p in ("adam_m", "adam_v", "moments", "moment1", "moment2", "accu_grads")),
     ),
-    *(
-        Drop(_PROGRESS, ms=name)
-        for name in (
+    Drop(
+        "state of the training run",
+        ms=(
             "global_step",
             "epoch_num",
             "step_num",
@@ -42,7 +39,7 @@ TRAINING_STATE: tuple[Statement, ...] = (
             "current_iterator_step",
             "last_overflow_iterator_step",
             "network",
-        )
+        ),
     ),
 )
 
@@ -93,4 +90,4 @@ def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:
 
 def rotary_buffers() -> Drop:
     """Old repositories store the rotary frequencies; both sides compute them from the config."""
-    return Drop("computed from rope_theta", hf=L + "self_attn.rotary_emb.inv_freq")
+    return Drop("computed from rope_theta", hf=(L + "self_attn.rotary_emb.inv_freq",))
