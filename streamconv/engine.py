@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -118,13 +119,11 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
     """
     kept, other = leaf(check.kept), leaf(check.other)
     same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
-    readers = Reader(budget.region, mapped), Reader(budget.region, mapped)
-    for cell in cells(kept) if same else ():
-        for box in boxes(kept, cell, kept.dtype.itemsize, budget.region):
-            one, two = (r.contiguous(v, box, kept.dtype) for r, v in zip(readers, (kept, other), strict=True))
-            same = same and one is not None and two is not None and equal_bytes(one, two)
-    for reader in readers:
-        reader.close()
+    with closing(Reader(budget.region, mapped)) as first, closing(Reader(budget.region, mapped)) as second:
+        for cell in cells(kept) if same else ():
+            for box in boxes(kept, cell, kept.dtype.itemsize, budget.region):
+                one, two = first.contiguous(kept, box, kept.dtype), second.contiguous(other, box, kept.dtype)
+                same = same and one is not None and two is not None and equal_bytes(one, two)
     if not same:
         raise UnsupportedError(
             f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; "

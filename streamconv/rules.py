@@ -120,7 +120,7 @@ class Matcher:
                     self._exact.setdefault(template, []).append((pattern, statement, index))
 
     def match(self, name: str) -> Match | None:
-        """The first statement, in the order of the table, that `name` belongs to."""
+        """The statement that `name` belongs to: the table's first, those whose patterns take anything last."""
         candidates = self._exact.get(_template(name), ())
         for pattern, statement, index in (*candidates, *self._open):
             bindings = pattern.bind(name)
