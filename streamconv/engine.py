@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,7 +19,6 @@ from typing import Protocol
 import numpy as np
 
 from .boxes import boxes, cells, position
-from .dtypes import DType
 from .errors import UnsupportedError, quote
 from .grids import Box, box_shape, runs
 from .memory import Budget, resident_bytes
@@ -150,6 +149,7 @@ class _Task:
 
 def _work(plan: Plan, region: int) -> Iterator[_Task]:
     """All boxes, in the order in which their sources lie on disk."""
+    widest = [_widest(output) for output in plan.outputs]
     units = [
         (position(output.view, cell), number, cell)
         for number, output in enumerate(plan.outputs)
@@ -158,13 +158,13 @@ def _work(plan: Plan, region: int) -> Iterator[_Task]:
     units.sort()
     for _, number, cell in units:
         output = plan.outputs[number]
-        for box in boxes(output.view, cell, _widest(output), region):
+        for box in boxes(output.view, cell, widest[number], region):
             yield _Task(output, box)
 
 
 def _widest(output: Output) -> int:
-    leaves: Mapping[DType, None] = {one.dtype: None for one in output.view.leaves()}
-    return max(output.dtype.itemsize, *(dtype.itemsize for dtype in leaves))
+    """Bytes of the widest element that is read or written."""
+    return max(output.dtype.itemsize, *{one.dtype.itemsize for one in output.view.leaves()})
 
 
 class _Shared:

@@ -20,7 +20,7 @@ from . import kernels
 from .dtypes import BF16, DType
 from .errors import SourceError, quote, source_error
 from .grids import Box, Grid, box_shape, flat_index, runs
-from .tensors import Extent, SourceFile, TensorRef
+from .tensors import SourceFile, TensorRef, overlaps
 from .views import Leaf, Scaled, Stored, View, Zeros
 
 Bits = NDArray[np.unsignedinteger[Any]]
@@ -161,10 +161,10 @@ class Reader:
         low = flat_index([a for a, _ in box], ref.shape) * itemsize
         high = (flat_index([b - 1 for _, b in box], ref.shape) + 1) * itemsize
         size = math.prod(shape) * itemsize
-        extent = _containing(ref, low, high)
-        if self.mapped and extent is not None and high - low <= min(self.region, 2 * size):
+        (number, inside, *_), *others = overlaps(_lengths(ref), low, high - low)
+        if self.mapped and not others and high - low <= min(self.region, 2 * size):
             self._buffer.release()
-            data = self._map(extent.file, extent.offset + low - _before(ref, extent), high - low)
+            data = self._map(ref.extents[number].file, ref.extents[number].offset + inside, high - low)
             strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
             flat = np.frombuffer(data, np.uint8)
             return np.ndarray(shape, bits(ref.dtype), flat, 0, strides)
@@ -195,12 +195,9 @@ class Reader:
 
     def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:
         """Bytes `offset` … of a tensor, across its extents."""
-        begin = 0
-        for extent in ref.extents:
-            low, high = max(offset, begin), min(offset + len(target), begin + extent.length)
-            if low < high:
-                self._read_file(extent.file, extent.offset + low - begin, target[low - offset : high - offset])
-            begin += extent.length
+        for number, inside, low, high in overlaps(_lengths(ref), offset, len(target)):
+            extent = ref.extents[number]
+            self._read_file(extent.file, extent.offset + inside, target[low:high])
 
     def _read_file(self, file: SourceFile, offset: int, target: memoryview) -> None:
         descriptor, done = self._open(file), 0
@@ -268,19 +265,8 @@ def _changed(file: SourceFile, what: str) -> SourceError:
     )
 
 
-def _containing(ref: TensorRef, low: int, high: int) -> Extent | None:
-    """The extent that holds bytes low … high of a tensor, if one holds them all."""
-    begin = 0
-    for extent in ref.extents:
-        if begin <= low and high <= begin + extent.length:
-            return extent
-        begin += extent.length
-    return None
-
-
-def _before(ref: TensorRef, extent: Extent) -> int:
-    """Bytes of the tensor before an extent."""
-    return sum(e.length for e in ref.extents[: ref.extents.index(extent)])
+def _lengths(ref: TensorRef) -> Iterator[int]:
+    return (extent.length for extent in ref.extents)
 
 
 def _strided(flat: Bits, grid: Grid, bounds: Box | None) -> Bits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,20 @@ class TensorRef:
     def nbytes(self) -> int:
         """Bytes of the tensor, from its shape and dtype."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[tuple[int, int, int, int]]:
+    """Where `count` bytes from `offset` lie in a row of extents of these lengths.
+
+    Yields:
+        (number of the extent, offset in it, low, high): bytes low … high of those asked for are there.
+    """
+    begin = 0
+    for number, length in enumerate(lengths):
+        low, high = max(offset, begin), min(offset + count, begin + length)
+        if low < high:
+            yield number, low - begin, low - offset, high - offset
+        begin += length
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +47,20 @@ def against_manifest(path: Path, manifest: Manifest, on_progress: OnProgress | N
         place = path / name if path.is_dir() else path
         for number, digest in enumerate(_digests(place, size)):
             if number >= len(digests) or digest != digests[number]:
-                raise _differs(place, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
+                raise _differs(place, name, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
             done += min(BLOCK, size - number * BLOCK)
             if on_progress:
                 on_progress(Progress(done, total, time.monotonic() - started, resident_bytes(), 0, name))
     return Verified(len(files), len(manifest.tensors), total)
 
 
-def _digests(path: Path, size: int) -> list[str]:
-    digests = []
+def _digests(path: Path, size: int) -> Iterator[str]:
+    """The digests of a file's blocks, each as soon as it is read.
+
+    Raises:
+        VerificationError: the file is missing, or not `size` bytes long.
+        SourceError: it cannot be read.
+    """
     buffer = bytearray(_CHUNK)
     try:
         with path.open("rb", buffering=0) as file:
@@ -71,16 +76,15 @@ def _digests(path: Path, size: int) -> list[str]:
                         raise VerificationError(f"{quote(path)} became shorter while it was read")
                     digest.update(memoryview(buffer)[:count])
                     left -= count
-                digests.append(digest.hexdigest())
+                yield digest.hexdigest()
     except FileNotFoundError:
         raise VerificationError(f"{quote(path)} is missing, its manifest names it: convert again") from None
     except OSError as error:
         raise source_error(error, "cannot read", path) from error
-    return digests
 
 
-def _differs(path: Path, begin: int, end: int, manifest: Manifest) -> VerificationError:
-    name = path.name if path.is_dir() or len(manifest.files) > 1 else next(iter(manifest.files))
+def _differs(path: Path, name: str, begin: int, end: int, manifest: Manifest) -> VerificationError:
+    """The error for a block of `path`, which the manifest calls `name`."""
     inside = [
         tensor
         for tensor, (file, extents) in manifest.tensors.items()
@@ -155,11 +159,13 @@ class CompareSink:
             self._compare(file, offset, memoryview(data), "a header" if file.extents else "the index")
 
     def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
-        found = self._read(file, offset, len(expected))
-        if found == expected:
+        # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
+        found = np.frombuffer(self._read(file, offset, len(expected)), np.uint8)
+        wanted = np.frombuffer(expected, np.uint8)
+        if np.array_equal(found, wanted):
             return
-        least = min(len(found), len(expected))
-        unequal = np.frombuffer(found, np.uint8, least) != np.frombuffer(expected, np.uint8, least)
+        least = min(len(found), len(wanted))
+        unequal = found[:least] != wanted[:least]
         first = int(unequal.argmax()) if unequal.any() else least
         raise VerificationError(
             f"{quote(self._place(file))} differs from what the source gives at byte {offset + first} ({what} + {first})"

@@ -10,7 +10,7 @@ from .blocks import BlockLedger
 from .errors import storage_error
 from .formats import ckpt
 from .layout import Layout
-from .tensors import OutputFile
+from .tensors import OutputFile, overlaps
 
 
 class OpenFile:
@@ -132,10 +132,5 @@ class FileSink:
 
 def pieces(extents: tuple[tuple[int, int], ...], offset: int, count: int) -> list[tuple[int, int, int]]:
     """Where `count` bytes from `offset` of a tensor go: (place in the file, low, high), low … high of those bytes."""
-    result, begin = [], 0
-    for place, length in extents:
-        low, high = max(offset, begin), min(offset + count, begin + length)
-        if low < high:
-            result.append((place + low - begin, low - offset, high - offset))
-        begin += length
-    return result
+    found = overlaps((length for _, length in extents), offset, count)
+    return [(extents[number][0] + inside, low, high) for number, inside, low, high in found]
