@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise, product
+from itertools import product
 
 from .grids import Box, flat_index
 from .views import Piece, View, Zeros
@@ -17,11 +17,29 @@ from .views import Piece, View, Zeros
 LONG_RUN = 64 << 10
 
 
+class Cells:
+    """A view cut at its seams: parts that share no source, such as the experts of a stack; each made when asked for."""
+
+    def __init__(self, view: View) -> None:
+        self._edges = [(0, *seams, size) for seams, size in zip(view.seams(), view.shape, strict=True)]
+        self._count = math.prod(len(edges) - 1 for edges in self._edges) if math.prod(view.shape) else 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def box(self, number: int) -> Box:
+        """Cell `number`, counted along the last axis first."""
+        box = []
+        for edges in reversed(self._edges):
+            number, place = divmod(number, len(edges) - 1)
+            box.append((edges[place], edges[place + 1]))
+        return tuple(reversed(box))
+
+
 def cells(view: View) -> Iterator[Box]:
-    """The view cut at its seams: parts that share no source, such as the experts of a stack."""
-    if math.prod(view.shape):
-        edges = [(0, *seams, size) for seams, size in zip(view.seams(), view.shape, strict=True)]
-        yield from product(*(tuple(pairwise(e)) for e in edges))
+    """All cells of a view."""
+    found = Cells(view)
+    return map(found.box, range(len(found)))
 
 
 def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:

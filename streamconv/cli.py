@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -151,7 +152,10 @@ def plan(as_json: bool, **arguments: Any) -> None:
     if as_json:
         click.echo(json.dumps(conversion.to_json(), indent=1))
         return
-    click.echo("\n".join([*tensor_lines(conversion), str(conversion)]))
+    lines = tensor_lines(conversion)
+    while some := list(islice(lines, 1000)):
+        click.echo("\n".join(some))
+    click.echo(str(conversion))
 
 
 def _plan(arguments: dict[str, Any]) -> Any:

@@ -82,9 +82,18 @@ def _read(path: Path) -> Mapping[str, object]:
     return values
 
 
-def mended(config: ModelConfig, dtype: DType | None) -> bytes:
-    """The config for the converted checkpoint: as it was, with its dtype set to `dtype` where one was asked."""
-    values = dict(config.values)
+def mended(config: ModelConfig, dtype: DType | None, dequantised: bool, settled: Mapping[str, object]) -> bytes:
+    """The config for the converted checkpoint.
+
+    Args:
+        config: the source's.
+        dtype: what it has to say of the dtype; `None` leaves that as it was.
+        dequantised: whether `quantization_config` is true no longer.
+        settled: further keys, set where the config has them.
+    """
+    values = {**config.values, **{key: value for key, value in settled.items() if key in config.values}}
+    if dequantised:
+        values.pop("quantization_config", None)
     if dtype is not None:
         for key in [k for k in ("torch_dtype", "dtype") if k in values] or ["torch_dtype"]:
             values[key] = TORCH_NAMES[dtype]

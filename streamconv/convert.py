@@ -71,11 +71,15 @@ class Conversion(Prepared):
             for name, data in self.layout.texts.items():
                 write_synced(place / name, data)
             if self.config.path:
-                write_synced(place / configs.CONFIG, configs.mended(self.config, self.plan.dtype))
+                write_synced(place / configs.CONFIG, self._mended_config())
             for path in configs.companions(self.config, self.catalog.directory):
                 copy_synced(path, place / path.name)
         except OSError as error:
             raise storage_error(error, "cannot write into", place) from error
+
+    def _mended_config(self) -> bytes:
+        settled = self.family.settled(self.plan.options)
+        return configs.mended(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
 
     def compare(self, on_progress: OnProgress | None = None) -> verify.Verified:
         """Convert again in memory and compare every byte with the destination.
@@ -134,7 +138,8 @@ def plan(
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
     shard = parse_size(max_shard_size, "--max-shard-size")
     source, destination = Path(source), _destination(Path(dest))
-    catalog = open_catalog(source, memory.header_limit(limit))
+    catalog = open_catalog(source, lambda: memory.header_room(limit))
+    memory.check_planning(limit, len(catalog))
     model_config = configs.load(catalog.directory, Path(config) if config else None)
     made_by = manifest.find(source)
     family, recognised = _family(model, model_config, made_by)
@@ -187,7 +192,7 @@ def _destination(path: Path) -> Destination:
 
 def _family(model: str | None, config: configs.ModelConfig, made_by: manifest.Manifest | None) -> tuple[Family, str]:
     if model is not None:
-        return families.find(model), "--model"
+        return families.choose(model, config.values), "--model"
     if made_by is not None and isinstance(made_by["model"], str):
         return families.find(made_by["model"]), made_by.path.name
     return families.recognise(config.values)

@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
-from .boxes import boxes, cells, position
+from .boxes import Cells, boxes, cells, position
 from .errors import UnsupportedError, quote
 from .grids import Box, box_shape, runs
 from .memory import Budget, resident_bytes
@@ -149,17 +151,29 @@ class _Task:
 
 def _work(plan: Plan, region: int) -> Iterator[_Task]:
     """All boxes, in the order in which their sources lie on disk."""
-    widest = [_widest(output) for output in plan.outputs]
-    units = [
-        (position(output.view, cell), number, cell)
-        for number, output in enumerate(plan.outputs)
-        for cell in cells(output.view)
-    ]
-    units.sort()
-    for _, number, cell in units:
-        output = plan.outputs[number]
-        for box in boxes(output.view, cell, widest[number], region):
+    outputs = plan.outputs
+    # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
+    cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
+    widest = lru_cache(maxsize=64)(lambda number: _widest(outputs[number]))
+    for number, cell in _in_source_order(plan):
+        output = outputs[number]
+        for box in boxes(output.view, cells_of(number).box(cell), widest(number), region):
             yield _Task(output, box)
+
+
+def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Every cell, as number of its output and number in that. As arrays: there may be a hundred thousand."""
+    files: dict[str, int] = {}
+    table = array("q")
+    for number, output in enumerate(plan.outputs):
+        found = Cells(output.view)
+        for cell in range(len(found)):
+            path, offset = position(output.view, found.box(cell))
+            table.extend((files.setdefault(path, len(files)), offset, number, cell))
+    file, offset, number, cell = np.frombuffer(table, np.int64).reshape(-1, 4).T
+    rank = np.argsort(np.argsort(list(files)))
+    for index in np.lexsort((cell, number, offset, rank[file])):
+        yield int(number[index]), int(cell[index])
 
 
 def _widest(output: Output) -> int:

@@ -103,7 +103,9 @@ _NEXT_STEP = {
 
 def quote(text: object) -> str:
     """Text from outside, made safe for a terminal: unprintable characters escaped, long text cut in the middle."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
     return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN // 2]}…{shown[-_SHOWN // 2 :]}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .errors import quote
 from .families import Family, spell
-from .rules import Drop, Rule, Statement, Tied
+from .rules import Copy, Drop, Rule, Statement, Tied
 from .tensors import Catalog
 from .units import counted, format_size
 
@@ -75,7 +75,7 @@ def family_values(family: Family) -> dict[str, object]:
 
 def _table(family: Family) -> list[str]:
     defaults = {option.name: option.default for option in family.options}
-    return [_statement(statement) for statement in family.rules({}, defaults)]
+    return [_statement(statement) for statement in family.rules(family.example, defaults)]
 
 
 def _statement(statement: Statement) -> str:
@@ -86,6 +86,8 @@ def _statement(statement: Statement) -> str:
             return f"{left} -> {right}{shape}{'  (optional)' if statement.optional else ''}"
         case Tied():
             return f"{statement.hf} -> {statement.ms}  (tied to {statement.of})"
+        case Copy():
+            return f"{statement.hf}: dropped, {statement.why}; in reverse a copy of {statement.of}"
         case Drop():
             return f"{', '.join(statement.hf + statement.ms)}: dropped, {statement.why}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,6 @@ def write(
     version: str,
 ) -> bytes:
     """The manifest's bytes."""
-    cast = {o.name: [str(leaf.dtype) for leaf in o.view.leaves()] for o in plan.outputs}
     values = {
         "streamconv": version,
         "manifest": VERSION,
@@ -110,19 +109,33 @@ def write(
         "plan": plan.digest,
         "block": BLOCK,
         "dropped": dict(sorted(plan.dropped.items())),
-        "cast": {o.name: sorted(set(cast[o.name])) for o in plan.outputs if {*cast[o.name]} != {o.dtype.name}},
+        "dequantised": plan.dequantised,
+        "cast": dict(_casts(plan)),
         "overflowed": dict(sorted(overflowed.items())),
         "files": {
             **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
             **{name: {"size": len(text), "blocks": _block_digests(text)} for name, text in layout.texts.items()},
         },
-        "tensors": {
-            name: {"file": file.name, "extents": [list(e) for e in extents]}
-            for file in layout.files
-            for name, extents in file.extents.items()
-        },
     }
-    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    head = json.dumps(values, indent=1, ensure_ascii=False).removesuffix("\n}")
+    # One line a tensor, each made on its own: with 46,000 of them the objects would be many times the text.
+    tensors = ",\n".join(_lines(layout))
+    return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
+
+
+def _casts(plan: Plan) -> Iterator[tuple[str, list[str]]]:
+    """The outputs that were cast, each with the dtypes it was cast from."""
+    for output in plan.outputs:
+        dtypes = {leaf.dtype for leaf in output.view.leaves()}
+        if dtypes != {output.dtype}:
+            yield output.name, sorted(map(str, dtypes))
+
+
+def _lines(layout: Layout) -> Iterator[str]:
+    for file in layout.files:
+        for name, extents in file.extents.items():
+            entry = {"file": file.name, "extents": extents}
+            yield f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
 
 
 def find(path: Path) -> Manifest | None:

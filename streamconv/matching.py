@@ -7,30 +7,51 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import quote
-from .rules import Bindings, Drop, Matcher, Rule, Statement, Tied, fill
-from .sizes import Sizes
-from .tensors import Catalog, TensorRef
+from .patterns import Bindings, fill
+from .rules import Match, Matcher, Rule, Statement, Tied
+from .scales import Scales
+from .sizes import Ranges, Sizes
+from .tensors import TensorRef
 
 
-@dataclass
+@dataclass(slots=True)
 class Application:
     """One application of a rule: the source tensors that share the holes both sides have.
 
     Attributes:
         number: the rule's place in the table.
         rule: the rule.
-        bindings: what the shared holes hold.
-        members: per source pattern, position in the stack (0 where there is none) → tensor.
+        values: what the shared holes hold, in the order of the source's patterns.
+        members: per source pattern its tensor, or its tensors by their position in the stack.
     """
 
     number: int
     rule: Rule
-    bindings: Bindings
-    members: list[dict[int, TensorRef]]
+    values: tuple[int | str, ...]
+    members: list[TensorRef | dict[int, TensorRef] | None]
+
+    def add(self, index: int, position: int | None, ref: TensorRef) -> None:
+        """Note the tensor of pattern `index`, at `position` of its stack where there is one."""
+        if position is None:
+            self.members[index] = ref
+            return
+        stack = self.members[index]
+        if not isinstance(stack, dict):
+            stack = self.members[index] = {}
+        stack[position] = ref
+
+    def stack(self, index: int) -> dict[int, TensorRef]:
+        """The tensors of pattern `index` by position, 0 where there is no stack."""
+        found = self.members[index]
+        return found if isinstance(found, dict) else {} if found is None else {0: found}
 
     def refs(self) -> list[TensorRef]:
         """All its tensors, pattern by pattern, in the order of their stack."""
-        return [members[position] for members in self.members for position in sorted(members)]
+        return [stack[position] for stack in self.stacks() for position in sorted(stack)]
+
+    def stacks(self) -> list[dict[int, TensorRef]]:
+        """Its tensors by position, pattern by pattern."""
+        return [self.stack(index) for index in range(len(self.members))]
 
 
 @dataclass
@@ -41,57 +62,105 @@ class Matches:
     dropped: dict[str, str] = field(default_factory=dict)
     tied: dict[str, TensorRef] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    strayed: list[tuple[str, Bindings]] = field(default_factory=list)
 
 
-def match_names(catalog: Catalog, statements: Sequence[Statement], side: str) -> Matches:
-    """Every tensor of the catalog to its rule; `side` (`hf` or `ms`) is the source's."""
-    matcher, result = Matcher(statements, side), Matches()
-    numbers = {id(statement): number for number, statement in enumerate(statements)}
-    applications: dict[tuple[object, ...], Application] = {}
-    for name, ref in catalog.items():
+def match_names(
+    tensors: Mapping[str, TensorRef], statements: Sequence[Statement], side: str, ranges: Ranges, scales: Scales
+) -> Matches:
+    """Every tensor to its rule, but for scales, which go with their weight; `side` (`hf` or `ms`) is the source's."""
+    matcher, result = Matcher(statements, side, ranges), Matches()
+    collect = _Collector(statements, side, result)
+    for name, ref in tensors.items():
+        if scales.is_scale(name):
+            continue
         match = matcher.match(name)
         if match is None:
-            near = matcher.closest(name)
-            result.unknown.append(f"{quote(name)}: no rule knows it" + (f"; closest: {near}" if near else ""))
-        elif isinstance(match.statement, Drop):
-            result.dropped[name] = match.statement.why
-        elif isinstance(match.statement, Tied):
-            result.tied[name] = ref
+            result.unknown.append(name)
+        elif not match.fits:
+            result.strayed.append((name, match.bindings))
         else:
-            rule = match.statement
-            stacked = rule.stacked(side)
-            shared = {hole: value for hole, value in match.bindings.items() if hole != stacked}
-            key = (id(rule), *shared.values())
-            if key not in applications:
-                members: list[dict[int, TensorRef]] = [{} for _ in rule.patterns(side)]
-                applications[key] = Application(numbers[id(rule)], rule, shared, members)
-            applications[key].members[match.index][int(match.bindings[stacked]) if stacked else 0] = ref
-    result.applications = list(applications.values())
+            collect.note(match, name, ref)
+    for name in result.dropped.keys() & scales.of.keys():
+        result.dropped[scales.of[name].name] = result.dropped[name]
     return result
 
 
-def learn_counts(matches: Matches, side: str, counts: Mapping[str, str], sizes: Sizes) -> None:
+class _Collector:
+    """Puts matches where they belong: to their application, or to what is dropped or tied."""
+
+    def __init__(self, statements: Sequence[Statement], side: str, result: Matches) -> None:
+        self._statements, self._result = statements, result
+        rules = {number: rule for number, rule in enumerate(statements) if isinstance(rule, Rule)}
+        self._stacked = {number: rule.stacked(side) for number, rule in rules.items()}
+        self._shared = {number: rule.shared(side) for number, rule in rules.items()}
+        self._width = {number: len(rule.patterns(side)) for number, rule in rules.items()}
+        self._applications: dict[tuple[int, tuple[int | str, ...]], Application] = {}
+
+    def note(self, match: Match, name: str, ref: TensorRef) -> None:
+        statement = self._statements[match.number]
+        if isinstance(statement, Rule):
+            self._apply(statement, match, ref)
+        elif isinstance(statement, Tied):
+            self._result.tied[name] = ref
+        else:
+            self._result.dropped[name] = statement.why
+
+    def _apply(self, rule: Rule, match: Match, ref: TensorRef) -> None:
+        number, bindings = match.number, match.bindings
+        values = tuple([bindings[hole] for hole in self._shared[number]])
+        application = self._applications.get((number, values))
+        if application is None:
+            application = Application(number, rule, values, [None] * self._width[number])
+            self._applications[number, values] = application
+            self._result.applications.append(application)
+        stacked = self._stacked[number]
+        application.add(match.index, int(bindings[stacked]) if stacked else None, ref)
+
+
+def knows_all(names: Iterable[str], statements: Sequence[Statement], side: str, ranges: Ranges) -> bool:
+    """Whether the table has a place for every name."""
+    matcher = Matcher(statements, side, ranges)
+    return all(matcher.match(name) for name in names)
+
+
+def unknown(matches: Matches, statements: Sequence[Statement], side: str, ranges: Ranges) -> Iterator[str]:
+    """Findings: names that no rule takes, each with the pattern that is closest."""
+    matcher = Matcher(statements, side, ranges)
+    for name in matches.unknown:
+        near = matcher.closest(name)
+        yield f"{quote(name)}: no rule knows it" + (f"; closest: {near}" if near else "")
+
+
+def strayed(matches: Matches, ranges: Ranges) -> Iterator[str]:
+    """Findings: layers and experts beyond those that there are."""
+    for name, bindings in matches.strayed:
+        for hole, value in bindings.items():
+            first, end = ranges.of(hole)
+            if isinstance(value, int) and not (first <= value and (end is None or value < end)):
+                yield f"{quote(name)}: there is no {hole} {value}, but {ranges.described(hole)}"
+                break
+
+
+def learn_counts(matches: Matches, side: str, ranges: Ranges, sizes: Sizes) -> None:
     """Where the config does not say how many layers or experts there are, the names do."""
     seen: dict[str, int] = defaultdict(int)
     for application in matches.applications:
-        for _, hole, value in _numbers(application, side):
-            seen[hole] = max(seen[hole], value + 1)
+        for hole, value in zip(application.rule.shared(side), application.values, strict=True):
+            if isinstance(value, int):
+                seen[hole] = max(seen[hole], value + 1)
+        stacked = application.rule.stacked(side)
+        for stack in application.members if stacked else ():
+            if isinstance(stack, dict):
+                seen[stacked or ""] = max(seen[stacked or ""], max(stack) + 1)
     for hole, count in seen.items():
-        if hole in counts and sizes.get(counts[hole]) is None:
-            sizes.learn(counts[hole], count, "the tensors' names")
-
-
-def out_of_range(matches: Matches, side: str, counts: Mapping[str, str], sizes: Sizes) -> Iterator[str]:
-    """Findings: layers and experts beyond those that there are."""
-    for application in matches.applications:
-        for ref, hole, value in _numbers(application, side):
-            count = sizes.get(counts.get(hole, ""))
-            if count is not None and value >= count:
-                yield f"{quote(ref.name)}: there is no {hole} {value}, but {count}{sizes.origin(counts[hole])}"
+        symbol = ranges.unknown(hole)
+        if symbol:
+            sizes.learn(symbol, count, "the tensors' names")
 
 
 def missing(
-    matches: Matches, statements: Sequence[Statement], side: str, counts: Mapping[str, str], sizes: Sizes
+    matches: Matches, statements: Sequence[Statement], side: str, ranges: Ranges, sizes: Sizes
 ) -> Iterator[str]:
     """Findings: tensors that the table and the counts ask for and the source lacks.
 
@@ -102,36 +171,26 @@ def missing(
         by_rule[application.number].append(application)
     for number, statement in enumerate(statements):
         if isinstance(statement, Rule) and (by_rule[number] or not statement.optional):
-            yield from _missing_of(statement, by_rule[number], side, counts, sizes)
+            yield from _missing_of(statement, by_rule[number], side, ranges, sizes)
 
 
 def _missing_of(
-    rule: Rule, applications: Sequence[Application], side: str, counts: Mapping[str, str], sizes: Sizes
+    rule: Rule, applications: Sequence[Application], side: str, ranges: Ranges, sizes: Sizes
 ) -> Iterator[str]:
-    stacked = rule.stacked(side)
-    shared = [hole for hole in rule.holes(side) if hole != stacked]
-    present = {tuple(a.bindings[hole] for hole in shared): a for a in applications}
-    depth = sizes.get(counts.get(stacked or "", "")) or 1
+    stacked, shared = rule.stacked(side), rule.shared(side)
+    present = {application.values: application for application in applications}
+    positions = range(ranges.of(stacked)[1] or 1) if stacked else range(1)
     wanted: Iterable[tuple[int | str, ...]] = present
-    if len(shared) < 2:
-        wanted = ((i,) for i in range(sizes.get(counts.get(shared[0], "")) or 0)) if shared else [()]
+    if not shared:
+        wanted = [()]
+    elif len(shared) == 1:
+        first, end = ranges.of(shared[0])
+        wanted = present if end is None else ((number,) for number in range(first, end))
     for values in wanted:
         application = present.get(values)
         for index, pattern in enumerate(rule.patterns(side)):
-            members = application.members[index] if application else {}
-            for position in range(depth):
-                if position not in members:
+            stack = application.stack(index) if application else {}
+            for position in positions if len(stack) < len(positions) else ():
+                if position not in stack:
                     holes = dict(zip(shared, values, strict=True)) | ({stacked: position} if stacked else {})
-                    yield f"{fill(pattern, holes)}: missing"
-
-
-def _numbers(application: Application, side: str) -> Iterator[tuple[TensorRef, str, int]]:
-    """Every number that a name of an application holds: the tensor, the hole, the number."""
-    stacked = application.rule.stacked(side)
-    for members in application.members:
-        for position, ref in members.items():
-            for hole, value in application.bindings.items():
-                if isinstance(value, int):
-                    yield ref, hole, value
-            if stacked:
-                yield ref, stacked, position
+                    yield f"{fill(pattern, holes, sizes)}: missing"

@@ -36,12 +36,17 @@ WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * MIB
 #: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
 RESERVE = 10 * MIB
 
-#: Per tensor written: its place in the work list, and its lines of the manifest while that is put together.
-TENSOR_OVERHEAD = 1 << 10
+#: Per tensor written: its lines of the manifest while that is put together, and where its bytes go.
+TENSOR_OVERHEAD = 512
+
+#: Per tensor read: its place in the list of work.
+SOURCE_OVERHEAD = 64
+
+#: Per tensor of the source: what planning may add to its reference.
+PLAN_OVERHEAD = 1 << 10
 
 _DEFAULT_WORKERS = 4
 _JITTER = 4 * MIB
-_INTERPRETER = 48 * MIB
 _OBJECTS_PER_BYTE = 20
 
 
@@ -67,13 +72,20 @@ class Budget:
         return self.base + self.workers * _worker(self.region)
 
 
-def divide(limit: int, workers: int | None, tensors: int, resident: int | None = None) -> Budget:
-    """Divide `limit` bytes among `workers` (None: as many as cores and budget allow), to write `tensors` tensors.
+def divide(limit: int, workers: int | None, tensors: int, sources: int = 0, *, resident: int | None = None) -> Budget:
+    """Divide `limit` bytes among `workers` (None: as many as cores and budget allow).
+
+    Args:
+        limit: bytes allowed.
+        workers: threads asked for.
+        tensors, sources: how many are written, and how many read for that.
+        resident: bytes resident now; measured where absent.
 
     Raises:
         BudgetError: it does not suffice for the workers asked, or for one; the message names what would.
     """
-    base = (resident_bytes() if resident is None else resident) + RESERVE + tensors * TENSOR_OVERHEAD
+    base = (resident_bytes() if resident is None else resident) + RESERVE
+    base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD
     if limit < base + (workers or 1) * _worker(MIN_REGION):
         least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""
@@ -114,9 +126,24 @@ def peak_bytes() -> int:
     return resident_bytes()
 
 
-def header_limit(limit: int) -> int:
-    """The most bytes of headers that may be parsed: as objects they take many times the bytes of the JSON."""
-    return max(MIB, (limit - _INTERPRETER) // _OBJECTS_PER_BYTE)
+def header_room(limit: int) -> int:
+    """The most bytes of a header that may be parsed now: as objects they take many times the bytes of the JSON."""
+    return max(MIB, (limit - resident_bytes()) // _OBJECTS_PER_BYTE)
+
+
+def check_planning(limit: int, tensors: int) -> None:
+    """Refuse to plan so many tensors where that alone would need more than the budget.
+
+    Raises:
+        BudgetError: it would; the message names what does.
+    """
+    needed = resident_bytes() + RESERVE + tensors * PLAN_OVERHEAD
+    if needed > limit and tensors * PLAN_OVERHEAD > MIB:
+        least = least_limit(needed)
+        raise BudgetError(
+            f"a budget of {format_size(limit)} is too small: to plan {tensors} tensors alone takes "
+            f"{format_size(needed)}; give --max-mem {least // MIB}M or more"
+        )
 
 
 def _worker(region: int) -> int:

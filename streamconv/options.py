@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 from .dtypes import DType
 from .errors import StreamconvError, UsageError, quote
-from .families import Config, Family, Value, spell
+from .families import Config, Family, Option, Value, spell
 from .manifest import Manifest
 from .plan import Plan, make_plan
 from .rules import Direction
@@ -64,23 +64,35 @@ def _only_fitting(
         UsageError: several fit, and give different results.
         StreamconvError: none fits: what the defaults say.
     """
-    names = [option.name for option in family.options]
-    choices = product(*((known[o.name],) if o.name in known else o.values for o in family.options))
-    fitting: dict[str, Plan] = {}
     errors: list[StreamconvError] = []
-    for choice in choices:
-        try:
-            plan = make_plan(catalog, family, config, dict(zip(names, choice, strict=True)), direction, dtype)
-            fitting[plan.digest] = plan
-        except StreamconvError as error:
-            errors.append(error)
-    if not fitting:
-        # The choice that came nearest is the one with the least to say.
-        usage = [error for error in errors if isinstance(error, UsageError)]
-        raise min(usage or errors, key=lambda error: len(str(error)))
-    if len(fitting) > 1:
-        raise UsageError(_ambiguous(family, [plan.options for plan in fitting.values()]))
-    return next(iter(fitting.values()))
+    for choices in _in_turn(family, known):
+        fitting: dict[str, Plan] = {}
+        for options in choices:
+            try:
+                plan = make_plan(catalog, family, config, options, direction, dtype)
+                fitting[plan.digest] = plan
+            except StreamconvError as error:
+                errors.append(error)
+        if len(fitting) > 1:
+            raise UsageError(_ambiguous(family, [plan.options for plan in fitting.values()]))
+        if fitting:
+            return next(iter(fitting.values()))
+    # The choice that came nearest is the one with the least to say.
+    usage = [error for error in errors if isinstance(error, UsageError)]
+    raise min(usage or errors, key=lambda error: len(str(error)))
+
+
+def _in_turn(family: Family, known: Mapping[str, Value]) -> list[list[dict[str, Value]]]:
+    """Every choice of the open options, in groups: those after the first matter where none before them fits."""
+    first = [option for option in family.options if not option.decides]
+    rest = [option for option in family.options if option.decides]
+    return [[{**one, **other} for other in _choices(rest, known)] for one in _choices(first, known)]
+
+
+def _choices(options: Sequence[Option], known: Mapping[str, Value]) -> list[dict[str, Value]]:
+    names = [option.name for option in options]
+    values = ((known[option.name],) if option.name in known else option.values for option in options)
+    return [dict(zip(names, choice, strict=True)) for choice in product(*values)]
 
 
 def _ambiguous(family: Family, fitting: list[Mapping[str, Value]]) -> str:

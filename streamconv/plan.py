@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 
-from . import matching, views
-from .dtypes import FLOAT, INTEGER, DType
+from . import matching, scales, views
+from .dtypes import BF16, F32, FLOAT, INTEGER, DType
 from .errors import SourceError, StreamconvError, UnsupportedError, UsageError, quote
 from .families import Config, Family, Options, spell
 from .matching import Application, Matches
-from .rules import Direction, Drop, Matcher, Rule, Statement, Tied, fill
-from .sizes import ShapeConflictError, Sizes
+from .patterns import fill, holes
+from .rules import Copy, Direction, Drop, Matcher, Rule, Statement, Tied
+from .scales import Scales
+from .sizes import Ranges, ShapeConflictError, Sizes
 from .tensors import Catalog, TensorRef, TensorSpec
 from .transforms import Same
 from .views import View
@@ -64,6 +66,7 @@ class Plan:
         outputs: every tensor to be written, in the order of the family's table.
         dropped: source tensor → why it is not written.
         checks: tensors whose bytes have to agree.
+        dequantised: how many source tensors are FP8 times block scales.
     """
 
     family: str
@@ -73,6 +76,12 @@ class Plan:
     outputs: tuple[Output, ...]
     dropped: Mapping[str, str]
     checks: tuple[SameBytes, ...] = ()
+    dequantised: int = 0
+
+    @property
+    def held_dtype(self) -> DType | None:
+        """What the checkpoint's config has to say of its dtype, `None` where that is what it was."""
+        return self.dtype or (BF16 if self.dequantised else None)
 
     @cached_property
     def digest(self) -> str:
@@ -106,33 +115,32 @@ def make_plan(
         UsageError: the layout needs a number that neither config nor shapes tell.
     """
     statements, side = family.rules(config, options), "hf" if direction is Direction.FORWARD else "ms"
-    matches = matching.match_names(catalog, statements, side)
-    if matches.unknown:
-        _check_direction(catalog, statements, side)
     sizes = Sizes(family.sizes, config)
-    matching.learn_counts(matches, side, family.counts, sizes)
-    wrong = [*matches.unknown, *matching.out_of_range(matches, side, family.counts, sizes)]
+    ranges, paired = Ranges(family.ranges, sizes), scales.pair(catalog, config)
+    matches = matching.match_names(catalog, statements, side, ranges, paired)
+    if matches.unknown:
+        _check_direction(catalog, statements, side, ranges)
+    matching.learn_counts(matches, side, ranges, sizes)
+    wrong = [*matching.unknown(matches, statements, side, ranges), *matching.strayed(matches, ranges), *paired.surplus]
     wrong += _learn_shapes(matches, direction, sizes)
-    absent = list(islice(matching.missing(matches, statements, side, family.counts, sizes), _COUNTED))
-    _raise(wrong, absent)
+    absent = list(islice(matching.missing(matches, statements, side, ranges, sizes), _COUNTED))
+    _raise(wrong, [*paired.missing, *absent])
 
-    build = _Builder(direction, dtype, sizes, family.counts, _runs(statements))
-    outputs = [pair for application in matches.applications for pair in build.outputs_of(application)]
-    tied, checks = build.tied(statements, matches, catalog)
-    outputs = sorted([*outputs, *tied], key=lambda pair: pair[0])
-    _raise([*build.findings, *_twice(output for _, output in outputs)], [])
+    build = _Builder(direction, dtype, sizes, ranges, paired, statements)
+    outputs = build.outputs(matches, catalog)
+    _raise([*build.findings, *_twice(outputs)], [])
     dropped = {**matches.dropped, **build.dropped}
-    ordered = tuple(output for _, output in outputs)
-    return Plan(family.name, options, direction, dtype, ordered, dropped, tuple(checks))
+    dequantised = len(paired.of.keys() - dropped.keys())
+    return Plan(family.name, options, direction, dtype, tuple(outputs), dropped, tuple(build.checks), dequantised)
 
 
-def _check_direction(catalog: Catalog, statements: Sequence[Statement], side: str) -> None:
+def _check_direction(catalog: Catalog, statements: Sequence[Statement], side: str, ranges: Ranges) -> None:
     """Say so where most names are those of the other side: --reverse forgotten, or one too many.
 
     Raises:
         UsageError: they are.
     """
-    mine, other = Matcher(statements, side), Matcher(statements, "ms" if side == "hf" else "hf")
+    mine, other = (Matcher(statements, one, ranges) for one in (side, "ms" if side == "hf" else "hf"))
     strange = [name for name in catalog if mine.match(name) is None]
     if 2 * len(strange) > len(catalog) and all(other.match(name) for name in strange):
         world, hint = ("MindSpore", "add --reverse") if side == "hf" else ("HuggingFace", "leave --reverse away")
@@ -147,8 +155,8 @@ def _learn_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[
         if direction is Direction.REVERSE and not isinstance(rule.layout, Same):
             continue
         unstacked = slice(1 if rule.stacked("hf") and direction is Direction.REVERSE else 0, None)
-        for spec, members in zip(rule.shapes(), application.members, strict=True):
-            for ref in members.values() if spec is not None else ():
+        for index, spec in enumerate(rule.shapes()):
+            for ref in application.stack(index).values() if spec is not None else ():
                 try:
                     sizes.fit(ref.shape[unstacked], spec or "")
                 except ShapeConflictError as conflict:
@@ -156,92 +164,137 @@ def _learn_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[
     return findings
 
 
-@dataclass
 class _Builder:
     """Turns applications of rules into outputs, noting what does not fit."""
 
-    direction: Direction
-    dtype: DType | None
-    sizes: Sizes
-    counts: Mapping[str, str]
-    runs: Mapping[int, int]
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        direction: Direction,
+        dtype: DType | None,
+        sizes: Sizes,
+        ranges: Ranges,
+        paired: Scales,
+        statements: Sequence[Statement],
+    ) -> None:
         self.findings: list[str] = []
         self.dropped: dict[str, str] = {}
-        self.forward = self.direction is Direction.FORWARD
-        self.source, self.target = ("hf", "ms") if self.forward else ("ms", "hf")
+        self.checks: list[SameBytes] = []
+        self._forward = direction is Direction.FORWARD
+        self._source, self._target = ("hf", "ms") if self._forward else ("ms", "hf")
+        self._dtype, self._sizes, self._ranges, self._scales = dtype, sizes, ranges, paired
+        self._statements, self._runs = statements, _runs(statements)
 
-    def outputs_of(self, application: Application) -> list[tuple[Order, Output]]:
-        """The tensors that one application of a rule writes, each with its place in the table's order."""
-        names = tuple(ref.name for ref in application.refs())
-        order = (
-            self.runs[application.number],
-            [*map(_natural, application.bindings.values())],
-            application.number,
-        )
+    def outputs(self, matches: Matches, catalog: Catalog) -> list[Output]:
+        """All tensors to be written, in the table's order, layer by layer where it speaks of layers."""
+        work: list[tuple[Order, Application | _Repeat]] = [
+            ((self._runs[a.number], [*map(_natural, a.values)], a.number), a) for a in matches.applications
+        ]
+        work += [((self._runs[r.number], [], r.number), r) for r in self._repeats(matches, catalog)]
+        work.sort(key=lambda pair: pair[0], reverse=True)
+        outputs: list[Output] = []
+        while work:  # what is done is let go of: with 92,000 tensors both lists at once are many megabytes
+            one = work.pop()[1]
+            outputs += self._outputs_of(one) if isinstance(one, Application) else [self._repeated(one)]
+        return outputs
+
+    def _outputs_of(self, application: Application) -> list[Output]:
+        """The tensors that one application of a rule writes."""
+        names = tuple(self._sources(application.refs()))
         try:
-            results = list(self._apply(application))
+            return [Output(name, view.dtype, view, names) for name, view in self._apply(application)]
         except (UnsupportedError, ShapeConflictError) as error:
             shown = ", ".join(map(quote, names[:3])) + (" …" if len(names) > 3 else "")
             self.findings.append(f"{shown}: {error}")
             return []
-        return [((*order, i), Output(name, view.dtype, view, names)) for i, (name, view) in enumerate(results)]
+
+    def _sources(self, refs: Iterable[TensorRef]) -> Iterator[str]:
+        """The names that tensors are made from: their own, and those of their scales."""
+        for ref in refs:
+            yield ref.name
+            if ref.name in self._scales.of:
+                yield self._scales.of[ref.name].name
 
     def _apply(self, application: Application) -> Iterator[tuple[str, View]]:
         rule = application.rule
-        layout = rule.layout if self.forward else rule.layout.inverse
-        stacked = rule.stacked(self.source)
-        parts = [self._stack(members) if stacked else self._leaf(members[0]) for members in application.members]
-        specs = (None,) * len(rule.patterns("ms")) if self.forward else rule.shapes()
-        spread = rule.stacked(self.target)
-        for pattern, spec, view in zip(rule.patterns(self.target), specs, layout.apply(parts, self.sizes), strict=True):
-            for bindings, one in self._unstacked(spread, view):
+        layout = rule.layout if self._forward else rule.layout.inverse
+        stacked, spread = rule.stacked(self._source), rule.stacked(self._target)
+        dtype = F32 if self._dtype and self._target in rule.fp32 else self._dtype
+        bindings = dict(zip(rule.shared(self._source), application.values, strict=True))
+        leaves = [[self._leaf(ref, dtype) for _, ref in sorted(stack.items())] for stack in application.stacks()]
+        parts = [views.stack(some) if stacked else some[0] for some in leaves]
+        specs = (None,) * len(rule.patterns("ms")) if self._forward else rule.shapes()
+        results = layout.apply(parts, self._sizes)
+        for pattern, spec, view in zip(rule.patterns(self._target), specs, results, strict=True):
+            for position, one in self._unstacked(spread, view):
                 if spec is not None:
-                    self.sizes.fit(one.shape, spec)
-                yield fill(pattern, {**application.bindings, **bindings}), one
-
-    def _stack(self, members: Mapping[int, TensorRef]) -> View:
-        return views.stack([self._leaf(members[position]) for position in sorted(members)])
+                    self._sizes.fit(one.shape, spec)
+                yield fill(pattern, {**bindings, **position}, self._sizes), one
 
     def _unstacked(self, hole: str | None, view: View) -> Iterator[tuple[dict[str, int], View]]:
         """The tensors that a stack holds, each with its number."""
         if hole is None:
             yield {}, view
             return
-        self.sizes.fit(view.shape[:1], self.counts[hole])
+        count = self._ranges.unknown(hole)
+        end = self._ranges.of(hole)[1]
+        if count:
+            self._sizes.learn(count, view.shape[0], "the shapes")
+        elif end != view.shape[0]:
+            raise UnsupportedError(
+                f"shape {list(view.shape)} is a stack of {view.shape[0]}, and there are {self._ranges.described(hole)}"
+            )
         if not math.prod(view.shape):
             raise UnsupportedError(f"shape {list(view.shape)} is a stack of empty tensors")
         for position in range(view.shape[0]):
             yield {hole: position}, views.squeeze(views.cut(view, 0, position, position + 1), 0)
 
-    def _leaf(self, ref: TensorRef) -> View:
-        """The tensor, cast where a dtype is asked; integers and booleans never are."""
-        if self.dtype is None or ref.dtype.kind == INTEGER:
-            return views.leaf(ref)
-        if ref.dtype.kind != FLOAT:
-            raise UnsupportedError(f"{ref.dtype} cannot be cast to {self.dtype}")
-        return views.cast(views.leaf(ref), self.dtype)
+    def _leaf(self, ref: TensorRef, dtype: DType | None) -> View:
+        """The tensor, dequantised where it has scales, cast where a dtype is asked; integers and booleans never are."""
+        scale = self._scales.of.get(ref.name)
+        view = views.scaled(ref, scale, self._scales.block) if scale else views.leaf(ref)
+        if dtype is None or view.dtype.kind == INTEGER:
+            return view
+        if view.dtype.kind != FLOAT:
+            raise UnsupportedError(f"{view.dtype} cannot be cast to {dtype}")
+        return views.cast(view, dtype)
 
-    def tied(
-        self, statements: Sequence[Statement], matches: Matches, catalog: Catalog
-    ) -> tuple[list[tuple[Order, Output]], list[SameBytes]]:
-        """What tied statements add: forward a second name for the same bytes, in reverse only a check."""
-        outputs: list[tuple[Order, Output]] = []
-        checks: list[SameBytes] = []
-        for number, tie in enumerate(statements):
-            if not isinstance(tie, Tied):
-                continue
-            of = catalog[_source_name(statements, tie.of, self.source)]
-            other = matches.tied.get(tie.hf if self.forward else tie.ms)
-            if other is not None:
-                checks.append(SameBytes(of, other, "config.json says tie_word_embeddings"))
-            if self.forward:
-                view, names = self._leaf(of), (of.name, *((other.name,) if other else ()))
-                outputs.append(((self.runs[number], [], number, 0), Output(tie.ms, view.dtype, view, names)))
-            elif other is not None:
-                self.dropped[other.name] = f"tied: the same bytes as {of.name}"
-        return outputs, checks
+    # -- what one side has twice ---------------------------------------------------------------------------------------
+
+    def _repeats(self, matches: Matches, catalog: Catalog) -> Iterator[_Repeat]:
+        """The tensors that the target has twice; on the way, what the source has twice is checked and dropped."""
+        for number, statement in enumerate(self._statements):
+            if isinstance(statement, Tied):
+                of = catalog[_source_name(self._statements, statement.of, self._source)]
+                other = matches.tied.get(statement.hf if self._forward else statement.ms)
+                if other is not None:
+                    self.checks.append(SameBytes(of, other, "config.json says tie_word_embeddings"))
+                if self._forward:
+                    yield _Repeat(number, statement.ms, of, (other.name,) if other else ())
+                elif other is not None:
+                    self.dropped[other.name] = f"tied: the same bytes as {of.name}"
+            elif isinstance(statement, Copy) and not self._forward:
+                of = catalog[_source_name(self._statements, statement.of, self._source)]
+                yield from (_Repeat(number, name, of) for name in self._copies(statement))
+
+    def _copies(self, copy: Copy) -> Iterator[str]:
+        """The names under which a tensor is stored again."""
+        for hole in holes((copy.hf,)):
+            for number in self._ranges.numbers(hole):
+                yield fill(copy.hf, {hole: number}, self._sizes)
+
+    def _repeated(self, repeat: _Repeat) -> Output:
+        view = self._leaf(repeat.of, self._dtype)
+        return Output(repeat.name, view.dtype, view, (*self._sources([repeat.of]), *repeat.others))
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    """A tensor that the target has a second time, under `name`; the source's `others` hold the same bytes."""
+
+    number: int
+    name: str
+    of: TensorRef
+    others: tuple[str, ...] = ()
 
 
 def _source_name(statements: Sequence[Statement], hf: str, side: str) -> str:
@@ -268,17 +321,17 @@ def _runs(statements: Sequence[Statement]) -> dict[int, int]:
     runs, run, before = {}, 0, None
     for number, statement in enumerate(statements):
         if not isinstance(statement, Drop):
-            holes = isinstance(statement, Rule) and bool(statement.holes("hf"))
-            run += before is not None and holes != before
-            before = holes
+            layered = isinstance(statement, Copy) or (isinstance(statement, Rule) and bool(statement.holes("hf")))
+            run += before is not None and layered != before
+            before = layered
         runs[number] = run
     return runs
 
 
-def _natural(value: int | str) -> list[tuple[int, int, str]]:
-    """A key that sorts `layers.10` after `layers.9`."""
+def _natural(value: int | str) -> str:
+    """A key that sorts `layers.10` after `layers.9`: every number has its length before it."""
     parts = str(value).split(".")
-    return [(0, int(p), "") if p.isdecimal() and p.isascii() and len(p) < 19 else (1, 0, p) for p in parts]
+    return "\0".join(f"\1{len(p):02}{p}" if p.isdecimal() and p.isascii() and len(p) < 19 else "\2" + p for p in parts)
 
 
 def _twice(outputs: Iterable[Output]) -> Iterator[str]:

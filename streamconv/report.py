@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from .config import ModelConfig
 from .destination import Destination
+from .dtypes import FLOAT
 from .engine import Tally
 from .errors import quote
 from .families import Family, spell
@@ -58,7 +60,11 @@ class Prepared:
         Raises:
             BudgetError: it is too small.
         """
-        return divide(self.limit, self.workers, len(self.plan.outputs))
+        return divide(self.limit, self.workers, len(self.plan.outputs), self._sources)
+
+    @cached_property
+    def _sources(self) -> int:
+        return sum(len(output.sources) for output in self.plan.outputs)
 
     def __str__(self) -> str:
         return "\n".join(describe(self))
@@ -129,6 +135,7 @@ def describe(prepared: Prepared) -> list[str]:
         f"{counted(len(layout.files), 'file')}, {format_size(layout.total)}, "
         f"{_dtypes(o.dtype.name for o in plan.outputs)}",
         f"dtype    {plan.dtype or 'as it is'}",
+        *_exceptions(plan),
         _memory(prepared),
     ]
     if layout.format != CKPT:
@@ -144,6 +151,15 @@ def describe(prepared: Prepared) -> list[str]:
     return lines
 
 
+def _exceptions(plan: Plan) -> Iterator[str]:
+    """Where the dtype is another than the one asked, or than the source's."""
+    kept = [o.name for o in plan.outputs if plan.dtype and o.dtype.kind == FLOAT and o.dtype != plan.dtype]
+    if kept:
+        yield f"fp32     {counted(len(kept), 'tensor')} that the model keeps in float32: {_some(kept, 3, quote)}"
+    if plan.dequantised:
+        yield f"fp8      {counted(plan.dequantised, 'weight')} times their scales, rounded to BF16 first"
+
+
 def _memory(prepared: Prepared) -> str:
     budget = prepared.budget
     return (
@@ -153,12 +169,10 @@ def _memory(prepared: Prepared) -> str:
     )
 
 
-def tensor_lines(prepared: Prepared) -> list[str]:
+def tensor_lines(prepared: Prepared) -> Iterator[str]:
     """One line a tensor: name, dtype, shape, and what it is made from."""
-    return [
-        f"{quote(o.name)}  {o.dtype}  {list(o.view.shape)}  <- {_some([quote(s) for s in o.sources], 3)}"
-        for o in prepared.plan.outputs
-    ]
+    for o in prepared.plan.outputs:
+        yield f"{quote(o.name)}  {o.dtype}  {list(o.view.shape)}  <- {_some(o.sources, 3, quote)}"
 
 
 def plan_values(prepared: Prepared) -> dict[str, object]:
@@ -170,6 +184,7 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "direction": plan.direction.value,
         "options": dict(plan.options),
         "dtype": plan.dtype and plan.dtype.name,
+        "dequantised": plan.dequantised,
         "format": layout.format,
         "source": str(catalog.path),
         "dest": str(prepared.destination.path),
@@ -193,5 +208,6 @@ def _dtypes(names: Iterable[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
 
 
-def _some(items: list[str], most: int = _SHOWN) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+def _some(items: Sequence[str], most: int = _SHOWN, show: Callable[[str], str] = str) -> str:
+    shown = ", ".join(map(show, items[:most]))
+    return shown + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,25 +1,20 @@
 """Rules: frozen, invertible statements «this HuggingFace pattern is that MindFormers pattern, through this layout».
 
-A pattern is a name with holes: `{layer}` holds a number, `{kind:weight|bias}` one of the words given, `{rest:*}`
-anything. A number that only one side has is a stack: `experts.{expert}.w1.weight` on the one side, `ffn.w1.weight` on
-the other, with the experts along a new axis 0 before the layout is applied.
+A number that only one side's patterns have is a stack: `experts.{expert}.w1.weight` on the one side, `ffn.w1.weight`
+on the other, with the experts along a new axis 0 before the layout is applied. What a pattern is, `patterns` says.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
-from itertools import product
 
+from .patterns import Binder, Bindings, holes, template
+from .sizes import Ranges, Sizes
 from .transforms import Same, Transform
 
-Bindings = Mapping[str, int | str]
-
-_HOLE = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _COMPARED = 300
 
 
@@ -37,10 +32,10 @@ class Rule:
     Attributes:
         hf, ms: a pattern, or several that belong together.
         shape: the shape of each HF tensor in the model's symbols (`"heads*head_dim, hidden"`); one for all, or one
-        each;
-            `None` = any.
+            each; `None` = any.
         layout: from the HF tensors to the MindFormers tensors.
         optional: the tensors may be absent, but from all layers alike.
+        fp32: the sides (`hf`, `ms`) on which the model keeps it in float32: there it is F32 where a dtype is asked.
     """
 
     hf: str | tuple[str, ...]
@@ -48,6 +43,7 @@ class Rule:
     shape: str | tuple[str, ...] | None = None
     layout: Transform = Same()  # noqa: RUF009 - frozen, without state
     optional: bool = False
+    fp32: tuple[str, ...] = ()
 
     def patterns(self, side: str) -> tuple[str, ...]:
         """The patterns of side `hf` or `ms`."""
@@ -61,12 +57,17 @@ class Rule:
 
     def holes(self, side: str) -> tuple[str, ...]:
         """Names of the holes in the patterns of a side."""
-        return tuple(dict.fromkeys(m[1] for pattern in self.patterns(side) for m in _HOLE.finditer(pattern)))
+        return holes(self.patterns(side))
 
     def stacked(self, side: str) -> str | None:
         """The hole that only this side has: its tensors are a stack on the other side."""
         other = self.holes("ms" if side == "hf" else "hf")
         return next((hole for hole in self.holes(side) if hole not in other), None)
+
+    def shared(self, side: str) -> tuple[str, ...]:
+        """The holes of a side that the other side has too."""
+        stacked = self.stacked(side)
+        return tuple(hole for hole in self.holes(side) if hole != stacked)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,18 @@ class Tied:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """HF tensor `hf` is HF tensor `of` a second time, and MindFormers has no such tensor, for it shares `of`.
+
+    Forward it is left out where the source has it; in reverse it is written from `of`.
+    """
+
+    hf: str
+    of: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Drop:
     """Tensors of one side that the other does not have, and why."""
 
@@ -92,108 +105,65 @@ class Drop:
     ms: tuple[str, ...] = ()
 
 
-Statement = Rule | Tied | Drop
+Statement = Rule | Tied | Copy | Drop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Match:
-    """A name, recognised: the statement, which of its patterns, and what its holes hold."""
+    """A name, recognised: the statement's place in the table, which of its patterns, and what its holes hold.
 
-    statement: Statement
+    `fits` says whether all numbers are in the range of their holes; where no pattern takes them so, another serves.
+    """
+
+    number: int
     index: int
     bindings: Bindings
+    fits: bool
 
 
 class Matcher:
     """Finds the statement that a name of one side belongs to."""
 
-    def __init__(self, statements: Sequence[Statement], side: str) -> None:
-        self._exact: dict[str, list[tuple[_Pattern, Statement, int]]] = {}
-        self._open: list[tuple[_Pattern, Statement, int]] = []
+    def __init__(self, statements: Sequence[Statement], side: str, ranges: Ranges | None = None) -> None:
+        ranges = ranges or Ranges({}, Sizes({}, {}))
+        self._exact: dict[str, list[tuple[Binder, int, int]]] = {}
+        self._open: list[tuple[Binder, int, int]] = []
         self._near: dict[str, str | None] = {}
-        for statement in statements:
+        for number, statement in enumerate(statements):
             for index, text in enumerate(_patterns(statement, side)):
-                pattern = _compile(text)
-                if pattern.open:
-                    self._open.append((pattern, statement, index))
-                for template in pattern.templates:
-                    self._exact.setdefault(template, []).append((pattern, statement, index))
+                candidate = Binder(text, ranges), number, index
+                if candidate[0].pattern.open:
+                    self._open.append(candidate)
+                for one in candidate[0].pattern.templates:
+                    self._exact.setdefault(one, []).append(candidate)
 
     def match(self, name: str) -> Match | None:
         """The statement that `name` belongs to: the table's first, those whose patterns take anything last."""
-        candidates = self._exact.get(_template(name), ())
-        for pattern, statement, index in (*candidates, *self._open):
-            bindings = pattern.bind(name)
-            if bindings is not None:
-                return Match(statement, index, bindings)
-        return None
+        strayed = None
+        for candidates in (self._exact.get(template(name), ()), self._open):
+            for binder, number, index in candidates:
+                bound = binder.bind(name)
+                if bound is not None and bound[1]:
+                    return Match(number, index, *bound)
+                if bound is not None and strayed is None:
+                    strayed = Match(number, index, *bound)
+        return strayed
 
     def closest(self, name: str) -> str | None:
         """The known pattern that looks most like `name`."""
-        template = _template(name)
-        if template not in self._near:
-            near = difflib.get_close_matches(template[:_COMPARED], list(self._exact), n=1, cutoff=0.5)
-            self._near[template] = self._exact[near[0]][0][0].text if near else None
-        return self._near[template]
-
-
-def fill(pattern: str, bindings: Bindings) -> str:
-    """The name that a pattern gives with its holes filled."""
-    return _HOLE.sub(lambda m: str(bindings[m[1]]), pattern)
-
-
-def words(pattern: str) -> Iterator[dict[str, str]]:
-    """Every way to fill the holes that name their words: `{kind:weight|bias}` gives two."""
-    named = [(m[1], m[2].split("|")) for m in _HOLE.finditer(pattern) if m[2] and m[2] != "*"]
-    for choice in product(*(values for _, values in named)):
-        yield dict(zip((name for name, _ in named), choice, strict=True))
+        one = template(name)
+        if one not in self._near:
+            near = difflib.get_close_matches(one[:_COMPARED], list(self._exact), n=1, cutoff=0.5)
+            self._near[one] = self._exact[near[0]][0][0].pattern.text if near else None
+        return self._near[one]
 
 
 def _patterns(statement: Statement, side: str) -> tuple[str, ...]:
-    if isinstance(statement, Rule):
-        return statement.patterns(side)
-    if isinstance(statement, Tied):
-        return (statement.hf if side == "hf" else statement.ms,)
+    match statement:
+        case Rule():
+            return statement.patterns(side)
+        case Tied():
+            return (statement.hf if side == "hf" else statement.ms,)
+        case Copy():
+            return (statement.hf,) if side == "hf" else ()
     return statement.hf if side == "hf" else statement.ms
-
-
-def _template(name: str) -> str:
-    """The name with every whole number between dots replaced: what a dictionary can find."""
-    return ".".join("#" if part.isdecimal() else part for part in name.split("."))
-
-
-@dataclass(frozen=True)
-class _Pattern:
-    text: str
-    regex: re.Pattern[str]
-    numbers: frozenset[str]
-    templates: tuple[str, ...]
-    open: bool
-
-    def bind(self, name: str) -> Bindings | None:
-        match = self.regex.fullmatch(name)
-        if match is None:
-            return None
-        return {k: int(v) if k in self.numbers else v for k, v in match.groupdict().items()}
-
-
-@cache
-def _compile(text: str) -> _Pattern:
-    def regex(kind: str | None) -> str:
-        if kind is None:
-            return r"0|[1-9][0-9]{0,8}"
-        return r"[\s\S]*" if kind == "*" else "|".join(map(re.escape, kind.split("|")))
-
-    parts, last = [], 0
-    for hole in _HOLE.finditer(text):
-        parts += [re.escape(text[last : hole.start()]), f"(?P<{hole[1]}>{regex(hole[2])})"]
-        last = hole.end()
-    parts.append(re.escape(text[last:]))
-    numbers = frozenset(m[1] for m in _HOLE.finditer(text) if m[2] is None)
-    is_open = any(m[2] == "*" for m in _HOLE.finditer(text))
-    return _Pattern(text, re.compile("".join(parts)), numbers, () if is_open else tuple(_templates(text)), is_open)
-
-
-def _templates(text: str) -> Iterable[str]:
-    for choice in words(text):
-        yield _template(_HOLE.sub(lambda m, c=choice: c.get(m[1], "0"), text))  # type: ignore[misc]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from .dtypes import BF16, DType
+from .dtypes import BF16, F8_E4M3, F32, DType
 from .families import Config, Family, Options
 from .formats import safetensors, shards
-from .rules import Rule, fill
-from .sizes import Sizes
+from .patterns import fill
+from .rules import Copy, Rule
+from .scales import SUFFIX
+from .sizes import Ranges, Sizes
 from .tensors import OutputFile, TensorSpec
 
 _CHUNK = 1 << 20
@@ -26,24 +28,41 @@ def hf_specs(
     dtype: DType = BF16,
     optional: bool = False,
 ) -> list[TensorSpec]:
-    """Every HF tensor of a model of this config, by the family's own table; with `optional`, the optional ones too."""
+    """Every HF tensor of a model of this config, by the family's own table; with `optional`, the optional ones too.
+
+    All are of `dtype` but for those that models keep in float32 on HuggingFace's side as well.
+    """
     chosen = {option.name: option.default for option in family.options} | dict(options or {})
     sizes = Sizes(family.sizes, config)
+    table = family.rules(config, chosen)
+    rules = {rule.hf: rule for rule in table if isinstance(rule, Rule) and (optional or not rule.optional)}
+    copies = [Rule(s.hf, s.hf, rules[s.of].shape) for s in table if isinstance(s, Copy)]
     return [
-        TensorSpec(name, dtype, shape)
-        for rule in family.rules(config, chosen)
-        if isinstance(rule, Rule) and (optional or not rule.optional)
-        for name, shape in _tensors(rule, family.counts, sizes)
+        TensorSpec(name, F32 if "hf" in rule.fp32 else dtype, shape)
+        for rule in (*rules.values(), *copies)
+        for name, shape in _tensors(rule, Ranges(family.ranges, sizes), sizes)
     ]
 
 
-def _tensors(rule: Rule, counts: Mapping[str, str], sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]:
+    """The tensors of a model as DeepSeek publishes it: projections in FP8, each with the scales of its blocks."""
+    result = []
+    for spec in specs:
+        if len(spec.shape) != 2 or "_proj" not in spec.name or ".eh_proj." in spec.name:
+            result.append(spec)
+            continue
+        rows, columns = (-(-size // block) for size in spec.shape)
+        result += [TensorSpec(spec.name, F8_E4M3, spec.shape), TensorSpec(spec.name + SUFFIX, F32, (rows, columns))]
+    return result
+
+
+def _tensors(rule: Rule, ranges: Ranges, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     for pattern, spec in zip(rule.patterns("hf"), rule.shapes(), strict=True):
         shape = tuple(sizes.number(symbol) for symbol in spec.split(",")) if spec else ()
         fillings: list[dict[str, int | str]] = [{}]
         for hole in rule.holes("hf"):
-            fillings = [{**f, hole: i} for f in fillings for i in range(sizes.number(counts[hole]))]
-        yield from ((fill(pattern, filling), shape) for filling in fillings)
+            fillings = [{**f, hole: i} for f in fillings for i in ranges.numbers(hole)]
+        yield from ((fill(pattern, filling, sizes), shape) for filling in fillings)
 
 
 def write_hf(folder: Path, config: Config, specs: list[TensorSpec], max_shard_size: int, seed: int = 0) -> None:

@@ -32,6 +32,7 @@ class Sizes:
         self._table = table
         self._values: dict[str, int] = {}
         self._origins: dict[str, str] = {}
+        self._fitting: set[tuple[tuple[int, ...], str]] = set()
         for name, alternatives in table.items():
             for text in alternatives.split("|"):
                 self._try(name, text.strip(), config)
@@ -39,8 +40,9 @@ class Sizes:
     def _try(self, name: str, text: str, config: Mapping[str, object]) -> None:
         if name in self._values:
             return
-        value = self._evaluate(text[1:]) if text.startswith("=") else config.get(text)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        value = self.value(text[1:]) if text.startswith("=") else config.get(text)
+        # What a config may set to zero (dense layers, say) has `| =0` in the table.
+        if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or text == "=0"):
             self.learn(name, value, f"config.json: {text.lstrip('=')}")
 
     def learn(self, name: str, value: int, origin: str) -> None:
@@ -58,7 +60,7 @@ class Sizes:
         Raises:
             UsageError: it holds a symbol that neither config nor shapes have told.
         """
-        value = self._evaluate(expression)
+        value = self.value(expression)
         if value is None:
             missing = sorted(n for n in _names(expression) if n not in self._values)
             keys = ", ".join(self._table.get(n, n).split("|")[0].strip() for n in missing)
@@ -74,6 +76,8 @@ class Sizes:
         Raises:
             ShapeConflictError: it has another number of axes, or an axis that differs from what is known.
         """
+        if (shape, spec) in self._fitting:
+            return
         symbols = [part.strip() for part in spec.split(",")] if spec else []
         if len(symbols) != len(shape):
             raise ShapeConflictError(f"shape {list(shape)} has {len(shape)} axes; [{spec}] is expected")
@@ -83,18 +87,20 @@ class Sizes:
                     f"shape {list(shape)} does not fit [{spec}]: "
                     f"{size} is no multiple of what is known of {symbol}{self.origin(symbol)}"
                 )
-            expected = self._evaluate(symbol)
+            expected = self.value(symbol)
             if expected is not None and expected != size:
                 raise ShapeConflictError(
                     f"shape {list(shape)} does not fit [{spec}]: "
                     f"{symbol} is {expected}{self.origin(symbol)}, not {size}"
                 )
+        if all(self.value(symbol) is not None for symbol in symbols):
+            self._fitting.add((shape, spec))
 
     def _solve(self, size: int, symbol: str) -> bool:
         """Learn the one unknown factor of a product, where there is just one; false where there can be none."""
         factors = symbol.split("*")
         unknown = [f for f in factors if f.isidentifier() and f not in self._values]
-        known = [self._evaluate(f) for f in factors if f not in unknown]
+        known = [self.value(f) for f in factors if f not in unknown]
         if len(unknown) != 1 or None in known:
             return True
         product = 1
@@ -109,11 +115,53 @@ class Sizes:
         origins = sorted({self._origins[n] for n in _names(symbol) if n in self._origins})
         return f" ({'; '.join(origins)})" if origins else ""
 
-    def _evaluate(self, expression: str) -> int | None:
+    def value(self, expression: str) -> int | None:
+        """The value of an expression, `None` where it holds a symbol that nothing has told yet."""
         try:
             return _value(_parse(expression), self._values)
         except KeyError:
             return None
+
+
+class Ranges:
+    """Which numbers the holes of a table may hold.
+
+    `"experts"` are the numbers from 0 up to, not including, `experts`; `"dense..layers"` begin at `dense`. What is not
+    known yet is no limit, and a hole that the table does not name has none.
+    """
+
+    def __init__(self, table: Mapping[str, str], sizes: Sizes) -> None:
+        self._table = table
+        self._sizes = sizes
+
+    def of(self, hole: str) -> tuple[int, int | None]:
+        """The first number, and the one after the last; `None` where nothing has told."""
+        first, end = self._texts(hole)
+        return (self._sizes.value(first) or 0) if first else 0, self._sizes.value(end) if end else None
+
+    def numbers(self, hole: str) -> range:
+        """All of them; none where nothing has told where they end."""
+        first, end = self.of(hole)
+        return range(first, end or 0)
+
+    def origin(self, symbol: str | None) -> int | None:
+        """What a hole that is counted from `symbol` adds to its number; `None` where nothing has told."""
+        return 0 if symbol is None else self._sizes.get(symbol)
+
+    def unknown(self, hole: str) -> str | None:
+        """The symbol for the number after the last, where it is one that the names may tell."""
+        end = self._texts(hole)[1]
+        return end if end.isidentifier() and self._sizes.get(end) is None else None
+
+    def described(self, hole: str) -> str:
+        """The range in words, for a message."""
+        first, end = self.of(hole)
+        numbers = f"{first} … {(end or 0) - 1}" if first else f"{end}"
+        return f"{numbers}{self._sizes.origin('+'.join(text for text in self._texts(hole) if text))}"
+
+    def _texts(self, hole: str) -> tuple[str, str]:
+        first, dots, end = self._table.get(hole, "").partition("..")
+        return (first, end) if dots else ("", first)
 
 
 @cache

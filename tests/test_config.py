@@ -70,10 +70,17 @@ def test_one_that_cannot_be_read_is_refused(tmp_path) -> None:
 )
 def test_the_copy_says_the_dtype_that_was_asked(values, dtype, expected) -> None:
     before = dict(values)
-    data = mended(ModelConfig(None, values), dtype)
+    data = mended(ModelConfig(None, values), dtype, False, {})
     assert json.loads(data) == expected
     assert list(json.loads(data)) == list(expected)
     assert values == before
+
+
+def test_the_copy_says_what_became_true_of_the_model() -> None:
+    values = {"quantization_config": {"quant_method": "fp8"}, "num_nextn_predict_layers": 1, "a": 1}
+    settled = {"num_nextn_predict_layers": 0, "unheard_of": 2}
+    assert json.loads(mended(ModelConfig(None, values), None, True, settled)) == {"num_nextn_predict_layers": 0, "a": 1}
+    assert json.loads(mended(ModelConfig(None, values), None, False, {})) == values
 
 
 def test_what_makes_a_checkpoint_a_model_goes_along(tmp_path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import streamconv
 
-CASES = golden.cases("llama", "mixtral")
+CASES = golden.cases("llama", "mixtral", "deepseek", "deepseek2", "deepseek3")
 FORWARD = [case for case in CASES if not case.arguments["reverse"]]
 
 
@@ -26,4 +26,4 @@ def test_golden_case_from_other_shards_into_a_ckpt(case: golden.Case, tmp_path) 
 
 
 def test_all_cases_are_here() -> None:
-    assert len(CASES) == 19 + 9
+    assert len(CASES) == 19 + 9 + 9 + 3 + 16

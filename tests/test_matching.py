@@ -10,7 +10,8 @@ from helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 from streamconv import dtypes, families, matching
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.rules import Rule
-from streamconv.sizes import Sizes
+from streamconv.scales import Scales
+from streamconv.sizes import Ranges, Sizes
 from streamconv.tensors import TensorSpec
 
 BIASED = {**LLAMA, "attention_bias": True}
@@ -38,20 +39,23 @@ def findings(kind, specs, config, **arguments) -> list[str]:
 def test_members_of_a_rule_come_together_whatever_their_order() -> None:
     names = [f"l.{layer}.e.{expert}.{w}" for expert in (2, 0, 1) for w in "ba" for layer in (1, 0)]
     rule = Rule(("l.{layer}.e.{expert}.a", "l.{layer}.e.{expert}.b"), "l.{layer}.ab")
-    matches = matching.match_names(catalog(spec(n, 1) for n in names), [rule], "hf")
-    assert [a.bindings for a in matches.applications] == [{"layer": 1}, {"layer": 0}]
+    matches = matching.match_names(
+        catalog(spec(n, 1) for n in names), [rule], "hf", Ranges({}, Sizes({}, {})), Scales()
+    )
+    assert [a.values for a in matches.applications] == [(1,), (0,)]
     for application in matches.applications:
-        layer = application.bindings["layer"]
+        (layer,) = application.values
         expected = [f"l.{layer}.e.{expert}.{w}" for w in "ab" for expert in range(3)]
         assert [ref.name for ref in application.refs()] == expected
 
 
 def test_counts_come_from_names_where_the_config_says_nothing() -> None:
     names = ["l.0.e.0.a", "l.10.e.4.a", "l.9.e.1.a"]
-    matches = matching.match_names(catalog(spec(n, 1) for n in names), [Rule("l.{layer}.e.{expert}.a", "x")], "hf")
-    counts = {"layer": "layers", "expert": "experts"}
     sizes = Sizes({"layers": "n_layers", "experts": "n_experts"}, {"n_experts": 8})
-    matching.learn_counts(matches, "hf", counts, sizes)
+    ranges = Ranges({"layer": "layers", "expert": "experts"}, sizes)
+    rule = Rule("l.{layer}.e.{expert}.a", "l.{layer}.x")
+    matches = matching.match_names(catalog(spec(n, 1) for n in names), [rule], "hf", ranges, Scales())
+    matching.learn_counts(matches, "hf", ranges, sizes)
     assert (sizes.get("layers"), sizes.get("experts")) == (11, 8)
 
 

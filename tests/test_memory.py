@@ -23,13 +23,13 @@ NO_LIMIT_V1 = 9223372036854771712
 )
 def test_a_budget_is_kept_or_refused_with_the_number_that_does(limit, resident, workers, tensors) -> None:
     try:
-        budget = divide(limit, workers, tensors, resident)
+        budget = divide(limit, workers, tensors, resident=resident)
     except BudgetError as error:
         named = re.search(r"give --max-mem (\d+M) or more", str(error))
         assert named
-        budget = divide(parse_size(named[1]), workers, tensors, resident)
+        budget = divide(parse_size(named[1]), workers, tensors, resident=resident)
         with pytest.raises(BudgetError):
-            divide(parse_size(named[1]) - 6 * MIB, workers, tensors, resident)
+            divide(parse_size(named[1]) - 6 * MIB, workers, tensors, resident=resident)
     assert budget.base > resident
     assert budget.peak <= budget.limit
     assert workers in (None, budget.workers)
@@ -40,27 +40,36 @@ def test_a_budget_is_kept_or_refused_with_the_number_that_does(limit, resident, 
 @settings(deadline=None)
 @given(st.integers(100 * MIB, 8 << 30))
 def test_no_memory_lies_idle_below_the_largest_region(limit) -> None:
-    budget = divide(limit, 3, 100, 20 * MIB)
+    budget = divide(limit, 3, 100, resident=20 * MIB)
     idle = budget.limit - budget.peak
     assert budget.region == MAX_REGION or idle < budget.workers * 2 * (mmap.PAGESIZE + 1)
 
 
 def test_workers_that_are_not_asked_for_are_as_many_as_fit() -> None:
-    one = memory.least_limit(divide(8 << 30, 1, 100, 20 * MIB).base)
-    assert divide(one, None, 100, 20 * MIB).workers == 1
-    assert 1 <= divide(8 << 30, None, 100, 20 * MIB).workers <= 4
+    one = memory.least_limit(divide(8 << 30, 1, 100, resident=20 * MIB).base)
+    assert divide(one, None, 100, resident=20 * MIB).workers == 1
+    assert 1 <= divide(8 << 30, None, 100, resident=20 * MIB).workers <= 4
 
 
 def test_many_tensors_need_more() -> None:
-    few, many = (divide(8 << 30, 1, count, 20 * MIB).base for count in (1, 50_000))
+    few, many = (divide(8 << 30, 1, count, count, resident=20 * MIB).base for count in (1, 50_000))
     assert many - few >= 49_999 * 500
+
+
+def test_more_tensors_than_can_be_planned_are_refused_with_the_number_that_would_do() -> None:
+    memory.check_planning(memory.resident_bytes() + 20 * MIB, 1000)
+    with pytest.raises(BudgetError, match=r"to plan 500000 tensors alone .* give --max-mem \d+M") as caught:
+        memory.check_planning(memory.resident_bytes() + 100 * MIB, 500_000)
+    named = re.search(r"--max-mem (\d+M)", str(caught.value))
+    assert named
+    memory.check_planning(parse_size(named[1]), 500_000)
 
 
 def test_the_error_says_how_many_workers_it_is_for() -> None:
     with pytest.raises(BudgetError, match="with 64 workers"):
-        divide(200 * MIB, 64, 1, 20 * MIB)
+        divide(200 * MIB, 64, 1, resident=20 * MIB)
     with pytest.raises(BudgetError, match="budget of 1 KiB is too small"):
-        divide(1024, None, 1, 20 * MIB)
+        divide(1024, None, 1, resident=20 * MIB)
 
 
 def test_what_is_resident_now_is_measured() -> None:
@@ -75,8 +84,15 @@ def test_the_default_is_a_quarter_of_what_is_there(monkeypatch) -> None:
 
 
 def test_headers_may_grow_with_the_budget() -> None:
-    assert memory.header_limit(1) == MIB
-    assert MIB <= memory.header_limit(96 * MIB) < memory.header_limit(16 << 30) <= 1 << 30
+    assert memory.header_room(1) == MIB
+    assert MIB <= memory.header_room(96 * MIB) < memory.header_room(16 << 30) <= 1 << 30
+
+
+def test_what_is_resident_already_leaves_less_room_for_headers() -> None:
+    limit = memory.resident_bytes() + 100 * MIB
+    before, ballast = memory.header_room(limit), b"x" * (40 * MIB)
+    assert memory.header_room(limit) < before - MIB
+    assert ballast
 
 
 # Control groups -------------------------------------------------------------------------------------------------------

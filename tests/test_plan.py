@@ -142,7 +142,7 @@ def test_a_stack_of_other_axes_is_refused_on_the_way_back(shape, use_gmm) -> Non
 
 def test_a_stack_of_ever_so_many_empty_experts_is_not_taken_apart() -> None:
     specs = [TensorSpec("stack", BF16, (10**12, 0, 5))]
-    family = dataclasses.replace(table(Rule("e.{expert}", "stack")), counts={"expert": "experts"})
+    family = dataclasses.replace(table(Rule("e.{expert}", "stack")), ranges={"expert": "experts"})
     with pytest.raises(UnsupportedError, match="empty"):
         planned(specs, {}, family, reverse=True)
 

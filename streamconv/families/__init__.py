@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 
 from ..errors import UnsupportedError, UsageError, quote
-from . import llama, mixtral, raw
+from . import deepseek, deepseek2, deepseek3, llama, mixtral, raw
 from .base import Config, Family, Option, Options, Value, spell
 
-__all__ = ["Config", "Family", "Option", "Options", "Value", "families", "find", "recognise", "spell"]
+__all__ = ["Config", "Family", "Option", "Options", "Value", "choose", "families", "find", "recognise", "spell"]
 
-_FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in (llama, mixtral, raw)}
+_MODULES = (deepseek, deepseek2, deepseek3, llama, mixtral, raw)
+_FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 
 
 def families() -> tuple[Family, ...]:
@@ -31,6 +32,16 @@ def find(name: str) -> Family:
     raise UsageError(
         f"model {quote(name)!r} is unknown; {hint}`streamconv models` lists them: {', '.join(sorted(_FAMILIES))}"
     )
+
+
+def choose(name: str, config: Config) -> Family:
+    """The family that `--model NAME` asks for, for a model of this config.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    family = find(name)
+    return find(family.successors.get(str(config.get("model_type")), name))
 
 
 def recognise(config: Config) -> tuple[Family, str]:

@@ -15,11 +15,17 @@ Config = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Option:
-    """A choice that a family leaves to the user. The first of `values` is the default."""
+    """A choice that a family leaves to the user. The first of `values` is the default.
+
+    In reverse, values that fit the source alike are an ambiguity to be resolved by the user; with `decides` false the
+    first of them is meant. `settles` is what a value makes true of the converted model's config.
+    """
 
     name: str
     values: tuple[Value, ...]
     help: str
+    decides: bool = True
+    settles: Mapping[Value, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def default(self) -> Value:
@@ -56,7 +62,10 @@ class Family:
         sizes: symbol → config keys and `=expressions`, tried in order, `|` between them.
         rules: the table, for a config and a choice of options; every option is given.
         options: choices; the first value of each is the default.
-        counts: hole of the patterns → the symbol that says how many there are.
+        ranges: hole of the patterns → the numbers it may hold: `"layers"` are 0 … layers - 1, `"dense..layers"` begin
+            at `dense`; a hole without any holds all.
+        example: what a config says that the table which `models NAME` shows is for.
+        successors: `model_type` → the family to take in this one's place.
     """
 
     name: str
@@ -66,4 +75,11 @@ class Family:
     model_types: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
-    counts: Mapping[str, str] = field(default_factory=lambda: {"layer": "layers", "expert": "experts"})
+    ranges: Mapping[str, str] = field(default_factory=lambda: {"layer": "layers", "expert": "experts"})
+    example: Config = field(default_factory=dict)
+    successors: Mapping[str, str] = field(default_factory=dict)
+
+    def settled(self, options: Options) -> Config:
+        """What these options make true of the converted model's config."""
+        chosen = [option.settles.get(options[option.name], {}) for option in self.options]
+        return {key: value for part in chosen for key, value in part.items()}

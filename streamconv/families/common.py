@@ -44,24 +44,24 @@ TRAINING_STATE: tuple[Statement, ...] = (
 )
 
 
-def decoder_ends(config: Config) -> tuple[list[Statement], list[Statement]]:
-    """What stands before and after the layers of a Llama-like decoder."""
+def decoder_ends(config: Config, fp32: tuple[str, ...] = ()) -> tuple[list[Statement], list[Statement]]:
+    """What stands before and after the layers of a Llama-like decoder; `fp32` is that of its norm."""
     embedding, head = "model.embed_tokens.weight", "lm_head.weight"
     before: list[Statement] = [Rule(embedding, "model.tok_embeddings.embedding_weight", "vocab, hidden")]
     tied = Tied(head, head, embedding, "vocab, hidden")
     untied = Rule(head, head, "vocab, hidden")
     after: list[Statement] = [
-        Rule("model.norm.weight", "model.norm_out.weight", "hidden"),
+        Rule("model.norm.weight", "model.norm_out.weight", "hidden", fp32=fp32),
         tied if config.get("tie_word_embeddings") else untied,
     ]
     return before, after
 
 
-def layer_norms() -> list[Statement]:
+def layer_norms(layer: str = L, fp32: tuple[str, ...] = ()) -> list[Statement]:
     """The two norms of a layer."""
     return [
-        Rule(L + "input_layernorm.weight", L + "attention_norm.weight", "hidden"),
-        Rule(L + "post_attention_layernorm.weight", L + "ffn_norm.weight", "hidden"),
+        Rule(layer + "input_layernorm.weight", layer + "attention_norm.weight", "hidden", fp32=fp32),
+        Rule(layer + "post_attention_layernorm.weight", layer + "ffn_norm.weight", "hidden", fp32=fp32),
     ]
 
 

@@ -9,7 +9,7 @@ HuggingFace's cache consists of; names that come out of an index have to be plai
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import SourceError, UnsupportedError, quote, source_error
@@ -23,15 +23,16 @@ _TORCH = (".bin", ".pt", ".pth", ".pkl")
 _RESAVE = "load the model with transformers, save_pretrained() it, which writes safetensors, and convert that"
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx")
 
+Room = Callable[[], int]
 _Shards = dict[str, tuple[SourceFile, dict[str, TensorRef]]]
 
 
-def open_catalog(path: Path, header_limit: int = 100_000_000) -> Catalog:
+def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Catalog:
     """The tensors of a `.safetensors` or `.ckpt` file, or of a directory; files by name, tensors by offset.
 
     Args:
         path: the file or directory.
-        header_limit: bytes that all headers may have together; a longer one is refused unread.
+        room: bytes that the next header may have, asked before each; a longer one is refused unread.
 
     Raises:
         SourceError: nothing there to read, or it is broken, incomplete or contradicts its index.
@@ -43,14 +44,14 @@ def open_catalog(path: Path, header_limit: int = 100_000_000) -> Catalog:
         raise source_error(error, "opening", path) from error
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
-    return _open_directory(path, header_limit) if is_directory else _open_file(path, header_limit)
+    return _open_directory(path, room) if is_directory else _open_file(path, room)
 
 
-def _open_file(path: Path, header_limit: int) -> Catalog:
+def _open_file(path: Path, room: Room) -> Catalog:
     if path.suffix == ".safetensors":
-        file, tensors = safetensors.read(path, header_limit)
+        file, tensors = safetensors.read(path, room())
     elif path.suffix == ".ckpt":
-        file, tensors = ckpt.read(path, header_limit)
+        file, tensors = ckpt.read(path, room())
     elif path.suffix in _TORCH:
         raise UnsupportedError(f"{quote(path)} is a torch file, and unpickling can run any code in it; {_RESAVE}")
     else:
@@ -60,20 +61,20 @@ def _open_file(path: Path, header_limit: int) -> Catalog:
     return Catalog(path, path.suffix[1:], tensors, (file,))
 
 
-def _open_directory(directory: Path, header_limit: int) -> Catalog:
+def _open_directory(directory: Path, room: Room) -> Catalog:
     names = _names(directory)
-    index = _read_index(directory, names, header_limit)
+    index = _read_index(directory, names, room())
     chosen = sorted(set(index.values())) if index else [name for name in names if _is_loose_shard(name)]
     if chosen:
         _refuse_missing(directory, chosen, names, numbered=not index)
-        shards = _read_shards(directory, chosen, header_limit)
+        shards = {name: safetensors.read(directory / name, room()) for name in chosen}
         _refuse_twice(directory, shards)
         if index:
             _compare(directory, index, shards)
         tensors = {name: ref for _, refs in shards.values() for name, ref in refs.items()}
         files = tuple(file for file, _ in shards.values())
         return Catalog(directory, "safetensors", tensors, files, _ignored(directory, names, chosen))
-    file, tensors = ckpt.read(_only_ckpt(directory, names), header_limit)
+    file, tensors = ckpt.read(_only_ckpt(directory, names), room())
     return Catalog(directory, "ckpt", tensors, (file,), _ignored(directory, names, [file.path.name]))
 
 
@@ -124,14 +125,6 @@ def _mode(path: Path) -> int:
         return path.stat().st_mode
     except OSError:
         return 0
-
-
-def _read_shards(directory: Path, chosen: Sequence[str], header_limit: int) -> _Shards:
-    shards: _Shards = {}
-    for name in chosen:
-        file, tensors = shards[name] = safetensors.read(directory / name, header_limit)
-        header_limit -= file.size - sum(ref.nbytes for ref in tensors.values())
-    return shards
 
 
 def _refuse_twice(directory: Path, shards: _Shards) -> None:

@@ -53,10 +53,11 @@ def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef
         header = parse_json_object(read_at(descriptor, 8, length, file), f"the header of {quote(path.name)}")
     _check_metadata(header.pop(METADATA, None), file)
     entries = sorted((_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end))
+    shapes = {entry.shape: entry.shape for entry in entries}
     _check_tiling(entries, file, data_start := 8 + length)
     _ask_library(entries, file)
     return file, {
-        e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, data_start + e.begin, e.end - e.begin),))
+        e.name: TensorRef(e.name, e.dtype, shapes[e.shape], (Extent(file, data_start + e.begin, e.end - e.begin),))
         for e in entries
     }
 

@@ -45,8 +45,9 @@ def ms_shard_name(i: int, n: int) -> str:
 def index_bytes(total_size: int, weight_map: Mapping[str, str]) -> bytes:
     """The index of these tensors (name → file, in this order) with `total_size` bytes of data."""
     # ASCII only, because MindSpore opens the map in whatever encoding the locale has.
-    index = {"metadata": {"total_size": total_size}, "weight_map": dict(weight_map)}
-    return json.dumps(index, indent=2).encode() + b"\n"
+    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(file)}" for name, file in weight_map.items())
+    head = f'{{\n  "metadata": {{\n    "total_size": {total_size}\n  }},\n  "weight_map": {{\n'
+    return f"{head}{lines}\n  }}\n}}\n".encode()
 
 
 def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[TensorSpec]]:

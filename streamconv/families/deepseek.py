@@ -1,0 +1,27 @@
+"""DeepSeek-Coder and DeepSeek-Coder-7B v1.5: Llama models, every projection a tensor of its own."""
+
+from __future__ import annotations
+
+from ..rules import Statement
+from .base import Config, Family, Options
+from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
+from .llama import separate
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config)
+    return [*before, *separate(), *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
+
+
+FAMILY = Family(
+    name="deepseek",
+    title="DeepSeek-Coder and DeepSeek-Coder-7B v1.5; with the config of a V2 or V3, deepseek2 or deepseek3",
+    repositories=(
+        "deepseek-ai/deepseek-coder-{1.3b,6.7b,33b}-{base,instruct}",
+        "deepseek-ai/deepseek-coder-7b-{base,instruct}-v1.5",
+    ),
+    sizes=DECODER_SIZES,
+    rules=rules,
+    successors={"deepseek_v2": "deepseek2", "deepseek_v3": "deepseek3"},
+)

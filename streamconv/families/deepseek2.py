@@ -1,0 +1,60 @@
+"""DeepSeek-V2, V2-Lite, Coder-V2 and V2.5: latent attention, stacked experts.
+
+From MindFormers' `convert_weight.py`, which has no way back; here one table serves both. Norms and the router are
+float32 in the model, hence in the checkpoint where a dtype is asked. MindFormers 1.3 reads attention as HuggingFace
+has it, 1.5 and later with `mla_weight_split` (proven by forward passes on both).
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Same, Transpose
+from . import latent
+from .base import Config, Family, Option, Options
+from .common import TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
+from .latent import MOE
+
+_FP32 = ("ms",)
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config, _FP32)
+    form = latent.SPLIT if options["mla_weight_split"] else latent.WHOLE
+    router = MOE + "feed_forward.routed_experts.router.dense.weight"
+    return [
+        *before,
+        *latent.latent_attention(L, config, form, _FP32),
+        *latent.dense_layers(),
+        Rule(MOE + "mlp.gate.weight", router, "experts, hidden", fp32=_FP32),
+        *latent.shared_experts(MOE),
+        *latent.stacked_experts(MOE, Transpose((0, 2, 1)) if options["use_gmm"] else Same()),
+        *layer_norms(fp32=_FP32),
+        rotary_buffers(),
+        *after,
+        *TRAINING_STATE,
+    ]
+
+
+FAMILY = Family(
+    name="deepseek2",
+    title="DeepSeek-V2, V2-Lite, Coder-V2, V2.5",
+    repositories=(
+        "deepseek-ai/DeepSeek-V2{,-Chat,-Lite,-Lite-Chat}",
+        "deepseek-ai/DeepSeek-Coder-V2{,-Lite}-{Base,Instruct}",
+        "deepseek-ai/DeepSeek-V2.5",
+    ),
+    model_types=("deepseek_v2",),
+    sizes=latent.SIZES,
+    ranges=latent.RANGES,
+    options=(
+        Option(
+            "mla_weight_split",
+            (False, True),
+            "rotary rows apart and even ones first, keys and values apart: MindFormers 1.5 and later",
+        ),
+        Option("use_gmm", (False, True), "experts as [E, in, out] for the grouped matrix product, not [E, out, in]"),
+    ),
+    rules=rules,
+    example={"q_lora_rank": 1536},
+)

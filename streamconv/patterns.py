@@ -1,0 +1,131 @@
+"""Patterns: names with holes.
+
+`{layer}` holds a number, `{kind:weight|bias}` one of the words given, `{rest:*}` anything. `{mtp+layers}` is a number
+counted from another: where there are 61 layers, `model.layers.{mtp+layers}.enorm.weight` is the name
+`model.layers.61.enorm.weight` for `mtp` 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+from .sizes import Ranges, Sizes
+
+Bindings = Mapping[str, int | str]
+
+_HOLE = re.compile(r"\{(\w+)(?:\+(\w+))?(?::([^}]*))?\}")
+_NUMBER = r"0|[1-9][0-9]{0,8}"
+
+
+@cache
+def holes(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the holes in these patterns, each once."""
+    return tuple(dict.fromkeys(m[1] for text in texts for m in _HOLE.finditer(text)))
+
+
+def fill(pattern: str, bindings: Bindings, sizes: Sizes | None = None) -> str:
+    """The name that a pattern gives with its holes filled; `sizes` has to know what they are counted from."""
+
+    def value(m: re.Match[str]) -> str:
+        bound = bindings[m[1]]
+        return str(bound + sizes.number(m[2]) if m[2] and sizes and isinstance(bound, int) else bound)
+
+    return _HOLE.sub(value, pattern)
+
+
+def words(pattern: str) -> Iterator[dict[str, str]]:
+    """Every way to fill the holes that name their words: `{kind:weight|bias}` gives two."""
+    named = [(m[1], m[3].split("|")) for m in _HOLE.finditer(pattern) if m[3] and m[3] != "*"]
+    for choice in product(*(values for _, values in named)):
+        yield dict(zip((name for name, _ in named), choice, strict=True))
+
+
+def template(name: str) -> str:
+    """The name with every whole number between dots replaced: what a dictionary can find."""
+    return ".".join("#" if part.isdecimal() else part for part in name.split("."))
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """One hole: its name, whether it holds a number, and the symbol that it is counted from."""
+
+    name: str
+    is_number: bool
+    origin: str | None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern, compiled.
+
+    Attributes:
+        text: as the table has it.
+        regex: what takes its names, a group for each of `holes`.
+        holes: its holes in order.
+        templates: the templates of its names; none where it is `open`.
+        open: whether it takes names of any template.
+    """
+
+    text: str
+    regex: re.Pattern[str]
+    holes: tuple[Hole, ...]
+    templates: tuple[str, ...]
+    open: bool
+
+
+class Binder:
+    """A pattern in a model: which numbers its holes may hold is known."""
+
+    def __init__(self, text: str, ranges: Ranges) -> None:
+        self.pattern = compile_pattern(text)
+        self._match = self.pattern.regex.fullmatch
+        self._holes = [
+            (hole.name, hole.is_number, ranges.origin(hole.origin), *ranges.of(hole.name))
+            for hole in self.pattern.holes
+        ]
+
+    def bind(self, name: str) -> tuple[Bindings, bool] | None:
+        """What the holes hold, and whether all numbers are in their range; `None` where the name is another."""
+        match = self._match(name)
+        if match is None:
+            return None
+        bindings: dict[str, int | str] = {}
+        fits = True
+        for (hole, is_number, origin, first, end), text in zip(self._holes, match.groups(), strict=True):
+            if not is_number:
+                bindings[hole] = text
+                continue
+            if origin is None:
+                return None
+            number = bindings[hole] = int(text) - origin
+            fits = fits and first <= number and (end is None or number < end)
+        return bindings, fits
+
+
+@cache
+def compile_pattern(text: str) -> Pattern:
+    """The pattern that `text` spells."""
+    parts, found, last = [], [], 0
+    for m in _HOLE.finditer(text):
+        parts += [re.escape(text[last : m.start()]), f"({_taken(m[3])})"]
+        found.append(Hole(m[1], m[3] is None, m[2]))
+        last = m.end()
+    parts.append(re.escape(text[last:]))
+    is_open = any(m[3] == "*" for m in _HOLE.finditer(text))
+    templates = () if is_open else tuple(_templates(text))
+    return Pattern(text, re.compile("".join(parts)), tuple(found), templates, is_open)
+
+
+def _taken(kind: str | None) -> str:
+    if kind is None:
+        return _NUMBER
+    return r"[\s\S]*" if kind == "*" else "|".join(map(re.escape, kind.split("|")))
+
+
+def _templates(text: str) -> Iterable[str]:
+    for choice in words(text):
+        yield template(_HOLE.sub(lambda m, c=choice: c.get(m[1], "0"), text))  # type: ignore[misc]
