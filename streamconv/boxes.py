@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 from .grids import Box, flat_index
 from .views import Piece, View, Zeros
@@ -18,10 +18,16 @@ LONG_RUN = 64 << 10
 
 
 class Cells:
-    """A view cut at its seams: parts that share no source, such as the experts of a stack; each made when asked for."""
+    """A view cut at its seams: parts that share no source, such as the experts of a stack; each made when asked for.
+
+    Parts that lie side by side in a row of the output stay together where each alone would make short runs: gate and
+    up of an expert, transposed and joined, are 4 KiB of every row.
+    """
 
     def __init__(self, view: View) -> None:
         self._edges = [(0, *seams, size) for seams, size in zip(view.seams(), view.shape, strict=True)]
+        if self._edges and min(b - a for a, b in pairwise(self._edges[-1])) * view.dtype.itemsize < LONG_RUN:
+            self._edges[-1] = (0, view.shape[-1])
         self._count = math.prod(len(edges) - 1 for edges in self._edges) if math.prod(view.shape) else 0
 
     def __len__(self) -> int:
@@ -76,7 +82,7 @@ def _box_size(cell: Box, by_source: list[int], itemsize: int, region: int) -> li
         runs = _run(size, extent, by_source) * itemsize, _run(size, extent, by_output) * itemsize
         orders = (by_source, by_output) if min(runs[0], LONG_RUN) <= min(runs[1], LONG_RUN) else (by_output, by_source)
         if not any(_grow(size, extent, order, budget) for order in orders):
-            return size
+            return [_even(most, length) for most, length in zip(size, extent, strict=True)]
 
 
 def _grow(size: list[int], extent: list[int], order: list[int], budget: int) -> bool:
@@ -90,6 +96,11 @@ def _grow(size: list[int], extent: list[int], order: list[int], budget: int) -> 
         return False
     size[axis] = grown
     return True
+
+
+def _even(most: int, length: int) -> int:
+    """`length` in as few pieces of at most `most` as there can be, and none of them a mere remainder."""
+    return -(-length // -(-length // most))
 
 
 def _run(size: list[int], extent: list[int], order: list[int]) -> int:

@@ -24,7 +24,8 @@ from .boxes import Cells, boxes, cells, position
 from .errors import UnsupportedError, quote
 from .grids import Box, box_shape, runs
 from .memory import Budget, resident_bytes
-from .plan import Output, Plan, SameBytes
+from .outputs import Output, SameBytes
+from .plan import Plan
 from .sources import Bits, Reader, Region, bits
 from .views import leaf
 

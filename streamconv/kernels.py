@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import ml_dtypes
+import numkong
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,9 +61,14 @@ _FLOATS = {
     F32: _float(np.float32, 23),
     F64: _float(np.float64, 52),
 }
-_F8_PATTERNS = np.arange(256, dtype=np.uint8)
-_F8_VALUES = _F8_PATTERNS.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-_F8_NANS = (_F8_PATTERNS.astype(np.uint16) >> 7 << 15) | _FLOATS[BF16].quiet_nan
+# Elements of a tile of FP8 on its way through float32: it stays in L2, and its calls are long beside what it takes to
+# get the interpreter lock back. Then the longest row of a tile, and the row of one that is transposed.
+_F8_ELEMENTS = 112 << 10
+_F8_ROW = 16 << 10
+_F8_SIDE = 384
+
+# Scales whose products with finite F8_E4M3 are all normal floats, far from any limit.
+_TAME = np.float32(2.0**-100), np.float32(2.0**100)
 
 
 def copy(source: Bits, target: Bits) -> None:
@@ -98,8 +104,7 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
     if source_dtype == target_dtype:
         copy(source, target)
         return 0
-    if not {source_dtype, target_dtype} <= _FLOATS.keys():
-        raise InternalError(f"there is no cast from {source_dtype} to {target_dtype}")
+    _check_cast(source_dtype, target_dtype)
     if source.ndim == 0:
         source, target = source[np.newaxis], target[np.newaxis]
     # A transposed tile is cast in the source's order first: only the last copy jumps, within the cache.
@@ -112,50 +117,115 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
 def dequantise(
     weight: NDArray[np.uint8],
     scale: NDArray[np.float32],
-    target: NDArray[np.uint16],
+    target: Bits,
+    target_dtype: DType,
     row: int,
     column: int,
     block: tuple[int, int] = (128, 128),
-) -> None:
-    """FP8 weights times the scale of their block, the float32 product rounded once to bfloat16.
+) -> int:
+    """FP8 weights times the scale of their block, the float32 product rounded once to bfloat16, then cast.
 
     Args:
         weight: `[r, c]` bits of F8_E4M3, a box of a larger matrix.
         scale: one float32 for each block that the box touches, in the blocks' order.
-        target: `[r, c]` bits of BF16. A NaN gets the sign of the weight.
+        target: `[r, c]` bits of `target_dtype`, no overlap with `weight`. A NaN gets the sign of the weight.
+        target_dtype: what the bfloat16 is cast to.
         row: the box's first row, in the matrix or in its block: the remainder by the block's height counts.
         column: the same for columns.
         block: rows and columns of a block.
 
+    Returns:
+        How many finite bfloat16 became infinite in the cast.
+
     Raises:
-        InternalError: the shapes do not fit each other.
+        InternalError: the shapes do not fit each other, or there is no such cast.
     """
     _check_shapes(weight, target)
+    _check_cast(BF16, target_dtype)
     offsets = row % block[0], column % block[1]
     touched = tuple(-(-(o + n) // b) for o, n, b in zip(offsets, weight.shape, block, strict=True))
     if weight.size and scale.shape != touched:
         raise InternalError(f"the box touches {touched} blocks, and the scales given are {scale.shape}")
-    pieces = [_pieces(o, n, b) for o, n, b in zip(offsets, weight.shape, block, strict=True)]
+    if weight.size == 0:
+        return 0
+    transposed = _fast_axis(weight) != _fast_axis(target)
+    elements = min(weight.size, _F8_ELEMENTS if target_dtype == BF16 else _F8_ELEMENTS // 3)
+    scratch = np.empty(elements, np.float32), np.empty(elements, np.uint16)
+    overflows = 0
     with np.errstate(all="ignore"):
-        for (i, down), (j, across) in product(*pieces):
-            # Looking up 256 finished products takes one pass; widening, multiplying and rounding take five.
-            np.take(_products(scale[i, j]), weight[down, across], out=target[down, across], mode="wrap")
+        for columns in _cuts(weight.shape[1], _F8_SIDE if transposed else _F8_ROW):
+            across = list(_pieces(offsets[1] + columns.start, columns.stop - columns.start, block[1], _F8_ROW))
+            widths = [piece.stop - piece.start for _, piece in across]
+            for i, rows in _pieces(offsets[0], weight.shape[0], block[0], _TILE_SIDE):
+                scales = scale[i, [j for j, _ in across]]
+                strip = weight[rows, columns], np.repeat(scales, widths), target[rows, columns]
+                overflows += _dequantise_strip(*strip, target_dtype, _are_tame(scales), *scratch)
+    return overflows
 
 
-def _products(scale: np.float32) -> NDArray[np.uint16]:
-    """`[256]` bits of BF16: each F8_E4M3 pattern times `scale`."""
-    products = _F8_VALUES * scale
-    bits: NDArray[np.uint16] = products.astype(_FLOATS[BF16].numpy).view(np.uint16)
-    np.copyto(bits, _F8_NANS, where=np.isnan(products))
-    return bits
+def _dequantise_strip(
+    weight: NDArray[np.uint8],
+    factors: NDArray[np.float32],
+    target: Bits,
+    target_dtype: DType,
+    tame: bool,
+    products: NDArray[np.float32],
+    rounded: NDArray[np.uint16],
+) -> int:
+    """`dequantise` for rows that share their blocks, with a factor for each column, and flat scratch for a few rows.
+
+    As few calls as can be: each lets go of the interpreter lock, and to get it back may take as long as the call.
+    """
+    in_place = target_dtype == BF16 and target.flags.c_contiguous
+    has_nan = not tame or bool(weight.max() == 0xFF or weight.view(np.int8).max() == 0x7F)
+    overflows = 0
+    for rows in _cuts(len(weight), max(1, len(products) // weight.shape[1])):
+        tile = weight[rows]
+        values = products[: tile.size].reshape(tile.shape)
+        bits = target[rows] if in_place else rounded[: tile.size].reshape(tile.shape)
+        numkong.astype(_tensor(tile, "e4m3"), "float32", out=values)
+        np.multiply(values, factors, out=values)
+        if tame:
+            numkong.astype(values, "bfloat16", out=_tensor(bits, "bfloat16"))
+        else:
+            np.copyto(bits.view(_FLOATS[BF16].numpy), values, casting="unsafe")
+        if has_nan:
+            _set_nans(values, tile, bits)
+        if not in_place:
+            overflows += cast(bits, target[rows], BF16, target_dtype)
+    return overflows
 
 
-def _pieces(offset: int, length: int, block: int) -> Iterator[tuple[int, slice]]:
-    """Cut `length` elements, the first at `offset` in a block: each block's index, and a piece in it."""
+def _are_tame(scales: NDArray[np.float32]) -> bool:
+    """Whether NumKong may round the products: it loses NaN, and processors differ in what they make of subnormals."""
+    magnitudes = np.abs(scales)
+    return bool(magnitudes.min() >= _TAME[0] and magnitudes.max() <= _TAME[1])
+
+
+def _set_nans(products: NDArray[np.float32], weight: NDArray[np.uint8], target: NDArray[np.uint16]) -> None:
+    """Give the products that are NaN their one pattern, with the weight's sign; the products' memory is used up."""
+    found = np.isnan(products)
+    bits = products.view(np.uint32)
+    np.copyto(bits, weight)
+    bits >>= 7
+    bits <<= _FLOATS[BF16].sign_shift
+    bits |= _FLOATS[BF16].quiet_nan
+    np.copyto(target, bits, where=found, casting="same_kind")
+
+
+def _tensor(array: Bits, dtype: Literal["e4m3", "bfloat16"]) -> numkong.Tensor:
+    """NumKong's view of an array: NumPy has no name for these dtypes, so only the address can be passed."""
+    address = array.__array_interface__["data"][0]
+    strides = None if array.flags.c_contiguous else array.strides
+    return numkong.from_pointer(address, array.shape, dtype, strides=strides, owner=array)
+
+
+def _pieces(offset: int, length: int, block: int, most: int) -> Iterator[tuple[int, slice]]:
+    """Cut `length` elements, the first at `offset` in a block: each block's index, and up to `most` elements in it."""
     start = 0
     while start < length:
         index = (offset + start) // block
-        stop = min(length, (index + 1) * block - offset, start + _TILE_SIDE)
+        stop = min(length, (index + 1) * block - offset, start + most)
         yield index, slice(start, stop)
         start = stop
 
@@ -216,6 +286,11 @@ def _check_shapes(source: Bits, target: Bits) -> None:
         raise InternalError(f"elements of shape {source.shape} do not go into shape {target.shape}")
 
 
+def _check_cast(source_dtype: DType, target_dtype: DType) -> None:
+    if not {source_dtype, target_dtype} <= _FLOATS.keys():
+        raise InternalError(f"there is no cast from {source_dtype} to {target_dtype}")
+
+
 def _fast_axis(array: Bits) -> int:
     """The axis along which neighbours lie closest in memory; -1 where no axis has two elements."""
     axes = [axis for axis, length in enumerate(array.shape) if length > 1]
@@ -235,7 +310,7 @@ def _cuts(length: int, step: int) -> list[slice]:
         return []
     count = -(-length // step)
     even = -(-length // count)
-    return [slice(start, start + even) for start in range(0, length, even)]
+    return [slice(start, min(start + even, length)) for start in range(0, length, even)]
 
 
 def _tile_shape(source: Bits, target: Bits) -> list[int]:

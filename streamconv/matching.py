@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .errors import quote
 from .patterns import Bindings, fill
-from .rules import Match, Matcher, Rule, Statement, Tied
+from .rules import Copy, Drop, Match, Matcher, Rule, Statement, Tied
 from .scales import Scales
 from .sizes import Ranges, Sizes
 from .tensors import TensorRef
@@ -70,14 +70,14 @@ def match_names(
 ) -> Matches:
     """Every tensor to its rule, but for scales, which go with their weight; `side` (`hf` or `ms`) is the source's."""
     matcher, result = Matcher(statements, side, ranges), Matches()
-    collect = _Collector(statements, side, result)
+    collect = _Collector(tensors, statements, side, ranges.sizes, result)
     for name, ref in tensors.items():
         if scales.is_scale(name):
             continue
         match = matcher.match(name)
         if match is None:
             result.unknown.append(name)
-        elif not match.fits:
+        elif match.strays:
             result.strayed.append((name, match.bindings))
         else:
             collect.note(match, name, ref)
@@ -89,8 +89,15 @@ def match_names(
 class _Collector:
     """Puts matches where they belong: to their application, or to what is dropped or tied."""
 
-    def __init__(self, statements: Sequence[Statement], side: str, result: Matches) -> None:
-        self._statements, self._result = statements, result
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorRef],
+        statements: Sequence[Statement],
+        side: str,
+        sizes: Sizes,
+        result: Matches,
+    ) -> None:
+        self._tensors, self._statements, self._sizes, self._result = tensors, statements, sizes, result
         rules = {number: rule for number, rule in enumerate(statements) if isinstance(rule, Rule)}
         self._stacked = {number: rule.stacked(side) for number, rule in rules.items()}
         self._shared = {number: rule.shared(side) for number, rule in rules.items()}
@@ -103,8 +110,13 @@ class _Collector:
             self._apply(statement, match, ref)
         elif isinstance(statement, Tied):
             self._result.tied[name] = ref
-        else:
+        elif isinstance(statement, Copy) or self._is_dropped(statement, match.bindings):
             self._result.dropped[name] = statement.why
+        else:
+            self._result.unknown.append(name)
+
+    def _is_dropped(self, drop: Drop, bindings: Bindings) -> bool:
+        return not drop.beside or any(fill(name, bindings, self._sizes) in self._tensors for name in drop.beside)
 
     def _apply(self, rule: Rule, match: Match, ref: TensorRef) -> None:
         number, bindings = match.number, match.bindings

@@ -86,7 +86,9 @@ def _in_turn(family: Family, known: Mapping[str, Value]) -> list[list[dict[str, 
     """Every choice of the open options, in groups: those after the first matter where none before them fits."""
     first = [option for option in family.options if not option.decides]
     rest = [option for option in family.options if option.decides]
-    return [[{**one, **other} for other in _choices(rest, known)] for one in _choices(first, known)]
+    names = [option.name for option in family.options]
+    groups = [[{**one, **other} for other in _choices(rest, known)] for one in _choices(first, known)]
+    return [[{name: choice[name] for name in names} for choice in group] for group in groups]
 
 
 def _choices(options: Sequence[Option], known: Mapping[str, Value]) -> list[dict[str, Value]]:

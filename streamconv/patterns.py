@@ -88,13 +88,13 @@ class Binder:
             for hole in self.pattern.holes
         ]
 
-    def bind(self, name: str) -> tuple[Bindings, bool] | None:
-        """What the holes hold, and whether all numbers are in their range; `None` where the name is another."""
+    def bind(self, name: str) -> tuple[Bindings, int] | None:
+        """What the holes hold, and how many numbers are out of their range; `None` where the name is another."""
         match = self._match(name)
         if match is None:
             return None
         bindings: dict[str, int | str] = {}
-        fits = True
+        strays = 0
         for (hole, is_number, origin, first, end), text in zip(self._holes, match.groups(), strict=True):
             if not is_number:
                 bindings[hole] = text
@@ -102,8 +102,10 @@ class Binder:
             if origin is None:
                 return None
             number = bindings[hole] = int(text) - origin
-            fits = fits and first <= number and (end is None or number < end)
-        return bindings, fits
+            if number < 0:
+                return None
+            strays += number < first or (end is not None and number >= end)
+        return bindings, strays
 
 
 @cache

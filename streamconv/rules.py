@@ -98,11 +98,16 @@ class Copy:
 
 @dataclass(frozen=True)
 class Drop:
-    """Tensors of one side that the other does not have, and why."""
+    """Tensors of one side that the other does not have, and why.
+
+    With `beside` a tensor is dropped only where one of those is there too, for the same holes: what looks alike but is
+    something else, a layer more than the config says, is not lost in silence.
+    """
 
     why: str
     hf: tuple[str, ...] = ()
     ms: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 Statement = Rule | Tied | Copy | Drop
@@ -112,13 +117,14 @@ Statement = Rule | Tied | Copy | Drop
 class Match:
     """A name, recognised: the statement's place in the table, which of its patterns, and what its holes hold.
 
-    `fits` says whether all numbers are in the range of their holes; where no pattern takes them so, another serves.
+    `strays` counts the numbers that are out of the range of their holes: where no pattern takes all, the one that takes
+    most of them serves, for a message.
     """
 
     number: int
     index: int
     bindings: Bindings
-    fits: bool
+    strays: int
 
 
 class Matcher:
@@ -139,15 +145,15 @@ class Matcher:
 
     def match(self, name: str) -> Match | None:
         """The statement that `name` belongs to: the table's first, those whose patterns take anything last."""
-        strayed = None
+        nearest = None
         for candidates in (self._exact.get(template(name), ()), self._open):
             for binder, number, index in candidates:
                 bound = binder.bind(name)
-                if bound is not None and bound[1]:
+                if bound is not None and not bound[1]:
                     return Match(number, index, *bound)
-                if bound is not None and strayed is None:
-                    strayed = Match(number, index, *bound)
-        return strayed
+                if bound is not None and (nearest is None or bound[1] < nearest.strays):
+                    nearest = Match(number, index, *bound)
+        return nearest
 
     def closest(self, name: str) -> str | None:
         """The known pattern that looks most like `name`."""

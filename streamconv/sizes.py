@@ -132,12 +132,12 @@ class Ranges:
 
     def __init__(self, table: Mapping[str, str], sizes: Sizes) -> None:
         self._table = table
-        self._sizes = sizes
+        self.sizes = sizes
 
     def of(self, hole: str) -> tuple[int, int | None]:
         """The first number, and the one after the last; `None` where nothing has told."""
         first, end = self._texts(hole)
-        return (self._sizes.value(first) or 0) if first else 0, self._sizes.value(end) if end else None
+        return (self.sizes.value(first) or 0) if first else 0, self.sizes.value(end) if end else None
 
     def numbers(self, hole: str) -> range:
         """All of them; none where nothing has told where they end."""
@@ -146,18 +146,18 @@ class Ranges:
 
     def origin(self, symbol: str | None) -> int | None:
         """What a hole that is counted from `symbol` adds to its number; `None` where nothing has told."""
-        return 0 if symbol is None else self._sizes.get(symbol)
+        return 0 if symbol is None else self.sizes.get(symbol)
 
     def unknown(self, hole: str) -> str | None:
         """The symbol for the number after the last, where it is one that the names may tell."""
         end = self._texts(hole)[1]
-        return end if end.isidentifier() and self._sizes.get(end) is None else None
+        return end if end.isidentifier() and self.sizes.get(end) is None else None
 
     def described(self, hole: str) -> str:
         """The range in words, for a message."""
         first, end = self.of(hole)
         numbers = f"{first} … {(end or 0) - 1}" if first else f"{end}"
-        return f"{numbers}{self._sizes.origin('+'.join(text for text in self._texts(hole) if text))}"
+        return f"{numbers}{self.sizes.origin('+'.join(text for text in self._texts(hole) if text))}"
 
     def _texts(self, hole: str) -> tuple[str, str]:
         first, dots, end = self._table.get(hole, "").partition("..")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .dtypes import BF16, DType
+from .dtypes import BF16, F8_E4M3, DType
 from .errors import SourceError, quote, source_error
 from .grids import Box, Grid, box_shape, flat_index, runs
 from .tensors import SourceFile, TensorRef, overlaps
@@ -112,6 +112,10 @@ class Reader:
 
     def _copy(self, leaf: Leaf, grid: Grid, target: Bits, dtype: DType) -> int:
         """One strided copy. The window is gone when this returns: the next one must not be held beside it."""
+        if isinstance(leaf, Scaled) and _is_box(grid):
+            weight, scale = self._quantised(leaf, grid.bounds())
+            top, left = grid.start
+            return kernels.dequantise(weight, scale, _as_box(target, grid), dtype, top, left, leaf.block)
         source = _strided(self._window(leaf, grid.bounds()), grid, grid.bounds())
         return kernels.cast(source, _strided(target, grid, None), leaf.dtype, dtype)
 
@@ -137,7 +141,9 @@ class Reader:
     def parts(self, leaf: Leaf, grid: Grid) -> Iterator[Grid]:
         """`grid`, halved until its bounds fit the region and are not mostly holes."""
         size = math.prod(box_shape(grid.bounds()))
-        itemsize = _FP8_AND_BF16 if isinstance(leaf, Scaled) else leaf.dtype.itemsize
+        itemsize = leaf.dtype.itemsize
+        if isinstance(leaf, Scaled):
+            itemsize = F8_E4M3.itemsize if _is_box(grid) else _FP8_AND_BF16
         if (size * itemsize <= self.region and size <= 2 * grid.count) or grid.count == 1:
             yield grid
             return
@@ -213,15 +219,19 @@ class Reader:
 
     def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
         """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the buffer."""
+        weight, scale = self._quantised(leaf, box)
+        behind = weight.size + weight.size % BF16.itemsize
+        target = self._buffer.array(weight.size, bits(BF16), behind).reshape(weight.shape)
+        kernels.dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
+        return target
+
+    def _quantised(self, leaf: Scaled, box: Box) -> tuple[Bits, NDArray[np.float32]]:
+        """A box of an FP8 matrix, and the scales of the blocks it touches."""
         (top, bottom), (left, right) = box
         rows, columns = leaf.block
         scale_box = ((top // rows, -(-bottom // rows)), (left // columns, -(-right // columns)))
         scale = self._stored(leaf.scale, scale_box).view(np.float32).copy()
-        weight = self._stored(leaf.weight, box)
-        behind = weight.size + weight.size % BF16.itemsize
-        target = self._buffer.array(weight.size, bits(BF16), behind).reshape(weight.shape)
-        kernels.dequantise(weight, scale, target, top, left, leaf.block)
-        return target
+        return self._stored(leaf.weight, box), scale
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -279,6 +289,20 @@ def _strided(flat: Bits, grid: Grid, bounds: Box | None) -> Bits:
         base = flat
         strides = [loop.step * flat.strides[loop.axis] for loop in grid.loops]
     return np.lib.stride_tricks.as_strided(base, shape, strides)
+
+
+def _is_box(grid: Grid) -> bool:
+    """Whether the grid is all of its bounds, each axis one loop: the axes may lie in any order in the buffer."""
+    axes = {loop.axis for loop in grid.loops}
+    return len(axes) == len(grid.loops) and all(loop.step == 1 for loop in grid.loops)
+
+
+def _as_box(flat: Bits, grid: Grid) -> Bits:
+    """The places in the buffer of a grid that is a box, with the shape and the axes of the box."""
+    strides = [0] * len(grid.start)
+    for loop in grid.loops:
+        strides[loop.axis] = loop.stride * flat.itemsize
+    return np.lib.stride_tricks.as_strided(flat[grid.offset :], box_shape(grid.bounds()), strides)
 
 
 def _in_order(grid: Grid, shape: tuple[int, ...]) -> bool:

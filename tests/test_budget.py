@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from running import descendants, number
 
 from streamconv import samples
 from streamconv.families import find
@@ -53,30 +54,13 @@ def watch(arguments: list[str]) -> Seen:
         peaks: dict[int, int] = {}
         fetched = 0
         while process.poll() is None:
-            for pid in tree(process.pid):
+            for pid in descendants(process.pid):
                 peaks[pid] = max(peaks.get(pid, 0), number(f"/proc/{pid}/status", "VmHWM:") * 1024)
             fetched = max(fetched, number(f"/proc/{process.pid}/io", "read_bytes:"))
             time.sleep(0.005)
         out, err = process.communicate()
     assert process.returncode == 0, err
     return Seen(sum(peaks.values()), fetched, json.loads(out))
-
-
-def tree(pid: int) -> list[int]:
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(c) for thread in threads for c in (thread / "children").read_text().split()]
-    except OSError:
-        children = []
-    return [pid, *(p for child in children for p in tree(child))]
-
-
-def number(path: str, key: str) -> int:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
 
 
 def drop_from_cache(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import ml_dtypes
+import numkong
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -372,9 +373,10 @@ def test_read_only_source() -> None:
         lambda a, b: kernels.copy(a, b.astype(np.uint32)),
         lambda a, b: kernels.cast(a, b[:1], F16, BF16),
         lambda a, b: kernels.cast(a, b, F16, F8_E4M3),
-        lambda a, b: kernels.dequantise(a.view(np.uint8), np.ones((1, 1), np.float32), b, 0, 0),
-        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 2), np.float32), b, 0, 0),
-        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, 127, 0),
+        lambda a, b: kernels.dequantise(a.view(np.uint8), np.ones((1, 1), np.float32), b, BF16, 0, 0),
+        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 2), np.float32), b, BF16, 0, 0),
+        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, BF16, 127, 0),
+        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, F8_E4M3, 0, 0),
     ],
 )
 def test_calls_that_do_not_fit_are_refused(call: Callable[[Array, Array], None]) -> None:
@@ -409,22 +411,114 @@ def matrix(rows: int, columns: int, block: tuple[int, int] = (128, 128)) -> tupl
     return weight, scale
 
 
-@pytest.mark.parametrize(
-    "scale", [1.0, 0.0123, -3.7, 1e-38, 1e-45, 3e38, 0.0, np.inf, -np.inf, np.nan, -np.nan], ids=str
-)
+EXTREMES = [1.0, -3.7, 1e-38, 1e-45, 1e30, 3e38, 0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan]
+EXTREMES += [
+    float(np.nextafter(np.float32(2.0**e), np.float32(side))) for e in (-100, 100) for side in (0, 2.0**e, 9e30)
+]
+
+
+def by_arithmetic(weight: Array, factors: Array) -> Array:
+    """What the words of `dequantise` say, in NumPy."""
+    with np.errstate(all="ignore"):
+        values = weight.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * factors
+        result = values.astype(ml_dtypes.bfloat16).view(np.uint16)
+    return np.where(np.isnan(values), np.where(weight >= 0x80, 0xFFC0, 0x7FC0), result).astype(np.uint16)
+
+
+@pytest.mark.parametrize("scale", EXTREMES, ids=str)
 def test_dequantise_every_pattern(scale: float) -> None:
     weight = np.arange(256, dtype=np.uint8).reshape(2, 128)
     grid = np.full((1, 1), scale, np.float32)
     out = np.zeros(weight.shape, np.uint16)
     with np.errstate(all="raise"):
-        kernels.dequantise(weight, grid, out, 0, 0)
+        kernels.dequantise(weight, grid, out, BF16, 0, 0)
+    np.testing.assert_array_equal(out, by_arithmetic(weight, grid))
     same_but_for_nan(out, dequantised(weight, grid), weight)
+
+
+def every_pattern_times_many_scales() -> tuple[Array, Array, Array]:
+    """All patterns in columns, a scale in each row, and what comes out: ties, bfloat16 scales and powers of two too."""
+    rng = np.random.default_rng(5)
+    any_scale = rng.integers(0, 1 << 32, 3000, np.uint32)
+    near_one = (rng.integers(0, 1 << 23, 3000, np.uint32) & 0xFFFFFFF0) | 0x3C000000
+    short = rng.integers(0, 1 << 16, 3000, np.uint32) << 16
+    scales = np.concatenate([any_scale, near_one, short]).view(np.float32)
+    scales = np.concatenate([scales, np.exp2(np.arange(-149.0, 128)).astype(np.float32), np.float32(EXTREMES)])
+    weight = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(scales), 256)).copy()
+    return weight, scales[:, np.newaxis], by_arithmetic(weight, scales[:, np.newaxis])
+
+
+@pytest.mark.parametrize("without_nan", [False, True])
+def test_dequantise_every_pattern_times_many_scales(without_nan: bool) -> None:
+    weight, scale, expected = every_pattern_times_many_scales()
+    columns = (np.arange(256) & 0x7F) != 0x7F if without_nan else np.ones(256, bool)
+    weight = weight[:, columns]
+    out = np.zeros(weight.shape, np.uint16)
+    kernels.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+    np.testing.assert_array_equal(out, expected[:, columns])
+
+
+def test_dequantise_whatever_instructions_numkong_may_use() -> None:
+    """Other processors take other ways through NumKong: all that this one can take give the same bits."""
+    weight, scale, expected = every_pattern_times_many_scales()
+    able = [name for name, has in numkong.get_capabilities().items() if has and name != "serial"]
+    disabled: list[str] = []
+    try:
+        for name in [*reversed(able), ""]:
+            out = np.zeros(weight.shape, np.uint16)
+            kernels.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+            np.testing.assert_array_equal(out, expected, err_msg=f"without {disabled}")
+            if name:
+                numkong.disable_capability(name)
+                disabled.append(name)
+    finally:
+        for name in disabled:
+            numkong.enable_capability(name)
+
+
+@pytest.mark.parametrize(
+    ("scale", "rounds"), [(1.0, True), (-0.01, True), (1e-31, False), (-1e31, False), (0.0, False), (np.nan, False)]
+)
+def test_only_normal_products_are_rounded_by_numkong(scale: float, rounds: bool) -> None:
+    """It may use instructions that flush subnormals, and it loses NaN."""
+    weight, grid = np.full((2, 128), 0x38, np.uint8), np.full((1, 1), scale, np.float32)
+    with mock.patch.object(numkong, "astype", wraps=numkong.astype) as astype:
+        kernels.dequantise(weight, grid, np.zeros(weight.shape, np.uint16), BF16, 0, 0)
+    assert [call.args[1] for call in astype.call_args_list] == ["float32"] + ["bfloat16"] * rounds
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32, F16, F64], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dequantise_casts_what_it_rounded(dtype: DType, transposed: bool) -> None:
+    """Large values in some blocks only: float16 overflows there, and that is counted over all tiles."""
+    weight, scale = matrix(1000, 900)
+    scale[::3, 1::2] = 2.0**9
+    out = np.zeros(weight.shape[::-1] if transposed else weight.shape, unsigned(dtype))
+    target = out.T if transposed else out
+    overflows = kernels.dequantise(weight, scale, target, dtype, 0, 0)
+    factors = scale.repeat(128, 0).repeat(128, 1)[:1000, :900]
+    expected, expected_overflows = cast(by_arithmetic(weight, factors), BF16, dtype)
+    np.testing.assert_array_equal(target, expected)
+    assert overflows == expected_overflows
+    assert (overflows > 0) == (dtype == F16)
+
+
+@pytest.mark.parametrize("nan", [0x7F, 0xFF])
+@pytest.mark.parametrize("place", [(0, 0), (127, 16_500), (299, 19_999), (128, 16_383)], ids=str)
+def test_dequantise_finds_one_nan(nan: int, place: tuple[int, int]) -> None:
+    weight, scale = matrix(300, 20_000)
+    weight[(weight & 0x7F) == 0x7F] = 0
+    weight[place] = nan
+    out = np.zeros(weight.shape, np.uint16)
+    kernels.dequantise(weight, scale, out, BF16, 0, 0)
+    assert np.argwhere((out & 0x7FFF) > 0x7F80).tolist() == [list(place)]
+    assert out[place] == (0x7FC0 if nan == 0x7F else 0xFFC0)
 
 
 def test_dequantise_a_trimmed_matrix() -> None:
     weight, scale = matrix(300, 515)
     out = np.zeros(weight.shape, np.uint16)
-    kernels.dequantise(weight, scale, out, 0, 0)
+    kernels.dequantise(weight, scale, out, BF16, 0, 0)
     same_but_for_nan(out, dequantised(weight, scale), weight)
 
 
@@ -438,11 +532,17 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
     box = np.s_[row : row + height, column : column + width]
     first, last = (row // block[0], column // block[1]), (row + height - 1, column + width - 1)
     grid = scale[first[0] : last[0] // block[0] + 1, first[1] : last[1] // block[1] + 1]
-    transposed = data.draw(st.booleans())
-    out = np.zeros((width, height), np.uint16).T if transposed else np.zeros((height, width), np.uint16)
+    _, source = data.draw(layouts((height, width)))(np.dtype(np.uint8))
+    source[...] = weight[box]
+    _, target = data.draw(layouts((height, width)))(np.dtype(np.uint16))
     offset = data.draw(st.sampled_from([(row, column), (row % block[0], column % block[1])]))
-    kernels.dequantise(weight[box], grid, out, *offset, block)
-    same_but_for_nan(out, dequantised(weight, scale, block)[box], weight[box])
+    with mock.patch.multiple(
+        kernels,
+        **data.draw(st.sampled_from([{"_F8_ROW": 16 << 10}, {"_F8_ELEMENTS": 900, "_F8_ROW": 150, "_F8_SIDE": 60}])),
+    ):
+        kernels.dequantise(source, grid, target, BF16, *offset, block)
+    factors = scale.repeat(block[0], 0).repeat(block[1], 1)[:290, :410]
+    np.testing.assert_array_equal(target, by_arithmetic(weight, factors)[box])
 
 
 # ---------------------------------------------------------------- memory
@@ -474,9 +574,16 @@ def test_scratch_of_copy(itemsize: int) -> None:
     assert peak_of(lambda: kernels.copy(source, target.T)) <= kernels.SCRATCH_BYTES // 4
 
 
-@pytest.mark.parametrize("shape", [(16, 200_000), (20_000, 128), (130, 130)], ids=str)
-@pytest.mark.parametrize("block", [(128, 128), (100_000, 300_000)], ids=str)
-def test_scratch_of_dequantise(shape: tuple[int, int], block: tuple[int, int]) -> None:
+@pytest.mark.parametrize("content", ["numbers", "nan"])
+@pytest.mark.parametrize("dtype", [BF16, F32, F16], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(8, 60_000), (1000, 128), (130, 130), (700, 2048)], ids=str)
+@pytest.mark.parametrize("block", [(128, 128), (100_000, 300_000), (1, 16)], ids=str)
+def test_scratch_of_dequantise(
+    shape: tuple[int, int], block: tuple[int, int], dtype: DType, transposed: bool, content: str
+) -> None:
     weight, scale = matrix(*shape, block)
-    out = np.zeros(shape, np.uint16)
-    assert peak_of(lambda: kernels.dequantise(weight, scale, out, 0, 0, block)) <= kernels.SCRATCH_BYTES
+    if content == "nan":
+        weight[...] = 0xFF
+    out = np.zeros(shape[::-1], unsigned(dtype)).T if transposed else np.zeros(shape, unsigned(dtype))
+    assert peak_of(lambda: kernels.dequantise(weight, scale, out, dtype, 0, 0, block)) <= kernels.SCRATCH_BYTES

@@ -5,10 +5,7 @@ from __future__ import annotations
 import difflib
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from streamconv.patterns import fill, words
 from streamconv.rules import Drop, Matcher, Rule, Tied
 
 TABLE = [
@@ -74,16 +71,6 @@ def test_names_that_belong_to_no_rule(name) -> None:
     assert MATCHER.match(name) is None
 
 
-@settings(deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 10**6))
-def test_what_is_filled_is_found_again(layer, expert) -> None:
-    bindings = {"layer": layer, "expert": expert}
-    name = fill("model.layers.{layer}.experts.{expert}.w1.weight", bindings)
-    match = MATCHER.match(name)
-    assert match is not None
-    assert match.bindings == bindings
-
-
 def test_sides_are_apart() -> None:
     theirs = Matcher(TABLE, "ms")
     assert theirs.match("adam_m.x") is not None
@@ -107,11 +94,6 @@ def test_exact_patterns_go_before_open_ones() -> None:
 def test_a_hole_that_only_one_side_has_is_a_stack() -> None:
     assert [rule.stacked("hf") for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, "expert", None]
     assert [rule.stacked("ms") for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, None, None]
-
-
-def test_words_of_a_pattern() -> None:
-    assert list(words("l.{layer}.{a:x|y}.{b:z}.{rest:*}")) == [{"a": "x", "b": "z"}, {"a": "y", "b": "z"}]
-    assert list(words("plain")) == [{}]
 
 
 def test_shapes_are_one_for_all_or_one_each() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import golden
 import ml_dtypes
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from streamconv import views
 from streamconv.boxes import boxes, cells
-from streamconv.dtypes import BF16, F8_E4M3, F32
+from streamconv.dtypes import BF16, F8_E4M3, F16, F32
 from streamconv.formats import safetensors
 from streamconv.grids import box_shape
 from streamconv.sources import Reader
@@ -27,7 +29,7 @@ def experts(tmp_path_factory):
     for e in range(EXPERTS):
         weight = rng.integers(0, 256, (ROWS, COLUMNS), np.uint8)
         weight[(weight & 0x7F) == 0x7F] = 0  # no NaN: it is equal to nothing
-        scale = rng.uniform(1e-3, 1e2, grid).astype(np.float32)
+        scale = rng.uniform(1e-3, 2e2, grid).astype(np.float32)
         data[f"w{e}"], data[f"w{e}_scale_inv"] = weight.tobytes(), scale.tobytes()
         spread = np.repeat(np.repeat(scale, 128, 0), 128, 1)[:ROWS, :COLUMNS]
         product = weight.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * spread
@@ -68,3 +70,33 @@ def test_any_layout_of_dequantised_matrices(experts, layout, region, mapped, dty
             result[tuple(slice(*side) for side in box)] = target.reshape(box_shape(box)).view(result.dtype)
     reader.close()
     np.testing.assert_array_equal(result, expected.astype(result.dtype))
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["map", "read"])
+@pytest.mark.parametrize(("layout", "direct"), [("one", True), ("transposed", True), ("every other row", False)])
+def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, mapped) -> None:
+    """Weights alone have to fit the region then: there is no second buffer, and no second pass."""
+    one = experts[0][1]
+    view = {"one": one, "transposed": views.permute(one, (1, 0)), "every other row": views.cut(one, 0, 1, ROWS, 2)}[
+        layout
+    ]
+    (piece,) = view.box(tuple((0, n) for n in view.shape))
+    reader = Reader(ROWS * COLUMNS, mapped)
+    assert (len(list(reader.parts(piece.leaf, piece.grid))) == 1) == direct
+    target = np.empty(np.prod(view.shape), np.uint16)
+    with mock.patch.object(Reader, "_dequantised", autospec=True, side_effect=Reader._dequantised) as dequantised:
+        reader.place(view, tuple((0, n) for n in view.shape), target, BF16)
+    assert dequantised.called != direct
+    reader.close()
+
+
+def test_overflows_of_dequantised_values_are_counted(experts) -> None:
+    leaves, values = experts
+    reader = Reader(1 << 20, mapped=True)
+    target = np.empty(ROWS * COLUMNS, np.uint16)
+    count = reader.place(leaves[0], ((0, ROWS), (0, COLUMNS)), target, F16)
+    reader.close()
+    with np.errstate(over="ignore"):
+        expected = values[0].astype(np.float32).astype(np.float16)
+    np.testing.assert_array_equal(target.view(np.float16).reshape(ROWS, COLUMNS), expected)
+    assert count == np.isinf(expected).sum() > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamconv.errors import InternalError, UsageError
-from streamconv.sizes import ShapeConflictError, Sizes
+from streamconv.sizes import Ranges, ShapeConflictError, Sizes
 
 TABLE = {
     "hidden": "hidden_size | n_embd",
@@ -99,3 +99,87 @@ def test_an_empty_axis_teaches_nothing() -> None:
     sizes = Sizes(TABLE, {})
     sizes.fit((0,), "hidden")
     assert sizes.get("hidden") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3), (1, 1), (0, 0), (None, 0), (-1, 0), (True, 0), (2.0, 0), ("2", 0), ([], 0)],
+)
+def test_what_may_be_zero_is_zero_where_no_number_is_said(value, expected) -> None:
+    assert Sizes({"dense": "first_k_dense_replace | =0"}, {"first_k_dense_replace": value}).get("dense") == expected
+
+
+def test_zero_is_known_and_its_origin_is_the_config() -> None:
+    sizes = Sizes({"mtp": "num_nextn_predict_layers | =0", "dense": "first_k_dense_replace"}, {})
+    assert (sizes.get("mtp"), sizes.get("dense")) == (0, None)
+    with pytest.raises(ShapeConflictError, match=r"mtp is 0 \(config\.json: .*\), not 4"):
+        sizes.fit((4,), "mtp")
+
+
+@pytest.mark.parametrize("config", [{"n": 0}, {"n": -7}, {}])
+def test_only_the_word_for_zero_gives_zero(config) -> None:
+    sizes = Sizes({"n": "n", "m": "m | =n", "k": "k | =heads - heads", "heads": "heads"}, {"heads": 2, **config})
+    assert [sizes.get(name) for name in "nmk"] == [None, None, None]
+
+
+# Ranges ---------------------------------------------------------------------------------------------------------------
+
+HOLES = {"layer": "layers", "dense": "dense", "moe": "dense..layers", "mtp": "mtp", "extra": ""}
+COUNTS = {
+    "layers": "num_hidden_layers",
+    "dense": "first_k_dense_replace | =0",
+    "mtp": "num_nextn_predict_layers | =0",
+}
+
+
+def ranges(**config: int) -> Ranges:
+    return Ranges(HOLES, Sizes(COUNTS, config))
+
+
+@pytest.mark.parametrize(
+    ("hole", "limits", "numbers"),
+    [
+        ("layer", (0, 5), [0, 1, 2, 3, 4]),
+        ("dense", (0, 3), [0, 1, 2]),
+        ("moe", (3, 5), [3, 4]),
+        ("mtp", (0, 0), []),
+        ("extra", (0, None), []),
+        ("nobody", (0, None), []),
+    ],
+)
+def test_the_range_of_a_hole(hole, limits, numbers) -> None:
+    known = ranges(num_hidden_layers=5, first_k_dense_replace=3)
+    assert known.of(hole) == limits
+    assert list(known.numbers(hole)) == numbers
+    assert known.unknown(hole) is None
+
+
+def test_what_is_not_known_is_no_limit_until_it_is_learned() -> None:
+    sizes = Sizes({"layers": "num_hidden_layers", "dense": "first_k_dense_replace"}, {})
+    unknown = Ranges(HOLES, sizes)
+    assert [unknown.of(hole) for hole in ("layer", "moe")] == [(0, None), (0, None)]
+    assert [unknown.unknown(hole) for hole in ("layer", "moe", "extra", "nobody")] == ["layers", "layers", None, None]
+    sizes.learn("layers", 7, "the tensors' names")
+    sizes.learn("dense", 2, "the tensors' names")
+    assert [unknown.of(hole) for hole in ("layer", "moe")] == [(0, 7), (2, 7)]
+    assert [unknown.unknown(hole) for hole in ("layer", "moe")] == [None, None]
+
+
+def test_a_count_that_is_computed_is_not_learned_from_names() -> None:
+    assert Ranges({"pair": "heads//2"}, Sizes({}, {})).unknown("pair") is None
+
+
+def test_where_numbers_are_counted_from() -> None:
+    known = ranges(num_hidden_layers=61)
+    assert [known.origin(symbol) for symbol in (None, "layers", "mtp", "vocab")] == [0, 61, 0, None]
+
+
+@pytest.mark.parametrize(
+    ("hole", "words"),
+    [
+        ("layer", "5 (config.json: num_hidden_layers)"),
+        ("moe", "3 … 4 (config.json: first_k_dense_replace; config.json: num_hidden_layers)"),
+    ],
+)
+def test_a_range_in_words(hole, words) -> None:
+    assert ranges(num_hidden_layers=5, first_k_dense_replace=3).described(hole) == words

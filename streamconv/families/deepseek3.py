@@ -8,7 +8,7 @@ and later, 2.x too. Names, layouts and what is float32 are from MindFormers' own
 from __future__ import annotations
 
 from ..errors import UsageError
-from ..rules import Copy, Drop, Rule, Statement
+from ..rules import Copy, Drop, Rule, Statement, Tied
 from ..transforms import Join, Same, Transpose, Unfold
 from . import latent
 from .base import Config, Family, Option, Options
@@ -32,16 +32,18 @@ def rules(config: Config, options: Options) -> list[Statement]:
         raise UsageError(f"use_gmm=true is a choice of layout=classic; layout={layout} has one form only")
     kept = bool(options["mtp"] and config.get("num_nextn_predict_layers"))
     table = {"classic": _classic(config, gmm, kept), "infer": _infer(config, kept), "mcore": _mcore(config, kept)}
-    return [*table[str(layout)], *([] if kept else [_no_mtp(config)]), *TRAINING_STATE]
+    return [*table[str(layout)], *([] if kept else _no_mtp(config)), *TRAINING_STATE]
 
 
-def _no_mtp(config: Config) -> Statement:
+def _no_mtp(config: Config) -> list[Statement]:
     asked = config.get("num_nextn_predict_layers")
     why = "mtp=false: layers that predict further tokens" if asked else "num_nextn_predict_layers of config.json is 0"
     layers = "model.layers.{extra+layers}.{rest:*}"
-    return Drop(
-        why, hf=(layers,), ms=(layers, "model.mtp_hidden_fusers.{rest:*}", "model.mtp_norms.{rest:*}", "mtp.{rest:*}")
-    )
+    signs = "model.layers.{extra+layers}.eh_proj.weight", "model.mtp_hidden_fusers.{extra}.dense.weight"
+    return [
+        Drop(why, hf=(layers,), ms=(layers,), beside=signs),
+        Drop(why, ms=("model.mtp_hidden_fusers.{rest:*}", "model.mtp_norms.{rest:*}", "mtp.{rest:*}")),
+    ]
 
 
 # -- classic: MindFormers 1.5 and 1.6 ----------------------------------------------------------------------------------
@@ -144,6 +146,10 @@ def _infer_experts(layer: str) -> list[Statement]:
 
 def _mcore(config: Config, mtp: bool) -> list[Statement]:
     layer, mtp_layer = "decoder.layers.{layer}.", "mtp.layers.{mtp}."
+    embedding, output = "model.embed_tokens.weight", ("lm_head.weight", "output_layer.weight")
+    head: Statement = Rule(*output, "vocab, hidden")
+    if config.get("tie_word_embeddings"):
+        head = Tied(*output, embedding, "vocab, hidden")
     further = [
         *_mcore_layer(MTP, mtp_layer + "transformer_layer.", config),
         *_mcore_experts(MTP, mtp_layer + "transformer_layer."),
@@ -155,12 +161,12 @@ def _mcore(config: Config, mtp: bool) -> list[Statement]:
         Drop("MindFormers' second copy of the output layer", ms=("mtp.output_layer.weight",)),
     ]
     return [
-        Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab, hidden"),
+        Rule(embedding, "embedding.word_embeddings.weight", "vocab, hidden"),
         *_mcore_layer(L, layer, config),
         *_mcore_mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn"),
         *_mcore_experts(MOE, "decoder.layers.{moe}."),
         Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),
-        Rule("lm_head.weight", "output_layer.weight", "vocab, hidden"),
+        head,
         *(further if mtp else []),
     ]
 

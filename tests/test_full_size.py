@@ -1,0 +1,133 @@
+"""DeepSeek-V3 at its full size: 91,991 tensors in 161 shards, real names, shapes and headers; the data are holes.
+
+What is measured, from outside, is memory: of the plan, and of a conversion from its start until it is stopped after
+2 GB of output. The disk is taken for larger than it is, for the output would have 1.4 TB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from running import command, descendants, environment, number
+
+from streamconv import samples
+from streamconv.dtypes import BF16, F8_E4M3, F32
+from streamconv.families import find
+from streamconv.formats import open_catalog, safetensors, shards
+
+MIB = 1 << 20
+
+V3 = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_nextn_predict_layers": 1,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 3,
+    "vocab_size": 129280,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
+}
+
+ENDLESS_DISK = """
+from streamconv.destination import Destination
+Destination.check_room = lambda self, size: None
+"""
+
+
+@pytest.fixture(scope="module")
+def v3(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("v3")
+    (folder / "config.json").write_text(json.dumps(V3))
+    specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), V3))
+    specs.sort(key=lambda spec: [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")])
+    groups = shards.split(specs, 4_300_000_000)
+    weight_map = {}
+    for i, group in enumerate(groups, 1):
+        file = safetensors.lay_out(shards.hf_shard_name(i, len(groups)), group, {"format": "pt"})
+        with (folder / file.name).open("wb") as out:
+            for offset, literal in file.literals:
+                out.seek(offset)
+                out.write(literal)
+            out.truncate(file.size)
+        weight_map |= dict.fromkeys(file.extents, file.name)
+    (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(0, weight_map))
+    return folder
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a command ended, what it said, and the most memory that its processes held."""
+
+    code: int
+    said: str
+    peak: int
+
+
+def watched(folder: Path, *words: object, stop_after: float = math.inf) -> Seen:
+    """Run a command; stop it once it has written so many bytes."""
+    peaks: dict[int, int] = {}
+    said = folder / "said"
+    with said.open("w") as both:
+        process = subprocess.Popen(
+            command(*words, before=ENDLESS_DISK), stdout=both, stderr=subprocess.STDOUT, env=environment()
+        )
+        while process.poll() is None:
+            for pid in descendants(process.pid):
+                peaks[pid] = max(peaks.get(pid, 0), number(f"/proc/{pid}/status", "VmHWM:") * 1024)
+            if number(f"/proc/{process.pid}/io", "wchar:") > stop_after:
+                process.send_signal(signal.SIGTERM)
+                stop_after = math.inf
+            time.sleep(0.005)
+    return Seen(process.returncode, said.read_text(), sum(peaks.values()))
+
+
+def test_the_sample_is_what_deepseek_publishes(v3) -> None:
+    catalog = open_catalog(v3)
+    kinds = Counter(ref.dtype for ref in catalog.values())
+    assert (len(catalog), kinds[F8_E4M3], kinds[F32], kinds[BF16]) == (91_991, 45_808, 45_867, 316)
+    assert (round(catalog.nbytes / 1e9, 1), len(catalog.files)) == (688.6, 161)
+
+
+@pytest.mark.parametrize(
+    ("words", "outputs"),
+    [
+        (["-o", "layout=mcore"], 925),
+        (["-o", "layout=classic", "-o", "use_gmm=true", "--dtype", "bf16"], 1_173),
+        (["--model", "raw", "--format", "hf"], 46_183),
+    ],
+    ids=["mcore", "classic", "raw"],
+)
+def test_a_plan_takes_less_than_200_mib(v3, tmp_path, words, outputs) -> None:
+    seen = watched(tmp_path, "plan", v3, tmp_path / "out", *words)
+    assert seen.code == 0, seen.said[-2000:]
+    assert f"{outputs} tensors in" in seen.said
+    assert 0 < seen.peak < 200 * MIB
+
+
+@pytest.mark.parametrize("words", [["-o", "layout=mcore"], ["--model", "raw", "--format", "hf"]], ids=["mcore", "raw"])
+def test_a_conversion_stays_below_256_mib_until_it_is_stopped(v3, tmp_path, words) -> None:
+    seen = watched(tmp_path, "convert", v3, tmp_path / "out", *words, "--max-mem", "256M", stop_after=2e9)
+    assert seen.code == 128 + signal.SIGTERM, seen.said
+    assert 0 < seen.peak < 256 * MIB
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]
