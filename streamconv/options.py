@@ -65,9 +65,13 @@ def _only_fitting(
         StreamconvError: none fits: what the defaults say.
     """
     errors: list[StreamconvError] = []
+    impossible: list[StreamconvError] = []
     for choices in _in_turn(family, known):
         fitting: dict[str, Plan] = {}
         for options in choices:
+            if unheard_of := _no_table(family, config, options):
+                impossible.append(unheard_of)
+                continue
             try:
                 plan = make_plan(catalog, family, config, options, direction, dtype)
                 fitting[plan.digest] = plan
@@ -79,7 +83,16 @@ def _only_fitting(
             return next(iter(fitting.values()))
     # The choice that came nearest is the one with the least to say.
     usage = [error for error in errors if isinstance(error, UsageError)]
-    raise min(usage or errors, key=lambda error: len(str(error)))
+    raise min(usage or errors or impossible, key=lambda error: len(str(error)))
+
+
+def _no_table(family: Family, config: Config, options: Mapping[str, Value]) -> UsageError | None:
+    """Why the family knows no such choice, if it does not: not every option goes with every other."""
+    try:
+        family.rules(config, options)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _in_turn(family: Family, known: Mapping[str, Value]) -> list[list[dict[str, Value]]]:

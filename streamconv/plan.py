@@ -91,7 +91,7 @@ def make_plan(
     ranges, paired = Ranges(family.ranges, sizes), scales.pair(catalog, config)
     matches = matching.match_names(catalog, statements, side, ranges, paired)
     if matches.unknown:
-        _check_direction(catalog, statements, side, ranges)
+        _check_direction([name for name in catalog if not paired.is_scale(name)], statements, side, ranges)
     matching.learn_counts(matches, side, ranges, sizes)
     wrong = [*matching.unknown(matches, statements, side, ranges), *matching.strayed(matches, ranges), *paired.surplus]
     wrong += _learn_shapes(matches, direction, sizes)
@@ -106,15 +106,15 @@ def make_plan(
     return Plan(family.name, options, direction, dtype, tuple(outputs), dropped, tuple(build.checks), dequantised)
 
 
-def _check_direction(catalog: Catalog, statements: Sequence[Statement], side: str, ranges: Ranges) -> None:
+def _check_direction(names: Sequence[str], statements: Sequence[Statement], side: str, ranges: Ranges) -> None:
     """Say so where most names are those of the other side: --reverse forgotten, or one too many.
 
     Raises:
         UsageError: they are.
     """
     mine, other = (Matcher(statements, one, ranges) for one in (side, "ms" if side == "hf" else "hf"))
-    strange = [name for name in catalog if mine.match(name) is None]
-    if 2 * len(strange) > len(catalog) and all(other.match(name) for name in strange):
+    strange = [name for name in names if mine.match(name) is None]
+    if 2 * len(strange) > len(names) and all(other.match(name) for name in strange):
         world, hint = ("MindSpore", "add --reverse") if side == "hf" else ("HuggingFace", "leave --reverse away")
         raise UsageError(f"the source holds {world}'s names ({quote(strange[0])}): to convert it, {hint}")
 

@@ -720,6 +720,17 @@ def test_numbers_that_contradict_are_refused_on_the_way_back(options, change, na
         plan_of(V3, some, options, reverse=True)
 
 
+def test_the_wrong_way_round_is_said_and_not_what_options_exclude_each_other(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"HuggingFace's names .* leave --reverse away"):
+        plan_of(V3, specs(V3), {}, reverse=True)
+    source = store(tmp_path / "hf", V3, {s.name: np.zeros(s.shape, ml_dtypes.bfloat16) for s in specs(V3)})
+    for one in (source, store(tmp_path / "fp8", V3, quantised(V3))):
+        with pytest.raises(UsageError, match="leave --reverse away"):
+            convert(one, tmp_path / "back", reverse=True)
+    with pytest.raises(UsageError, match="layout=mcore has one form only"):
+        convert(source, tmp_path / "back", reverse=True, options={"layout": "mcore", "use_gmm": True})
+
+
 @pytest.mark.parametrize("layout", ["infer", "mcore"])
 def test_use_gmm_is_a_choice_of_the_classic_layout(tmp_path, layout) -> None:
     source = store(tmp_path / "hf", V3, tensors(V3))
