@@ -56,7 +56,7 @@ class _WithFamilyFlags(click.Command):
         """Rewrite the flags, then parse."""
         from .families import families
 
-        flags = {f"--{option.name}" for family in families() for option in family.options}
+        flags = {f"--{name}" for f in families() for name in (*(o.name for o in f.options), *f.numbers)}
         rewritten, rest = [], list(args)
         while rest:
             word, equals, value = rest.pop(0).partition("=")
@@ -85,6 +85,7 @@ def _conversion(command: F) -> F:
         click.option("--input_path", hidden=True),
         click.option("--output_path", hidden=True),
         click.option("--model", metavar="NAME", help="Model family; recognised from config.json where absent."),
+        click.option("--family", metavar="FILE", help="A Python file that defines a family of your own."),
         click.option("--reverse", "--reversed", is_flag=True, help="From MindSpore to HuggingFace."),
         click.option("--dtype", metavar="fp32|fp16|bf16", help="Cast every float tensor; as they are where absent."),
         click.option("options", "-o", multiple=True, metavar="NAME=VALUE", help="A family's option; repeatable."),

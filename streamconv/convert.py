@@ -16,10 +16,10 @@ from .errors import UsageError, quote, source_error, storage_error
 from .families import Family, Value
 from .formats import open_catalog
 from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS
-from .options import decided_plan, parse_options
+from .options import Question, decided_plan, parse_options
 from .report import Prepared, Report
 from .rules import Direction
-from .sources import uses_mapping
+from .sources import alike, uses_mapping
 from .units import parse_size
 from .writer import FileSink
 
@@ -101,6 +101,7 @@ def plan(
     dest: PathLike,
     *,
     model: str | None = None,
+    family: PathLike | None = None,
     reverse: bool = False,
     dtype: str | None = None,
     options: Mapping[str, Value] | None = None,
@@ -119,6 +120,7 @@ def plan(
         source: a checkpoint: a directory or one file.
         dest: what to make of it: a `.ckpt` file, or a directory.
         model: the family; recognised from config.json where absent.
+        family: a Python file that defines a family of your own, in place of `model`.
         reverse: from MindSpore to HuggingFace.
         dtype: `fp32`, `fp16` or `bf16` for every float tensor; as they are where absent.
         options: the family's options by name.
@@ -142,19 +144,19 @@ def plan(
     memory.check_planning(limit, len(catalog))
     model_config = configs.load(catalog.directory, Path(config) if config else None)
     made_by = manifest.find(source)
-    family, recognised = _family(model, model_config, made_by)
+    chosen, recognised = _family(model, family, model_config, made_by)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
-    kind = _format(format, destination, direction, family, crc)
-    given = parse_options(family, options or {})
-    target = dtypes.target(dtype)
-    planned = decided_plan(catalog, family, model_config.values, given, made_by, direction, target)
+    kind = _format(format, destination, direction, chosen, crc)
+    given = parse_options(chosen, options or {})
+    question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), alike)
+    planned = decided_plan(question, given, made_by, {})
     specs = [output.spec for output in planned.outputs]
     placed = layout.lay_out(specs, kind, destination.path.name, shard, crc)
     conversion = Conversion(
         catalog,
         destination,
         model_config,
-        family,
+        chosen,
         recognised,
         planned,
         placed,
@@ -190,7 +192,14 @@ def _destination(path: Path) -> Destination:
     return Destination(path, path.suffix == ".ckpt")
 
 
-def _family(model: str | None, config: configs.ModelConfig, made_by: manifest.Manifest | None) -> tuple[Family, str]:
+def _family(
+    model: str | None, own: PathLike | None, config: configs.ModelConfig, made_by: manifest.Manifest | None
+) -> tuple[Family, str]:
+    if own is not None:
+        family = families.load(Path(own))
+        if model not in (None, family.name):
+            raise UsageError(f"--family {quote(own)} is {quote(family.name)}, not {quote(model)}: leave --model away")
+        return family, quote(own)
     if model is not None:
         return families.choose(model, config.values), "--model"
     if made_by is not None and isinstance(made_by["model"], str):

@@ -27,7 +27,7 @@ from .memory import Budget, resident_bytes
 from .outputs import Output, SameBytes
 from .plan import Plan
 from .sources import Bits, Reader, Region, bits
-from .views import leaf
+from .views import View, leaf
 
 _TICK = 0.1
 _STEP = 1 << 18
@@ -114,12 +114,16 @@ def run(plan: Plan, sink: Sink, budget: Budget, mapped: bool, on_progress: OnPro
 
 
 def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
-    """Compare two tensors that have to hold the same bytes.
+    """Compare two tensors that have to hold the same bytes, or one with zeros.
 
     Raises:
         UnsupportedError: they differ.
     """
-    kept, other = leaf(check.kept), leaf(check.other)
+    other = leaf(check.other)
+    if check.kept is None:
+        _check_zeros(check, other, budget, mapped)
+        return
+    kept = leaf(check.kept)
     same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
     with closing(Reader(budget.region, mapped)) as first, closing(Reader(budget.region, mapped)) as second:
         for cell in cells(kept) if same else ():
@@ -131,6 +135,17 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
             f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; "
             "if they are meant to differ, say so in config.json (tie_word_embeddings: false)"
         )
+
+
+def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> None:
+    with closing(Reader(budget.region, mapped)) as reader:
+        for cell in cells(view):
+            for box in boxes(view, cell, view.dtype.itemsize, budget.region):
+                found = reader.contiguous(view, box, view.dtype)
+                if found is None or found.any():
+                    raise UnsupportedError(
+                        f"{quote(check.other.name)} is not zero, but {check.why}; what it holds would be lost"
+                    )
 
 
 def equal_bytes(one: Bits, other: Bits) -> bool:

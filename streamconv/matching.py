@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from .errors import quote
-from .patterns import Bindings, fill
+from .patterns import Bindings, fill, numbers
 from .rules import Copy, Drop, Match, Matcher, Rule, Statement, Tied
 from .scales import Scales
 from .sizes import Ranges, Sizes
 from .tensors import TensorRef
+
+Values = tuple[int | str, ...]
+_Seen = Mapping[tuple[str, ...], AbstractSet[Values]]
 
 
 @dataclass(slots=True)
@@ -27,7 +31,7 @@ class Application:
 
     number: int
     rule: Rule
-    values: tuple[int | str, ...]
+    values: Values
     members: list[TensorRef | dict[int, TensorRef] | None]
 
     def add(self, index: int, position: int | None, ref: TensorRef) -> None:
@@ -56,11 +60,12 @@ class Application:
 
 @dataclass
 class Matches:
-    """What became of every source tensor."""
+    """What became of every source tensor; `same`: of a dropped one, the tensor that it has to equal."""
 
     applications: list[Application] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     tied: dict[str, TensorRef] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     strayed: list[tuple[str, Bindings]] = field(default_factory=list)
 
@@ -102,7 +107,7 @@ class _Collector:
         self._stacked = {number: rule.stacked(side) for number, rule in rules.items()}
         self._shared = {number: rule.shared(side) for number, rule in rules.items()}
         self._width = {number: len(rule.patterns(side)) for number, rule in rules.items()}
-        self._applications: dict[tuple[int, tuple[int | str, ...]], Application] = {}
+        self._applications: dict[tuple[int, Values], Application] = {}
 
     def note(self, match: Match, name: str, ref: TensorRef) -> None:
         statement = self._statements[match.number]
@@ -112,6 +117,8 @@ class _Collector:
             self._result.tied[name] = ref
         elif isinstance(statement, Copy) or self._is_dropped(statement, match.bindings):
             self._result.dropped[name] = statement.why
+            if isinstance(statement, Drop) and statement.same:
+                self._result.same[name] = fill(statement.same, match.bindings, self._sizes)
         else:
             self._result.unknown.append(name)
 
@@ -176,29 +183,64 @@ def missing(
 ) -> Iterator[str]:
     """Findings: tensors that the table and the counts ask for and the source lacks.
 
-    A required rule applies to every layer; an optional one to all of them or to none.
+    A required rule applies to every layer; an optional one to all of them or to none. Holes whose range nothing tells
+    (a prefix, the blocks of a stage) have to be filled as in any other required rule that has the same ones.
     """
     by_rule: dict[int, list[Application]] = defaultdict(list)
     for application in matches.applications:
         by_rule[application.number].append(application)
+    seen: dict[tuple[str, ...], set[Values]] = defaultdict(set)
+    for applications in by_rule.values():
+        rule = applications[0].rule
+        endless = _endless(rule, side, ranges)
+        if not rule.optional:
+            seen[endless].update(_only(endless, rule.shared(side), one.values) for one in applications)
     for number, statement in enumerate(statements):
         if isinstance(statement, Rule) and (by_rule[number] or not statement.optional):
-            yield from _missing_of(statement, by_rule[number], side, ranges, sizes)
+            yield from _missing_of(statement, by_rule[number], side, ranges, sizes, seen)
+
+
+def _endless(rule: Rule, side: str, ranges: Ranges) -> tuple[str, ...]:
+    """The shared holes whose range nothing tells; a number of unknown range takes all others with it."""
+    shared = rule.shared(side)
+    endless = tuple(hole for hole in shared if ranges.of(hole)[1] is None)
+    return shared if numbers(rule.patterns(side)) & set(endless) else endless
+
+
+def _only(holes: Sequence[str], shared: Sequence[str], values: Values) -> Values:
+    return tuple(value for hole, value in zip(shared, values, strict=True) if hole in holes)
+
+
+def _wanted(rule: Rule, present: Iterable[Values], side: str, ranges: Ranges, seen: _Seen) -> Iterator[Values]:
+    """What the holes of a rule have to be filled with."""
+    if rule.scattered:
+        yield from present
+        return
+    shared = rule.shared(side)
+    endless = _endless(rule, side, ranges)
+    found = {_only(endless, shared, values) for values in present} if rule.optional else seen[endless]
+    for some in found if endless else [()]:
+        told = dict(zip(endless, some, strict=True))
+        yield from _each([(told[hole],) if hole in told else ranges.numbers(hole) for hole in shared])
+
+
+def _each(choices: Sequence[Sequence[int | str]]) -> Iterator[Values]:
+    """All combinations, one by one: a range may be as long as a config says."""
+    if not choices:
+        yield ()
+        return
+    for first in choices[0]:
+        for others in _each(choices[1:]):
+            yield (first, *others)
 
 
 def _missing_of(
-    rule: Rule, applications: Sequence[Application], side: str, ranges: Ranges, sizes: Sizes
+    rule: Rule, applications: Sequence[Application], side: str, ranges: Ranges, sizes: Sizes, seen: _Seen
 ) -> Iterator[str]:
     stacked, shared = rule.stacked(side), rule.shared(side)
     present = {application.values: application for application in applications}
     positions = range(ranges.of(stacked)[1] or 1) if stacked else range(1)
-    wanted: Iterable[tuple[int | str, ...]] = present
-    if not shared:
-        wanted = [()]
-    elif len(shared) == 1:
-        first, end = ranges.of(shared[0])
-        wanted = present if end is None else ((number,) for number in range(first, end))
-    for values in wanted:
+    for values in _wanted(rule, present, side, ranges, seen):
         application = present.get(values)
         for index, pattern in enumerate(rule.patterns(side)):
             stack = application.stack(index) if application else {}

@@ -2,62 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from .dtypes import DType
 from .errors import StreamconvError, UsageError, quote
-from .families import Config, Family, Option, Value, spell
+from .families import Config, Family, Option, Value, spell, whole_number
 from .manifest import Manifest
-from .plan import Plan, make_plan
-from .rules import Direction
+from .outputs import Alike
+from .plan import EmptyPlanError, Plan, make_plan
+from .rules import Direction, Matcher, Statement
+from .sizes import Ranges
 from .tensors import Catalog
 from .words import suggestion
 
+Chosen = Mapping[str, Value]
+
 
 def parse_options(family: Family, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The options given, parsed as the family's."""
+    """The options given, parsed as the family's: choices, and numbers given by hand."""
+    return {name: _parsed(family, name, spell(value)) for name, value in given.items()}
+
+
+def _parsed(family: Family, name: str, text: str) -> Value:
     known = {option.name: option for option in family.options}
-    for name in given:
-        if name not in known:
-            has = f"its options are {', '.join(known)}" if known else "it has none"
-            raise UsageError(f"{family.name} has no option {quote(name)!r}{suggestion(name, known)}; {has}")
-    return {name: known[name].parse(spell(value)) for name, value in given.items()}
+    if name in known:
+        return known[name].parse(text)
+    if name in family.numbers:
+        return whole_number(name, text)
+    names = [*known, *family.numbers]
+    has = f"its options are {', '.join(names)}" if names else "it has none"
+    raise UsageError(f"{family.name} has no option {quote(name)!r}{suggestion(name, names)}; {has}")
 
 
-def decided_plan(
-    catalog: Catalog,
-    family: Family,
-    config: Config,
-    given: Mapping[str, Value],
-    made_by: Manifest | None,
-    direction: Direction,
-    dtype: DType | None,
-) -> Plan:
-    """The plan, with every option decided: given, else (in reverse) as the manifest says or as only one value fits."""
-    known = {**_recorded(family, made_by), **given} if direction is Direction.REVERSE else dict(given)
-    open_ = [option for option in family.options if option.name not in known]
-    if direction is Direction.FORWARD or not open_:
-        options = {option.name: known.get(option.name, option.default) for option in family.options}
-        return make_plan(catalog, family, config, options, direction, dtype)
-    return _only_fitting(catalog, family, config, known, direction, dtype)
+@dataclass(frozen=True)
+class Question:
+    """A conversion whose options are to be decided."""
+
+    catalog: Catalog
+    family: Family
+    config: Config
+    direction: Direction
+    dtype: DType | None
+    alike: Alike
+
+    def plan(self, options: Chosen) -> Plan:
+        """The plan under this choice."""
+        return make_plan(self.catalog, self.family, self.config, options, self.direction, self.dtype, self.alike)
+
+
+def decided_plan(question: Question, given: Chosen, made_by: Manifest | None, said: Chosen) -> Plan:
+    """The plan, with every option decided.
+
+    Args:
+        question: what is to be converted.
+        given: options given by hand.
+        made_by: the manifest of the source, which remembers those that it was made with.
+        said: what a MindFormers YAML says of them.
+    """
+    family = question.family
+    if question.direction is Direction.FORWARD:
+        defaults = {option.name: option.default for option in family.options}
+        known = {**_told(question, given), **given}
+        return question.plan({**defaults, **known})
+    return _only_fitting(question, {**said, **_recorded(family, made_by), **given})
 
 
 def _recorded(family: Family, made_by: Manifest | None) -> dict[str, Value]:
     if made_by is None or made_by["model"] != family.name:
         return {}
-    known = {option.name: option for option in family.options}
-    return {name: known[name].parse(str(value)) for name, value in made_by.options.items() if name in known}
+    known = {option.name for option in family.options} | family.numbers.keys()
+    return {name: _parsed(family, name, str(value)) for name, value in made_by.options.items() if name in known}
 
 
-def _only_fitting(
-    catalog: Catalog,
-    family: Family,
-    config: Config,
-    known: Mapping[str, Value],
-    direction: Direction,
-    dtype: DType | None,
-) -> Plan:
+def _told(question: Question, given: Chosen) -> Chosen:
+    """What the source's names tell of the options: the first values under which the table knows most of them."""
+    family = question.family
+    told = [option for option in family.options if option.told and option.name not in given]
+    if not told:
+        return {}
+    others = {option.name: given.get(option.name, option.default) for option in family.options} | dict(given)
+    choices = [choice for choice in _choices(told, {}) if _has_table(question, {**others, **choice})]
+    return min(choices, key=lambda choice: _strangers(question, {**others, **choice}), default={})
+
+
+def _strangers(question: Question, options: Chosen) -> int:
+    """How many of the source's names the table does not know."""
+    family = question.family
+    ranges = Ranges(family.ranges, family.sized(question.config, options))
+    matcher = Matcher(family.rules(question.config, options), "hf", ranges)
+    return sum(matcher.match(name) is None for name in question.catalog)
+
+
+def _only_fitting(question: Question, known: Chosen) -> Plan:
     """Try every choice of the options that are open; those under which all tensors fit decide.
 
     Raises:
@@ -66,19 +104,27 @@ def _only_fitting(
     """
     errors: list[StreamconvError] = []
     impossible: list[StreamconvError] = []
-    for choices in _in_turn(family, known):
+    tables: list[Sequence[Statement]] = []
+    for choices in _in_turn(question.family, known):
         fitting: dict[str, Plan] = {}
         for options in choices:
-            if unheard_of := _no_table(family, config, options):
-                impossible.append(unheard_of)
-                continue
             try:
-                plan = make_plan(catalog, family, config, options, direction, dtype)
-                fitting[plan.digest] = plan
+                table = question.family.rules(question.config, options)
+            except UsageError as error:
+                impossible.append(error)
+                continue
+            if table in tables:
+                continue
+            tables.append(table)
+            try:
+                plan = question.plan(options)
+                fitting.setdefault(plan.effect if len(choices) > 1 else "", plan)
+            except EmptyPlanError as error:
+                impossible.append(error)
             except StreamconvError as error:
                 errors.append(error)
         if len(fitting) > 1:
-            raise UsageError(_ambiguous(family, [plan.options for plan in fitting.values()]))
+            raise UsageError(_ambiguous(question.family, [plan.options for plan in fitting.values()]))
         if fitting:
             return next(iter(fitting.values()))
     # The choice that came nearest is the one with the least to say.
@@ -86,31 +132,32 @@ def _only_fitting(
     raise min(usage or errors or impossible, key=lambda error: len(str(error)))
 
 
-def _no_table(family: Family, config: Config, options: Mapping[str, Value]) -> UsageError | None:
-    """Why the family knows no such choice, if it does not: not every option goes with every other."""
+def _has_table(question: Question, options: Chosen) -> bool:
+    """Whether the family knows such a choice: not every option goes with every other."""
     try:
-        family.rules(config, options)
-    except UsageError as error:
-        return error
-    return None
+        question.family.rules(question.config, options)
+    except UsageError:
+        return False
+    return True
 
 
-def _in_turn(family: Family, known: Mapping[str, Value]) -> list[list[dict[str, Value]]]:
+def _in_turn(family: Family, known: Chosen) -> list[list[dict[str, Value]]]:
     """Every choice of the open options, in groups: those after the first matter where none before them fits."""
     first = [option for option in family.options if not option.decides]
     rest = [option for option in family.options if option.decides]
     names = [option.name for option in family.options]
+    numbers = {name: known[name] for name in family.numbers if name in known}
     groups = [[{**one, **other} for other in _choices(rest, known)] for one in _choices(first, known)]
-    return [[{name: choice[name] for name in names} for choice in group] for group in groups]
+    return [[{**{name: choice[name] for name in names}, **numbers} for choice in group] for group in groups]
 
 
-def _choices(options: Sequence[Option], known: Mapping[str, Value]) -> list[dict[str, Value]]:
+def _choices(options: Sequence[Option], known: Chosen) -> list[dict[str, Value]]:
     names = [option.name for option in options]
     values = ((known[option.name],) if option.name in known else option.values for option in options)
     return [dict(zip(names, choice, strict=True)) for choice in product(*values)]
 
 
-def _ambiguous(family: Family, fitting: list[Mapping[str, Value]]) -> str:
+def _ambiguous(family: Family, fitting: Iterable[Chosen]) -> str:
     lines = []
     for option in family.options:
         values = list(dict.fromkeys(spell(options[option.name]) for options in fitting))

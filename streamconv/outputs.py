@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from . import views
@@ -18,6 +18,11 @@ from .tensors import Catalog, TensorRef, TensorSpec
 from .views import View
 
 Order = tuple[object, ...]
+
+#: Whether two tensors begin with the same bytes: all that a plan may ask of a tensor's data.
+Alike = Callable[[TensorRef, TensorRef], bool]
+
+_BLANK = "HuggingFace's model has no such tensor: it stands for zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,12 @@ class Output:
 
 @dataclass(frozen=True)
 class SameBytes:
-    """A check to be made before anything is written: the two tensors have to hold the same bytes."""
+    """A check to be made before anything is written: the two tensors have to hold the same bytes.
 
-    kept: TensorRef
+    Without `kept`, the other one has to hold nothing but zeros.
+    """
+
+    kept: TensorRef | None
     other: TensorRef
     why: str
 
@@ -55,6 +63,7 @@ class Builder:
         ranges: Ranges,
         paired: Scales,
         statements: Sequence[Statement],
+        alike: Alike,
     ) -> None:
         self.findings: list[str] = []
         self.dropped: dict[str, str] = {}
@@ -62,7 +71,7 @@ class Builder:
         self._forward = direction is Direction.FORWARD
         self._source, self._target = ("hf", "ms") if self._forward else ("ms", "hf")
         self._dtype, self._sizes, self._ranges, self._scales = dtype, sizes, ranges, paired
-        self._statements, self._runs = statements, _runs(statements)
+        self._statements, self._runs, self._alike = statements, _runs(statements), alike
 
     def outputs(self, matches: Matches, catalog: Catalog) -> list[Output]:
         """All tensors to be written, in the table's order, layer by layer where it speaks of layers."""
@@ -104,6 +113,8 @@ class Builder:
         parts = [views.stack(some) if stacked else some[0] for some in leaves]
         specs = (None,) * len(rule.patterns("ms")) if self._forward else rule.shapes()
         results = layout.apply(parts, self._sizes)
+        for view in layout.blanks(parts):
+            self.checks += [SameBytes(None, ref, _BLANK) for one in view.leaves() for ref in one.refs()]
         for pattern, spec, view in zip(rule.patterns(self._target), specs, results, strict=True):
             for position, one in self._unstacked(spread, view):
                 if spec is not None:
@@ -142,10 +153,16 @@ class Builder:
 
     def _repeats(self, matches: Matches, catalog: Catalog) -> Iterator[_Repeat]:
         """The tensors that the target has twice; on the way, what the source has twice is checked and dropped."""
+        for name, same in matches.same.items():
+            if same in catalog:
+                self.checks.append(SameBytes(catalog[same], catalog[name], f"it is {matches.dropped[name]}"))
         for number, statement in enumerate(self._statements):
             if isinstance(statement, Tied):
                 of = catalog[_source_name(self._statements, statement.of, self._source)]
                 other = matches.tied.get(statement.hf if self._forward else statement.ms)
+                if other is not None and not self._forward and not self._alike(of, other):
+                    yield _Repeat(number, statement.hf, other)
+                    continue
                 if other is not None:
                     self.checks.append(SameBytes(of, other, "config.json says tie_word_embeddings"))
                 if self._forward:
@@ -154,10 +171,13 @@ class Builder:
                     self.dropped[other.name] = f"tied: the same bytes as {of.name}"
             elif isinstance(statement, Copy) and not self._forward:
                 of = catalog[_source_name(self._statements, statement.of, self._source)]
-                yield from (_Repeat(number, name, of) for name in self._copies(statement))
+                given = any(application.rule.hf == statement.hf for application in matches.applications)
+                yield from (_Repeat(number, name, of) for name in self._copies(statement) if not given)
 
     def _copies(self, copy: Copy) -> Iterator[str]:
         """The names under which a tensor is stored again."""
+        if not holes((copy.hf,)):
+            yield copy.hf
         for hole in holes((copy.hf,)):
             for number in self._ranges.numbers(hole):
                 yield fill(copy.hf, {hole: number}, self._sizes)

@@ -27,6 +27,12 @@ def holes(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m[1] for text in texts for m in _HOLE.finditer(text)))
 
 
+@cache
+def numbers(texts: tuple[str, ...]) -> frozenset[str]:
+    """The names of the holes that hold numbers."""
+    return frozenset(m[1] for text in texts for m in _HOLE.finditer(text) if m[3] is None)
+
+
 def fill(pattern: str, bindings: Bindings, sizes: Sizes | None = None) -> str:
     """The name that a pattern gives with its holes filled; `sizes` has to know what they are counted from."""
 

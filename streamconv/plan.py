@@ -11,15 +11,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 
 from . import matching, scales
 from .dtypes import BF16, DType
 from .errors import SourceError, StreamconvError, UnsupportedError, UsageError, quote
 from .families import Config, Family, Options, spell
 from .matching import Matches
-from .outputs import Builder, Output, SameBytes
-from .rules import Direction, Matcher, Statement
+from .outputs import Alike, Builder, Output, SameBytes
+from .rules import Direction, Matcher, Rule, Statement
 from .sizes import Ranges, ShapeConflictError, Sizes
 from .tensors import Catalog, TensorRef
 from .transforms import Same
@@ -27,6 +27,10 @@ from .views import View
 
 _LISTED = 200
 _COUNTED = 100_000
+
+
+class EmptyPlanError(UnsupportedError):
+    """There is nothing to write."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,26 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the output but for the source's bytes; not over the source's files."""
-        digest = hashlib.sha256()
-        for part in self._identity():
-            digest.update(json.dumps(part, separators=(",", ":")).encode())
-        return digest.hexdigest()
+        options = sorted((name, spell(value)) for name, value in self.options.items())
+        asked = [[self.family, self.direction.value, self.dtype and self.dtype.name], [*options]]
+        return _sha256(chain(asked, self._effect()))
 
-    def _identity(self) -> Iterator[list[object]]:
-        yield [self.family, self.direction.value, self.dtype and self.dtype.name]
-        yield [*sorted((name, spell(value)) for name, value in self.options.items())]
+    @cached_property
+    def effect(self) -> str:
+        """SHA-256 over what is written and what is dropped: two choices of options may come to the same."""
+        return _sha256(self._effect())
+
+    def _effect(self) -> Iterator[list[object]]:
         yield [*sorted(self.dropped.items())]
         for output in self.outputs:
             yield [output.name, output.dtype.name, output.view.shape, output.sources, _structure(output.view)]
+
+
+def _sha256(parts: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, separators=(",", ":")).encode())
+    return digest.hexdigest()
 
 
 def make_plan(
@@ -78,8 +91,9 @@ def make_plan(
     options: Options,
     direction: Direction,
     dtype: DType | None,
+    alike: Alike = lambda one, other: True,
 ) -> Plan:
-    """Plan the conversion of all tensors of a catalog.
+    """Plan the conversion of all tensors of a catalog; `alike` tells whether two of them begin with the same bytes.
 
     Raises:
         UnsupportedError: a tensor is unknown, misshapen, or cannot be cast; all of them are listed.
@@ -87,7 +101,7 @@ def make_plan(
         UsageError: the layout needs a number that neither config nor shapes tell.
     """
     statements, side = family.rules(config, options), "hf" if direction is Direction.FORWARD else "ms"
-    sizes = Sizes(family.sizes, config)
+    sizes = family.sized(config, options)
     ranges, paired = Ranges(family.ranges, sizes), scales.pair(catalog, config)
     matches = matching.match_names(catalog, statements, side, ranges, paired)
     if matches.unknown:
@@ -98,9 +112,11 @@ def make_plan(
     absent = list(islice(matching.missing(matches, statements, side, ranges, sizes), _COUNTED))
     _raise(wrong, [*paired.missing, *absent])
 
-    build = Builder(direction, dtype, sizes, ranges, paired, statements)
+    build = Builder(direction, dtype, sizes, ranges, paired, statements, alike)
     outputs = build.outputs(matches, catalog)
     _raise([*build.findings, *_twice(outputs)], [])
+    if not outputs:
+        raise EmptyPlanError("the source holds nothing that this choice of options would write")
     dropped = {**matches.dropped, **build.dropped}
     dequantised = len(paired.of.keys() - dropped.keys())
     return Plan(family.name, options, direction, dtype, tuple(outputs), dropped, tuple(build.checks), dequantised)
@@ -121,19 +137,33 @@ def _check_direction(names: Sequence[str], statements: Sequence[Statement], side
 
 def _learn_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[str]:
     """Check, and learn from, all shapes that no layout hides: HF's own, and in reverse those of plain renames."""
+    while True:
+        known = sizes.known
+        findings = _fit_shapes(matches, direction, sizes)
+        if sizes.known == known:
+            return findings
+
+
+def _fit_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[str]:
     findings = []
     for application in matches.applications:
         rule = application.rule
-        if direction is Direction.REVERSE and not isinstance(rule.layout, Same):
-            continue
-        unstacked = slice(1 if rule.stacked("hf") and direction is Direction.REVERSE else 0, None)
-        for index, spec in enumerate(rule.shapes()):
+        is_stack = direction is Direction.REVERSE and isinstance(rule.layout, Same) and rule.stacked("hf")
+        unstacked = slice(1 if is_stack else 0, None)
+        for index, spec in enumerate(_visible_shapes(rule, direction)):
             for ref in application.stack(index).values() if spec is not None else ():
                 try:
                     sizes.fit(ref.shape[unstacked], spec or "")
                 except ShapeConflictError as conflict:
                     findings.append(f"{quote(ref.name)}: {conflict}")
     return findings
+
+
+def _visible_shapes(rule: Rule, direction: Direction) -> Sequence[str | None]:
+    """The symbolic shapes of the source's tensors, as far as the table states them."""
+    if direction is Direction.FORWARD or isinstance(rule.layout, Same):
+        return rule.shapes()
+    return (rule.ms_shape,) * len(rule.patterns("ms"))
 
 
 def _structure(value: object) -> object:

@@ -34,7 +34,9 @@ class Rule:
         shape: the shape of each HF tensor in the model's symbols (`"heads*head_dim, hidden"`); one for all, or one
             each; `None` = any.
         layout: from the HF tensors to the MindFormers tensors.
+        ms_shape: the shape of the MindFormers tensors, where that tells a number which no HF shape does.
         optional: the tensors may be absent, but from all layers alike.
+        scattered: where optional, they may be absent from any layer.
         fp32: the sides (`hf`, `ms`) on which the model keeps it in float32: there it is F32 where a dtype is asked.
     """
 
@@ -44,6 +46,8 @@ class Rule:
     layout: Transform = Same()  # noqa: RUF009 - frozen, without state
     optional: bool = False
     fp32: tuple[str, ...] = ()
+    ms_shape: str | None = None
+    scattered: bool = False
 
     def patterns(self, side: str) -> tuple[str, ...]:
         """The patterns of side `hf` or `ms`."""
@@ -74,8 +78,8 @@ class Rule:
 class Tied:
     """HF tensor `hf` (MindFormers' `ms`) holds the same bytes as HF tensor `of`.
 
-    Forward it is written from `of` where the source lacks it; in reverse it is left out. Where it is present, its
-    bytes have to equal those of `of`.
+    Forward it is written from `of` where the source lacks it, and where it is present its bytes have to equal those of
+    `of`. In reverse it is left out, unless it differs: training may have untied it.
     """
 
     hf: str
@@ -88,7 +92,7 @@ class Tied:
 class Copy:
     """HF tensor `hf` is HF tensor `of` a second time, and MindFormers has no such tensor, for it shares `of`.
 
-    Forward it is left out where the source has it; in reverse it is written from `of`.
+    Forward it is left out where the source has it; in reverse it is written from `of`, unless a rule gives it.
     """
 
     hf: str
@@ -101,13 +105,15 @@ class Drop:
     """Tensors of one side that the other does not have, and why.
 
     With `beside` a tensor is dropped only where one of those is there too, for the same holes: what looks alike but is
-    something else, a layer more than the config says, is not lost in silence.
+    something else, a layer more than the config says, is not lost in silence. With `same` it has to hold the bytes of
+    that HF tensor.
     """
 
     why: str
     hf: tuple[str, ...] = ()
     ms: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    same: str = ""
 
 
 Statement = Rule | Tied | Copy | Drop

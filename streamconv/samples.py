@@ -33,7 +33,7 @@ def hf_specs(
     All are of `dtype` but for those that models keep in float32 on HuggingFace's side as well.
     """
     chosen = {option.name: option.default for option in family.options} | dict(options or {})
-    sizes = Sizes(family.sizes, config)
+    sizes = family.sized(config, chosen)
     table = family.rules(config, chosen)
     rules = {rule.hf: rule for rule in table if isinstance(rule, Rule) and (optional or not rule.optional)}
     copies = [Rule(s.hf, s.hf, rules[s.of].shape) for s in table if isinstance(s, Copy)]

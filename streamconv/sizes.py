@@ -27,8 +27,20 @@ class Sizes:
     1
     """
 
-    def __init__(self, table: Mapping[str, str], config: Mapping[str, object]) -> None:
-        """Read `table` (symbol → config keys and `=expressions`, tried in order, `|` between them) from `config`."""
+    def __init__(
+        self, table: Mapping[str, str], config: Mapping[str, object], given: Mapping[str, tuple[str, int]] | None = None
+    ) -> None:
+        """Read the symbols from a config.
+
+        Args:
+            table: symbol → config keys and `=expressions`, tried in order, `|` between them. `vision.heads` is a key of
+                the object `vision`; `groups if multi_query` is read only where `multi_query` is true.
+            config: what config.json says.
+            given: symbol → the option that gave it by hand, and its value.
+
+        Raises:
+            UsageError: what was given by hand contradicts the config.
+        """
         self._table = table
         self._values: dict[str, int] = {}
         self._origins: dict[str, str] = {}
@@ -36,14 +48,25 @@ class Sizes:
         for name, alternatives in table.items():
             for text in alternatives.split("|"):
                 self._try(name, text.strip(), config)
+            if given and name in given:
+                self._give(name, *given[name])
 
     def _try(self, name: str, text: str, config: Mapping[str, object]) -> None:
         if name in self._values:
             return
-        value = self.value(text[1:]) if text.startswith("=") else config.get(text)
+        key, _, condition = text.partition(" if ")
+        if condition and not look_up(config, condition):
+            return
+        value = self.value(key[1:]) if key.startswith("=") else look_up(config, key)
         # What a config may set to zero (dense layers, say) has `| =0` in the table.
-        if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or text == "=0"):
-            self.learn(name, value, f"config.json: {text.lstrip('=')}")
+        if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or key == "=0"):
+            self.learn(name, value, f"config.json: {key.lstrip('=')}")
+
+    def _give(self, name: str, option: str, value: int) -> None:
+        known = self._values.get(name, value)
+        if known != value and not self._origins[name].startswith("config.json: ="):
+            raise UsageError(f"{option}={value} contradicts the model: {name} is {known}{self.origin(name)}")
+        self.learn(name, value, option)
 
     def learn(self, name: str, value: int, origin: str) -> None:
         """Set a symbol."""
@@ -53,6 +76,11 @@ class Sizes:
     def get(self, name: str) -> int | None:
         """The value of a symbol, `None` where nothing has said it yet."""
         return self._values.get(name)
+
+    @property
+    def known(self) -> int:
+        """How many symbols have a value."""
+        return len(self._values)
 
     def number(self, expression: str) -> int:
         """The value of an expression.
@@ -97,18 +125,16 @@ class Sizes:
             self._fitting.add((shape, spec))
 
     def _solve(self, size: int, symbol: str) -> bool:
-        """Learn the one unknown factor of a product, where there is just one; false where there can be none."""
-        factors = symbol.split("*")
-        unknown = [f for f in factors if f.isidentifier() and f not in self._values]
-        known = [self.value(f) for f in factors if f not in unknown]
-        if len(unknown) != 1 or None in known:
+        """Learn the one unknown symbol of an expression, where there is just one; false where there can be none."""
+        unknown = [name for name in _names(symbol) if name not in self._values]
+        if len(unknown) != 1:
             return True
-        product = 1
-        for value in known:
-            product *= value or 1
-        if size and size % product == 0:
-            self.learn(unknown[0], size // product, "the shapes")
-        return size % product == 0
+        # Shapes are linear in each of their symbols: two points tell the line.
+        base, next_ = (_value(_parse(symbol), {**self._values, unknown[0]: n}) for n in (0, 1))
+        number, rest = divmod(size - base, next_ - base) if next_ > base else (0, 0)
+        if number > 0 and not rest:
+            self.learn(unknown[0], number, "the shapes")
+        return not rest and (number > 0 or size == base)
 
     def origin(self, symbol: str) -> str:
         """Whence the values in an expression come, in brackets, for a message."""
@@ -121,6 +147,14 @@ class Sizes:
             return _value(_parse(expression), self._values)
         except KeyError:
             return None
+
+
+def look_up(config: Mapping[str, object], key: str) -> object:
+    """What the config says of a key, `None` where it has none; `a.b` is key `b` of the object `a`."""
+    value: object = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 class Ranges:

@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ _NETWORK = (
     "ocfs",
 )
 _OPEN_FILES = 8
+_FIRST = 64 << 10
 _FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes beside it
 _BITS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
@@ -199,6 +201,12 @@ class Reader:
             self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
         return target.reshape(shape)
 
+    def first(self, ref: TensorRef, count: int) -> bytes:
+        """The first `count` bytes of a tensor."""
+        target = bytearray(count)
+        self._read(ref, 0, memoryview(target))
+        return bytes(target)
+
     def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:
         """Bytes `offset` … of a tensor, across its extents."""
         for number, inside, low, high in overlaps(_lengths(ref), offset, len(target)):
@@ -249,6 +257,19 @@ class Reader:
         if size != file.size:
             raise _changed(file, f"it has {size} bytes now")
         return descriptor
+
+
+def alike(one: TensorRef, other: TensorRef) -> bool:
+    """Whether two tensors have shape, dtype and their first 64 KiB in common.
+
+    Raises:
+        SourceError: a file is not as it was, or cannot be read.
+    """
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    count = min(one.nbytes, _FIRST)
+    with closing(Reader(count or 1, mapped=False)) as reader:
+        return reader.first(one, count) == reader.first(other, count)
 
 
 def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:

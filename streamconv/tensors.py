@@ -28,13 +28,32 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
+class Cutout:
+    """How a tensor lies in a row-major array with gaps, or with its axes in another order. Axes of size one are left out.
+
+    Attributes:
+        shape: the array's shape. Its last elements need not be there: the tensor's last one is.
+        steps: per axis of the array, every how many of its elements belongs to the tensor, from 0.
+        order: the tensor's axis i is the array's axis `order[i]`.
+    """
+
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian."""
+    """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian.
+
+    With a `cutout`, which only torch files have, they hold the array that the tensor is cut out of.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     extents: tuple[Extent, ...]
+    cutout: Cutout | None = None
 
     @property
     def nbytes(self) -> int:
@@ -62,10 +81,10 @@ class Catalog(Mapping[str, TensorRef]):
 
     Attributes:
         path: the file or directory that was opened.
-        format: one of `safetensors`, `ckpt`.
+        format: one of `safetensors`, `ckpt`, `torch`.
         tensors: name → reference, in file order.
         files: the files read, in reading order.
-        ignored: other files beside them, by reason.
+        ignored: other files beside them, and what torch files hold beside a model (`FILE: KEY`), by reason.
     """
 
     path: Path

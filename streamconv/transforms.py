@@ -34,6 +34,10 @@ class Transform:
         """The same statement read from right to left."""
         raise NotImplementedError
 
+    def blanks(self, parts: Sequence[View]) -> list[View]:
+        """Those of the left side's views that are left out, for they hold nothing but zeros."""
+        return []
+
     def __rshift__(self, after: Transform) -> Transform:
         """This, then `after`."""
         return Chain((self, after))
@@ -256,6 +260,37 @@ class Unpad(Transform):
     @property
     def inverse(self) -> Transform:
         return self.pad
+
+
+@dataclass(frozen=True)
+class Blank(Transform):
+    """A view of zeros, like the first one, put in at `index`."""
+
+    index: int
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [*parts[: self.index], views.zeros(parts[0].shape, parts[0].dtype), *parts[self.index :]]
+
+    @property
+    def inverse(self) -> Transform:
+        return Unblank(self)
+
+
+@dataclass(frozen=True)
+class Unblank(Transform):
+    """The view of zeros left out: it has to hold zeros."""
+
+    blank: Blank
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [part for index, part in enumerate(parts) if index != self.blank.index]
+
+    @property
+    def inverse(self) -> Transform:
+        return self.blank
+
+    def blanks(self, parts: Sequence[View]) -> list[View]:
+        return [parts[self.blank.index]]
 
 
 def _shares(total: int, ratio: Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401 - registers bfloat16 and float8 with NumPy
 import numpy as np
+import pytest
 
 from streamconv import dtypes
 from streamconv.formats import ckpt, open_catalog, safetensors, shards
 from streamconv.tensors import OutputFile, TensorRef, TensorSpec
 
+TORCH = (".bin", ".pth", ".pt")
 FOLDER = Path(__file__).parent / "golden"
 
 
@@ -45,11 +48,16 @@ class Case:
                 shards.hf_shard_name(i + 1, shard_count): dict(everything[i::shard_count]) for i in range(shard_count)
             }
         for name, tensors in files.items():
+            if name.endswith(TORCH):
+                save_torch(folder / name, tensors, self.values.get("torch_root"))
+                continue
             specs = [TensorSpec(n, dtype_of(t["dtype"]), tuple(t["shape"])) for n, t in tensors.items()]
             lay_out = ckpt.lay_out(name, specs) if name.endswith(".ckpt") else safetensors.lay_out(name, specs, {})
             write(folder / name, lay_out, {s.name: golden_bytes(s) for s in specs})
         if len(files) == 1:
             return folder / next(iter(files))
+        if all(name.endswith(TORCH) for name in files):
+            return folder
         weight_map = {n: name for name, tensors in files.items() for n in tensors}
         (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(0, weight_map))
         return folder
@@ -58,6 +66,18 @@ class Case:
     def expected(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
         """Name → (dtype, shape, SHA-256 of the bytes)."""
         return {t["name"]: (dtype_of(t["dtype"]).name, tuple(t["shape"]), t["sha256"]) for t in self.values["expected"]}
+
+
+def save_torch(path: Path, tensors: Mapping[str, Any], root: str | None) -> None:
+    """A torch file, by torch."""
+    torch = pytest.importorskip("torch")
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}
+    kinds |= {"BOOL": torch.bool, "F64": torch.float64, "I32": torch.int32}
+    state = OrderedDict()
+    for name, t in tensors.items():
+        data = golden_bytes(TensorSpec(name, dtype_of(t["dtype"]), tuple(t["shape"])))
+        state[name] = torch.frombuffer(bytearray(data), dtype=kinds[t["dtype"]]).reshape(t["shape"])
+    torch.save({root: state} if root else state, path)
 
 
 def cases(*families: str) -> list[Case]:

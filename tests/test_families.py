@@ -159,7 +159,7 @@ def test_did_you_mean_this_model(name, hint) -> None:
     assert ("did you mean" in str(caught.value)) == bool(hint)
 
 
-@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"architectures": ["X"]}])
+@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"architectures": [3]}])
 def test_a_config_that_does_not_say_what_it_is(config) -> None:
     with pytest.raises(UsageError, match="--model NAME or --config FILE"):
         families.recognise(config)
@@ -197,7 +197,7 @@ def test_a_table_holds_symbols_and_no_sizes(name) -> None:
     assert not [text for text in texts if re.search(r"(?<![a-z_])\d", text)]
 
 
-@pytest.mark.parametrize("module", ["llama", "mixtral", "common", "base"])
+@pytest.mark.parametrize("module", ["llama", "mixtral", "common"])
 def test_a_family_s_module_counts_no_further_than_its_axes(module) -> None:
     tree = ast.parse((PACKAGE / "families" / f"{module}.py").read_text())
     numbers = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) is int}

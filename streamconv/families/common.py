@@ -80,6 +80,20 @@ def attention() -> list[Statement]:
     ]
 
 
+def feed_forward() -> list[Statement]:
+    """Gate, down and up, apart, as w1, w2 and w3."""
+    return [
+        *linear("mlp.gate_proj", "feed_forward.w1", "ffn", "hidden"),
+        *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
+        *linear("mlp.up_proj", "feed_forward.w3", "ffn", "hidden"),
+    ]
+
+
+def norm(hf: str, ms: str, shape: str) -> list[Statement]:
+    """A layer norm: weight and bias are MindSpore's gamma and beta."""
+    return [Rule(hf + ".weight", ms + ".gamma", shape), Rule(hf + ".bias", ms + ".beta", shape)]
+
+
 def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:
     """A layer's linear under two names: its weight, and its bias where there is one."""
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..rules import Rule, Statement
 from ..transforms import Join
+from . import lora
 from .base import Config, Family, Option, Options
 from .common import (
     DECODER_SIZES,
@@ -16,6 +17,7 @@ from .common import (
     L,
     attention,
     decoder_ends,
+    feed_forward,
     layer_norms,
     linear,
     rotary_buffers,
@@ -38,29 +40,32 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 def separate() -> list[Statement]:
     """Every projection a tensor of its own."""
-    return [
-        *attention(),
-        *linear("mlp.gate_proj", "feed_forward.w1", "ffn", "hidden"),
-        *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
-        *linear("mlp.up_proj", "feed_forward.w3", "ffn", "hidden"),
-    ]
+    return [*attention(), *feed_forward()]
 
 
 def fused(by_group: bool) -> list[Statement]:
-    """q, k, v in one tensor, gate and up in another; biases lie as their weights do."""
-    qkv = Join(("heads", "kv", "kv"), groups="kv" if by_group else "1")
+    """q, k, v in one tensor, gate and up in another."""
     gate_up = Join(("1", "1"), groups=None if by_group else "1")
-    q, k, v = (L + f"self_attn.{p}_proj" for p in "qkv")
     gate, up = L + "mlp.gate_proj", L + "mlp.up_proj"
-    w_qkv, w_gate_hidden = L + "attention.w_qkv", L + "feed_forward.w_gate_hidden"
+    w_gate_hidden = L + "feed_forward.w_gate_hidden"
+    return [
+        *fused_attention(by_group),
+        Rule(_all(".weight", gate, up), w_gate_hidden + ".weight", "ffn, hidden", gate_up),
+        Rule(_all(".bias", gate, up), w_gate_hidden + ".bias", "ffn", gate_up, optional=True),
+        *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
+    ]
+
+
+def fused_attention(by_group: bool) -> list[Statement]:
+    """q, k, v in one tensor; the bias lies as the weight does."""
+    qkv = Join(("heads", "kv", "kv"), groups="kv" if by_group else "1")
+    q, k, v = (L + f"self_attn.{p}_proj" for p in "qkv")
+    w_qkv = L + "attention.w_qkv"
     rows = ("heads*head_dim", "kv*head_dim", "kv*head_dim")
     return [
         Rule(_all(".weight", q, k, v), w_qkv + ".weight", tuple(f"{r}, hidden" for r in rows), qkv),
         Rule(_all(".bias", q, k, v), w_qkv + ".bias", rows, qkv, optional=True),
         *linear("self_attn.o_proj", "attention.wo", "hidden", "heads*head_dim"),
-        Rule(_all(".weight", gate, up), w_gate_hidden + ".weight", "ffn, hidden", gate_up),
-        Rule(_all(".bias", gate, up), w_gate_hidden + ".bias", "ffn", gate_up, optional=True),
-        *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
     ]
 
 
@@ -80,6 +85,14 @@ FAMILY = Family(
     ),
     model_types=("llama",),
     sizes=DECODER_SIZES,
-    options=(QKV_CONCAT,),
-    rules=rules,
+    options=(QKV_CONCAT, *lora.OPTIONS),
+    rules=lora.with_adapters(rules),
+    differs=(
+        "biases of the fused q, k and v lie per KV group as their weights do; MindFormers leaves them in blocks",
+        "head_dim may be other than hidden / heads",
+        "in reverse, fused tensors are taken apart; MindFormers passes them through",
+        "in reverse, global_step and other training state is dropped; MindFormers writes it, cast to float",
+        "a missing tensor is an error; MindFormers writes random values in its place",
+        "adapters become a PEFT directory; MindFormers' names for them are no PEFT names",
+    ),
 )

@@ -1,7 +1,7 @@
-"""Several safetensors files as one checkpoint: their names, their index, and how tensors are dealt out.
+"""Several files as one checkpoint: their names, their index, and how tensors are dealt out.
 
 Both worlds use the same JSON, `{"metadata": {"total_size": N}, "weight_map": {tensor: file}}`: HuggingFace as
-`model.safetensors.index.json`, MindSpore 2.10 as `param_name_map.json`, which may also be the bare map
+`model.safetensors.index.json` (`pytorch_model.bin.index.json` for torch files), MindSpore 2.10 as `param_name_map.json`, which may also be the bare map
 (measured). An index is text from outside: a file that it names has to lie beside it.
 """
 
@@ -19,8 +19,12 @@ from .files import is_unicode, opened, parse_json_object, read_at
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 
-_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL)
+# TeleChat's torch files have an underscore before the number.
+_NUMBERED = re.compile(
+    r"(?P<stem>.+[-_])(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.(safetensors|bin|pt|pth))", re.DOTALL
+)
 _SHOWN = 3
 
 
@@ -104,14 +108,16 @@ def _is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_unicode(name)
 
 
+def is_numbered(name: str) -> bool:
+    """Whether the name says of which series its file is a part, as `model-00001-of-00003.safetensors` does."""
+    return _NUMBERED.fullmatch(name) is not None
+
+
 def missing_numbered(names: AbstractSet[str]) -> list[str]:
     """What names such as `model-00001-of-00003.safetensors` promise and lack, for the first such series."""
-    promised: set[tuple[str, str]] = set()
-    for name in names:
-        if match := _NUMBERED.fullmatch(name):
-            promised.add((match["stem"], match["count"]))
-    for stem, count in sorted(promised):
-        series = (f"{stem}-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1))
+    matches = filter(None, map(_NUMBERED.fullmatch, names))
+    for stem, count, ending in sorted({(match["stem"], match["count"], match["ending"]) for match in matches}):
+        series = (f"{stem}{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1))
         if missing := [name for name in series if name not in names]:
             return missing
     return []

@@ -1,0 +1,40 @@
+"""Baichuan2, 7B (rotary) and 13B (ALiBi) alike: `W_pack` is q, k and v, one after the other.
+
+The head of the 7B and 13B is normalised when the model runs; the checkpoint holds it as it is, on both sides.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Join, Part
+from .base import Config, Family, Options
+from .common import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, feed_forward, layer_norms, linear, rotary_buffers
+
+_THIRDS = Part(Join(("1", "1", "1")))
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config)
+    names = tuple(L + f"attention.w{p}.weight" for p in "qkv")
+    return [
+        *before,
+        Rule(L + "self_attn.W_pack.weight", names, "3*hidden, hidden", _THIRDS),
+        *linear("self_attn.o_proj", "attention.wo", "hidden", "hidden"),
+        *feed_forward(),
+        *layer_norms(),
+        rotary_buffers(),
+        *after,
+        *TRAINING_STATE,
+    ]
+
+
+FAMILY = Family(
+    name="baichuan2",
+    title="Baichuan2, 7B and 13B",
+    repositories=("baichuan-inc/Baichuan2-{7B,13B}-{Base,Chat}",),
+    model_types=("baichuan",),
+    sizes=DECODER_SIZES,
+    rules=rules,
+    differs=("a W_pack that is not three times the hidden size is refused; MindFormers splits it into garbage",),
+)

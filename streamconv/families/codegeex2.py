@@ -1,0 +1,27 @@
+"""CodeGeeX2: ChatGLM2 with MindFormers' older name for the embedding; nothing is split."""
+
+from __future__ import annotations
+
+from ..rules import Statement
+from . import glm_n
+from .base import Config, Family, Options
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    qkv, up = glm_n.L + "self_attention.query_key_value.", glm_n.L + "mlp.dense_h_to_4h."
+    projections: list[Statement] = [
+        glm_n.same(qkv + "weight", "(heads+2*kv)*head_dim, hidden"),
+        glm_n.same(qkv + "bias", "(heads+2*kv)*head_dim", optional=True),
+        glm_n.same(up + "weight", "2*ffn, hidden"),
+    ]
+    return glm_n.table("transformer.embedding.embedding_table", projections)
+
+
+FAMILY = Family(
+    name="codegeex2",
+    title="CodeGeeX2 (its config recognises it as glm-n: give --model)",
+    repositories=("THUDM/codegeex2-6b",),
+    sizes=glm_n.SIZES,
+    rules=rules,
+)

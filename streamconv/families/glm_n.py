@@ -1,0 +1,120 @@
+"""ChatGLM2, ChatGLM3 and GLM-4: names as HuggingFace has them, but for the embedding and what is split.
+
+q, k and v lie one after the other, as do gate and up. `rearrange_rope` puts the even rows of every head of q and k
+before the odd ones (of the whole head, although GLM rotates only half of it), for MindFormers' `use_rearrange_rope`.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Each, Fold, Join, Part, Same, Transform, Transpose, Unfold
+from . import lora
+from .base import Config, Family, Option, Options
+from .common import TRAINING_STATE
+
+L = "transformer.encoder.layers.{layer}."
+_QKV, _UP = L + "self_attention.query_key_value.", L + "mlp.dense_h_to_4h."
+_QKV_PARTS, _UP_PARTS = Part(Join(("heads", "kv", "kv"))), Part(Join(("1", "1")))
+
+SIZES = {
+    "vocab": "padded_vocab_size",
+    "hidden": "hidden_size",
+    "ffn": "ffn_hidden_size",
+    "layers": "num_layers",
+    "heads": "num_attention_heads",
+    "head_dim": "kv_channels",
+    "kv": "multi_query_group_num if multi_query_attention | =heads",
+}
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    rearranged = bool(options["rearrange_rope"])
+    return table(
+        "transformer.embedding.embedding_weight",
+        [
+            *_qkv("weight", ", hidden", bool(options["qkv_concat"]), rearranged),
+            *_qkv("bias", "", bool(options["qkv_concat"]), rearranged),
+            *_up("weight", ", hidden", bool(options["mlp_concat"])),
+            *_up("bias", "", bool(options["mlp_concat"])),
+        ],
+    )
+
+
+def table(embedding: str, projections: list[Statement]) -> list[Statement]:
+    """What keeps its name, and `projections`."""
+    return [
+        Rule("transformer.embedding.word_embeddings.weight", embedding, "vocab, hidden"),
+        same("transformer.rotary_pos_emb.inv_freq", None, optional=True),
+        *_norm(L + "input_layernorm"),
+        *projections,
+        same(L + "self_attention.dense.weight", "hidden, heads*head_dim"),
+        same(L + "self_attention.dense.bias", "hidden", optional=True),
+        *_norm(L + "post_attention_layernorm"),
+        same(L + "mlp.dense_4h_to_h.weight", "hidden, ffn"),
+        same(L + "mlp.dense_4h_to_h.bias", "hidden", optional=True),
+        *_norm("transformer.encoder.final_layernorm"),
+        same("transformer.output_layer.weight", "vocab, hidden"),
+        *TRAINING_STATE,
+    ]
+
+
+def same(name: str, shape: str | None, optional: bool = False) -> Rule:
+    """A tensor with one name on both sides."""
+    return Rule(name, name, shape, optional=optional)
+
+
+def _norm(name: str) -> list[Statement]:
+    return [same(name + ".weight", "hidden"), same(name + ".bias", "hidden", optional=True)]
+
+
+def _qkv(kind: str, columns: str, concat: bool, rearranged: bool) -> list[Statement]:
+    axes = 2 if columns else 1
+    layout: Transform = _QKV_PARTS
+    if rearranged:
+        layout = layout >> Each((_even_then_odd("heads", axes), _even_then_odd("kv", axes), Same()))
+    names: tuple[str, ...] = tuple(f"{L}self_attention.w{p}.{kind}" for p in "qkv")
+    if concat:
+        names, layout = (_QKV + kind,), layout >> _QKV_PARTS.inverse if rearranged else Same()
+    return [Rule(_QKV + kind, names, "(heads+2*kv)*head_dim" + columns, layout, optional=kind == "bias")]
+
+
+def _even_then_odd(heads: str, axes: int) -> Transform:
+    order = (0, 2, 1, *range(3, axes + 2))
+    return Fold(0, heads) >> Fold(1, "head_dim//2") >> Transpose(order) >> Unfold(1, "2") >> Unfold(0, heads)
+
+
+def _up(kind: str, columns: str, concat: bool) -> list[Statement]:
+    names = (_UP + kind,) if concat else tuple(f"{L}mlp.dense_{side}.{kind}" for side in ("left", "right"))
+    layout = Same() if concat else _UP_PARTS
+    return [Rule(_UP + kind, names, "2*ffn" + columns, layout, optional=kind == "bias")]
+
+
+FAMILY = Family(
+    name="glm-n",
+    title="ChatGLM2, ChatGLM3, ChatGLM3-32K, GLM-4",
+    repositories=(
+        "THUDM/chatglm2-6b{,-32k}",
+        "THUDM/chatglm3-6b{,-base,-32k,-128k}",
+        "THUDM/glm-4-9b{,-chat,-chat-1m}",
+    ),
+    model_types=("chatglm",),
+    sizes=SIZES,
+    options=(
+        Option("qkv_concat", (True, False), "q, k and v in one tensor, or apart", said="qkv_concat"),
+        Option("mlp_concat", (True, False), "gate and up in one tensor, or apart", said="mlp_concat"),
+        Option(
+            "rearrange_rope",
+            (False, True),
+            "even rows of each head of q and k before the odd ones",
+            said="use_rearrange_rope",
+        ),
+        *lora.OPTIONS,
+    ),
+    rules=lora.with_adapters(rules),
+    differs=(
+        "in reverse, rows are put back only with rearrange_rope; MindFormers always does, which spoils default models",
+        "without --dtype every tensor keeps its dtype; MindFormers 1.5 makes the split ones float32, 1.6 all",
+        "sizes that do not fit the tensors are refused; MindFormers splits at wrong rows in silence",
+    ),
+)

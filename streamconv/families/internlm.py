@@ -1,0 +1,33 @@
+"""InternLM v1: Llama's names, biases on all four projections of the smaller models.
+
+MindFormers keeps the rotary frequencies where the modelling code stores them: with `rotary.type` dynamic, and in the
+first releases, whose configs have no `rotary`.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..sizes import look_up
+from . import llama
+from .base import Config, Family, Options
+from .common import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
+
+_FREQUENCIES = L + "self_attn.rotary_emb.inv_freq"
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config)
+    stored = look_up(config, "rotary.type") in (None, "dynamic")
+    rotary = Rule(_FREQUENCIES, _FREQUENCIES, optional=True) if stored else rotary_buffers()
+    return [*before, *llama.separate(), *layer_norms(), rotary, *after, *TRAINING_STATE]
+
+
+FAMILY = Family(
+    name="internlm",
+    title="InternLM",
+    repositories=("internlm/internlm{,-chat}-{7b,20b}",),
+    model_types=("internlm",),
+    sizes=DECODER_SIZES,
+    rules=rules,
+)

@@ -1,0 +1,58 @@
+"""InternLM2: q, k and v stored as one, per KV group, which MindFormers keeps or splits."""
+
+from __future__ import annotations
+
+from ..rules import Drop, Rule, Statement
+from ..transforms import Join, Part
+from .base import Config, Family, Option, Options
+from .common import DECODER_SIZES, TRAINING_STATE, L
+
+_QKV_ROWS = "(heads+2*kv)*head_dim"
+_HF, _MS = L + "attention.wqkv.", L + "attention."
+_EMBEDDING = "model.tok_embeddings.weight"
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    head: Statement = Rule("output.weight", "lm_head.weight", "vocab, hidden")
+    if config.get("tie_word_embeddings"):
+        head = Drop("tied to the embedding", hf=("output.weight",), same=_EMBEDDING)
+    return [
+        Rule(_EMBEDDING, "model.tok_embeddings.embedding_weight", "vocab, hidden"),
+        *_qkv("weight", f"{_QKV_ROWS}, hidden", bool(options["qkv_concat"])),
+        *_qkv("bias", _QKV_ROWS, bool(options["qkv_concat"])),
+        Rule(_MS + "wo.weight", _MS + "wo.weight", "hidden, heads*head_dim"),
+        Rule(_MS + "wo.bias", _MS + "wo.bias", "hidden", optional=True),
+        *(
+            Rule(L + f"feed_forward.{w}.weight", L + f"feed_forward.{w}.weight", shape)
+            for w, shape in (("w1", "ffn, hidden"), ("w3", "ffn, hidden"), ("w2", "hidden, ffn"))
+        ),
+        *(Rule(L + f"{n}.weight", L + f"{n}.weight", "hidden") for n in ("attention_norm", "ffn_norm")),
+        Rule("model.norm.weight", "model.norm_out.weight", "hidden"),
+        head,
+        *TRAINING_STATE,
+    ]
+
+
+def _qkv(kind: str, shape: str, concat: bool) -> list[Statement]:
+    optional = kind == "bias"
+    if concat:
+        return [Rule(_HF + kind, f"{_MS}w.{kind}", shape, optional=optional)]
+    names = tuple(f"{_MS}w{p}.{kind}" for p in "qkv")
+    return [Rule(_HF + kind, names, shape, Part(Join(("heads", "kv", "kv"), groups="kv")), optional)]
+
+
+FAMILY = Family(
+    name="internlm2",
+    title="InternLM2",
+    repositories=("internlm/internlm2{,-chat}-{7b,20b}",),
+    model_types=("internlm2",),
+    sizes=DECODER_SIZES,
+    options=(Option("qkv_concat", (True, False), "q, k and v in one tensor as HuggingFace has them, or apart"),),
+    rules=rules,
+    differs=(
+        "in reverse, wq, wk and wv are joined to wqkv; MindFormers leaves them apart, and transformers finds none",
+        "MindFormers 1.3.2's way back replaces every letter w in a name",
+        "biases (config: bias) are split like their weights; MindFormers cannot split them",
+    ),
+)

@@ -1,0 +1,26 @@
+"""Qwen1.5: as Qwen2, but a tied model's head is not written a second time."""
+
+from __future__ import annotations
+
+from ..rules import Drop, Statement
+from . import llama
+from .base import Config, Family, Options
+from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config)
+    if config.get("tie_word_embeddings"):
+        after[-1] = Drop("tied to the embedding", hf=("lm_head.weight",), same="model.embed_tokens.weight")
+    return [*before, *llama.separate(), *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
+
+
+FAMILY = Family(
+    name="qwen1_5",
+    title="Qwen1.5",
+    repositories=("Qwen/Qwen1.5-{0.5B,7B,14B,72B}{,-Chat}",),
+    sizes=DECODER_SIZES,
+    rules=rules,
+    differs=("the dtype is the one asked; MindFormers' script writes float16 always: large values become infinite",),
+)

@@ -1,0 +1,18 @@
+"""Qwen2: Llama's names with biases on q, k and v."""
+
+from __future__ import annotations
+
+from . import llama
+from .base import Family
+from .common import DECODER_SIZES
+
+FAMILY = Family(
+    name="qwen2",
+    title="Qwen2 and other Qwen2ForCausalLM models",
+    repositories=("Qwen/Qwen2-{0.5B,1.5B,7B,72B}{,-Instruct}",),
+    model_types=("qwen2",),
+    sizes=DECODER_SIZES,
+    options=(llama.QKV_CONCAT,),
+    rules=llama.rules,
+    differs=("bfloat16 sources convert; MindFormers stops with a TypeError under transformers 5",),
+)

@@ -1,0 +1,21 @@
+"""Qwen2.5: as Qwen2; and its LoRA adapters."""
+
+from __future__ import annotations
+
+from . import llama, lora
+from .base import Family
+from .common import DECODER_SIZES
+
+FAMILY = Family(
+    name="qwen2_5",
+    title="Qwen2.5, and LoRA adapters for it",
+    repositories=("Qwen/Qwen2.5-{0.5B,1.5B,3B,7B,14B,32B,72B}{,-Instruct}",),
+    sizes=DECODER_SIZES,
+    options=(llama.QKV_CONCAT, *lora.OPTIONS),
+    rules=lora.with_adapters(llama.rules),
+    differs=(
+        "qkv_concat converts HuggingFace's files; MindFormers wants a checkpoint converted before, and a YAML",
+        "bfloat16 adapters convert; the source's adapter_config.json is left as it is",
+        "in reverse, fused checkpoints convert too, and those without biases",
+    ),
+)

@@ -1,0 +1,68 @@
+"""Qwen2-MoE: Qwen2's attention, routed experts stacked, one shared expert with a gate of its own."""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Same, Transpose
+from . import llama
+from .base import Config, Family, Option, Options
+from .common import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
+
+_ROUTED, _SHARED = L + "feed_forward.routed_experts.", L + "feed_forward.shared_experts."
+_PROJECTIONS = (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3"))
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    before, after = decoder_ends(config)
+    concat = options["qkv_concat"]
+    layout = Transpose((0, 2, 1)) if options["use_gmm"] else Same()
+    return [
+        *before,
+        *(llama.fused_attention(by_group=concat is True) if concat else attention()),
+        Rule(L + "mlp.gate.weight", _ROUTED + "router.dense.weight", "experts, hidden"),
+        *(
+            Rule(L + f"mlp.experts.{{expert}}.{hf}.weight", _ROUTED + f"ffn.{ms}.weight", _shape(ms, "expert"), layout)
+            for hf, ms in _PROJECTIONS
+        ),
+        *(
+            Rule(L + f"mlp.shared_expert.{hf}.weight", f"{_SHARED}{ms}.weight", _shape(ms, "shared"))
+            for hf, ms in _PROJECTIONS
+        ),
+        Rule(L + "mlp.shared_expert_gate.weight", L + "feed_forward.shared_experts_gate.weight", "1, hidden"),
+        *layer_norms(),
+        rotary_buffers(),
+        *after,
+        *TRAINING_STATE,
+    ]
+
+
+def _shape(projection: str, of: str) -> str:
+    return f"hidden, {of}_ffn" if projection == "w2" else f"{of}_ffn, hidden"
+
+
+FAMILY = Family(
+    name="qwen2_moe",
+    title="Qwen2-57B-A14B, Qwen1.5-MoE-A2.7B",
+    repositories=("Qwen/Qwen2-57B-A14B{,-Instruct}", "Qwen/Qwen1.5-MoE-A2.7B{,-Chat}"),
+    model_types=("qwen2_moe",),
+    sizes={
+        **DECODER_SIZES,
+        "experts": "num_experts",
+        "expert_ffn": "moe_intermediate_size",
+        "shared_ffn": "shared_expert_intermediate_size",
+    },
+    options=(
+        Option("use_gmm", (False, True), "experts as [E, in, out] for the grouped matrix product, not [E, out, in]"),
+        Option(
+            "qkv_concat",
+            (False, True, "blocks"),
+            "fuse q, k and v: per KV group as MindFormers 1.5 and later (true), in blocks (blocks), or not",
+        ),
+    ),
+    rules=rules,
+    differs=(
+        "any number of experts; MindFormers 1.3 stacks 64 and mixes layers where there are 60",
+        "biases of the fused q, k and v lie per KV group as their weights do",
+    ),
+)

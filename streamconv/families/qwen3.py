@@ -1,0 +1,78 @@
+"""Qwen3, dense, under the MCore names of MindFormers 1.6 and later.
+
+q, k and v are fused per KV group; gate and up alternate row by row (MindFormers' use_interleaved_weight_layout_mlp), or
+lie one after the other.
+"""
+
+from __future__ import annotations
+
+from ..rules import Copy, Drop, Rule, Statement
+from ..transforms import Join
+from .base import Config, Family, Option, Options
+from .common import DECODER_SIZES, TRAINING_STATE, L
+
+MS = "decoder.layers.{layer}."
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    gate_up = Join(("1", "1"), groups=None if options["interleave_mlp"] else "1")
+    names = tuple(L + f"mlp.{p}_proj.weight" for p in ("gate", "up"))
+    return [
+        Rule(_EMBEDDING, "embedding.word_embeddings.weight", "vocab, hidden"),
+        *attention(),
+        Rule(names, MS + "mlp.linear_fc1.weight", "ffn, hidden", gate_up),
+        Rule(L + "mlp.down_proj.weight", MS + "mlp.linear_fc2.weight", "hidden, ffn"),
+        *ends(config),
+    ]
+
+
+def attention() -> list[Statement]:
+    """Attention and the norms of a layer."""
+    hf, ms = L + "self_attn.", MS + "self_attention."
+    qkv = Join(("heads", "kv", "kv"), groups="kv")
+    weights, biases = (tuple(f"{hf}{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
+    rows, fused = ("heads*head_dim", "kv*head_dim", "kv*head_dim"), "(heads+2*kv)*head_dim"
+    shapes = tuple(f"{r}, hidden" for r in rows)
+    return [
+        Rule(L + "input_layernorm.weight", MS + "input_layernorm.weight", "hidden"),
+        Rule(weights, ms + "linear_qkv.weight", shapes, qkv, ms_shape=fused + ", hidden"),
+        Rule(biases, ms + "linear_qkv.bias", rows, qkv, optional=True, ms_shape=fused),
+        Rule(hf + "q_norm.weight", ms + "q_layernorm.weight", "head_dim"),
+        Rule(hf + "k_norm.weight", ms + "k_layernorm.weight", "head_dim"),
+        Rule(hf + "o_proj.weight", ms + "linear_proj.weight", "hidden, heads*head_dim"),
+        Rule(L + "post_attention_layernorm.weight", MS + "pre_mlp_layernorm.weight", "hidden"),
+    ]
+
+
+def ends(config: Config) -> list[Statement]:
+    """The last norm and the head: a tied model has none, and where no config tells, HF gets the embedding again."""
+    tied = config.get("tie_word_embeddings")
+    head = Rule(_HEAD, "output_layer.weight", "vocab, hidden", optional=tied is not False)
+    why = "tied to the embedding"
+    heads: dict[object, list[Statement]] = {
+        True: [Drop(why, hf=(_HEAD,), same=_EMBEDDING), head],
+        False: [head],
+    }
+    norm = Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden")
+    return [norm, *heads.get(tied, [head, Copy(_HEAD, _EMBEDDING, why)]), *TRAINING_STATE]
+
+
+FAMILY = Family(
+    name="qwen3",
+    title="Qwen3, dense",
+    repositories=("Qwen/Qwen3-{0.6B,1.7B,4B,8B,14B,32B}{,-Base}",),
+    model_types=("qwen3",),
+    sizes=DECODER_SIZES,
+    options=(
+        Option(
+            "interleave_mlp",
+            (True, False),
+            "rows of gate and up by turns, or one after the other",
+            decides=False,
+        ),
+    ),
+    rules=rules,
+    differs=("biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",),
+)

@@ -1,0 +1,40 @@
+"""Qwen3-MoE under MCore names: gate and up of all experts in one tensor, [E, hidden, 2 ffn]; down in another.
+
+MindFormers' graph network holds them in two dimensions (`mcore`), its pynative one in three; the bytes are the same.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Join, Same, Transform, Transpose, Unfold
+from .base import Config, Family, Option, Options
+from .common import DECODER_SIZES, L
+from .qwen3 import MS, attention, ends
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    flat: Transform = Unfold(0, "experts") if options["layout"] == "mcore" else Same()
+    hf = L + "mlp.experts.{expert}."
+    gate_up = (hf + "gate_proj.weight", hf + "up_proj.weight")
+    columns = Transpose((0, 2, 1))
+    return [
+        Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab, hidden"),
+        *attention(),
+        Rule(L + "mlp.gate.weight", MS + "mlp.router.weight", "experts, hidden"),
+        Rule(gate_up, MS + "mlp.experts.weight1", "expert_ffn, hidden", Join(("1", "1"), axis=1) >> columns >> flat),
+        Rule(hf + "down_proj.weight", MS + "mlp.experts.weight2", "hidden, expert_ffn", columns >> flat),
+        *ends(config),
+    ]
+
+
+FAMILY = Family(
+    name="qwen3_moe",
+    title="Qwen3-30B-A3B, Qwen3-235B-A22B",
+    repositories=("Qwen/Qwen3-{30B-A3B,235B-A22B}{,-Instruct-2507,-Thinking-2507}",),
+    model_types=("qwen3_moe",),
+    sizes={**DECODER_SIZES, "experts": "num_experts", "expert_ffn": "moe_intermediate_size"},
+    options=(Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),),
+    rules=rules,
+    differs=("biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",),
+)

@@ -1,0 +1,16 @@
+"""Yi: Llama under its own name."""
+
+from __future__ import annotations
+
+from . import llama
+from .base import Family
+from .common import DECODER_SIZES
+
+FAMILY = Family(
+    name="yi",
+    title="Yi (a Llama model; its config recognises it as llama, with the same result)",
+    repositories=("01-ai/Yi-{6B,34B}{,-Chat}",),
+    sizes=DECODER_SIZES,
+    options=(llama.QKV_CONCAT,),
+    rules=llama.rules,
+)
