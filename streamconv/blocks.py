@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import xxhash
 
+from .tensors import Seal
+
 BLOCK = 16 << 20
+SEAL_BYTES = 4
 _CHUNK = 1 << 20
 
 Buffer = memoryview
@@ -114,6 +118,97 @@ class BlockLedger:
         for number in sorted(self.crcs):
             total = combine_crc(total, self.crcs[number], min(BLOCK, self.size - number * BLOCK))
         return total
+
+
+class SealedLedger:
+    """The same for a file with seals: bytes are counted as they come, and digested when all are there.
+
+    A seal has to be in the file before its block is digested, and most blocks have one: so the whole file is read back,
+    once, in order.
+
+    Args:
+        size: bytes of the file.
+        seals: in the file's order.
+        read_back: reads (offset, length) of the file as it is now.
+    """
+
+    def __init__(self, size: int, seals: Sequence[Seal], read_back: ReadBack) -> None:
+        self.size = size
+        self._seals, self._read_back = seals, read_back
+        self._written = 0
+        self._lock = threading.Lock()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is written, but for the seals."""
+        return self._written == self.size
+
+    def wrote(self, offset: int, data: Buffer) -> None:
+        """Note that the bytes of `data` are in the file at `offset`. Every byte of the file is noted once."""
+        with self._lock:
+            self._written += len(data)
+
+    def seal(self, write: Callable[[int, Buffer], None]) -> list[str]:
+        """Write the seals; the digests of all blocks, in order."""
+        digests, crcs, at = _Digests(), array("I"), 0
+        for seal in self._seals:
+            self._pass(at, seal.begin, digests)
+            crcs.append(self._pass(seal.begin, seal.end, digests))
+            self._pass(seal.end, seal.near, digests)
+            at = _put(seal.near, crcs[-1], digests, write)
+        for seal, crc in zip(self._seals, crcs, strict=True):
+            self._pass(at, seal.far, digests)
+            at = _put(seal.far, crc, digests, write)
+        self._pass(at, self.size, digests)
+        return digests.end()
+
+    def _pass(self, begin: int, end: int, digests: _Digests) -> int:
+        """Digest a range; its CRC."""
+        crc = 0
+        for at in range(begin, end, _CHUNK):
+            data = self._read_back(at, min(_CHUNK, end - at))
+            digests.update(memoryview(data))
+            crc = zlib.crc32(data, crc)
+        return crc
+
+
+def _put(place: int, crc: int, digests: _Digests, write: Callable[[int, Buffer], None]) -> int:
+    """Write a seal, digest it too, and say where it ends."""
+    data = memoryview(seal_bytes(crc))
+    write(place, data)
+    digests.update(data)
+    return place + len(data)
+
+
+class _Digests:
+    """The digests of blocks whose bytes come in order."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._current, self._filled = xxhash.xxh3_128(), 0
+
+    def update(self, data: Buffer) -> None:
+        while len(data):
+            part = data[: BLOCK - self._filled]
+            self._current.update(part)
+            self._filled += len(part)
+            data = data[len(part) :]
+            if self._filled == BLOCK:
+                self._close()
+
+    def end(self) -> list[str]:
+        if self._filled:
+            self._close()
+        return self._done
+
+    def _close(self) -> None:
+        self._done.append(self._current.hexdigest())
+        self._current, self._filled = xxhash.xxh3_128(), 0
+
+
+def seal_bytes(crc: int) -> bytes:
+    """A seal as it stands in the file."""
+    return crc.to_bytes(SEAL_BYTES, "little")
 
 
 def combine_crc(first: int, second: int, length: int) -> int:

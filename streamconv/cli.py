@@ -9,24 +9,34 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import click
 
-from .errors import BudgetError, InterruptedRunError, StreamconvError, UsageError, quote, storage_error
+from .errors import (
+    BudgetError,
+    InterruptedRunError,
+    StreamconvError,
+    UnsupportedError,
+    UsageError,
+    quote,
+    storage_error,
+)
 from .units import counted
 from .words import suggestion
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_CONVERT_HELP = """Convert the checkpoint SOURCE (a directory or a file) to DEST (a directory, or a .ckpt file).
+_CONVERT_HELP = """Convert the checkpoint SOURCE (a directory or a file) to DEST (a directory, a .ckpt or torch file).
 
 \b
 Examples:
   streamconv convert ./Mixtral-8x7B ./mixtral-ms --dtype bf16 --max-mem 2G
   streamconv convert ./Llama-3.1-8B ./llama.ckpt --model llama
   streamconv convert ./llama.ckpt ./llama-hf --reverse --model llama
+  streamconv convert ./llama.ckpt ./pytorch_model.bin --reverse --model llama
   streamconv convert ./old.ckpt ./new-dir --model raw
 
 MindFormers' spelling works too: --input_path, --output_path, --reversed, and a family's options as flags
@@ -77,6 +87,9 @@ def cli() -> None:
     """Convert very large checkpoints between HuggingFace and MindSpore in a fixed amount of memory."""
 
 
+_FAMILY = click.option("--family", metavar="FILE", help="A Python file that defines a family of your own.")
+
+
 def _conversion(command: F) -> F:
     """The arguments of a conversion."""
     options = (
@@ -85,11 +98,11 @@ def _conversion(command: F) -> F:
         click.option("--input_path", hidden=True),
         click.option("--output_path", hidden=True),
         click.option("--model", metavar="NAME", help="Model family; recognised from config.json where absent."),
-        click.option("--family", metavar="FILE", help="A Python file that defines a family of your own."),
+        _FAMILY,
         click.option("--reverse", "--reversed", is_flag=True, help="From MindSpore to HuggingFace."),
         click.option("--dtype", metavar="fp32|fp16|bf16", help="Cast every float tensor; as they are where absent."),
         click.option("options", "-o", multiple=True, metavar="NAME=VALUE", help="A family's option; repeatable."),
-        click.option("--format", metavar="safetensors|ckpt|hf", help="Of DEST; from its name and the direction."),
+        click.option("--format", metavar="safetensors|ckpt|hf|torch", help="Of DEST; from its name and the direction."),
         click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="5GB is 5*10^9 bytes."),
         click.option("--crc", is_flag=True, help="Append MindSpore's CRC to a .ckpt (2.3 and later read it)."),
         click.option(
@@ -108,7 +121,9 @@ _RESOURCES = (
         "--max-mem", metavar="SIZE", help="Resident memory: 16G, 512M. A quarter of what is free, at most 2G."
     ),
     click.option("--workers", type=int, metavar="N", help="Threads; as many as cores and memory allow."),
-    click.option("--config", metavar="FILE", help="The model's config.json, where it is not beside the weights."),
+    click.option(
+        "--config", metavar="FILE", help="The model's config.json, if not beside SOURCE, or MindFormers' YAML."
+    ),
     click.option(
         "--io",
         metavar="auto|map|read",
@@ -201,19 +216,51 @@ def inspect(path: str, as_json: bool) -> None:
         click.echo("\n".join(catalog_lines(catalog)))
 
 
-@cli.command(short_help="The model families, their options and tables.")
-@click.argument("name", required=False)
+_MODELS_HELP = """The model families; with NAME, one family's options, repositories and table of names.
+
+\b
+  streamconv models                     all families in a line each
+  streamconv models mixtral             one in full
+  streamconv models check FILE SOURCE   whether the family in the Python file FILE (or of that name) fits the
+                                        checkpoint SOURCE, both ways; only headers are read
+"""
+
+
+@cli.command(help=_MODELS_HELP, short_help="The model families, their options and tables.")
+@click.argument("words", nargs=-1, metavar="[NAME | check FILE SOURCE]")
+@click.option("--family", metavar="FILE", help="A Python file that defines a family of your own: show that too.")
+@click.option("--config", metavar="FILE", help="For check: the model's config.json, if not beside SOURCE.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def models(name: str | None, as_json: bool) -> None:
-    """The model families; with NAME, one family's options, repositories and table of names."""
-    from .families import families, find
+def models(words: tuple[str, ...], family: str | None, config: str | None, as_json: bool) -> None:
+    """The model families."""
+    from .families import families, find, load
     from .inspection import family_lines, family_values
 
-    chosen = [find(name)] if name else list(families())
+    if words[:1] == ("check",):
+        _check(words[1:], config)
+        return
+    if len(words) > 1:
+        raise UsageError("models takes one NAME, or check FILE SOURCE; see streamconv models --help")
+    own = [load(Path(family))] if family else []
+    name = words[0] if words else ""
+    chosen = [next((one for one in own if one.name == name), None) or find(name)] if name else [*families(), *own]
     if as_json:
         click.echo(json.dumps([family_values(family) for family in chosen], indent=1))
     else:
         click.echo("\n".join(line for family in chosen for line in family_lines(family, bool(name))))
+
+
+def _check(words: tuple[str, ...], config: str | None) -> None:
+    from .convert import check
+
+    if len(words) != 2:
+        raise UsageError("streamconv models check FILE SOURCE: a family's Python file (or name), and a checkpoint")
+    findings = 0
+    for finding in check(*words, config=config):
+        click.echo(finding.text)
+        findings += finding.is_error
+    if findings:
+        raise UnsupportedError(f"the family does not fit {quote(words[1])}: {counted(findings, 'finding')}")
 
 
 @cli.command(short_help="Prove a result by its manifest, or by its source.")
@@ -239,7 +286,7 @@ def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **
         )
 
 
-for _option in reversed(_RESOURCES):
+for _option in reversed((*_RESOURCES, _FAMILY)):
     verify = _option(verify)
 
 

@@ -1,4 +1,4 @@
-"""The model's config.json: found beside the weights or given, read, and mended in the copy."""
+"""What says how a model is made: its config.json, found beside the weights or given, or a MindFormers YAML."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import mindformers
 from .dtypes import TORCH_NAMES, DType
 from .errors import SourceError, UsageError, quote, source_error
 
@@ -37,15 +38,22 @@ COMPANIONS = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A config.json, or the lack of one.
+    """A config, or the lack of one.
 
     Attributes:
         path: where it was read, `None` where there is none.
-        values: what it says.
+        values: what it says, under HuggingFace's names.
+        said: what a MindFormers YAML says, under its own names; nothing for a config.json.
     """
 
     path: Path | None = None
     values: Mapping[str, object] = field(default_factory=dict)
+    said: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def goes_along(self) -> bool:
+        """Whether it is the config.json that a converted checkpoint wants beside it."""
+        return self.path is not None and not self.said and "peft_type" not in self.values
 
 
 def load(directory: Path, given: Path | None) -> ModelConfig:
@@ -53,7 +61,7 @@ def load(directory: Path, given: Path | None) -> ModelConfig:
 
     Raises:
         UsageError: the one given does not exist.
-        SourceError: it is not a JSON object.
+        SourceError: it is neither a JSON object nor a MindFormers YAML.
     """
     path = given or directory / CONFIG
     if given and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
@@ -62,19 +70,31 @@ def load(directory: Path, given: Path | None) -> ModelConfig:
         if given:
             raise UsageError(f"--config {quote(given)}: there is no such file")
         return ModelConfig()
-    return ModelConfig(path, _read(path))
+    if path.suffix not in (".yaml", ".yml"):
+        return ModelConfig(path, read_json(path))
+    said = mindformers.parse(_read(path), quote(path))
+    return ModelConfig(path, mindformers.as_config(said), said)
 
 
-def _read(path: Path) -> Mapping[str, object]:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             text = file.read(_LIMIT + 1)
     except OSError as error:
         raise source_error(error, "cannot read", path) from error
     if len(text) > _LIMIT:
-        raise SourceError(f"{quote(path)} is larger than {_LIMIT} bytes: that is no config.json")
+        raise SourceError(f"{quote(path)} is larger than {_LIMIT} bytes: that is no config")
+    return text
+
+
+def read_json(path: Path) -> Mapping[str, object]:
+    """The JSON object in a small file.
+
+    Raises:
+        SourceError: it cannot be read, is too large for a config, or holds no JSON object.
+    """
     try:
-        values = json.loads(text)
+        values = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{quote(path)} is not JSON: {quote(error)}; fetch it again") from error
     if not isinstance(values, dict):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from . import adapters, checking, dtypes, engine, families, layout, manifest, memory, verify
 from . import config as configs
-from . import dtypes, engine, families, layout, manifest, memory, verify
 from .destination import Destination, copy_synced, write_synced
 from .engine import OnProgress, Progress
 from .errors import UsageError, quote, source_error, storage_error
 from .families import Family, Value
-from .formats import open_catalog
-from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS
-from .options import Question, decided_plan, parse_options
+from .formats import TORCH_ENDINGS, open_catalog
+from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, PEFT, TORCH
+from .options import Question, decided_plan, parse_options, said_options
 from .report import Prepared, Report
 from .rules import Direction
 from .sources import alike, uses_mapping
@@ -31,6 +31,17 @@ _IO = ("auto", "map", "read")
 
 class Conversion(Prepared):
     """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it."""
+
+    def check(self) -> None:
+        """What can be wrong although the plan is made.
+
+        Raises:
+            BudgetError: the memory budget is too small.
+            UsageError: nothing tells how an adapter is scaled.
+        """
+        self.budget  # noqa: B018 - raises
+        if self.plan.is_adapter and self.plan.direction is Direction.REVERSE:
+            self._adapter_config()
 
     def run(self, on_progress: OnProgress | None = None) -> Report:
         """Convert.
@@ -68,14 +79,25 @@ class Conversion(Prepared):
     def _write_companions(self, place: Path) -> None:
         """Indices, the mended config, tokenizer and generation files."""
         try:
-            for name, data in self.layout.texts.items():
+            for name, data in {**self.layout.texts, **self._configs()}.items():
                 write_synced(place / name, data)
-            if self.config.path:
-                write_synced(place / configs.CONFIG, self._mended_config())
             for path in configs.companions(self.config, self.catalog.directory):
                 copy_synced(path, place / path.name)
         except OSError as error:
             raise storage_error(error, "cannot write into", place) from error
+
+    def _configs(self) -> Mapping[str, bytes]:
+        """The config of what is written: a model's, or an adapter's."""
+        if not self.plan.is_adapter:
+            return {configs.CONFIG: self._mended_config()} if self.config.goes_along else {}
+        if self.plan.direction is Direction.REVERSE:
+            return {adapters.CONFIG: self._adapter_config()}
+        beside = self.catalog.directory / adapters.CONFIG
+        return {adapters.CONFIG: beside.read_bytes()} if beside.is_file() else {}
+
+    def _adapter_config(self) -> bytes:
+        alpha = self.plan.options.get(adapters.ALPHA)
+        return adapters.peft_config(self.plan.outputs, self.config, self.catalog.directory, alpha)
 
     def _mended_config(self) -> bytes:
         settled = self.family.settled(self.plan.options)
@@ -118,17 +140,17 @@ def plan(
 
     Args:
         source: a checkpoint: a directory or one file.
-        dest: what to make of it: a `.ckpt` file, or a directory.
+        dest: what to make of it: a directory, a `.ckpt` file, or a torch file (`.bin`, `.pt`, `.pth`).
         model: the family; recognised from config.json where absent.
         family: a Python file that defines a family of your own, in place of `model`.
         reverse: from MindSpore to HuggingFace.
         dtype: `fp32`, `fp16` or `bf16` for every float tensor; as they are where absent.
         options: the family's options by name.
-        format: `safetensors` (MindSpore's), `ckpt` or `hf`; from `dest` and direction where absent.
+        format: `safetensors` (MindSpore's), `ckpt`, `hf` or `torch`; from `dest` and direction where absent.
         max_mem: bytes of resident memory, or a size such as `"16G"`.
         max_shard_size: bytes of a shard at the most, or a size such as `"5GB"`.
         workers: threads; as many as cores and memory allow where absent.
-        config: the model's config.json where it does not lie beside the weights.
+        config: the model's config.json where it does not lie beside the weights, or a MindFormers YAML.
         io: `map` windows of the source, `read` them, or `auto`.
         crc: append MindSpore's CRC to a `.ckpt`.
         overwrite: replace a checkpoint that is at `dest`.
@@ -149,9 +171,11 @@ def plan(
     kind = _format(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
     question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), alike)
-    planned = decided_plan(question, given, made_by, {})
+    planned = decided_plan(question, given, made_by, said_options(chosen, model_config.said))
+    if planned.is_adapter and kind == HF_SAFETENSORS:
+        kind = PEFT
     specs = [output.spec for output in planned.outputs]
-    placed = layout.lay_out(specs, kind, destination.path.name, shard, crc)
+    placed = layout.lay_out(specs, kind, destination.path.name, shard, crc, chosen.torch_root)
     conversion = Conversion(
         catalog,
         destination,
@@ -166,7 +190,7 @@ def plan(
         io,
         overwrite,
     )
-    conversion.budget  # noqa: B018 - raises where the budget is too small: in planning, not in running
+    conversion.check()
     return conversion
 
 
@@ -179,6 +203,24 @@ def convert(source: PathLike, dest: PathLike, *, progress: OnProgress | None = N
     return plan(source, dest, **arguments).run(progress)  # type: ignore[arg-type]
 
 
+def check(family: PathLike, source: PathLike, config: PathLike | None = None) -> Iterator[checking.Finding]:
+    """What there is to say of a family for a real checkpoint: unmatched, ambiguous, not invertible.
+
+    Args:
+        family: a Python file that defines it, or the name of one that is known.
+        source: a HuggingFace checkpoint; only headers are read.
+        config: the model's config.json where it does not lie beside the weights.
+
+    Raises:
+        StreamconvError: family, config or source cannot be read.
+    """
+    path = Path(family)
+    chosen = families.load(path) if path.suffix == ".py" else families.find(str(family))
+    catalog = open_catalog(Path(source), lambda: memory.header_room(memory.default_limit()))
+    values = configs.load(catalog.directory, Path(config) if config else None).values
+    return checking.check_family(chosen, catalog, values)
+
+
 def _check_words(io: str, workers: int | None) -> None:
     if io not in _IO:
         raise UsageError(f"--io {quote(io)}: not one of {', '.join(_IO)}")
@@ -187,16 +229,18 @@ def _check_words(io: str, workers: int | None) -> None:
 
 
 def _destination(path: Path) -> Destination:
-    if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
-        raise UsageError(f"{quote(path)}: a destination is a directory, or a file that ends in .ckpt")
-    return Destination(path, path.suffix == ".ckpt")
+    if path.suffix == ".safetensors":
+        raise UsageError(
+            f"{quote(path)}: a destination is a directory, or a file that ends in .ckpt or {', '.join(TORCH_ENDINGS)}"
+        )
+    return Destination(path, path.suffix in (".ckpt", *TORCH_ENDINGS))
 
 
 def _family(
     model: str | None, own: PathLike | None, config: configs.ModelConfig, made_by: manifest.Manifest | None
 ) -> tuple[Family, str]:
     if own is not None:
-        family = families.load(Path(own))
+        family = families.load(own)
         if model not in (None, family.name):
             raise UsageError(f"--family {quote(own)} is {quote(family.name)}, not {quote(model)}: leave --model away")
         return family, quote(own)
@@ -209,14 +253,22 @@ def _family(
 
 def _format(asked: str | None, destination: Destination, direction: Direction, family: Family, crc: bool) -> str:
     forward = direction is Direction.FORWARD
-    kind = asked or (CKPT if destination.single else MS_SAFETENSORS if forward else HF_SAFETENSORS)
-    if kind not in (CKPT, MS_SAFETENSORS, HF_SAFETENSORS):
-        raise UsageError(f"--format {quote(kind)}: not one of {MS_SAFETENSORS}, {CKPT}, {HF_SAFETENSORS}")
-    if (kind == CKPT) != destination.single:
+    suffix = destination.path.suffix if destination.single else ""
+    single = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
+    by_name = next((kind for kind, endings in single.items() if suffix in endings), None)
+    kind = asked or by_name or (MS_SAFETENSORS if forward else HF_SAFETENSORS)
+    if kind not in (CKPT, MS_SAFETENSORS, HF_SAFETENSORS, TORCH):
+        raise UsageError(f"--format {quote(kind)}: not one of {MS_SAFETENSORS}, {CKPT}, {HF_SAFETENSORS}, {TORCH}")
+    if by_name != (kind if kind in single else None):
+        needed = f"end in {' or '.join(single[kind])}" if kind in single else f"be a directory, not end in {suffix}"
+        raise UsageError(f"--format {kind}: DEST has to {needed}")
+    if kind == TORCH and forward and family.name != "raw":
         raise UsageError(
-            f"--format {kind}: DEST has to {'end' if kind == CKPT else 'be a directory, not end'} in .ckpt"
+            f"{quote(destination.path)}: a torch file holds HuggingFace's tensors, and this conversion gives "
+            "MindSpore's: give a directory or a .ckpt file as DEST, or --reverse if SOURCE is MindSpore's, or use "
+            "--model raw to change the format only"
         )
-    if family.name != "raw" and (kind == HF_SAFETENSORS) == forward:
+    if family.name != "raw" and (kind in (HF_SAFETENSORS, TORCH)) == forward:
         raise UsageError(
             f"--format {kind} holds {'MindSpore' if forward else 'HuggingFace'} names under the other side's files: "
             + ("leave --format away" if forward else "give a directory as DEST, without --format")

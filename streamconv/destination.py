@@ -38,7 +38,7 @@ _CHECKPOINT_ENDINGS = (
 
 
 class Destination:
-    """A directory of files, or a single `.ckpt` file, to be written.
+    """A directory of files, or a single file (`.ckpt`, or torch's), to be written.
 
     Args:
         path: its final name.

@@ -125,11 +125,13 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
         return
     kept = leaf(check.kept)
     same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
-    with closing(Reader(budget.region, mapped)) as first, closing(Reader(budget.region, mapped)) as second:
+    # One worker's window and box make room for two of each, because what is not contiguous has to be moved.
+    half = budget.region // 2
+    one, two = Region(half), Region(half)
+    with closing(Reader(half, mapped)) as first, closing(Reader(half, mapped)) as second:
         for cell in cells(kept) if same else ():
-            for box in boxes(kept, cell, kept.dtype.itemsize, budget.region):
-                one, two = first.contiguous(kept, box, kept.dtype), second.contiguous(other, box, kept.dtype)
-                same = same and one is not None and two is not None and equal_bytes(one, two)
+            for box in boxes(kept, cell, kept.dtype.itemsize, half):
+                same = same and equal_bytes(_read(first, kept, box, one), _read(second, other, box, two))
     if not same:
         raise UnsupportedError(
             f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; "
@@ -138,14 +140,23 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
 
 
 def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> None:
+    spare = Region(budget.region)
     with closing(Reader(budget.region, mapped)) as reader:
         for cell in cells(view):
             for box in boxes(view, cell, view.dtype.itemsize, budget.region):
-                found = reader.contiguous(view, box, view.dtype)
-                if found is None or found.any():
+                if _read(reader, view, box, spare).any():
                     raise UnsupportedError(
                         f"{quote(check.other.name)} is not zero, but {check.why}; what it holds would be lost"
                     )
+
+
+def _read(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
+    """A box of a view in row-major order, moved into `spare` where it does not lie so on disk."""
+    data = reader.contiguous(view, box, view.dtype)
+    if data is None:
+        data = spare.array(math.prod(box_shape(box)), bits(view.dtype))
+        reader.place(view, box, data, view.dtype)
+    return data
 
 
 def equal_bytes(one: Bits, other: Bits) -> bool:

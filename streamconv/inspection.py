@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from .errors import quote
-from .families import Family, spell
+from collections.abc import Iterator, Sequence
+
+from .errors import UsageError, quote
+from .families import Family, Option, Options, Value, spell
+from .families.common import TRAINING_STATE
 from .rules import Copy, Drop, Rule, Statement, Tied
 from .tensors import Catalog
+from .transforms import Same
 from .units import counted, format_size
 
 
@@ -49,15 +53,34 @@ def family_lines(family: Family, details: bool) -> list[str]:
         options = ", ".join(f"{o.name}={'|'.join(map(spell, o.values))}" for o in family.options)
         return [f"{family.name:12} {family.title}" + (f"  ({options})" if options else "")]
     lines = [f"{family.name}: {family.title}"]
-    lines += [f"  config.json: model_type {', '.join(family.model_types)}"] if family.model_types else []
-    lines += ["  repositories:", *(f"    {name}" for name in family.repositories)] if family.repositories else []
-    lines += ["  options (the first value is the default):"] if family.options else []
-    lines += [f"    {o.name}={'|'.join(map(spell, o.values))}  {o.help}" for o in family.options]
-    return [
-        *lines,
-        "  HuggingFace -> MindSpore, with the options' defaults:",
-        *(f"    {t}" for t in _table(family)),
-    ]
+    for title, entries in family_parts(family):
+        lines += [f"  {title}:", *(f"    {entry}" for entry in entries)]
+    return lines
+
+
+def family_parts(family: Family) -> Iterator[tuple[str, list[str]]]:
+    """Everything there is to say of a family: titles, and the lines below each."""
+    parts = (
+        ("recognised by", [*_recognised(family)]),
+        ("repositories", [*family.repositories]),
+        ("options (the first value is the default)", [_option(option) for option in family.options]),
+        ("numbers that may be given, and are checked", [f"{n}  ({s})" for n, s in family.numbers.items()]),
+        ("other than MindFormers' own converter", [*family.differs]),
+        ("names and layouts, HuggingFace -> MindSpore", _table(family, {})),
+        *((f"with {name}={spell(value)}", lines) for name, value, lines in _variants(family)),
+    )
+    yield from ((title, entries) for title, entries in parts if entries)
+
+
+def _recognised(family: Family) -> Iterator[str]:
+    marks = f", with {', '.join(family.marks)}" if family.marks else ""
+    yield from (f"config.json: model_type {name}{marks}" for name in family.model_types)
+    yield from (f"config.json: architectures {name}{marks}" for name in family.architectures)
+
+
+def _option(option: Option) -> str:
+    more = "|…" if option.free else ""
+    return f"{option.name}={'|'.join(map(spell, option.values))}{more}  {option.help}"
 
 
 def family_values(family: Family) -> dict[str, object]:
@@ -70,26 +93,44 @@ def family_values(family: Family) -> dict[str, object]:
         "options": [
             {"name": o.name, "values": list(o.values), "default": o.default, "help": o.help} for o in family.options
         ],
+        "numbers": list(family.numbers),
+        "differs": list(family.differs),
     }
 
 
-def _table(family: Family) -> list[str]:
-    defaults = {option.name: option.default for option in family.options}
-    return [_statement(statement) for statement in family.rules(family.example, defaults)]
+def _variants(family: Family) -> Iterator[tuple[str, Value, list[str]]]:
+    """For every other value of an option, what it makes of the table."""
+    usual = set(_table(family, {}))
+    for option in family.options:
+        for value in option.values[1:]:
+            yield option.name, value, [line for line in _table(family, {option.name: value}) if line not in usual]
 
 
-def _statement(statement: Statement) -> str:
+def _table(family: Family, options: Options) -> list[str]:
+    chosen = {option.name: option.default for option in family.options} | dict(options)
+    try:
+        return [line for statement in family.rules(family.example, chosen) for line in _statement(statement)]
+    except UsageError:  # not every option goes with every other's default
+        return []
+
+
+def _statement(statement: Statement) -> Iterator[str]:
     match statement:
         case Rule():
             left, right = " + ".join(statement.patterns("hf")), " + ".join(statement.patterns("ms"))
             shape = f"  [{statement.shape}]" if isinstance(statement.shape, str) else ""
-            return f"{left} -> {right}{shape}{'  (optional)' if statement.optional else ''}"
+            layout = "" if isinstance(statement.layout, Same) else f"  {statement.layout}"
+            yield f"{left} -> {right}{shape}{layout}{'  (optional)' if statement.optional else ''}"
         case Tied():
-            return f"{statement.hf} -> {statement.ms}  (tied to {statement.of})"
+            yield f"{statement.hf} -> {statement.ms}  (tied to {statement.of})"
         case Copy():
-            return f"{statement.hf}: dropped, {statement.why}; in reverse a copy of {statement.of}"
-        case Drop():
-            return f"{', '.join(statement.hf + statement.ms)}: dropped, {statement.why}"
+            yield f"{statement.hf}: dropped, {statement.why}; in reverse a copy of {statement.of}"
+        case Drop() if statement not in TRAINING_STATE:
+            yield f"{_few(statement.hf + statement.ms)}: dropped, {statement.why}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def _file(catalog: Catalog, name: str) -> str:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import UnsupportedError, quote
-from .formats import ckpt, safetensors, shards
+from .formats import ckpt, safetensors, shards, torch_layout
 from .tensors import OutputFile, TensorSpec
 
-CKPT, MS_SAFETENSORS, HF_SAFETENSORS = "ckpt", "safetensors", "hf"
+CKPT, MS_SAFETENSORS, HF_SAFETENSORS, PEFT, TORCH = "ckpt", "safetensors", "hf", "peft", "torch"
+
+#: The one file of an adapter, as PEFT names it.
+ADAPTER = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Layout:
     """All files of the destination.
 
     Attributes:
-        format: `ckpt`, `safetensors` (MindSpore's) or `hf`.
+        format: `ckpt`, `safetensors` (MindSpore's), `hf`, `peft` (an adapter) or `torch`.
         files: the files that hold tensors.
         texts: file name → content of the small files written whole (indices, config).
     """
@@ -32,14 +35,27 @@ class Layout:
         return sum(file.size for file in self.files) + sum(map(len, self.texts.values()))
 
 
-def lay_out(tensors: Sequence[TensorSpec], kind: str, name: str, max_shard_size: int, crc: bool) -> Layout:
+def lay_out(
+    tensors: Sequence[TensorSpec],
+    kind: str,
+    name: str,
+    max_shard_size: int,
+    crc: bool,
+    torch_root: str | None = None,
+) -> Layout:
     """Lay tensors out in files of format `kind`; `name` is the file's name where that is one file.
+
+    `torch_root` is the key under which a torch file holds them, `None` for no such nesting.
 
     Raises:
         UnsupportedError: the format cannot hold a tensor.
     """
     if kind == CKPT:
         return Layout(kind, (ckpt.lay_out(name, tensors, crc),))
+    if kind == TORCH:
+        return Layout(kind, (torch_layout.lay_out(name, tensors, torch_root),))
+    if kind == PEFT:
+        return Layout(kind, (safetensors.lay_out(ADAPTER, tensors, {"format": "pt"}),))
     groups = shards.split(tensors, max_shard_size)
     if kind == HF_SAFETENSORS:
         return _sharded(

@@ -155,14 +155,13 @@ def strayed(matches: Matches, ranges: Ranges) -> Iterator[str]:
     """Findings: layers and experts beyond those that there are."""
     for name, bindings in matches.strayed:
         for hole, value in bindings.items():
-            first, end = ranges.of(hole)
-            if isinstance(value, int) and not (first <= value and (end is None or value < end)):
+            if not ranges.takes(hole, value):
                 yield f"{quote(name)}: there is no {hole} {value}, but {ranges.described(hole)}"
                 break
 
 
 def learn_counts(matches: Matches, side: str, ranges: Ranges, sizes: Sizes) -> None:
-    """Where the config does not say how many layers or experts there are, the names do."""
+    """Where the config does not say how many layers or experts there are, the names do; what is beyond them strays."""
     seen: dict[str, int] = defaultdict(int)
     for application in matches.applications:
         for hole, value in zip(application.rule.shared(side), application.values, strict=True):
@@ -176,6 +175,16 @@ def learn_counts(matches: Matches, side: str, ranges: Ranges, sizes: Sizes) -> N
         symbol = ranges.unknown(hole)
         if symbol:
             sizes.learn(symbol, count, "the tensors' names")
+    if not all(ranges.takes(hole, count - 1) for hole, count in seen.items()):
+        _set_strays_apart(matches, side, ranges)
+
+
+def _set_strays_apart(matches: Matches, side: str, ranges: Ranges) -> None:
+    """What the counts, learned since, put out of range."""
+    for application in matches.applications:
+        bindings = dict(zip(application.rule.shared(side), application.values, strict=True))
+        if not all(ranges.takes(hole, value) for hole, value in bindings.items()):
+            matches.strayed += [(ref.name, bindings) for ref in application.refs()]
 
 
 def missing(

@@ -11,8 +11,9 @@ from .errors import StreamconvError, UsageError, quote
 from .families import Config, Family, Option, Value, spell, whole_number
 from .manifest import Manifest
 from .outputs import Alike
+from .patterns import holes
 from .plan import EmptyPlanError, Plan, make_plan
-from .rules import Direction, Matcher, Statement
+from .rules import Direction, Matcher, Rule, Statement
 from .sizes import Ranges
 from .tensors import Catalog
 from .words import suggestion
@@ -34,6 +35,12 @@ def _parsed(family: Family, name: str, text: str) -> Value:
     names = [*known, *family.numbers]
     has = f"its options are {', '.join(names)}" if names else "it has none"
     raise UsageError(f"{family.name} has no option {quote(name)!r}{suggestion(name, names)}; {has}")
+
+
+def said_options(family: Family, said: Mapping[str, object]) -> dict[str, Value]:
+    """What a MindFormers YAML says of the family's options."""
+    told = {option.name: said[option.said] for option in family.options if option.said in said}
+    return {name: value for name, value in told.items() if isinstance(value, bool)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def decided_plan(question: Question, given: Chosen, made_by: Manifest | None, sa
     family = question.family
     if question.direction is Direction.FORWARD:
         defaults = {option.name: option.default for option in family.options}
-        known = {**_told(question, given), **given}
+        known = {**told_options(question, given), **given}
         return question.plan({**defaults, **known})
     return _only_fitting(question, {**said, **_recorded(family, made_by), **given})
 
@@ -76,7 +83,7 @@ def _recorded(family: Family, made_by: Manifest | None) -> dict[str, Value]:
     return {name: _parsed(family, name, str(value)) for name, value in made_by.options.items() if name in known}
 
 
-def _told(question: Question, given: Chosen) -> Chosen:
+def told_options(question: Question, given: Chosen) -> Chosen:
     """What the source's names tell of the options: the first values under which the table knows most of them."""
     family = question.family
     told = [option for option in family.options if option.told and option.name not in given]
@@ -88,11 +95,14 @@ def _told(question: Question, given: Chosen) -> Chosen:
 
 
 def _strangers(question: Question, options: Chosen) -> int:
-    """How many of the source's names the table does not know."""
+    """How many of the source's names the table does not know, and how many of its names without holes the source."""
     family = question.family
     ranges = Ranges(family.ranges, family.sized(question.config, options))
-    matcher = Matcher(family.rules(question.config, options), "hf", ranges)
-    return sum(matcher.match(name) is None for name in question.catalog)
+    table = family.rules(question.config, options)
+    matcher = Matcher(table, "hf", ranges)
+    required = [rule.patterns("hf") for rule in table if isinstance(rule, Rule) and not rule.optional]
+    lacking = sum(name not in question.catalog for names in required if not holes(names) for name in names)
+    return lacking + sum(matcher.match(name) is None for name in question.catalog)
 
 
 def _only_fitting(question: Question, known: Chosen) -> Plan:

@@ -170,9 +170,9 @@ class Builder:
                 elif other is not None:
                     self.dropped[other.name] = f"tied: the same bytes as {of.name}"
             elif isinstance(statement, Copy) and not self._forward:
-                of = catalog[_source_name(self._statements, statement.of, self._source)]
+                copied = catalog.get(_source_name(self._statements, statement.of, self._source))
                 given = any(application.rule.hf == statement.hf for application in matches.applications)
-                yield from (_Repeat(number, name, of) for name in self._copies(statement) if not given)
+                yield from (_Repeat(number, name, copied) for name in self._copies(statement) if copied and not given)
 
     def _copies(self, copy: Copy) -> Iterator[str]:
         """The names under which a tensor is stored again."""

@@ -59,6 +59,11 @@ class Plan:
         """What the checkpoint's config has to say of its dtype, `None` where that is what it was."""
         return self.dtype or (BF16 if self.dequantised else None)
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a LoRA adapter that is converted, not a model."""
+        return self.options.get("is_lora") is True
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the output but for the source's bytes; not over the source's files."""

@@ -15,6 +15,8 @@ from .errors import quote
 from .units import format_size
 
 _EVERY = 10.0
+# Without it tqdm draws while it is being made, and a signal then leaves a bar that nobody can close.
+_NOT_YET = 1e-9
 _BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining} {postfix}"
 
 
@@ -60,6 +62,7 @@ class ProgressBar:
                 unit_divisor=1024,
                 file=self._stream,
                 bar_format=_BAR,
+                delay=_NOT_YET,
                 **_shape(self._stream),
             )
         bar.set_postfix_str(f"mem {_memory(progress)} {quote(progress.file)}", refresh=False)

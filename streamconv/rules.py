@@ -7,7 +7,7 @@ on the other, with the experts along a new axis 0 before the layout is applied. 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -160,6 +160,13 @@ class Matcher:
                 if bound is not None and (nearest is None or bound[1] < nearest.strays):
                     nearest = Match(number, index, *bound)
         return nearest
+
+    def takers(self, name: str) -> Iterator[str]:
+        """The patterns that take `name`, but for those that take anything."""
+        for binder, _, _ in self._exact.get(template(name), ()):
+            bound = binder.bind(name)
+            if bound is not None and not bound[1]:
+                yield binder.pattern.text
 
     def closest(self, name: str) -> str | None:
         """The known pattern that looks most like `name`."""

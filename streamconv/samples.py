@@ -12,8 +12,8 @@ import numpy as np
 from .dtypes import BF16, F8_E4M3, F32, DType
 from .families import Config, Family, Options
 from .formats import safetensors, shards
-from .patterns import fill
-from .rules import Copy, Rule
+from .patterns import Bindings, fill, numbers, words
+from .rules import Copy, Rule, Tied
 from .scales import SUFFIX
 from .sizes import Ranges, Sizes
 from .tensors import OutputFile, TensorSpec
@@ -36,7 +36,8 @@ def hf_specs(
     sizes = family.sized(config, chosen)
     table = family.rules(config, chosen)
     rules = {rule.hf: rule for rule in table if isinstance(rule, Rule) and (optional or not rule.optional)}
-    copies = [Rule(s.hf, s.hf, rules[s.of].shape) for s in table if isinstance(s, Copy)]
+    shapes = {s.hf: s.shape for s in table if isinstance(s, Tied)} | {hf: rule.shape for hf, rule in rules.items()}
+    copies = [Rule(s.hf, s.hf, shapes[s.of]) for s in table if isinstance(s, Copy) and s.of in shapes]
     return [
         TensorSpec(name, F32 if "hf" in rule.fp32 else dtype, shape)
         for rule in (*rules.values(), *copies)
@@ -59,8 +60,8 @@ def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]
 def _tensors(rule: Rule, ranges: Ranges, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     for pattern, spec in zip(rule.patterns("hf"), rule.shapes(), strict=True):
         shape = tuple(sizes.number(symbol) for symbol in spec.split(",")) if spec else ()
-        fillings: list[dict[str, int | str]] = [{}]
-        for hole in rule.holes("hf"):
+        fillings: list[Bindings] = list(words(pattern))
+        for hole in sorted(numbers((pattern,))):
             fillings = [{**f, hole: i} for f in fillings for i in ranges.numbers(hole)]
         yield from ((fill(pattern, filling, sizes), shape) for filling in fillings)
 

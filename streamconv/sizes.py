@@ -45,11 +45,17 @@ class Sizes:
         self._values: dict[str, int] = {}
         self._origins: dict[str, str] = {}
         self._fitting: set[tuple[tuple[int, ...], str]] = set()
-        for name, alternatives in table.items():
-            for text in alternatives.split("|"):
-                self._try(name, text.strip(), config)
-            if given and name in given:
-                self._give(name, *given[name])
+        self._read(table, config)
+        for name, (option, value) in (given or {}).items():
+            if name in table:
+                self._give(name, option, value)
+        self._read(table, config)
+
+    def _read(self, table: Mapping[str, str], config: Mapping[str, object]) -> None:
+        for _ in range(2):  # a symbol may be derived from one that stands further down
+            for name, alternatives in table.items():
+                for text in alternatives.split("|"):
+                    self._try(name, text.strip(), config)
 
     def _try(self, name: str, text: str, config: Mapping[str, object]) -> None:
         if name in self._values:
@@ -177,6 +183,11 @@ class Ranges:
         """All of them; none where nothing has told where they end."""
         first, end = self.of(hole)
         return range(first, end or 0)
+
+    def takes(self, hole: str, value: int | str) -> bool:
+        """Whether the hole may hold that, as far as anything has told."""
+        first, end = self.of(hole)
+        return not isinstance(value, int) or (first <= value and (end is None or value < end))
 
     def origin(self, symbol: str | None) -> int | None:
         """What a hole that is counted from `symbol` adds to its number; `None` where nothing has told."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from .dtypes import DType
 
@@ -29,7 +30,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """How a tensor lies in a row-major array with gaps, or with its axes in another order. Axes of size one are left out.
+    """How a tensor lies in a row-major array, with gaps or its axes in another order. Axes of size one are left out.
 
     Attributes:
         shape: the array's shape. Its last elements need not be there: the tensor's last one is.
@@ -127,6 +128,18 @@ class TensorSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+class Seal(NamedTuple):
+    """The CRC-32 of bytes `begin` … `end` of a file belongs, as four bytes little-endian, at `near` and at `far`.
+
+    Those lie behind the bytes, and so do all `far` ones behind all `near` ones.
+    """
+
+    begin: int
+    end: int
+    near: int
+    far: int
+
+
 @dataclass(frozen=True)
 class OutputFile:
     """One file to be written, known to the byte before anything is.
@@ -137,6 +150,7 @@ class OutputFile:
         literals: (offset, bytes) of everything that is not tensor data: headers, record heads.
         extents: tensor name → (offset, length) pairs in this file that hold its bytes, in order.
         crc_tail: whether the last 17 bytes are a MindSpore CRC over all the bytes before them.
+        seals: CRCs of parts of the file, in its order; the literals have zeros where they belong.
     """
 
     name: str
@@ -144,3 +158,4 @@ class OutputFile:
     literals: tuple[tuple[int, bytes], ...]
     extents: Mapping[str, tuple[tuple[int, int], ...]]
     crc_tail: bool = False
+    seals: tuple[Seal, ...] = ()

@@ -47,6 +47,9 @@ class Transform:
 class Same(Transform):
     """Nothing changes."""
 
+    def __str__(self) -> str:
+        return "as it is"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return list(parts)
 
@@ -60,6 +63,9 @@ class Chain(Transform):
     """Steps one after the other."""
 
     steps: tuple[Transform, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.steps))
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         result = list(parts)
@@ -78,6 +84,9 @@ class Each(Transform):
 
     steps: tuple[Transform, ...]
 
+    def __str__(self) -> str:
+        return f"each: {'; '.join(map(str, self.steps))}"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [view for step, part in zip(self.steps, parts, strict=True) for view in step.apply([part], sizes)]
 
@@ -91,6 +100,9 @@ class Transpose(Transform):
     """Axis i of the result is axis `axes[i]`; every view alike."""
 
     axes: tuple[int, ...] = (1, 0)
+
+    def __str__(self) -> str:
+        return f"axes {' '.join(map(str, self.axes))}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.permute(part, self.axes) for part in parts]
@@ -114,6 +126,9 @@ class Join(Transform):
     groups: str | None = "1"
     axis: int = 0
 
+    def __str__(self) -> str:
+        return f"joined {self.how}"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         ratio = self._lowest(sizes)
         lengths = [views.length(part, self.axis) for part in parts]
@@ -128,6 +143,12 @@ class Join(Transform):
             return [views.concat(parts, self.axis)]
         grouped = [views.split(part, self.axis, groups) for part in parts]
         return [views.merge(views.concat(grouped, self.axis + 1), self.axis)]
+
+    @property
+    def how(self) -> str:
+        """The ratio and the groups, in words."""
+        groups = {"1": "", None: ", row by row"}.get(self.groups, f", per {self.groups}")
+        return f"{':'.join(self.ratio)}{groups}{f' on axis {self.axis}' if self.axis else ''}"
 
     def _lowest(self, sizes: Sizes) -> list[int]:
         """The ratio in lowest terms."""
@@ -147,6 +168,9 @@ class Part(Transform):
     """One view to n: what `join` put together, taken apart."""
 
     join: Join
+
+    def __str__(self) -> str:
+        return f"split {self.join.how}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         (whole,), axis = parts, self.join.axis
@@ -171,6 +195,9 @@ class Fold(Transform):
     axis: int
     outer: str
 
+    def __str__(self) -> str:
+        return f"axis {self.axis} split as {self.outer}"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.split(part, self.axis, sizes.number(self.outer)) for part in parts]
 
@@ -186,6 +213,9 @@ class Unfold(Transform):
     axis: int
     outer: str
 
+    def __str__(self) -> str:
+        return f"axes {self.axis} and {self.axis + 1} merged"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.merge(part, self.axis) for part in parts]
 
@@ -200,6 +230,9 @@ class Unsqueeze(Transform):
 
     axis: int
 
+    def __str__(self) -> str:
+        return f"a new axis {self.axis}"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.unsqueeze(part, self.axis) for part in parts]
 
@@ -213,6 +246,9 @@ class Squeeze(Transform):
     """An axis of size one less; every view alike."""
 
     axis: int
+
+    def __str__(self) -> str:
+        return f"without axis {self.axis}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.squeeze(part, self.axis) for part in parts]
@@ -229,6 +265,9 @@ class Pad(Transform):
     axis: int
     size: str
     multiple: str
+
+    def __str__(self) -> str:
+        return f"axis {self.axis} padded with zeros to a multiple of {self.multiple}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.pad(part, self.axis, self.padded(views.length(part, self.axis), sizes)) for part in parts]
@@ -249,6 +288,9 @@ class Unpad(Transform):
 
     pad: Pad
 
+    def __str__(self) -> str:
+        return f"axis {self.pad.axis} cut to {self.pad.size}"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         axis, size = self.pad.axis, sizes.number(self.pad.size)
         padded = self.pad.padded(size, sizes)
@@ -268,6 +310,9 @@ class Blank(Transform):
 
     index: int
 
+    def __str__(self) -> str:
+        return f"zeros as tensor {self.index}"
+
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [*parts[: self.index], views.zeros(parts[0].shape, parts[0].dtype), *parts[self.index :]]
 
@@ -281,6 +326,9 @@ class Unblank(Transform):
     """The view of zeros left out: it has to hold zeros."""
 
     blank: Blank
+
+    def __str__(self) -> str:
+        return f"without tensor {self.blank.index}, which is zeros"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [part for index, part in enumerate(parts) if index != self.blank.index]

@@ -7,12 +7,13 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from .blocks import BLOCK
+from .blocks import BLOCK, SEAL_BYTES, seal_bytes
 from .engine import OnProgress, Progress
 from .errors import UsageError, VerificationError, quote, source_error
 from .formats import ckpt
@@ -132,12 +133,16 @@ class CompareSink:
         for file in self._files:
             if file.crc_tail:
                 body = file.size - ckpt.CRC_TAIL_BYTES
-                self._compare(file, body, memoryview(ckpt.crc_tail(self._crc(file, body))), "the CRC")
+                self._compare(file, body, memoryview(ckpt.crc_tail(self._crc(file, 0, body))), "the CRC")
+            for seal in file.seals:
+                expected = memoryview(seal_bytes(self._crc(file, seal.begin, seal.end)))
+                self._compare(file, seal.near, expected, "a CRC")
+                self._compare(file, seal.far, expected, "a CRC in the directory")
 
-    def _crc(self, file: OutputFile, size: int) -> int:
+    def _crc(self, file: OutputFile, begin: int, end: int) -> int:
         crc = 0
-        for begin in range(0, size, _CHUNK):
-            crc = zlib.crc32(self._read(file, begin, min(_CHUNK, size - begin)), crc)
+        for at in range(begin, end, _CHUNK):
+            crc = zlib.crc32(self._read(file, at, min(_CHUNK, end - at)), crc)
         return crc
 
     def close(self) -> None:
@@ -155,8 +160,8 @@ class CompareSink:
         size = os.fstat(descriptor).st_size
         if size != file.size:
             raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
-        for offset, data in file.literals:
-            self._compare(file, offset, memoryview(data), "a header" if file.extents else "the index")
+        for offset, data in _unsealed(file):
+            self._compare(file, offset, data, "a header" if file.extents else "the index")
 
     def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
         # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
@@ -179,6 +184,18 @@ class CompareSink:
 
     def _place(self, file: OutputFile) -> Path:
         return self._path / file.name if self._path.is_dir() else self._path
+
+
+def _unsealed(file: OutputFile) -> Iterator[tuple[int, memoryview]]:
+    """The literals of a file with their offsets, but for the seals in them."""
+    seals = chain((seal.near for seal in file.seals), (seal.far for seal in file.seals))
+    seal = next(seals, file.size)
+    for offset, data in file.literals:
+        begin, end = offset, offset + len(data)
+        while seal < end:
+            yield begin, memoryview(data)[begin - offset : seal - offset]
+            begin, seal = seal + SEAL_BYTES, next(seals, file.size)
+        yield begin, memoryview(data)[begin - offset :]
 
 
 def needed(manifest: Manifest | None, path: Path) -> Manifest:

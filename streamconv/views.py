@@ -22,8 +22,18 @@ Seams = tuple[tuple[int, ...], ...]
 
 
 def leaf(ref: TensorRef) -> View:
-    """The tensor as it lies on disk."""
-    return Stored(ref.shape, ref.dtype, ref)
+    """The tensor as it lies on disk; if that is in an array with gaps or other axes, cut out of it."""
+    if ref.cutout is None:
+        return Stored(ref.shape, ref.dtype, ref)
+    array = TensorRef(ref.name, ref.dtype, ref.cutout.shape, ref.extents)
+    view: View = Array(array.shape, array.dtype, array, ref)
+    sizes = [size for size in ref.shape if size > 1]
+    for size, axis in zip(sizes, ref.cutout.order, strict=True):
+        view = cut(view, axis, 0, (size - 1) * ref.cutout.steps[axis] + 1, ref.cutout.steps[axis])
+    view = permute(view, ref.cutout.order)
+    for axis, size in enumerate(ref.shape):
+        view = unsqueeze(view, axis) if size == 1 else view
+    return view
 
 
 def zeros(shape: Shape, dtype: DType) -> View:
@@ -42,6 +52,9 @@ def scaled(weight: TensorRef, scale: TensorRef, block: tuple[int, int] = (128, 1
             f"{weight.name} {list(weight.shape)} {weight.dtype} with scales {list(scale.shape)} {scale.dtype}: "
             "only F8_E4M3 matrices with F32 scales can be dequantised"
         )
+    for ref in (weight, scale):
+        if ref.cutout:
+            raise UnsupportedError(f"{ref.name} is not contiguous, and cannot be dequantised: save it contiguous")
     grid = tuple(-(-n // b) for n, b in zip(weight.shape, block, strict=True))
     if scale.shape != grid:
         raise UnsupportedError(f"{scale.name} has shape {list(scale.shape)}, {weight.name} needs {list(grid)}")
@@ -186,12 +199,22 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Stored(Leaf):
-    """A tensor on disk."""
+    """A tensor on disk, or another row-major array there."""
 
     ref: TensorRef
 
     def refs(self) -> tuple[TensorRef, ...]:
         return (self.ref,)
+
+
+@dataclass(frozen=True, slots=True)
+class Array(Stored):
+    """An array on disk that a tensor of the catalog is cut out of. Its last elements need not be there."""
+
+    tensor: TensorRef
+
+    def refs(self) -> tuple[TensorRef, ...]:
+        return (self.tensor,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from .blocks import BlockLedger
+from .blocks import BlockLedger, ReadBack, SealedLedger
 from .errors import storage_error
 from .formats import ckpt
 from .layout import Layout
@@ -21,7 +21,7 @@ class OpenFile:
         self.file = file
         body = file.size - (ckpt.CRC_TAIL_BYTES if file.crc_tail else 0)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self.ledger = BlockLedger(body, self._read_back, file.crc_tail)
+        self.ledger = _ledger(body, file, self._read_back)
         try:
             os.ftruncate(self._descriptor, file.size)
             for offset, data in file.literals:
@@ -44,17 +44,25 @@ class OpenFile:
         return os.pread(self._descriptor, length, offset)
 
     def finish(self) -> list[str]:
-        """Append the CRC where one is wanted, make the file durable, and give the digests of its blocks."""
-        if self.file.crc_tail:
-            tail = ckpt.crc_tail(self.ledger.total_crc())
-            self._write(self.ledger.size, memoryview(tail))
-            self.ledger.extend(len(tail))
+        """Add the CRCs that are wanted, make the file durable, and give the digests of its blocks."""
+        if isinstance(self.ledger, SealedLedger):
+            digests = self.ledger.seal(self._write)
+        else:
+            if self.file.crc_tail:
+                tail = ckpt.crc_tail(self.ledger.total_crc())
+                self._write(self.ledger.size, memoryview(tail))
+                self.ledger.extend(len(tail))
+            digests = self.ledger.ordered()
         os.fsync(self._descriptor)
-        return self.ledger.ordered()
+        return digests
 
     def close(self) -> None:
         """Let go of it."""
         os.close(self._descriptor)
+
+
+def _ledger(size: int, file: OutputFile, read_back: ReadBack) -> BlockLedger | SealedLedger:
+    return SealedLedger(size, file.seals, read_back) if file.seals else BlockLedger(size, read_back, file.crc_tail)
 
 
 class FileSink:

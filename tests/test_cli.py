@@ -468,7 +468,7 @@ def test_the_examples_of_the_help_work(tmp_path: Path, capsys, monkeypatch) -> N
     running.tiny(Path("Mixtral-8x7B"), model_type="mixtral", num_local_experts=3)
     running.tiny(Path("Llama-3.1-8B"))
     lines = [line.split() for line in cli._CONVERT_HELP.splitlines() if line.startswith("  streamconv ")]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for words in lines:
         if words[2] == "./old.ckpt":
             Path("llama.ckpt").rename("old.ckpt")

@@ -119,14 +119,15 @@ def test_sources_differ_from_each_other() -> None:
 def test_every_family_is_found_by_its_name_and_by_what_it_recognises(family) -> None:
     assert families.find(family.name) is family
     for model_type in family.model_types:
-        found, why = families.recognise({"model_type": model_type})
+        found, why = families.recognise({"model_type": model_type, **dict.fromkeys(family.marks, 1)})
         assert found is family
         assert model_type in why
 
 
 def test_no_two_families_recognise_the_same_config() -> None:
-    types = [model_type for family in families.families() for model_type in family.model_types]
-    assert len(types) == len(set(types))
+    said = [(word, f.marks) for f in families.families() for word in (*f.model_types, *f.architectures)]
+    assert len(said) == len(set(said))
+    assert all((word, ()) in said for word, _ in said if word != "cogvlm2")
 
 
 @pytest.mark.parametrize("family", families.families(), ids=lambda family: family.name)
@@ -153,7 +154,7 @@ def test_options_are_spelled_and_parsed() -> None:
     ("name", "hint"), [("lama", "did you mean llama"), ("Mixtral", "mean mixtral"), ("\x1b[0m", ""), ("", "")]
 )
 def test_did_you_mean_this_model(name, hint) -> None:
-    with pytest.raises(UsageError, match=rf"{hint}.*llama, mixtral.*raw") as caught:
+    with pytest.raises(UsageError, match=rf"{hint}.*llama, llava, mae, mixtral.*raw") as caught:
         families.find(name)
     assert str(caught.value).isprintable()
     assert ("did you mean" in str(caught.value)) == bool(hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -11,9 +12,27 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import UnsupportedError, UsageError, quote
+from ..rules import Copy, Drop, Rule, Statement, Tied
+from ..transforms import (
+    Blank,
+    Each,
+    Fold,
+    Join,
+    Pad,
+    Part,
+    Same,
+    Squeeze,
+    Transform,
+    Transpose,
+    Unfold,
+    Unsqueeze,
+)
 from . import (
     baichuan2,
+    blip2,
+    bloom,
     codegeex2,
+    cogvlm2,
     deepseek,
     deepseek2,
     deepseek3,
@@ -23,6 +42,8 @@ from . import (
     internlm2,
     knowlm,
     llama,
+    llava,
+    mae,
     mixtral,
     qwen,
     qwen1_5,
@@ -31,18 +52,41 @@ from . import (
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    qwenvl,
     raw,
     skywork,
+    swin,
+    telechat,
+    telechat2,
+    vit,
     whisper,
+    wizardcoder,
     yi,
 )
 from .base import Config, Family, Option, Options, Value, spell, whole_number
 
 __all__ = [
+    "Blank",
     "Config",
+    "Copy",
+    "Drop",
+    "Each",
     "Family",
+    "Fold",
+    "Join",
     "Option",
     "Options",
+    "Pad",
+    "Part",
+    "Rule",
+    "Same",
+    "Squeeze",
+    "Statement",
+    "Tied",
+    "Transform",
+    "Transpose",
+    "Unfold",
+    "Unsqueeze",
     "Value",
     "choose",
     "families",
@@ -57,6 +101,17 @@ __all__ = [
 GROUP = "streamconv.families"
 
 _MODULES = (
+    telechat2,
+    telechat,
+    qwenvl,
+    cogvlm2,
+    llava,
+    blip2,
+    mae,
+    vit,
+    swin,
+    wizardcoder,
+    bloom,
     deepseek,
     deepseek2,
     deepseek3,
@@ -113,12 +168,13 @@ def _offered(entry: EntryPoint) -> Family:
     return family
 
 
-def load(path: Path) -> Family:
+def load(file: str | os.PathLike[str]) -> Family:
     """The family in a Python file of the user's, which is run: its module has to define `FAMILY`.
 
     Raises:
         UsageError: there is no such file, it fails, or defines no family.
     """
+    path = Path(file)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"--family {quote(path)}: there is no such Python file")
@@ -163,7 +219,8 @@ def find(name: str) -> Family:
     near = difflib.get_close_matches(name.lower(), list(known), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
-        f"model {quote(name)!r} is unknown; {hint}`streamconv models` lists them: {', '.join(sorted(known))}"
+        f"model {quote(name)!r} is unknown; {hint}`streamconv models` lists them: {', '.join(sorted(known))}; "
+        "one of your own needs --family FILE"
     )
 
 

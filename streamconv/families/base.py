@@ -46,7 +46,7 @@ class Option:
             UsageError: none of the option's values is spelled so.
         """
         for value in self.values:
-            if spell(value) == text.strip().lower():
+            if spell(value).lower() == text.strip().lower():
                 return value
         if self.free:
             return whole_number(self.name, text)
@@ -56,7 +56,7 @@ class Option:
 
 def spell(value: Value) -> str:
     """A value as the command line spells it: `true`, `blocks`, `4`."""
-    return str(value).lower()
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def whole_number(name: str, text: str) -> int:

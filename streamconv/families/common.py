@@ -89,9 +89,12 @@ def feed_forward() -> list[Statement]:
     ]
 
 
-def norm(hf: str, ms: str, shape: str) -> list[Statement]:
+def norm(hf: str, ms: str, shape: str | None, optional: bool = False) -> list[Statement]:
     """A layer norm: weight and bias are MindSpore's gamma and beta."""
-    return [Rule(hf + ".weight", ms + ".gamma", shape), Rule(hf + ".bias", ms + ".beta", shape)]
+    return [
+        Rule(f"{hf}.{theirs}", f"{ms}.{ours}", shape, optional=optional)
+        for theirs, ours in (("weight", "gamma"), ("bias", "beta"))
+    ]
 
 
 def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:

@@ -112,6 +112,7 @@ FAMILY = Family(
         *lora.OPTIONS,
     ),
     rules=lora.with_adapters(rules),
+    numbers=lora.NUMBERS,
     differs=(
         "in reverse, rows are put back only with rearrange_rope; MindFormers always does, which spoils default models",
         "without --dtype every tensor keeps its dtype; MindFormers 1.5 makes the split ones float32, 1.6 all",

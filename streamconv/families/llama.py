@@ -87,6 +87,7 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(rules),
+    numbers=lora.NUMBERS,
     differs=(
         "biases of the fused q, k and v lie per KV group as their weights do; MindFormers leaves them in blocks",
         "head_dim may be other than hidden / heads",

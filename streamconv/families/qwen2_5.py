@@ -13,6 +13,7 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(llama.QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(llama.rules),
+    numbers=lora.NUMBERS,
     differs=(
         "qkv_concat converts HuggingFace's files; MindFormers wants a checkpoint converted before, and a YAML",
         "bfloat16 adapters convert; the source's adapter_config.json is left as it is",

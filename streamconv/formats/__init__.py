@@ -1,8 +1,8 @@
 """From a path to the catalog of what it holds, whatever the format: headers are read, tensor bytes are not.
 
-A directory is HuggingFace's or MindSpore's by its index, or holds safetensors files without one, or a single
-`.ckpt`. Safetensors win over the other formats that publishers put beside them; whatever is left alone is
-listed with a reason. Links that lie in the directory are followed, because that is what a snapshot in
+A directory is HuggingFace's or MindSpore's by its index, or holds safetensors or torch files without one, or a
+single `.ckpt`. Safetensors win over the other formats that publishers put beside them; whatever is left alone is
+listed with a reason, and never opened. Links that lie in the directory are followed, because that is what a snapshot in
 HuggingFace's cache consists of; names that come out of an index have to be plain ones.
 """
 
@@ -14,21 +14,31 @@ from pathlib import Path
 
 from ..errors import SourceError, UnsupportedError, quote, source_error
 from ..tensors import Catalog, SourceFile, TensorRef
-from . import ckpt, safetensors
-from .shards import HF_INDEX, MS_MAP, listing, missing_numbered, read_index
+from . import ckpt, safetensors, torch
+from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, listing, missing_numbered, read_index
 
-__all__ = ["open_catalog"]
-
-_TORCH = (".bin", ".pt", ".pth", ".pkl")
-_RESAVE = "load the model with transformers, save_pretrained() it, which writes safetensors, and convert that"
-_OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx")
+__all__ = ["TORCH_ENDINGS", "open_catalog"]
 
 Room = Callable[[], int]
-_Shards = dict[str, tuple[SourceFile, dict[str, TensorRef]]]
+_Shard = tuple[SourceFile, dict[str, TensorRef], Mapping[str, str]]
+
+#: What a torch file may end in.
+TORCH_ENDINGS = (".bin", ".pt", ".pth")
+
+_FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
+_READERS: Mapping[str, Callable[[Path, int], _Shard]] = {
+    "safetensors": lambda path, limit: (*safetensors.read(path, limit), {}),
+    "ckpt": lambda path, limit: (*ckpt.read(path, limit), {}),
+    "torch": torch.read,
+}
+_TORCH_WHOLE = "pytorch_model.bin"
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state")
+_OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 
 def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Catalog:
-    """The tensors of a `.safetensors` or `.ckpt` file, or of a directory; files by name, tensors by offset.
+    """The tensors of a `.safetensors`, `.ckpt` or torch file, or of a directory; files by name, tensors by offset.
 
     Args:
         path: the file or directory.
@@ -36,7 +46,7 @@ def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Cat
 
     Raises:
         SourceError: nothing there to read, or it is broken, incomplete or contradicts its index.
-        UnsupportedError: a torch file, an encrypted file, or a dtype that streamconv does not know.
+        UnsupportedError: an encrypted file, one that is no checkpoint, or a dtype that streamconv does not know.
     """
     try:
         is_directory = stat.S_ISDIR(path.stat().st_mode)
@@ -48,34 +58,53 @@ def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Cat
 
 
 def _open_file(path: Path, room: Room) -> Catalog:
-    if path.suffix == ".safetensors":
-        file, tensors = safetensors.read(path, room())
-    elif path.suffix == ".ckpt":
-        file, tensors = ckpt.read(path, room())
-    elif path.suffix in _TORCH:
-        raise UnsupportedError(f"{quote(path)} is a torch file, and unpickling can run any code in it; {_RESAVE}")
-    else:
+    kind = _FORMATS.get(path.suffix)
+    if kind is None:
         raise UnsupportedError(
-            f"{quote(path)} is neither a directory nor a .safetensors or .ckpt file; for an index, give its directory"
+            f"{quote(path)} is neither a directory nor a file that ends in {', '.join(_FORMATS)}; "
+            "for an index, give its directory"
         )
-    return Catalog(path, path.suffix[1:], tensors, (file,))
+    file, tensors, ignored = _READERS[kind](path, room())
+    return Catalog(path, kind, tensors, (file,), ignored)
 
 
 def _open_directory(directory: Path, room: Room) -> Catalog:
     names = _names(directory)
-    index = _read_index(directory, names, room())
-    chosen = sorted(set(index.values())) if index else [name for name in names if _is_loose_shard(name)]
+    kind, chosen, index = _choose(directory, names, room())
+    _refuse_missing(directory, chosen, names, numbered=not index)
+    shards = {name: _READERS[kind](directory / name, room()) for name in chosen}
+    _refuse_twice(directory, shards)
+    if index:
+        _compare(directory, index, shards)
+    tensors = {name: ref for _, refs, _ in shards.values() for name, ref in refs.items()}
+    ignored = _ignored(directory, names, kind, chosen, bool(index))
+    for _, _, inside in shards.values():
+        ignored.update(inside)
+    return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored)
+
+
+def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Sequence[str], Mapping[str, str]]:
+    """Format, files and index (empty without one) of the checkpoint in a directory."""
+    index = _read_index(directory, names, limit)
+    chosen = sorted(set(index.values())) if index else _loose(names, ".safetensors")
     if chosen:
-        _refuse_missing(directory, chosen, names, numbered=not index)
-        shards = {name: safetensors.read(directory / name, room()) for name in chosen}
-        _refuse_twice(directory, shards)
-        if index:
-            _compare(directory, index, shards)
-        tensors = {name: ref for _, refs in shards.values() for name, ref in refs.items()}
-        files = tuple(file for file, _ in shards.values())
-        return Catalog(directory, "safetensors", tensors, files, _ignored(directory, names, chosen))
-    file, tensors = ckpt.read(_only_ckpt(directory, names), room())
-    return Catalog(directory, "ckpt", tensors, (file,), _ignored(directory, names, [file.path.name]))
+        return "safetensors", chosen, index
+    torch_files, ckpts = _loose(names, TORCH_ENDINGS), _loose(names, ".ckpt")
+    torch_files += [TORCH_INDEX] * (TORCH_INDEX in names)
+    if torch_files and ckpts:
+        raise SourceError(
+            f"{quote(directory)} holds torch files ({listing(torch_files)}) and MindSpore's ({listing(ckpts)}), and "
+            "which of them counts is not certain; give the file to convert itself, or move one kind elsewhere"
+        )
+    if TORCH_INDEX in names:
+        index = read_index(directory / TORCH_INDEX, limit)
+        return "torch", sorted(set(index.values())), index
+    if torch_files:
+        return "torch", _torch_files(directory, torch_files), {}
+    adapter = next((name for name in _ADAPTERS if name in names), None)
+    if adapter and not ckpts:
+        return _FORMATS[Path(adapter).suffix], [adapter], {}
+    return "ckpt", [_only_ckpt(directory, names, ckpts)], {}
 
 
 def _names(directory: Path) -> list[str]:
@@ -96,12 +125,33 @@ def _read_index(directory: Path, names: Collection[str], limit: int) -> dict[str
     return found[0] if found else {}
 
 
-def _is_loose_shard(name: str) -> bool:
-    return name.endswith(".safetensors") and not _is_special(name)
+def _loose(names: Sequence[str], endings: str | tuple[str, ...]) -> list[str]:
+    """The files that may be the checkpoint, or parts of it."""
+    return [name for name in names if name.endswith(endings) and not _special(name)]
 
 
-def _is_special(name: str) -> bool:
-    return name.startswith("consolidated") or name == "adapter_model.safetensors"
+def _special(name: str) -> str | None:
+    """Why a file of weights, by its name, is none of the checkpoint's."""
+    if name.startswith("consolidated"):
+        return "the publisher's own arrangement of the same weights"
+    if name in _ADAPTERS:
+        return "an adapter, not a model: merge it into its model first"
+    if name.startswith(_TRAINING) and name.endswith(TORCH_ENDINGS):
+        return "the state of a training run, not a model"
+    return None
+
+
+def _torch_files(directory: Path, found: Sequence[str]) -> Sequence[str]:
+    """Which of a directory's torch files are the checkpoint, where no index says it."""
+    series = [name for name in found if is_numbered(name)]
+    if _TORCH_WHOLE in found and not series:
+        return [_TORCH_WHOLE]
+    if len(found) == 1 or (series and _TORCH_WHOLE not in found):
+        return series or found
+    raise SourceError(
+        f"{quote(directory)} holds {len(found)} torch files ({listing(found)}), and which of them are the checkpoint "
+        "is not certain; give the one to convert itself"
+    )
 
 
 def _refuse_missing(directory: Path, chosen: Sequence[str], names: Collection[str], numbered: bool) -> None:
@@ -127,10 +177,10 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _refuse_twice(directory: Path, shards: _Shards) -> None:
+def _refuse_twice(directory: Path, shards: Mapping[str, _Shard]) -> None:
     first: dict[str, str] = {}
     twice = []
-    for shard, (_, tensors) in shards.items():
+    for shard, (_, tensors, _) in shards.items():
         twice += [f"{name} ({first[name]}, {shard})" for name in tensors if name in first]
         first.update((name, shard) for name in tensors)
     if twice:
@@ -140,7 +190,7 @@ def _refuse_twice(directory: Path, shards: _Shards) -> None:
         )
 
 
-def _compare(directory: Path, index: Mapping[str, str], shards: _Shards) -> None:
+def _compare(directory: Path, index: Mapping[str, str], shards: Mapping[str, _Shard]) -> None:
     """Refuses an index that does not say exactly what the shards hold."""
     lacking = [f"{name} ({shard})" for name, shard in index.items() if name not in shards[shard][1]]
     if lacking:
@@ -148,7 +198,7 @@ def _compare(directory: Path, index: Mapping[str, str], shards: _Shards) -> None
             f"{quote(directory)}: {len(lacking)} tensor(s) that the index names are not in their files: "
             f"{listing(lacking)}; download index and shards again, from the same revision"
         )
-    unnamed = [f"{name} ({shard})" for shard, (_, refs) in shards.items() for name in refs if name not in index]
+    unnamed = [f"{name} ({shard})" for shard, (_, refs, _) in shards.items() for name in refs if name not in index]
     if unnamed:
         raise SourceError(
             f"{quote(directory)}: {len(unnamed)} tensor(s) of the shards are not in the index: "
@@ -156,39 +206,37 @@ def _compare(directory: Path, index: Mapping[str, str], shards: _Shards) -> None
         )
 
 
-def _only_ckpt(directory: Path, names: Sequence[str]) -> Path:
-    found = [name for name in names if name.endswith(".ckpt")]
+def _only_ckpt(directory: Path, names: Sequence[str], found: Sequence[str]) -> str:
     if len(found) == 1:
-        return directory / found[0]
+        return found[0]
     if found:
         raise SourceError(
             f"{quote(directory)} holds {len(found)} .ckpt files ({listing(found)}); give the one to convert itself"
         )
-    torch = [name for name in names if name.endswith(_TORCH)]
-    if torch:
-        raise UnsupportedError(f"{quote(directory)} holds torch files only ({listing(torch)}); {_RESAVE}")
-    left = [f"{name}: {reason}" for name, reason in _ignored(directory, names, ()).items()]
+    left = [f"{name}: {reason}" for name, reason in _ignored(directory, names, "", (), False).items()]
     beside = f"; left alone: {listing(left)}" if left else ""
-    raise SourceError(f"{quote(directory)} holds no .safetensors and no .ckpt file to read{beside}")
+    raise SourceError(f"{quote(directory)} holds no file to read that ends in {', '.join(_FORMATS)}{beside}")
 
 
-def _ignored(directory: Path, names: Sequence[str], chosen: Collection[str]) -> dict[str, str]:
-    reasons = {name: _reason(directory / name) for name in names if name not in chosen}
+def _ignored(
+    directory: Path, names: Sequence[str], kind: str, chosen: Collection[str], indexed: bool
+) -> dict[str, str]:
+    reasons = {name: _reason(directory / name, kind, indexed) for name in names if name not in chosen}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _reason(path: Path) -> str | None:
-    """Why an entry beside the checkpoint is left alone; `None` for what holds no weights."""
+def _reason(path: Path, kind: str, indexed: bool) -> str | None:
+    """Why an entry beside a checkpoint of a format is left alone; `None` for what holds no weights."""
     if stat.S_ISDIR(_mode(path)):
         return "a folder: only the directory itself is read"
-    if path.name.startswith("consolidated"):
-        return "the publisher's own arrangement of the same weights"
-    if path.name == "adapter_model.safetensors":
-        return "an adapter, not a model: merge it into its model first"
-    suffixes = {
-        (".safetensors",): "not named by the index",
-        _TORCH: "a torch file: streamconv reads safetensors",
-        (".ckpt",): "the safetensors files beside it are read instead",
-        _OTHER_FORMATS: "another format",
-    }
-    return next((reason for suffix, reason in suffixes.items() if path.name.endswith(suffix)), None)
+    if special := _special(path.name):
+        return special
+    if path.name.endswith(_OTHER_FORMATS):
+        return "another format"
+    its = _FORMATS.get(path.suffix)
+    if its is None:
+        return None
+    if its == kind:
+        return "not named by the index" if indexed else "other files of its format are read instead"
+    what = "a torch file: " if its == "torch" else ""
+    return f"{what}the {kind} files beside it are read instead"

@@ -1,8 +1,9 @@
 """Several files as one checkpoint: their names, their index, and how tensors are dealt out.
 
 Both worlds use the same JSON, `{"metadata": {"total_size": N}, "weight_map": {tensor: file}}`: HuggingFace as
-`model.safetensors.index.json` (`pytorch_model.bin.index.json` for torch files), MindSpore 2.10 as `param_name_map.json`, which may also be the bare map
-(measured). An index is text from outside: a file that it names has to lie beside it.
+`model.safetensors.index.json` (`pytorch_model.bin.index.json` for torch files), MindSpore 2.10 as
+`param_name_map.json`, which may also be the bare map (measured). An index is text from outside: a file that it
+names has to lie beside it.
 """
 
 from __future__ import annotations

@@ -197,8 +197,8 @@ def _rebuild(value: object) -> Call | None:
                 return value
             case Call(function, [inner, *_]) if function in _AROUND:
                 value = inner
-            case Call("torch._tensor._rebuild_from_type_v2", [Name(function), _, tuple(arguments), _]):
-                value = Call(function, arguments)
+            case Call(function, [Name(inner), _, tuple(arguments), _]) if function == _SUBCLASS:
+                value = Call(inner, arguments)
             case _:
                 return None
     return None
@@ -228,8 +228,11 @@ def _tensor(archive: _Archive, name: str, call: Call, shapes: dict[tuple[int, ..
     arguments = call.arguments
     if len(arguments) < least:
         raise _broken(where, "is described by too few values")
-    if any(not isinstance(one, Table) or one.pairs for one in arguments[metadata_at:]):
-        raise UnsupportedError(f"{where} is lazily negated or conjugated; load the file with torch, resolve it, and save")
+    if any(one is not None and not (isinstance(one, Table) and not one.pairs) for one in arguments[metadata_at:]):
+        raise UnsupportedError(
+            f"{where} is negated or conjugated only by a note; load the file with torch, resolve_neg() and "
+            "resolve_conj() it, and save it again"
+        )
     dtype, entry = _storage(archive, arguments[0], None if dtype_at is None else arguments[dtype_at], where)
     offset, shape, strides = _number(arguments[1], where), _numbers(arguments[2], where), _numbers(arguments[3], where)
     if len(shape) != len(strides):

@@ -294,10 +294,10 @@ def test_several_ckpts(tmp_path, write):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pt", "x.pth"])
-def test_torch_files_are_not_unpickled(tmp_path, name):
+def test_torch_files_that_are_none(tmp_path, name):
     (tmp_path / name).write_bytes(b"PK\3\4")
-    refused(tmp_path / name, name, "save_pretrained", "safetensors", error=UnsupportedError)
-    refused(tmp_path, name, "save_pretrained", "safetensors", error=UnsupportedError)
+    refused(tmp_path / name, name)
+    refused(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "config.json", "blob"])
@@ -307,9 +307,17 @@ def test_files_of_other_formats(tmp_path, name):
 
 
 def test_nothing_to_read(tmp_path, write):
-    refused(tmp_path, "holds no .safetensors and no .ckpt file")
+    refused(tmp_path, "holds no file to read that ends in .safetensors, .ckpt, .bin")
+    write("consolidated.safetensors", "a")
+    refused(tmp_path, "left alone: consolidated.safetensors: the publisher's own")
+
+
+def test_an_adapter_is_read_where_there_is_nothing_else(tmp_path, write):
     write("adapter_model.safetensors", "a")
-    refused(tmp_path, "left alone: adapter_model.safetensors: an adapter")
+    assert list(open_catalog(tmp_path)) == ["a"]
+    write("model.safetensors", "b")
+    assert list(open_catalog(tmp_path)) == ["b"]
+    assert open_catalog(tmp_path).ignored["adapter_model.safetensors"].startswith("an adapter, not a model")
 
 
 @pytest.mark.parametrize("name", ["gone", "gone.safetensors", "a\0b", "x" * 300])

@@ -1,0 +1,56 @@
+"""BLOOM and BLOOMZ: q, k and v lie head by head; MindFormers has them apart, and most linears turned.
+
+From MindFormers 1.3.2, `models/bloom/convert_weight.py`. A `transformer.` before HuggingFace's names stays.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement
+from ..transforms import Join, Part
+from .base import Config, Family, Options
+from .common import TRAINING_STATE, norm
+from .encoders import qkv, turned
+
+_TOP = "{prefix:|transformer.}"
+_HF, _MS = _TOP + "h.{layer}.", _TOP + "blocks.{layer}."
+_BY_HEAD = Part(Join(("1", "1", "1"), groups="heads"))
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    fused, dense, word = _HF + "self_attention.query_key_value.", _MS + "attention.", "embedding.word_embedding."
+    return [
+        Rule(_TOP + "word_embeddings.weight", _TOP + word + "embedding_table", "vocab, hidden"),
+        *norm(_TOP + "word_embeddings_layernorm", _TOP + "embedding.norm", "hidden"),
+        *norm(_HF + "input_layernorm", _MS + "layernorm1", "hidden"),
+        Rule(fused + "weight", qkv("weight", dense), "3*hidden, hidden", _BY_HEAD),
+        Rule(fused + "bias", qkv("bias", dense), "3*hidden", _BY_HEAD),
+        *turned(_HF + "self_attention.dense", dense + "projection", "hidden", "hidden"),
+        *norm(_HF + "post_attention_layernorm", _MS + "layernorm2", "hidden"),
+        *turned(_HF + "mlp.dense_h_to_4h", _MS + "output.mapping", "4*hidden", "hidden"),
+        *turned(_HF + "mlp.dense_4h_to_h", _MS + "output.projection", "hidden", "4*hidden"),
+        *norm(_TOP + "ln_f", _TOP + "ln_f", "hidden"),
+        Rule("lm_head.weight", "head.weight", "vocab, hidden", optional=True),
+        Rule("lm_head.bias", "head.bias", "vocab", optional=True),
+        *TRAINING_STATE,
+    ]
+
+
+FAMILY = Family(
+    name="bloom",
+    title="BLOOM, BLOOMZ, all sizes",
+    repositories=("bigscience/bloom{-560m,-1b1,-1b7,-3b,-7b1,}", "bigscience/bloomz{-560m,-1b1,-1b7,-3b,-7b1,}"),
+    model_types=("bloom",),
+    sizes={
+        "vocab": "vocab_size",
+        "hidden": "hidden_size | n_embed",
+        "layers": "n_layer | num_hidden_layers",
+        "heads": "n_head | num_attention_heads",
+    },
+    numbers={"n_head": "heads", "hidden_size": "hidden"},
+    rules=rules,
+    differs=(
+        "names with transformer. in front are read in reverse too; MindFormers fails on them",
+        "an n_head other than the config's is refused; MindFormers mixes rows in silence",
+    ),
+)

@@ -1,0 +1,131 @@
+"""CogVLM2: an EVA image encoder, an adapter, and a Llama; for images with experts of its own for image tokens.
+
+From MindFormers 1.5's `models/cogvlm2/convert_weight.py`, whose 4096 and 5120 are the first rows of k and v. Every
+layer has the same rotary frequencies; MindFormers has them once.
+"""
+
+from __future__ import annotations
+
+from ..rules import Copy, Rule, Statement
+from ..transforms import Join, Part, Unsqueeze
+from .base import Config, Family, Option, Options
+from .common import TRAINING_STATE, L, norm
+from .encoders import same
+
+_EYE, _EYE_MS, _ADAPTER = "model.vision.", "vision_encoder.", "mlp_adapter."
+_LAYER, _LAYER_MS = _EYE + "transformer.layers.{block}.", _EYE_MS + "blocks.{block}."
+_QKV, _DENSE = (
+    "self_attn.{kind:language|vision}_expert_query_key_value.",
+    "self_attn.{kind:language|vision}_expert_dense.",
+)
+_FREQUENCIES = ".self_attn.rotary_emb.inv_freq"
+_PROJECTIONS = (("gate_proj", "w1", "ffn, width"), ("up_proj", "w3", "ffn, width"), ("down_proj", "w2", "width, ffn"))
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    video = options["modal"] == "video"
+    top = "llm_model.pet_model.lora_model." if video and options["sft"] == "lora" else "llm_model."
+    first = "model.layers.0" + _FREQUENCIES
+    return [
+        Rule("model.embed_tokens.weight", top + "model.tok_embeddings.embedding_weight", "vocab, width"),
+        Rule(first, top + "model.freqs_mgr.freqs", "frequencies", optional=True),
+        Copy("model.layers.{later}" + _FREQUENCIES, first, "the same in every layer"),
+        *(_video_layer(top + L) if video else _image_layer(top + L)),
+        Rule("model.norm.weight", top + "model.norm_out.weight", "width"),
+        Rule("lm_head.weight", top + "lm_head.weight", "vocab, width"),
+        *_eye(),
+        *_adapter(),
+        *TRAINING_STATE,
+    ]
+
+
+def _video_layer(ms: str) -> list[Statement]:
+    """A Llama's layer: q, k and v apart, MindFormers' names."""
+    language, parts = L + "self_attn.language_expert_", tuple(f"{ms}attention.w{p}.weight" for p in "qkv")
+    return [
+        Rule(
+            language + "query_key_value.weight",
+            parts,
+            "(heads+2*kv)*head_dim, width",
+            Part(Join(("heads", "kv", "kv"))),
+        ),
+        Rule(language + "dense.weight", ms + "attention.wo.weight", "width, heads*head_dim"),
+        *(
+            Rule(f"{L}mlp.language_mlp.{hf}.weight", f"{ms}feed_forward.{w}.weight", shape)
+            for hf, w, shape in _PROJECTIONS
+        ),
+        Rule(L + "input_layernorm.weight", ms + "attention_norm.weight", "width"),
+        Rule(L + "post_attention_layernorm.weight", ms + "ffn_norm.weight", "width"),
+    ]
+
+
+def _image_layer(ms: str) -> list[Statement]:
+    """Two experts, HuggingFace's names but for the networks' projections."""
+    kinds = "mlp.{kind:language|vision}_mlp."
+    bias = "self_attn.vision_expert_query_key_value.bias"
+    return [
+        Rule(L + _QKV + "weight", ms + _QKV + "weight", "(heads+2*kv)*head_dim, width"),
+        Rule(L + bias, ms + bias, "(heads+2*kv)*head_dim"),
+        Rule(L + _DENSE + "weight", ms + _DENSE + "weight", "width, heads*head_dim"),
+        *(Rule(f"{L}{kinds}{hf}.weight", f"{ms}{kinds}{w}.weight", shape) for hf, w, shape in _PROJECTIONS),
+        *(Rule(f"{L}{n}.weight", f"{ms}{n}.weight", "width") for n in ("input_layernorm", "post_attention_layernorm")),
+    ]
+
+
+def _eye() -> list[Statement]:
+    hf = _EYE + "patch_embedding."
+    return [
+        Rule(hf + "cls_embedding", _EYE_MS + "cls_token", "1, eye", Unsqueeze(0)),
+        Rule(hf + "position_embedding.weight", _EYE_MS + "pos_embed", "positions, eye", Unsqueeze(0)),
+        *same(hf + "proj", _EYE_MS + "patch_embed.proj", "eye", "channels, patch, patch"),
+        *norm(_LAYER + "input_layernorm", _LAYER_MS + "norm1", "eye"),
+        *same(_LAYER + "attention.query_key_value", _LAYER_MS + "attn.qkv", "3*eye", "eye"),
+        *same(_LAYER + "attention.dense", _LAYER_MS + "attn.proj", "eye", "eye"),
+        *norm(_LAYER + "post_attention_layernorm", _LAYER_MS + "norm2", "eye"),
+        *same(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.fc1", "eye_ffn", "eye"),
+        *same(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.fc2", "eye", "eye_ffn"),
+    ]
+
+
+def _adapter() -> list[Statement]:
+    line = "linear_proj."
+    shapes = {"linear_proj": "width, eye", "gate_proj": "adapted, width", "dense_h_to_4h": "adapted, width"}
+    linears = {**shapes, "dense_4h_to_h": "width, adapted"}
+    return [
+        *(Rule(_EYE + name, _ADAPTER + name, "1, 1, width") for name in ("boi", "eoi")),
+        *same(_EYE + "conv", _ADAPTER + "conv", "eye", "eye, window, window"),
+        *norm(_EYE + line + "norm1", _ADAPTER + line + "norm1", "width"),
+        *(Rule(f"{_EYE}{line}{n}.weight", f"{_ADAPTER}{line}{n}.weight", shape) for n, shape in linears.items()),
+    ]
+
+
+FAMILY = Family(
+    name="cogvlm2",
+    title="CogVLM2, for video and for images",
+    repositories=("THUDM/cogvlm2-llama3-chat-19B", "THUDM/cogvlm2-video-llama3-chat", "THUDM/cogvlm2-llama3-caption"),
+    architectures=("CogVLMForCausalLM", "CogVLMVideoForCausalLM"),
+    sizes={
+        "vocab": "vocab_size",
+        "ffn": "intermediate_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "kv": "num_multi_query_heads",
+        "eye": "vision_config.hidden_size",
+        "eye_ffn": "vision_config.intermediate_size",
+        "blocks": "vision_config.num_hidden_layers",
+        "positions": "vision_config.num_positions",
+        "channels": "vision_config.in_channels",
+        "patch": "vision_config.patch_size",
+    },
+    ranges={"layer": "layers", "later": "1..layers", "block": "blocks"},
+    options=(
+        Option("modal", ("video", "image"), "what the model looks at", told=True),
+        Option("sft", ("none", "lora"), "names for fine-tuning with LoRA, where modal is video"),
+    ),
+    rules=rules,
+    differs=(
+        "q, k and v have as many rows as the config says; MindFormers cuts at the 8B's",
+        "the rotary frequencies kept are layer 0's; MindFormers keeps those it meets first",
+    ),
+)

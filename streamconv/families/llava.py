@@ -1,0 +1,82 @@
+"""LLaVA 1.5: a CLIP image encoder, whose q, k and v become one tensor, an adapter, and a Llama.
+
+From MindFormers 1.5's `research/llava/convert_weight.py`; the names are those of transformers 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..rules import Drop, Rule, Statement
+from ..transforms import Join
+from .base import Config, Family, Options
+from .common import TRAINING_STATE, attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
+from .encoders import same
+
+_EYE, _EYE_MS = "vision_tower.vision_model.", "vision_encoder."
+_LAYER, _LAYER_MS = _EYE + "encoder.layers.{block}.", _EYE_MS + "transformer.resblocks.{block}."
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    embeddings = _EYE + "embeddings."
+    return [
+        Rule(embeddings + "class_embedding", _EYE_MS + "class_embedding", "width"),
+        Rule(embeddings + "patch_embedding.weight", _EYE_MS + "conv1.weight", "width, channels, patch, patch"),
+        Rule(embeddings + "position_embedding.weight", _EYE_MS + "positional_embedding", "tokens, width"),
+        Drop("the numbers from 0 up", hf=(embeddings + "position_ids",)),
+        *norm(_EYE + "pre_layrnorm", _EYE_MS + "ln_pre", "width"),
+        *_image_layer(),
+        *norm(_EYE + "post_layernorm", _EYE_MS + "ln_post", "width"),
+        *same("multi_modal_projector.linear_1", "adapter.adapter", "hidden", "width"),
+        *same("multi_modal_projector.linear_2", "adapter.adapter_2", "hidden", "hidden"),
+        *_under("language_model."),
+        *TRAINING_STATE,
+    ]
+
+
+def _image_layer() -> list[Statement]:
+    q, k, v, out = (f"{_LAYER}self_attn.{p}_proj" for p in ("q", "k", "v", "out"))
+    joined, qkv = _LAYER_MS + "attn.in_proj.", Join(("1", "1", "1"))
+    return [
+        *norm(_LAYER + "layer_norm1", _LAYER_MS + "ln_1", "width"),
+        Rule((q + ".weight", k + ".weight", v + ".weight"), joined + "weight", "width, width", qkv),
+        Rule((q + ".bias", k + ".bias", v + ".bias"), joined + "bias", "width", qkv),
+        *same(out, _LAYER_MS + "attn.out_proj", "width", "width"),
+        *norm(_LAYER + "layer_norm2", _LAYER_MS + "ln_2", "width"),
+        *same(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.c_fc", "wide", "width"),
+        *same(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.c_proj", "width", "wide"),
+    ]
+
+
+def _under(top: str) -> list[Statement]:
+    """A Llama whose names have `top` before them on both sides."""
+    before, after = decoder_ends({})
+    llama = [*before, *attention(), *feed_forward(), *layer_norms(), *after]
+    rotary = Drop(rotary_buffers().why, hf=tuple(top + name for name in rotary_buffers().hf))
+    return [*(replace(r, hf=f"{top}{r.hf}", ms=f"{top}{r.ms}") for r in llama if isinstance(r, Rule)), rotary]
+
+
+FAMILY = Family(
+    name="llava",
+    title="LLaVA 1.5",
+    repositories=("llava-hf/llava-1.5-{7b,13b}-hf",),
+    model_types=("llava",),
+    sizes={
+        "vocab": "text_config.vocab_size",
+        "hidden": "text_config.hidden_size",
+        "ffn": "text_config.intermediate_size",
+        "layers": "text_config.num_hidden_layers",
+        "heads": "text_config.num_attention_heads",
+        "kv": "text_config.num_key_value_heads | =heads",
+        "head_dim": "text_config.head_dim | =hidden//heads",
+        "width": "vision_config.hidden_size",
+        "wide": "vision_config.intermediate_size",
+        "blocks": "vision_config.num_hidden_layers",
+        "patch": "vision_config.patch_size",
+        "channels": "vision_config.num_channels",
+    },
+    ranges={"layer": "layers", "block": "blocks"},
+    rules=rules,
+    differs=("there is a way back; MindFormers has none",),
+)

@@ -1,0 +1,96 @@
+"""Qwen-VL: Qwen's decoder under `llm_model.`, and a CLIP-like encoder whose q, k and v lie head by head.
+
+From MindFormers 1.5's `research/qwenvl/convert_weight.py`. With `enable_emb_opt` embedding and head get zero rows, up
+to a multiple of 512 for each of `emb_strategy` devices.
+"""
+
+from __future__ import annotations
+
+from ..rules import Drop, Rule, Statement
+from ..transforms import Join, Pad, Part, Same
+from . import qwen
+from .base import Config, Family, Option, Options
+from .common import TRAINING_STATE, norm
+from .encoders import THIRDS, qkv, same, turned
+
+_LLM, _HF, _EYE, _EYE_MS = "llm_model.", "transformer.h.{layer}.", "transformer.visual.", "vision_encoder."
+_BLOCK = "transformer.resblocks.{block}."
+_BY_HEAD = Part(Join(("1", "1", "1"), groups="eye_heads"))
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    rows = Pad(0, "vocab", f"512*{options['emb_strategy']}") if options["enable_emb_opt"] else Same()
+    wte, head, last = "transformer.wte.", "lm_head.weight", "transformer.ln_f.weight"
+    return [
+        Rule(wte + "weight", _LLM + wte + "embedding_weight", "vocab, hidden", rows),
+        *qwen.layer(_HF, _LLM + "transformer.layers.{layer}.", concat=options["qkv_concat"] is True),
+        Drop("computed from the config", hf=(_HF + "attn.rotary_emb.inv_freq", "transformer.rotary_emb.inv_freq")),
+        Rule(last, _LLM + last, "hidden"),
+        *_eye(),
+        Rule(head, _LLM + head, "vocab, hidden", rows),
+        *TRAINING_STATE,
+    ]
+
+
+def _eye() -> list[Statement]:
+    shapes = {"positional_embedding": "tokens, width", "proj": "out, out"}
+    return [
+        *(Rule(_EYE + name, _EYE_MS + name, shape) for name, shape in shapes.items()),
+        Rule(_EYE + "conv1.weight", _EYE_MS + "conv1.weight", "width, channels, patch, patch"),
+        *norm(_EYE + "ln_pre", _EYE_MS + "ln_pre", "width"),
+        *_block(_EYE + _BLOCK, _EYE_MS + _BLOCK),
+        *_resampler(_EYE + "attn_pool.", _EYE_MS + "attn_pool."),
+        *norm(_EYE + "ln_post", _EYE_MS + "ln_post", "out"),
+    ]
+
+
+def _block(hf: str, ms: str) -> list[Statement]:
+    return [
+        *norm(hf + "ln_1", ms + "ln_1", "width"),
+        *norm(hf + "ln_2", ms + "ln_2", "width"),
+        Rule(hf + "attn.in_proj.weight", qkv("weight", ms + "attn."), "3*width, width", _BY_HEAD),
+        Rule(hf + "attn.in_proj.bias", qkv("bias", ms + "attn."), "3*width", _BY_HEAD),
+        *turned(hf + "attn.out_proj", ms + "attn.projection", "width", "width"),
+        *same(hf + "mlp.c_fc", ms + "mlp.c_fc", "wide", "width"),
+        *same(hf + "mlp.c_proj", ms + "mlp.c_proj", "width", "wide"),
+    ]
+
+
+def _resampler(hf: str, ms: str) -> list[Statement]:
+    """Queries that attend to the image; their q, k and v are torch's own, one after the other."""
+    return [
+        *(Rule(hf + name, ms + name, "queries, out") for name in ("query", "pos_embed")),
+        Rule(hf + "kv_proj.weight", ms + "kv_proj.weight", "out, width"),
+        Rule(hf + "attn.in_proj_weight", qkv("weight", ms + "attn."), "3*out, out", THIRDS),
+        Rule(hf + "attn.in_proj_bias", qkv("bias", ms + "attn."), "3*out", THIRDS),
+        *turned(hf + "attn.out_proj", ms + "attn.projection", "out", "out"),
+        *norm(hf + "ln_q", ms + "ln_q", "out"),
+        *norm(hf + "ln_kv", ms + "ln_kv", "out"),
+    ]
+
+
+FAMILY = Family(
+    name="qwenvl",
+    title="Qwen-VL, Qwen-VL-Chat",
+    repositories=("Qwen/Qwen-VL{,-Chat}",),
+    model_types=("qwen",),
+    marks=("visual",),
+    sizes={
+        **qwen.SIZES,
+        "width": "visual.width",
+        "out": "visual.output_dim",
+        "patch": "visual.patch_size",
+        "blocks": "visual.layers",
+        "eye_heads": "visual.heads",
+    },
+    numbers={"vit_num_head": "eye_heads"},
+    ranges={"layer": "layers", "block": "blocks"},
+    options=(
+        Option("qkv_concat", (False, True), "the decoder's q, k and v in one tensor"),
+        Option("enable_emb_opt", (False, True), "embedding and head with zero rows, to be divided among devices"),
+        Option("emb_strategy", (1, 2, 4, 8), "how many devices: rows are a multiple of 512 of each", free=True),
+    ),
+    rules=rules,
+    differs=("BF16 is cast once; MindFormers goes by way of FP16, which overflows above 65504",),
+)

@@ -1,0 +1,99 @@
+"""TeleChat 7B, 12B and 52B.
+
+From MindFormers 1.5's `research/telechat`: `convert_weight.py` (7B, 12B: names only) and
+`convert_weight_torch_to_ms.py` (52B: GPT-2's names and `Conv1D` weights; q, k and v head by head, or in blocks for each
+of `mp` devices).
+"""
+
+from __future__ import annotations
+
+from ..rules import Drop, Rule, Statement
+from ..transforms import Fold, Join, Part, Transpose, Unfold
+from .base import Config, Family, Option, Options
+from .common import TRAINING_STATE, L
+
+SIZES = {
+    "vocab": "vocab_size",
+    "hidden": "hidden_size",
+    "ffn": "ffn_hidden_size | intermediate_size",
+    "layers": "n_layer | num_hidden_layers",
+    "heads": "n_head | num_attention_heads",
+    "head_dim": "=hidden//heads",
+    "kv": "num_key_value_heads",
+}
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    if options["telechat_type"] == "telechat_52b":
+        return [*ends("transformer.", "wte"), *_conv_layer(options["mp"]), *TRAINING_STATE]
+    small = options["telechat_type"] == "telechat_7b"
+    top = "" if small else "transformer."
+    layer = [*attention(top + "h.{layer}."), *network(top + "h.{layer}.")]
+    return [*ends(top, "word_embeddings", optional_head=small), *layer, *TRAINING_STATE]
+
+
+def ends(top: str, embedding: str, optional_head: bool = False) -> list[Statement]:
+    """What stands before and after the layers."""
+    return [
+        Rule(f"{top}{embedding}.weight", "model.tok_embeddings.embedding_weight", "vocab, hidden"),
+        Rule(top + "ln_f.weight", "model.norm_out.weight", "hidden"),
+        Rule("lm_head.weight", "lm_head.weight", "vocab, hidden", optional=optional_head),
+    ]
+
+
+def attention(hf: str) -> list[Statement]:
+    """A layer's attention and its norms; key and value stay one tensor."""
+    inner = hf + "self_attention."
+    return [
+        Rule(hf + "input_layernorm.weight", L + "attention_norm.weight", "hidden"),
+        Rule(inner + "query.weight", L + "attention.wq.weight", "heads*head_dim, hidden"),
+        Rule(inner + "key_value.weight", L + "attention.wk_v.weight", "2*kv*head_dim, hidden"),
+        Rule(inner + "dense.weight", L + "attention.wo.weight", "hidden, heads*head_dim"),
+        Rule(inner + "dense.bias", L + "attention.wo.bias", "hidden", optional=True),
+        Rule(hf + "post_attention_layernorm.weight", L + "ffn_norm.weight", "hidden"),
+    ]
+
+
+def network(hf: str) -> list[Statement]:
+    """A layer's feed-forward network."""
+    return [
+        Rule(hf + "mlp.gate_proj.weight", L + "feed_forward.w1.weight", "ffn, hidden"),
+        Rule(hf + "mlp.up_proj.weight", L + "feed_forward.w3.weight", "ffn, hidden"),
+        Rule(hf + "mlp.down_proj.weight", L + "feed_forward.w2.weight", "hidden, ffn"),
+        Rule(hf + "mlp.down_proj.bias", L + "feed_forward.w2.bias", "hidden", optional=True),
+    ]
+
+
+def _conv_layer(devices: object) -> list[Statement]:
+    hf, per_device = "transformer.h.{layer}.", str(devices)
+    by_head = Join(("1", "1", "1"), groups="heads" if devices == 1 else per_device)
+    qkv = Transpose() >> Part(Join(("1", "1", "1"))) >> Fold(0, "heads") >> by_head >> Unfold(0, "3*heads")
+    gate_hidden = Transpose() >> Part(Join(("1", "1"))) >> Join(("1", "1"), groups=per_device)
+    return [
+        Rule(hf + "ln_1.weight", L + "attention_norm.weight", "hidden"),
+        Rule(hf + "attn.c_attn.weight", L + "attention.w_qkv.weight", "hidden, 3*hidden", qkv),
+        Rule(hf + "attn.c_proj.weight", L + "attention.wo.weight", "hidden, hidden", Transpose()),
+        Rule(hf + "ln_2.weight", L + "ffn_norm.weight", "hidden"),
+        Rule(hf + "mlp.c_fc.weight", L + "feed_forward.w_gate_hidden.weight", "hidden, 2*ffn", gate_hidden),
+        Rule(hf + "mlp.c_proj.weight", L + "feed_forward.w2.weight", "ffn, hidden", Transpose()),
+        Drop("the causal mask, which is computed", hf=(hf + "attn.bias", hf + "attn.masked_bias")),
+    ]
+
+
+FAMILY = Family(
+    name="telechat",
+    title="TeleChat 7B, 12B and 52B",
+    repositories=("Tele-AI/telechat-7B", "Tele-AI/TeleChat-{12B,52B}"),
+    model_types=("telechat",),
+    sizes=SIZES,
+    options=(
+        Option("telechat_type", ("telechat_7b", "telechat_12b", "telechat_52b"), "whose names", told=True),
+        Option("mp", (1, 2, 4, 8), "how many devices share the 52B's q, k, v and gate", free=True),
+    ),
+    rules=rules,
+    differs=(
+        "the 12B's layers are transformer.h.N, as published; MindFormers reads and writes h.N",
+        "in reverse, the 52B is read too, and tensors of layers are tensors; MindFormers writes names in their place",
+    ),
+)

@@ -1,0 +1,33 @@
+"""Vision transformers as MAE's repository fine-tunes them (`{"model": …}`, timm's names).
+
+From MindFormers' `models/vit/convert_weight.py`: q, k and v apart, linears turned. The final norm is `norm`, or
+`fc_norm` where tokens are averaged.
+"""
+
+from __future__ import annotations
+
+from ..rules import Statement
+from .base import Config, Family, Options
+from .common import TRAINING_STATE, norm
+from .encoders import SIZES, biased_block, patches, same
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    return [
+        *patches("", "vit."),
+        *biased_block("blocks.{layer}.", "vit.blocks.{layer}.", "hidden", "ffn"),
+        *norm("norm", "vit.layernorm", "hidden", optional=True),
+        *norm("fc_norm", "vit.fc_norm", "hidden", optional=True),
+        *same("head", "head", "classes", "hidden", optional=True),
+        *TRAINING_STATE,
+    ]
+
+
+FAMILY = Family(
+    name="vit",
+    title="ViT, as fine-tuned by MAE's repository (not HuggingFace's ViT)",
+    sizes={**SIZES, "classes": "num_labels"},
+    rules=rules,
+    torch_root="model",
+)

@@ -1,0 +1,61 @@
+"""WizardCoder and other GPTBigCode models: all heads share one key and one value.
+
+From MindFormers 1.5's `research/wizardcoder/convert_weight.py`, whose 6144 and 6272 are the first rows of k and v.
+"""
+
+from __future__ import annotations
+
+from ..rules import Rule, Statement, Tied
+from ..transforms import Join, Part
+from .base import Config, Family, Option, Options
+from .common import TRAINING_STATE, norm
+from .encoders import qkv, turned
+
+_HF, _MS = "transformer.h.{layer}.", "backbone.blocks.{layer}."
+_ONE_KEY = Part(Join(("heads", "1", "1")))
+
+
+def rules(config: Config, options: Options) -> list[Statement]:
+    """The table."""
+    fused, dense, wte = _HF + "attn.c_attn.", _MS + "attention.", "transformer.wte.weight"
+    tied = config.get("tie_word_embeddings", options["tied"])
+    head = ("lm_head.weight", "head.head_weight")
+    return [
+        *norm(_HF + "ln_1", _MS + "layernorm1", "width"),
+        *norm(_HF + "ln_2", _MS + "layernorm2", "width"),
+        *turned(_HF + "attn.c_proj", dense + "projection", "width", "heads*head_dim"),
+        Rule(fused + "weight", qkv("weight", dense), "(heads+2)*head_dim, width", _ONE_KEY),
+        Rule(fused + "bias", qkv("bias", dense), "(heads+2)*head_dim", _ONE_KEY),
+        *turned(_HF + "mlp.c_fc", _MS + "output.mapping", "ffn", "width"),
+        *turned(_HF + "mlp.c_proj", _MS + "output.projection", "width", "ffn"),
+        *norm("transformer.ln_f", "backbone.layernorm", "width"),
+        Rule(wte, "backbone.embedding.word_embedding.embedding_table", "vocab, width"),
+        Rule("transformer.wpe.weight", "backbone.embedding.position_embedding.embedding_table", "positions, width"),
+        Tied(*head, wte, "vocab, width") if tied else Rule(*head, "vocab, width"),
+        *TRAINING_STATE,
+    ]
+
+
+FAMILY = Family(
+    name="wizardcoder",
+    title="WizardCoder-15B, StarCoder and other GPTBigCode models with one key for all heads",
+    repositories=("WizardLM/WizardCoder-15B-V1.0", "bigcode/starcoder"),
+    model_types=("gpt_bigcode",),
+    sizes={
+        "vocab": "vocab_size",
+        "hidden": "n_embd | hidden_size",
+        "ffn": "n_inner",
+        "layers": "n_layer | num_hidden_layers",
+        "heads": "n_head | num_attention_heads",
+        "positions": "n_positions",
+        "head_dim": "=hidden//heads",
+    },
+    numbers={"layers": "layers"},
+    options=(
+        Option(
+            "tied", (False, True), "HuggingFace's files lack lm_head: it is the embedding", decides=False, told=True
+        ),
+    ),
+    rules=rules,
+    differs=("q, k and v have as many rows as the config says; MindFormers cuts at the 15B's",),
+)

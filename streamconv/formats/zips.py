@@ -1,0 +1,275 @@
+"""Zip archives as far as torch uses them: entries stored as they are, so that they can be read in place.
+
+    entries: local header | name | extra | bytes | data descriptor      … one after the other
+    directory: one record an entry | zip64 end record | zip64 locator | end record
+
+Sources: PKWARE's APPNOTE 6.3 (numbers in section 4.3), and what torch 2.13 writes (measured). Readers differ in what
+they make of an archive that contradicts itself, so those are refused: the end record stands at the very end, both
+end records agree, a local header names what the directory says, no two entries overlap, no name is there twice. An
+entry's size is that of its bytes in the file, so an archive cannot grow by being read.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from ..errors import SourceError, UnsupportedError, quote
+from ..tensors import SourceFile
+from .files import read_at
+
+MAGIC = b"PK\x03\x04"
+_DESCRIPTOR_MAGIC = b"PK\x07\x08"
+#: Where the CRC-32 is in a data descriptor.
+CRC_IN_DESCRIPTOR = 4
+#: In place of a 32-bit number: the true one is in a zip64 field.
+IN_ZIP64 = 0xFFFFFFFF
+#: Names are UTF-8, and the CRC comes after the bytes, in a data descriptor: what torch sets.
+FLAGS = 0x0808
+
+_ENCRYPTED = 0x1
+_LOCAL = struct.Struct("<4s5H3I2H")
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+#: Bytes of the directory that each entry takes, beside its name.
+DIRECTORY_COST = _ENTRY.size
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+_ZIP64_FIELD = 1
+_IN_ZIP64_COUNT = 0xFFFF
+
+
+class Entry(NamedTuple):
+    """One entry: its name, its CRC-32 (0 where the writer left it out), and where header and bytes lie in the file."""
+
+    name: str
+    crc: int
+    header: int
+    begin: int
+    size: int
+
+
+class _Directory(NamedTuple):
+    entries: int
+    size: int
+    begin: int
+
+
+def entries(descriptor: int, file: SourceFile, limit: int) -> dict[str, Entry]:
+    """The entries of an archive by name, in the order of their bytes.
+
+    Args:
+        descriptor: the file, open.
+        file: the file.
+        limit: bytes that the directory may have; a longer one is refused unread.
+
+    Raises:
+        SourceError: no archive, cut off, damaged, contradicting itself, or a directory beyond `limit`.
+        UnsupportedError: a compressed or encrypted entry.
+    """
+    directory = _directory(descriptor, file)
+    if directory.size > limit:
+        raise SourceError(
+            f"{quote(file.path.name)} has a directory of {directory.size} bytes, and that alone needs more than the "
+            f"memory budget allows ({limit} bytes); it was not read; raise the budget"
+        )
+    found: dict[str, Entry] = {}
+    filled = 0
+    listed = _listed(read_at(descriptor, directory.begin, directory.size, file), directory, file)
+    for entry in sorted(listed, key=lambda one: one.header):
+        if entry.name in found:
+            raise _broken(file, entry.header, f"entry {quote(entry.name)} is there twice")
+        if entry.header < filled:
+            raise _broken(file, entry.header, f"entry {quote(entry.name)} overlaps the entry before it")
+        found[entry.name] = placed = _placed(descriptor, file, entry)
+        filled = placed.begin + placed.size
+        if filled > directory.begin:
+            raise _broken(file, entry.header, f"entry {quote(entry.name)} reaches into the directory")
+    return found
+
+
+def content(descriptor: int, file: SourceFile, entry: Entry, limit: int) -> bytes:
+    """The bytes of a small entry, checked against its CRC where it has one (torch may be told to write 0).
+
+    Raises:
+        SourceError: the CRC differs, or it has more bytes than `limit` allows.
+    """
+    if entry.size > limit:
+        raise SourceError(
+            f"{quote(file.path.name)} has an entry {quote(entry.name)} of {entry.size} bytes, and that alone needs "
+            f"more than the memory budget allows ({limit} bytes); it was not read; raise the budget"
+        )
+    data = read_at(descriptor, entry.begin, entry.size, file)
+    if entry.crc not in (0, zlib.crc32(data)):
+        raise _broken(file, entry.begin, f"the bytes of entry {quote(entry.name)} do not have the CRC that it states")
+    return data
+
+
+def _directory(descriptor: int, file: SourceFile) -> _Directory:
+    """Where the directory lies: it fills all between the last entry and the end records."""
+    end = file.size - _END.size
+    if end < 0:
+        raise _cut_off(file)
+    magic, *disks, count_here, count, size, begin, comment = _END.unpack(read_at(descriptor, end, _END.size, file))
+    if magic != b"PK\x05\x06" or comment:
+        raise _cut_off(file)
+    found, stated = _Directory(count, size, begin), end
+    if end >= _LOCATOR.size:
+        magic, disk, end64, disk_count = _LOCATOR.unpack(read_at(descriptor, end - _LOCATOR.size, _LOCATOR.size, file))
+        if magic == b"PK\x06\x07":
+            found, stated = _zip64(descriptor, file, end - _LOCATOR.size, end64, found), end64
+            disks += [disk, disk_count - 1]
+    if any(disks) or count_here != count or found.begin + found.size != stated or found.entries > found.size:
+        raise _broken(file, end, "the end record does not fit the file")
+    return found
+
+
+def _zip64(descriptor: int, file: SourceFile, locator: int, at: int, small: _Directory) -> _Directory:
+    if at != locator - _END64.size:
+        raise _broken(file, locator, "the zip64 end record is not where the locator says")
+    magic, size, _, _, disk, first, here, *numbers = _END64.unpack(read_at(descriptor, at, _END64.size, file))
+    found = _Directory(*numbers)
+    hidden = (_IN_ZIP64_COUNT, IN_ZIP64, IN_ZIP64)
+    agree = all(a in (b, c) for a, b, c in zip(small, found, hidden, strict=True))
+    if magic != b"PK\x06\x06" or size != _END64.size - 12 or disk or first or here != found.entries or not agree:
+        raise _broken(file, at, "the zip64 end record contradicts the end record")
+    return found
+
+
+def _listed(data: bytes, directory: _Directory, file: SourceFile) -> Iterator[Entry]:
+    """The entries as the directory lists them; where their bytes begin is not known from that."""
+    at = 0
+    for _ in range(directory.entries):
+        where = directory.begin + at
+        if at + _ENTRY.size > len(data) or not data.startswith(b"PK\x01\x02", at):
+            raise _broken(file, where, "the directory ends early")
+        record = _ENTRY.unpack_from(data, at)
+        flags, method = record[3:5]
+        crc, stored, size, name_length, extra_length, comment_length, disk = record[7:14]
+        at += _ENTRY.size
+        name = _name(data[at : at + name_length], file, where)
+        extra = data[at + name_length : at + name_length + extra_length]
+        at += name_length + extra_length + comment_length
+        if at > len(data):
+            raise _broken(file, where, "the directory ends early")
+        _check_stored(file, name, flags, method)
+        size, stored, header = _widened(extra, (size, stored, record[16]), file, where)
+        if stored != size or disk:
+            raise _broken(file, where, f"entry {quote(name)} states sizes that do not fit it")
+        yield Entry(name, crc, header, 0, size)
+    if at != len(data):
+        raise _broken(file, directory.begin + at, "the directory holds more than its entries")
+
+
+def _name(raw: bytes, file: SourceFile, where: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise _broken(file, where, "the name of an entry is not UTF-8") from error
+
+
+def _check_stored(file: SourceFile, name: str, flags: int, method: int) -> None:
+    if flags & _ENCRYPTED or method:
+        how = "encrypted" if flags & _ENCRYPTED else "compressed"
+        raise UnsupportedError(
+            f"{quote(file.path.name)}: entry {quote(name)} is {how}, and torch stores its entries as they are: "
+            "load the file with torch and save it again"
+        )
+
+
+def _widened(extra: bytes, numbers: tuple[int, ...], file: SourceFile, where: int) -> Iterator[int]:
+    """Size, stored size and offset, those taken from the zip64 field that do not fit 32 bits (4.5.3)."""
+    wide = _fields(extra).get(_ZIP64_FIELD, b"")
+    for number in numbers:
+        if number != IN_ZIP64:
+            yield number
+            continue
+        if len(wide) < 8:
+            raise _broken(file, where, "an entry lacks its zip64 field")
+        yield int.from_bytes(wide[:8], "little")
+        wide = wide[8:]
+
+
+def _fields(extra: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        found.setdefault(kind, extra[at + 4 : at + 4 + length])
+        at += 4 + length
+    return found
+
+
+def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
+    """The entry, with the place of its bytes, which only the local header tells."""
+    name = entry.name.encode()
+    length = _LOCAL.size + len(name)
+    if entry.header + length > file.size:
+        raise _broken(file, entry.header, f"entry {quote(entry.name)} lies beyond the end of the file")
+    head = read_at(descriptor, entry.header, length, file)
+    magic, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack_from(head)
+    if magic != MAGIC or name_length != len(name) or head[_LOCAL.size :] != name:
+        raise _broken(file, entry.header, f"the directory lists {quote(entry.name)} here, and something else is there")
+    _check_stored(file, entry.name, flags, method)
+    return entry._replace(begin=entry.header + length + extra_length)
+
+
+def _broken(file: SourceFile, at: int, what: str) -> SourceError:
+    return SourceError(
+        f"{quote(file.path.name)}, byte {at}: {what}; the file is damaged or forged: copy or download it again"
+    )
+
+
+def _cut_off(file: SourceFile) -> SourceError:
+    return SourceError(
+        f"{quote(file.path.name)} does not end as a zip archive of torch's does: it is cut off: download it again"
+    )
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def local_header(name: bytes, at: int, size: int, alignment: int) -> bytes:
+    """The header, at byte `at`, of an entry of `size` bytes, padded so that these are aligned.
+
+    The padding is a field «FB» of Zs, and the zip64 field holds the offset too where that is large, as torch has it.
+    """
+    wide = _zip64_field([size, size] * (size >= IN_ZIP64) + [at] * (at >= IN_ZIP64))
+    padding = -(at + _LOCAL.size + len(name) + len(wide) + 4) % alignment
+    extra = wide + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    shown = IN_ZIP64 if size >= IN_ZIP64 else 0
+    return _LOCAL.pack(MAGIC, 0, FLAGS, 0, 0, 0, 0, shown, shown, len(name), len(extra)) + name + extra
+
+
+def data_descriptor(size: int, wide: bool) -> bytes:
+    """What follows an entry's bytes: its CRC-32 (0, to be filled in), and its size twice, in 8 bytes each if wide."""
+    return struct.pack("<4sI2Q" if wide else "<4s3I", _DESCRIPTOR_MAGIC, 0, size, size)
+
+
+def directory(listed: Iterable[tuple[bytes, int, int]], begin: int) -> tuple[bytes, list[int]]:
+    """Directory and end records that begin at byte `begin`, and where in the file each entry's CRC (0 here) belongs.
+
+    Args:
+        listed: name, offset of the local header and size of each entry.
+        begin: where the directory will lie.
+    """
+    data, places, count = bytearray(), [], 0
+    for name, at, size in listed:
+        places.append(begin + len(data) + 16)
+        extra = _zip64_field([size, size] * (size >= IN_ZIP64) + [at] * (at >= IN_ZIP64))
+        shown, place = min(size, IN_ZIP64), min(at, IN_ZIP64)
+        lengths = len(name), len(extra), 0
+        data += _ENTRY.pack(b"PK\x01\x02", 0, 0, FLAGS, 0, 0, 0, 0, shown, shown, *lengths, 0, 0, 0, place)
+        data += name + extra
+        count += 1
+    length = len(data)
+    data += _END64.pack(b"PK\x06\x06", _END64.size - 12, 45, 45, 0, 0, count, count, length, begin)
+    data += _LOCATOR.pack(b"PK\x06\x07", 0, begin + length, 1)
+    few, small = min(count, _IN_ZIP64_COUNT), (min(length, IN_ZIP64), min(begin, IN_ZIP64))
+    return bytes(data + _END.pack(b"PK\x05\x06", 0, 0, few, few, *small, 0)), places
+
+
+def _zip64_field(numbers: list[int]) -> bytes:
+    return struct.pack(f"<2H{len(numbers)}Q", _ZIP64_FIELD, 8 * len(numbers), *numbers) if numbers else b""

@@ -1,0 +1,54 @@
+"""A MindFormers YAML read as a config: what people have beside a checkpoint that they trained.
+
+Its `model.model_config` says the same as HuggingFace's config.json under names of its own; each is given every name
+that HuggingFace's configs have for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from .errors import SourceError, quote
+
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
+    "num_heads": ("num_attention_heads", "n_head"),
+    "n_kv_heads": ("num_key_value_heads",),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed"),
+    "expert_num": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "shared_expert_num": ("n_shared_experts",),
+    "vocab_size": ("vocab_size", "padded_vocab_size"),
+    "mtp_depth": ("num_nextn_predict_layers",),
+}
+
+
+def parse(text: bytes, where: str) -> dict[str, object]:
+    """The `model.model_config` of a YAML as MindFormers spells it.
+
+    Raises:
+        SourceError: it is no YAML, or has none.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"{where} is not YAML: {quote(first)}; fetch it again") from error
+    for key in ("model", "model_config"):
+        values = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise SourceError(f"{where} has no model.model_config, where MindFormers says what the model is")
+    return {str(key): value for key, value in values.items()}
+
+
+def as_config(said: Mapping[str, object]) -> dict[str, object]:
+    """What a `model_config` says, under HuggingFace's names too; what it leaves open (null) is left out."""
+    flat = {**_mapping(said.get("moe_config")), **said}
+    flat = {key: value for key, value in flat.items() if value is not None}
+    named = {hf: flat[key] for key, names in _NAMES.items() if key in flat for hf in names}
+    return {**named, **flat}
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}

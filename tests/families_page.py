@@ -1,0 +1,46 @@
+"""Writes docs/families.md below its marker from the families themselves: `python tests/families_page.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from test_golden import COUNTS
+
+from streamconv.families import Family, Option, families, spell
+from streamconv.inspection import family_parts
+
+PAGE = Path(__file__).parent.parent / "docs" / "families.md"
+MARK = "<!-- From here on written by tests/families_page.py. -->\n"
+
+
+def page() -> str:
+    """The page as it has to be."""
+    return PAGE.read_text().split(MARK)[0] + MARK + "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "\n## All families\n"
+    yield "| `--model` | covers | options | golden cases |\n|---|---|---|---|"
+    for family in families():
+        options = "<br>".join(_choices(option) for option in family.options)
+        yield f"| [`{family.name}`](#{family.name}) | {family.title} | {options} | {COUNTS.get(family.name, '')} |"
+    for family in families():
+        yield from _section(family)
+
+
+def _choices(option: Option) -> str:
+    values = "\\|".join(map(spell, option.values))
+    return f"`{option.name}={values}`"
+
+
+def _section(family: Family) -> Iterator[str]:
+    yield f"\n## {family.name}\n\n{family.title}."
+    for title, entries in family_parts(family):
+        is_table = "->" in title or title.startswith("with ")
+        yield f"\n{title[0].upper()}{title[1:]}:\n"
+        yield "\n".join(["```", *entries, "```"] if is_table else [f"- {entry}" for entry in entries])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,629 @@
+"""One published model per family: its config as far as it matters, and every tensor of its repository with its shape.
+
+Written down from the models themselves, not from the families' tables: names are patterns in which `{0-31}` stands for
+each number, and shapes are plain numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A published model: config.json, tensors, and options that the user gives."""
+
+    config: dict[str, Any]
+    tensors: Shapes
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def expand(pattern: str) -> Iterator[str]:
+    """The names that a pattern stands for."""
+    match = re.search(r"\{(\d+)-(\d+)\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    for number in range(int(match[1]), int(match[2]) + 1):
+        yield from expand(pattern[: match.start()] + str(number) + pattern[match.end() :])
+
+
+def both(name: str, rows: int, *columns: int) -> Shapes:
+    """Weight and bias."""
+    return {f"{name}.weight": (rows, *columns), f"{name}.bias": (rows,)}
+
+
+def decoder(
+    layers: int, hidden: int, ffn: int, q: int, kv: int, vocab: int, biased: tuple[str, ...] = (), tied: bool = False
+) -> Shapes:
+    """A Llama-like decoder; `q` and `kv` are rows, `biased` the projections of attention with a bias."""
+    at = f"model.layers.{{0-{layers - 1}}}."
+    shapes = {
+        "model.embed_tokens.weight": (vocab, hidden),
+        at + "self_attn.q_proj.weight": (q, hidden),
+        at + "self_attn.k_proj.weight": (kv, hidden),
+        at + "self_attn.v_proj.weight": (kv, hidden),
+        at + "self_attn.o_proj.weight": (hidden, q),
+        at + "input_layernorm.weight": (hidden,),
+        at + "post_attention_layernorm.weight": (hidden,),
+        "model.norm.weight": (hidden,),
+    }
+    rows = {"q": q, "k": kv, "v": kv, "o": hidden}
+    shapes |= {at + f"self_attn.{p}_proj.bias": (rows[p],) for p in biased}
+    if ffn:
+        shapes |= gated(at + "mlp.", hidden, ffn)
+    return shapes if tied else {**shapes, "lm_head.weight": (vocab, hidden)}
+
+
+def gated(
+    at: str, hidden: int, ffn: int, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> Shapes:
+    """A gated feed-forward network."""
+    gate, up, down = (f"{at}{name}.weight" for name in names)
+    return {gate: (ffn, hidden), up: (ffn, hidden), down: (hidden, ffn)}
+
+
+def said(
+    model_type: str, layers: int, hidden: int, ffn: int, heads: int, kv: int, vocab: int, **more: Any
+) -> dict[str, Any]:
+    """A config under the usual keys."""
+    return {
+        "model_type": model_type,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": vocab,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
+def chatglm(vocab: int, layers: int, ffn: int) -> Repository:
+    at = f"transformer.encoder.layers.{{0-{layers - 1}}}."
+    config = {
+        "model_type": "chatglm",
+        "num_layers": layers,
+        "hidden_size": 4096,
+        "ffn_hidden_size": ffn,
+        "num_attention_heads": 32,
+        "kv_channels": 128,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "padded_vocab_size": vocab,
+    }
+    tensors = {
+        "transformer.embedding.word_embeddings.weight": (vocab, 4096),
+        "transformer.rotary_pos_emb.inv_freq": (32,),
+        at + "input_layernorm.weight": (4096,),
+        **both(at + "self_attention.query_key_value", 4608, 4096),
+        at + "self_attention.dense.weight": (4096, 4096),
+        at + "post_attention_layernorm.weight": (4096,),
+        at + "mlp.dense_h_to_4h.weight": (2 * ffn, 4096),
+        at + "mlp.dense_4h_to_h.weight": (4096, ffn),
+        "transformer.encoder.final_layernorm.weight": (4096,),
+        "transformer.output_layer.weight": (vocab, 4096),
+    }
+    return Repository(config, tensors)
+
+
+def qwen_layers(layers: int, hidden: int, ffn: int) -> Shapes:
+    at = f"transformer.h.{{0-{layers - 1}}}."
+    return {
+        at + "ln_1.weight": (hidden,),
+        **both(at + "attn.c_attn", 3 * hidden, hidden),
+        at + "attn.c_proj.weight": (hidden, hidden),
+        at + "ln_2.weight": (hidden,),
+        **gated(at + "mlp.", hidden, ffn, ("w1", "w2", "c_proj")),
+    }
+
+
+def qwen_ends(vocab: int, hidden: int) -> Shapes:
+    return {
+        "transformer.wte.weight": (vocab, hidden),
+        "transformer.ln_f.weight": (hidden,),
+        "lm_head.weight": (vocab, hidden),
+    }
+
+
+def gpt2(layers: int, hidden: int, vocab: int, positions: int) -> Shapes:
+    at = f"h.{{0-{layers - 1}}}."
+    return {
+        "wte.weight": (vocab, hidden),
+        "wpe.weight": (positions, hidden),
+        **both(at + "ln_1", hidden),
+        at + "attn.bias": (1, 1, positions, positions),
+        at + "attn.c_attn.weight": (hidden, 3 * hidden),
+        at + "attn.c_attn.bias": (3 * hidden,),
+        **both(at + "attn.c_proj", hidden, hidden),
+        **both(at + "ln_2", hidden),
+        at + "mlp.c_fc.weight": (hidden, 4 * hidden),
+        at + "mlp.c_fc.bias": (4 * hidden,),
+        at + "mlp.c_proj.weight": (4 * hidden, hidden),
+        at + "mlp.c_proj.bias": (hidden,),
+        **both("ln_f", hidden),
+    }
+
+
+def bloom(layers: int, hidden: int, vocab: int) -> Shapes:
+    at = f"h.{{0-{layers - 1}}}."
+    return {
+        "word_embeddings.weight": (vocab, hidden),
+        **both("word_embeddings_layernorm", hidden),
+        **both(at + "input_layernorm", hidden),
+        **both(at + "self_attention.query_key_value", 3 * hidden, hidden),
+        **both(at + "self_attention.dense", hidden, hidden),
+        **both(at + "post_attention_layernorm", hidden),
+        **both(at + "mlp.dense_h_to_4h", 4 * hidden, hidden),
+        **both(at + "mlp.dense_4h_to_h", hidden, 4 * hidden),
+        **both("ln_f", hidden),
+    }
+
+
+def starcoder(layers: int, hidden: int, head: int, ffn: int, vocab: int, positions: int) -> Shapes:
+    at = f"transformer.h.{{0-{layers - 1}}}."
+    return {
+        "transformer.wte.weight": (vocab, hidden),
+        "transformer.wpe.weight": (positions, hidden),
+        **both(at + "ln_1", hidden),
+        **both(at + "attn.c_attn", hidden + 2 * head, hidden),
+        **both(at + "attn.c_proj", hidden, hidden),
+        **both(at + "ln_2", hidden),
+        **both(at + "mlp.c_fc", ffn, hidden),
+        **both(at + "mlp.c_proj", hidden, ffn),
+        **both("transformer.ln_f", hidden),
+        "lm_head.weight": (vocab, hidden),
+    }
+
+
+def telechat(layers: int, hidden: int, ffn: int, vocab: int, prefix: str, keys: int, head: bool) -> Shapes:
+    at = f"{prefix}h.{{0-{layers - 1}}}."
+    shapes = {
+        f"{prefix}word_embeddings.weight": (vocab, hidden),
+        at + "input_layernorm.weight": (hidden,),
+        at + "self_attention.query.weight": (hidden, hidden),
+        at + "self_attention.key_value.weight": (keys, hidden),
+        **both(at + "self_attention.dense", hidden, hidden),
+        at + "post_attention_layernorm.weight": (hidden,),
+        at + "mlp.gate_proj.weight": (ffn, hidden),
+        at + "mlp.up_proj.weight": (ffn, hidden),
+        **both(at + "mlp.down_proj", hidden, ffn),
+        f"{prefix}ln_f.weight": (hidden,),
+    }
+    return {**shapes, "lm_head.weight": (vocab, hidden)} if head else shapes
+
+
+def whisper_stack(at: str, hidden: int, ffn: int, attentions: tuple[str, ...]) -> Shapes:
+    shapes: Shapes = {}
+    for attention in attentions:
+        for name in ("q", "v", "out"):
+            shapes |= both(f"{at}{attention}.{name}_proj", hidden, hidden)
+        shapes[f"{at}{attention}.k_proj.weight"] = (hidden, hidden)
+        shapes |= both(f"{at}{attention}_layer_norm", hidden)
+    return {
+        **shapes,
+        **both(at + "fc1", ffn, hidden),
+        **both(at + "fc2", hidden, ffn),
+        **both(at + "final_layer_norm", hidden),
+    }
+
+
+def whisper(layers: int, hidden: int, vocab: int, mels: int) -> Shapes:
+    ffn = 4 * hidden
+    return {
+        **both("model.encoder.conv1", hidden, mels, 3),
+        **both("model.encoder.conv2", hidden, hidden, 3),
+        "model.encoder.embed_positions.weight": (1500, hidden),
+        **whisper_stack(f"model.encoder.layers.{{0-{layers - 1}}}.", hidden, ffn, ("self_attn",)),
+        **both("model.encoder.layer_norm", hidden),
+        "model.decoder.embed_tokens.weight": (vocab, hidden),
+        "model.decoder.embed_positions.weight": (448, hidden),
+        **whisper_stack(f"model.decoder.layers.{{0-{layers - 1}}}.", hidden, ffn, ("self_attn", "encoder_attn")),
+        **both("model.decoder.layer_norm", hidden),
+    }
+
+
+def vit_block(at: str, hidden: int, qkv_bias: bool = True) -> Shapes:
+    return {
+        **both(at + "norm1", hidden),
+        at + "attn.qkv.weight": (3 * hidden, hidden),
+        **({at + "attn.qkv.bias": (3 * hidden,)} if qkv_bias else {}),
+        **both(at + "attn.proj", hidden, hidden),
+        **both(at + "norm2", hidden),
+    }
+
+
+def mlp(at: str, hidden: int, ffn: int) -> Shapes:
+    return {**both(at + "mlp.fc1", ffn, hidden), **both(at + "mlp.fc2", hidden, ffn)}
+
+
+def vit(layers: int, hidden: int, tokens: int, patch: int) -> Shapes:
+    at = f"blocks.{{0-{layers - 1}}}."
+    return {
+        "cls_token": (1, 1, hidden),
+        "pos_embed": (1, tokens, hidden),
+        **both("patch_embed.proj", hidden, 3, patch, patch),
+        **vit_block(at, hidden),
+        **mlp(at, hidden, 4 * hidden),
+    }
+
+
+def swin(width: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int, size: int) -> Shapes:
+    area = window * window
+    shapes = {**both("patch_embed.proj", width, 3, 4, 4), **both("patch_embed.norm", width)}
+    for stage, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+        hidden, side = width << stage, size // 4 >> stage
+        at = f"layers.{stage}.blocks.{{0-{depth - 1}}}."
+        shapes |= vit_block(at, hidden) | mlp(at, hidden, 4 * hidden)
+        shapes[at + "attn.relative_position_bias_table"] = ((2 * window - 1) ** 2, count)
+        shapes[at + "attn.relative_position_index"] = (area, area)
+        if side > window:  # shifted windows need a mask
+            masks = {
+                f"layers.{stage}.blocks.{i}.attn_mask": ((side // window) ** 2, area, area) for i in range(1, depth, 2)
+            }
+            shapes |= masks
+        if stage < len(depths) - 1:
+            shapes[f"layers.{stage}.downsample.reduction.weight"] = (2 * hidden, 4 * hidden)
+            shapes |= both(f"layers.{stage}.downsample.norm", 4 * hidden)
+    last = width << len(depths) - 1
+    return {**shapes, **both("norm", last), **both("head", 1000, last)}
+
+
+def qformer(layers: int, hidden: int, seen: int, ffn: int, vocab: int) -> Shapes:
+    def attention(at: str, keys: int) -> Shapes:
+        return {
+            **both(at + "self.query", hidden, hidden),
+            **both(at + "self.key", hidden, keys),
+            **both(at + "self.value", hidden, keys),
+            **both(at + "output.dense", hidden, hidden),
+            **both(at + "output.LayerNorm", hidden),
+        }
+
+    at, top = f"Qformer.bert.encoder.layer.{{0-{layers - 1}}}.", "Qformer.cls.predictions."
+    shapes = {
+        "Qformer.bert.embeddings.position_ids": (1, 512),
+        "Qformer.bert.embeddings.word_embeddings.weight": (vocab, hidden),
+        "Qformer.bert.embeddings.position_embeddings.weight": (512, hidden),
+        **both("Qformer.bert.embeddings.LayerNorm", hidden),
+        **attention(at + "attention.", hidden),
+        **both(top + "transform.dense", hidden, hidden),
+        **both(top + "transform.LayerNorm", hidden),
+        top + "bias": (vocab,),
+        **both(top + "decoder", vocab, hidden),
+    }
+    for i in range(0, layers, 2):
+        shapes |= attention(f"Qformer.bert.encoder.layer.{i}.crossattention.", seen)
+    for kind in ("", "_query"):
+        shapes |= both(f"{at}intermediate{kind}.dense", ffn, hidden)
+        shapes |= both(f"{at}output{kind}.dense", hidden, ffn)
+        shapes |= both(f"{at}output{kind}.LayerNorm", hidden)
+    return shapes
+
+
+def blip2() -> Shapes:
+    eye = {f"visual_encoder.{name}": shape for name, shape in vit(39, 1408, 257, 14).items() if "mlp" not in name}
+    at = "visual_encoder.blocks.{0-38}."
+    del eye[at + "attn.qkv.bias"]
+    return {
+        "query_tokens": (1, 32, 768),
+        **eye,
+        at + "attn.q_bias": (1408,),
+        at + "attn.v_bias": (1408,),
+        **mlp(at, 1408, 6144),
+        **both("ln_vision", 1408),
+        **qformer(12, 768, 1408, 3072, 30523),
+        **both("vision_proj", 256, 768),
+        **both("text_proj", 256, 768),
+        **both("itm_head", 2, 768),
+        "temp": (),
+    }
+
+
+def clip(at: str, layers: int, hidden: int, ffn: int, positions: int, patch: int) -> Shapes:
+    layer = f"{at}encoder.layers.{{0-{layers - 1}}}."
+    shapes = {
+        at + "embeddings.class_embedding": (hidden,),
+        at + "embeddings.patch_embedding.weight": (hidden, 3, patch, patch),
+        at + "embeddings.position_embedding.weight": (positions, hidden),
+        **both(at + "pre_layrnorm", hidden),
+        **both(at + "post_layernorm", hidden),
+    }
+    for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
+        shapes |= both(layer + name, hidden, hidden)
+    for name in ("layer_norm1", "layer_norm2"):
+        shapes |= both(layer + name, hidden)
+    return {**shapes, **both(layer + "mlp.fc1", ffn, hidden), **both(layer + "mlp.fc2", hidden, ffn)}
+
+
+def llava() -> Shapes:
+    language = decoder(32, 4096, 11008, 4096, 4096, 32064)
+    return {
+        **{f"language_model.{name}": shape for name, shape in language.items()},
+        **clip("vision_tower.vision_model.", 24, 1024, 4096, 577, 14),
+        **both("multi_modal_projector.linear_1", 4096, 1024),
+        **both("multi_modal_projector.linear_2", 4096, 4096),
+    }
+
+
+def qwenvl() -> Shapes:
+    eye, block = "transformer.visual.", "transformer.visual.transformer.resblocks.{0-47}."
+    return {
+        **qwen_ends(151936, 4096),
+        **qwen_layers(32, 4096, 11008),
+        eye + "positional_embedding": (256, 1664),
+        eye + "proj": (4096, 4096),
+        eye + "conv1.weight": (1664, 3, 14, 14),
+        **both(eye + "ln_pre", 1664),
+        **both(eye + "ln_post", 4096),
+        **both(block + "ln_1", 1664),
+        **both(block + "ln_2", 1664),
+        **both(block + "attn.in_proj", 4992, 1664),
+        **both(block + "attn.out_proj", 1664, 1664),
+        **both(block + "mlp.c_fc", 8192, 1664),
+        **both(block + "mlp.c_proj", 1664, 8192),
+        eye + "attn_pool.query": (256, 4096),
+        eye + "attn_pool.pos_embed": (256, 4096),
+        eye + "attn_pool.kv_proj.weight": (4096, 1664),
+        eye + "attn_pool.attn.in_proj_weight": (12288, 4096),
+        eye + "attn_pool.attn.in_proj_bias": (12288,),
+        **both(eye + "attn_pool.attn.out_proj", 4096, 4096),
+        **both(eye + "attn_pool.ln_q", 4096),
+        **both(eye + "attn_pool.ln_kv", 4096),
+    }
+
+
+def cogvlm2() -> Shapes:
+    at, eye, block = "model.layers.{0-31}.", "model.vision.", "model.vision.transformer.layers.{0-62}."
+    shapes = {
+        "model.embed_tokens.weight": (128256, 4096),
+        at + "self_attn.rotary_emb.inv_freq": (64,),
+        at + "self_attn.vision_expert_query_key_value.bias": (6144,),
+        at + "input_layernorm.weight": (4096,),
+        at + "post_attention_layernorm.weight": (4096,),
+        "model.norm.weight": (4096,),
+        "lm_head.weight": (128256, 4096),
+        eye + "boi": (1, 1, 4096),
+        eye + "eoi": (1, 1, 4096),
+        eye + "patch_embedding.cls_embedding": (1, 1792),
+        eye + "patch_embedding.position_embedding.weight": (9217, 1792),
+        **both(eye + "patch_embedding.proj", 1792, 3, 14, 14),
+        **both(block + "input_layernorm", 1792),
+        **both(block + "post_attention_layernorm", 1792),
+        **both(block + "attention.query_key_value", 5376, 1792),
+        **both(block + "attention.dense", 1792, 1792),
+        **both(block + "mlp.fc1", 15360, 1792),
+        **both(block + "mlp.fc2", 1792, 15360),
+        **both(eye + "conv", 1792, 1792, 2, 2),
+        eye + "linear_proj.linear_proj.weight": (4096, 1792),
+        **both(eye + "linear_proj.norm1", 4096),
+        eye + "linear_proj.dense_h_to_4h.weight": (14336, 4096),
+        eye + "linear_proj.gate_proj.weight": (14336, 4096),
+        eye + "linear_proj.dense_4h_to_h.weight": (4096, 14336),
+    }
+    for expert in ("language", "vision"):
+        shapes[f"{at}self_attn.{expert}_expert_query_key_value.weight"] = (6144, 4096)
+        shapes[f"{at}self_attn.{expert}_expert_dense.weight"] = (4096, 4096)
+        shapes |= gated(f"{at}mlp.{expert}_mlp.", 4096, 14336)
+    return shapes
+
+
+def experts(at: str, router: str, count: int, hidden: int, ffn: int, names: tuple[str, str, str]) -> Shapes:
+    """A router and its experts."""
+    return {at + router: (count, hidden), **gated(f"{at}experts.{{0-{count - 1}}}.", hidden, ffn, names)}
+
+
+_HF = ("gate_proj", "up_proj", "down_proj")
+_QKV, _QKVO = ("q", "k", "v"), ("q", "k", "v", "o")
+
+
+def latent(layers: int, dense: int, hidden: int, heads: int, rank: int, q_rank: int | None) -> Shapes:
+    """DeepSeek's attention: 128 + 64 columns a head for q, 128 + 128 for k and v."""
+    at = f"model.layers.{{0-{layers - 1}}}."
+    shapes = {
+        at + "self_attn.kv_a_proj_with_mqa.weight": (rank + 64, hidden),
+        at + "self_attn.kv_a_layernorm.weight": (rank,),
+        at + "self_attn.kv_b_proj.weight": (heads * 256, rank),
+        at + "self_attn.o_proj.weight": (hidden, heads * 128),
+        at + "input_layernorm.weight": (hidden,),
+        at + "post_attention_layernorm.weight": (hidden,),
+    }
+    if q_rank is None:
+        return {**shapes, at + "self_attn.q_proj.weight": (heads * 192, hidden)}
+    return {
+        **shapes,
+        at + "self_attn.q_a_proj.weight": (q_rank, hidden),
+        at + "self_attn.q_a_layernorm.weight": (q_rank,),
+        at + "self_attn.q_b_proj.weight": (heads * 192, q_rank),
+    }
+
+
+def deepseek_v2_lite() -> Repository:
+    moe = "model.layers.{1-26}.mlp."
+    config = said("deepseek_v2", 27, 2048, 10944, 16, 16, 102400, moe_intermediate_size=1408, n_routed_experts=64)
+    config |= {"kv_lora_rank": 512, "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
+    config |= {"v_head_dim": 128, "n_shared_experts": 2, "first_k_dense_replace": 1}
+    tensors = {
+        "model.embed_tokens.weight": (102400, 2048),
+        "model.norm.weight": (2048,),
+        "lm_head.weight": (102400, 2048),
+        **latent(27, 1, 2048, 16, 512, None),
+        **gated("model.layers.0.mlp.", 2048, 10944),
+        **experts(moe, "gate.weight", 64, 2048, 1408, _HF),
+        **gated(moe + "shared_experts.", 2048, 2816),
+    }
+    return Repository(config, tensors)
+
+
+def deepseek_v3() -> Repository:
+    moe, mtp = "model.layers.{3-61}.mlp.", "model.layers.61."
+    config = said("deepseek_v3", 61, 7168, 18432, 128, 128, 129280, moe_intermediate_size=2048, n_routed_experts=256)
+    config |= {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
+    config |= {"v_head_dim": 128, "n_shared_experts": 1, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1}
+    tensors = {
+        "model.embed_tokens.weight": (129280, 7168),
+        "model.norm.weight": (7168,),
+        "lm_head.weight": (129280, 7168),
+        **latent(62, 3, 7168, 128, 512, 1536),
+        **gated("model.layers.{0-2}.mlp.", 7168, 18432),
+        **experts(moe, "gate.weight", 256, 7168, 2048, _HF),
+        moe + "gate.e_score_correction_bias": (256,),
+        **gated(moe + "shared_experts.", 7168, 2048),
+        mtp + "embed_tokens.weight": (129280, 7168),
+        mtp + "shared_head.head.weight": (129280, 7168),
+        mtp + "shared_head.norm.weight": (7168,),
+        mtp + "enorm.weight": (7168,),
+        mtp + "hnorm.weight": (7168,),
+        mtp + "eh_proj.weight": (7168, 14336),
+    }
+    return Repository(config, tensors)
+
+
+def internlm2() -> Shapes:
+    at = "model.layers.{0-31}."
+    return {
+        "model.tok_embeddings.weight": (92544, 4096),
+        at + "attention.wqkv.weight": (6144, 4096),
+        at + "attention.wo.weight": (4096, 4096),
+        **gated(at + "feed_forward.", 4096, 14336, ("w1", "w3", "w2")),
+        at + "attention_norm.weight": (4096,),
+        at + "ffn_norm.weight": (4096,),
+        "model.norm.weight": (4096,),
+        "output.weight": (92544, 4096),
+    }
+
+
+def baichuan2() -> Shapes:
+    at = "model.layers.{0-31}."
+    shapes = decoder(32, 4096, 11008, 4096, 4096, 125696)
+    for p in _QKV:
+        del shapes[f"{at}self_attn.{p}_proj.weight"]
+    return {**shapes, at + "self_attn.W_pack.weight": (12288, 4096), at + "self_attn.rotary_emb.inv_freq": (64,)}
+
+
+def qwen3(layers: int, hidden: int, ffn: int, q: int, kv: int, vocab: int) -> Shapes:
+    at = f"model.layers.{{0-{layers - 1}}}.self_attn."
+    norms = {at + "q_norm.weight": (128,), at + "k_norm.weight": (128,)}
+    return {**decoder(layers, hidden, ffn, q, kv, vocab), **norms}
+
+
+def mae() -> Shapes:
+    at = "decoder_blocks.{0-7}."
+    return {
+        **vit(12, 768, 197, 16),
+        **both("norm", 768),
+        "mask_token": (1, 1, 512),
+        "decoder_pos_embed": (1, 197, 512),
+        **both("decoder_embed", 512, 768),
+        **vit_block(at, 512),
+        **mlp(at, 512, 2048),
+        **both("decoder_norm", 512),
+        **both("decoder_pred", 768, 512),
+    }
+
+
+def qwen2_moe() -> Shapes:
+    at = "model.layers.{0-27}.mlp."
+    return {
+        **decoder(28, 3584, 0, 3584, 512, 151936, _QKV),
+        **experts(at, "gate.weight", 64, 3584, 2560, _HF),
+        **gated(at + "shared_expert.", 3584, 20480),
+        at + "shared_expert_gate.weight": (1, 3584),
+    }
+
+
+def _cogvlm_config() -> dict[str, Any]:
+    config = said("", 32, 4096, 14336, 32, 8, 128256, architectures=["CogVLMForCausalLM"], num_multi_query_heads=8)
+    del config["model_type"]
+    vision = {"hidden_size": 1792, "intermediate_size": 15360, "num_hidden_layers": 63, "num_heads": 16}
+    return {**config, "vision_config": {**vision, "in_channels": 3, "patch_size": 14, "num_positions": 9217}}
+
+
+_GPT2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+_BLOOM = {"model_type": "bloom", "n_layer": 24, "n_embed": 1024, "num_attention_heads": 16, "vocab_size": 250880}
+_STARCODER = {"model_type": "gpt_bigcode", "n_layer": 40, "n_embd": 6144, "n_head": 48, "n_inner": 24576}
+_TELECHAT = {"model_type": "telechat", "n_layer": 30, "hidden_size": 4096, "n_head": 32, "ffn_hidden_size": 12288}
+_WHISPER = {"model_type": "whisper", "d_model": 1280, "encoder_layers": 32, "decoder_layers": 32, "num_mel_bins": 128}
+_VISUAL = {"heads": 16, "width": 1664, "layers": 48, "output_dim": 4096, "patch_size": 14, "mlp_ratio": 4.9231}
+_LLAVA = {"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}}
+_LLAVA_EYE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14}
+
+#: Family → a model that it covers.
+REPOSITORIES: Mapping[str, Repository] = {
+    "baichuan2": Repository(said("baichuan", 32, 4096, 11008, 32, 32, 125696), baichuan2()),
+    "blip2": Repository({}, blip2()),
+    "bloom": Repository(_BLOOM, bloom(24, 1024, 250880)),
+    "codegeex2": chatglm(65024, 28, 13696),
+    "cogvlm2": Repository(_cogvlm_config(), cogvlm2()),
+    "deepseek": Repository(said("llama", 32, 4096, 11008, 32, 32, 32256), decoder(32, 4096, 11008, 4096, 4096, 32256)),
+    "deepseek2": deepseek_v2_lite(),
+    "deepseek3": deepseek_v3(),
+    "glm-n": chatglm(151552, 40, 13696),
+    "gpt": Repository(_GPT2, gpt2(12, 768, 50257, 1024)),
+    "internlm": Repository(
+        said("internlm", 32, 4096, 11008, 32, 32, 103168, bias=True),
+        decoder(32, 4096, 11008, 4096, 4096, 103168, _QKVO),
+    ),
+    "internlm2": Repository(said("internlm2", 32, 4096, 14336, 32, 8, 92544), internlm2()),
+    "knowlm": Repository(said("llama", 40, 5120, 13824, 40, 40, 32000), decoder(40, 5120, 13824, 5120, 5120, 32000)),
+    "llama": Repository(said("llama", 32, 4096, 14336, 32, 8, 128256), decoder(32, 4096, 14336, 4096, 1024, 128256)),
+    "llava": Repository({**_LLAVA, "vision_config": _LLAVA_EYE}, llava()),
+    "mae": Repository({}, mae()),
+    "mixtral": Repository(
+        said("mixtral", 32, 4096, 14336, 32, 8, 32000, num_local_experts=8),
+        decoder(32, 4096, 0, 4096, 1024, 32000)
+        | experts("model.layers.{0-31}.block_sparse_moe.", "gate.weight", 8, 4096, 14336, ("w1", "w3", "w2")),
+    ),
+    "qwen": Repository(
+        said("qwen", 32, 4096, 22016, 32, 32, 151936, kv_channels=128),
+        qwen_ends(151936, 4096) | qwen_layers(32, 4096, 11008),
+    ),
+    "qwen1_5": Repository(
+        said("qwen2", 32, 4096, 11008, 32, 32, 151936), decoder(32, 4096, 11008, 4096, 4096, 151936, _QKV)
+    ),
+    "qwen2": Repository(
+        said("qwen2", 24, 896, 4864, 14, 2, 151936, tie_word_embeddings=True),
+        decoder(24, 896, 4864, 896, 128, 151936, _QKV, tied=True),
+    ),
+    "qwen2_5": Repository(
+        said("qwen2", 28, 3584, 18944, 28, 4, 152064), decoder(28, 3584, 18944, 3584, 512, 152064, _QKV)
+    ),
+    "qwen2_moe": Repository(
+        said(
+            "qwen2_moe",
+            28,
+            3584,
+            18944,
+            28,
+            4,
+            151936,
+            num_experts=64,
+            moe_intermediate_size=2560,
+            shared_expert_intermediate_size=20480,
+        ),
+        qwen2_moe(),
+    ),
+    "qwen3": Repository(
+        said("qwen3", 36, 4096, 12288, 32, 8, 151936, head_dim=128), qwen3(36, 4096, 12288, 4096, 1024, 151936)
+    ),
+    "qwen3_moe": Repository(
+        said("qwen3_moe", 48, 2048, 6144, 32, 4, 151936, head_dim=128, num_experts=128, moe_intermediate_size=768),
+        qwen3(48, 2048, 0, 4096, 512, 151936) | experts("model.layers.{0-47}.mlp.", "gate.weight", 128, 2048, 768, _HF),
+    ),
+    "qwenvl": Repository(said("qwen", 32, 4096, 22016, 32, 32, 151936, kv_channels=128, visual=_VISUAL), qwenvl()),
+    "skywork": Repository(said("llama", 52, 4608, 12288, 36, 36, 65519), decoder(52, 4608, 12288, 4608, 4608, 65519)),
+    "swin": Repository({}, swin(128, (2, 2, 18, 2), (4, 8, 16, 32), 7, 224)),
+    "telechat": Repository({**_TELECHAT, "vocab_size": 160256}, telechat(30, 4096, 12288, 160256, "", 8192, False)),
+    "telechat2": Repository(
+        {**_TELECHAT, "vocab_size": 131072}, telechat(30, 4096, 12288, 131072, "transformer.", 8192, True)
+    ),
+    "vit": Repository({}, vit(12, 768, 197, 16) | both("fc_norm", 768) | both("head", 1000, 768)),
+    "whisper": Repository({**_WHISPER, "vocab_size": 51866}, whisper(32, 1280, 51866, 128)),
+    "wizardcoder": Repository({**_STARCODER, "vocab_size": 49153}, starcoder(40, 6144, 128, 24576, 49153, 8192)),
+    "yi": Repository(said("llama", 32, 4096, 11008, 32, 4, 64000), decoder(32, 4096, 11008, 4096, 512, 64000)),
+}

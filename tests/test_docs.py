@@ -1,0 +1,48 @@
+"""What is generated in the documentation is what the families say now; and what it promises of them."""
+
+from __future__ import annotations
+
+import re
+import statistics
+
+from families_page import PAGE, page
+from running import ROOT
+from test_golden import COUNTS
+
+from streamconv.families import families
+from streamconv.inspection import family_lines
+
+
+def test_the_page_of_families_is_what_the_families_say() -> None:
+    assert page() == PAGE.read_text(), "run: python tests/families_page.py"
+
+
+def test_models_prints_the_same() -> None:
+    text = PAGE.read_text()
+    for family in families():
+        for line in family_lines(family, details=True)[1:]:
+            assert line.strip().rstrip(":").lower() in text.lower(), family.name
+
+
+def test_every_family_has_golden_cases() -> None:
+    assert {family.name for family in families()} - {"raw"} == COUNTS.keys()
+
+
+def test_the_median_family_file_has_at_most_60_lines() -> None:
+    lengths = []
+    for path in (ROOT / "streamconv" / "families").glob("*.py"):
+        text = path.read_text()
+        if re.search(r"^FAMILY = Family\(", text, re.MULTILINE):
+            lengths.append(len(text.splitlines()))
+    assert len(lengths) == len(families())
+    assert statistics.median(lengths) <= 60
+
+
+def test_no_family_is_named_outside_its_own_room() -> None:
+    """I8: models are data. The demo converts a Mixtral, and `raw` is no model; the LoRA adapters' file is a format."""
+    names = {family.name for family in families()} - {"raw", "gpt", "vit", "mae", "yi"}
+    for path in (ROOT / "streamconv").rglob("*.py"):
+        if path.parent.name == "families" or path.name in {"demo.py", "cli.py"}:
+            continue
+        code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text())
+        assert not [name for name in names if re.search(rf"\b{name}\b", code)], path.name
