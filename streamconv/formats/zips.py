@@ -174,8 +174,8 @@ def _check_stored(file: SourceFile, name: str, flags: int, method: int) -> None:
     if flags & _ENCRYPTED or method:
         how = "encrypted" if flags & _ENCRYPTED else "compressed"
         raise UnsupportedError(
-            f"{quote(file.path.name)}: entry {quote(name)} is {how}, and torch stores its entries as they are: "
-            "load the file with torch and save it again"
+            f"{quote(file.path.name)}: entry {quote(name)} is {how}, and torch.save stores tensors as they are: load "
+            "the file with torch (a TorchScript program with torch.jit.load) and torch.save its state_dict()"
         )
 
 
