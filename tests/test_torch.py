@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import golden
-import numpy as np
 import pytest
 from helpers import LLAMA, hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import run
 
 import streamconv
 from streamconv import samples
 from streamconv.errors import SourceError, StreamconvError, UsageError
-from streamconv.families import find
 from streamconv.formats import open_catalog
 
 torch = pytest.importorskip("torch")
@@ -357,26 +354,3 @@ def test_headers_that_the_budget_does_not_allow(tmp_path) -> None:
     assert len(open_catalog(path)) == 3000
     with pytest.raises(SourceError, match="memory budget allows"):
         open_catalog(path, room=lambda: 20_000)
-
-
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_tensor_larger_than_the_budget_both_ways(tmp_path) -> None:
-    """A transposed one, which is cast on the way there, in a process of its own that watches itself from outside."""
-    generator = torch.Generator().manual_seed(0)
-    big = torch.randn((5000, 20_000), generator=generator)
-    saved(tmp_path / "m.bin", {"plain": big, "turned": big.t()})
-    assert (tmp_path / "m.bin").stat().st_size > 390_000_000
-    for words in (
-        ("m.bin", "ms.ckpt", "--model", "raw", "--dtype", "bf16"),
-        ("ms.ckpt", "back.bin", "--model", "raw"),
-    ):
-        ended = run("convert", *words, "--max-mem", "128M", "--json", "--quiet", cwd=tmp_path)
-        assert ended.code == 0, ended.err
-        assert json.loads(ended.out)["peak_bytes"] < 128 << 20
-    loaded = torch.load(tmp_path / "back.bin", weights_only=True, mmap=True)
-    assert torch.equal(loaded["plain"], big.bfloat16())
-    assert torch.equal(loaded["turned"], big.t().bfloat16())
-    assert np.prod(loaded["turned"].shape) == 100_000_000
-    assert find("raw")
