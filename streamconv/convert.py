@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from . import adapters, checking, dtypes, engine, families, layout, manifest, memory, verify
+from . import adapters, checking, dtypes, engine, families, layout, manifest, memory, target, verify
 from . import config as configs
-from .destination import Destination, copy_synced, write_synced
+from .destination import copy_synced, write_synced
 from .engine import OnProgress, Progress
 from .errors import UsageError, quote, source_error, storage_error
 from .families import Family, Value
-from .formats import TORCH_ENDINGS, open_catalog
-from .layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, PEFT, TORCH
+from .formats import open_catalog
+from .layout import HF_SAFETENSORS, PEFT
 from .options import Question, decided_plan, parse_options, said_options
 from .report import Prepared, Report
 from .rules import Direction
@@ -161,14 +161,14 @@ def plan(
     _check_words(io, workers)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
     shard = parse_size(max_shard_size, "--max-shard-size")
-    source, destination = Path(source), _destination(Path(dest))
+    source, destination = Path(source), target.destination(Path(dest))
     catalog = open_catalog(source, lambda: memory.header_room(limit))
     memory.check_planning(limit, len(catalog))
     model_config = configs.load(catalog.directory, Path(config) if config else None)
     made_by = manifest.find(source)
     chosen, recognised = _family(model, family, model_config, made_by)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
-    kind = _format(format, destination, direction, chosen, crc)
+    kind = target.kind(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
     question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), alike)
     planned = decided_plan(question, given, made_by, said_options(chosen, model_config.said))
@@ -228,14 +228,6 @@ def _check_words(io: str, workers: int | None) -> None:
         raise UsageError(f"--workers {workers}: a number between 1 and 256 is needed")
 
 
-def _destination(path: Path) -> Destination:
-    if path.suffix == ".safetensors":
-        raise UsageError(
-            f"{quote(path)}: a destination is a directory, or a file that ends in .ckpt or {', '.join(TORCH_ENDINGS)}"
-        )
-    return Destination(path, path.suffix in (".ckpt", *TORCH_ENDINGS))
-
-
 def _family(
     model: str | None, own: PathLike | None, config: configs.ModelConfig, made_by: manifest.Manifest | None
 ) -> tuple[Family, str]:
@@ -249,34 +241,6 @@ def _family(
     if made_by is not None and isinstance(made_by["model"], str):
         return families.find(made_by["model"]), made_by.path.name
     return families.recognise(config.values)
-
-
-def _format(asked: str | None, destination: Destination, direction: Direction, family: Family, crc: bool) -> str:
-    forward = direction is Direction.FORWARD
-    suffix = destination.path.suffix if destination.single else ""
-    single = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
-    by_name = next((kind for kind, endings in single.items() if suffix in endings), None)
-    kind = asked or by_name or (MS_SAFETENSORS if forward else HF_SAFETENSORS)
-    if kind not in (CKPT, MS_SAFETENSORS, HF_SAFETENSORS, TORCH):
-        raise UsageError(f"--format {quote(kind)}: not one of {MS_SAFETENSORS}, {CKPT}, {HF_SAFETENSORS}, {TORCH}")
-    if by_name != (kind if kind in single else None):
-        needed = f"end in {' or '.join(single[kind])}" if kind in single else f"be a directory, not end in {suffix}"
-        raise UsageError(f"--format {kind}: DEST has to {needed}")
-    if kind == TORCH and forward and family.name != "raw":
-        raise UsageError(
-            f"{quote(destination.path)}: a torch file holds HuggingFace's tensors, and this conversion gives "
-            "MindSpore's: give a directory or a .ckpt file as DEST, or --reverse if SOURCE is MindSpore's, or use "
-            "--model raw to change the format only"
-        )
-    if family.name != "raw" and (kind in (HF_SAFETENSORS, TORCH)) == forward:
-        raise UsageError(
-            f"--format {kind} holds {'MindSpore' if forward else 'HuggingFace'} names under the other side's files: "
-            + ("leave --format away" if forward else "give a directory as DEST, without --format")
-            + ", or use --model raw to change the format only"
-        )
-    if crc and kind != CKPT:
-        raise UsageError("--crc appends to a .ckpt file; DEST does not end in .ckpt")
-    return kind
 
 
 def verify_checkpoint(
