@@ -37,9 +37,11 @@ def _choices(option: Option) -> str:
 def _section(family: Family) -> Iterator[str]:
     yield f"\n## {family.name}\n\n{family.title}."
     for title, entries in family_parts(family):
-        is_table = "->" in title or title.startswith("with ")
-        yield f"\n{title[0].upper()}{title[1:]}:\n"
-        yield "\n".join(["```", *entries, "```"] if is_table else [f"- {entry}" for entry in entries])
+        heading = title[0].upper() + title[1:]
+        if "->" in title or title.startswith("with "):
+            yield "\n".join([f"\n<details><summary>{heading}</summary>\n\n```", *entries, "```\n\n</details>"])
+        else:
+            yield "\n".join([f"\n{heading}:\n", *(f"- {entry}" for entry in entries)])
 
 
 if __name__ == "__main__":

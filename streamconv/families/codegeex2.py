@@ -1,4 +1,7 @@
-"""CodeGeeX2: ChatGLM2 with MindFormers' older name for the embedding; nothing is split."""
+"""CodeGeeX2: ChatGLM2 with the embedding's name as MindFormers' converter for it writes it; nothing is split.
+
+MindFormers 1.3.2's ChatGLM2 model looks for `embedding_weight` (proven by loading): for that, convert as `glm-n`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 FAMILY = Family(
     name="codegeex2",
-    title="CodeGeeX2 (its config recognises it as glm-n: give --model)",
+    title="CodeGeeX2, with its converter's name for the embedding; MindFormers 1.3 and later load glm-n's",
     repositories=("THUDM/codegeex2-6b",),
     sizes=glm_n.SIZES,
     rules=rules,

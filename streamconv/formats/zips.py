@@ -26,8 +26,8 @@ _DESCRIPTOR_MAGIC = b"PK\x07\x08"
 CRC_IN_DESCRIPTOR = 4
 #: In place of a 32-bit number: the true one is in a zip64 field.
 IN_ZIP64 = 0xFFFFFFFF
-#: Names are UTF-8, and the CRC comes after the bytes, in a data descriptor: what torch sets.
-FLAGS = 0x0808
+# Names are UTF-8; the CRC comes after the bytes, in a data descriptor, where there are bytes. So does torch.
+_UTF8, _DESCRIBED = 0x0800, 0x0008
 
 _ENCRYPTED = 0x1
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -240,7 +240,7 @@ def local_header(name: bytes, at: int, size: int, alignment: int) -> bytes:
     padding = -(at + _LOCAL.size + len(name) + len(wide) + 4) % alignment
     extra = wide + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     shown = IN_ZIP64 if size >= IN_ZIP64 else 0
-    return _LOCAL.pack(MAGIC, 0, FLAGS, 0, 0, 0, 0, shown, shown, len(name), len(extra)) + name + extra
+    return _LOCAL.pack(MAGIC, 0, _flags(size), 0, 0, 0, 0, shown, shown, len(name), len(extra)) + name + extra
 
 
 def data_descriptor(size: int, wide: bool) -> bytes:
@@ -261,7 +261,7 @@ def directory(listed: Iterable[tuple[bytes, int, int]], begin: int) -> tuple[byt
         extra = _zip64_field([size, size] * (size >= IN_ZIP64) + [at] * (at >= IN_ZIP64))
         shown, place = min(size, IN_ZIP64), min(at, IN_ZIP64)
         lengths = len(name), len(extra), 0
-        data += _ENTRY.pack(b"PK\x01\x02", 0, 0, FLAGS, 0, 0, 0, 0, shown, shown, *lengths, 0, 0, 0, place)
+        data += _ENTRY.pack(b"PK\x01\x02", 0, 0, _flags(size), 0, 0, 0, 0, shown, shown, *lengths, 0, 0, 0, place)
         data += name + extra
         count += 1
     length = len(data)
@@ -269,6 +269,10 @@ def directory(listed: Iterable[tuple[bytes, int, int]], begin: int) -> tuple[byt
     data += _LOCATOR.pack(b"PK\x06\x07", 0, begin + length, 1)
     few, small = min(count, _IN_ZIP64_COUNT), (min(length, IN_ZIP64), min(begin, IN_ZIP64))
     return bytes(data + _END.pack(b"PK\x05\x06", 0, 0, few, few, *small, 0)), places
+
+
+def _flags(size: int) -> int:
+    return _UTF8 | (_DESCRIBED if size else 0)
 
 
 def _zip64_field(numbers: list[int]) -> bytes:
