@@ -135,12 +135,15 @@ class Sizes:
         unknown = [name for name in _names(symbol) if name not in self._values]
         if len(unknown) != 1:
             return True
-        # Shapes are linear in each of their symbols: two points tell the line.
-        base, next_ = (_value(_parse(symbol), {**self._values, unknown[0]: n}) for n in (0, 1))
-        number, rest = divmod(size - base, next_ - base) if next_ > base else (0, 0)
+        # Shapes are linear in each of their symbols, so two points tell the line; a third, whether it is one.
+        one, two, three = (_value(_parse(symbol), {**self._values, unknown[0]: n}) for n in (1, 2, 3))
+        slope, base = two - one, 2 * one - two
+        if three - two != slope or slope < 1:
+            return True
+        number, rest = divmod(size - base, slope)
         if number > 0 and not rest:
             self.learn(unknown[0], number, "the shapes")
-        return not rest and (number > 0 or size == base)
+        return not rest and number >= 0
 
     def origin(self, symbol: str) -> str:
         """Whence the values in an expression come, in brackets, for a message."""

@@ -64,6 +64,51 @@ def test_a_product_of_which_a_factor_is_known_has_to_be_a_multiple_of_it() -> No
     assert sizes.get("head_dim") is None
 
 
+@pytest.mark.parametrize(
+    ("symbol", "size", "learned"),
+    [("(heads+2*kv)*hd", 60, 3), ("2*kv+4", 10, 3), ("3*kv", 9, 3), ("kv", 1, 1), ("kv-1", 6, 7)],
+)
+def test_any_line_teaches_its_unknown(symbol, size, learned) -> None:
+    sizes = Sizes({"heads": "n", "hd": "d", "kv": "k"}, {"n": 6, "d": 5})
+    sizes.fit((size,), symbol)
+    assert sizes.get("kv") == learned
+
+
+@pytest.mark.parametrize(("symbol", "size"), [("kv*kv", 9), ("hd//kv", 5), ("6//kv", 2)])
+def test_what_is_no_line_teaches_nothing_and_refuses_nothing(symbol, size) -> None:
+    sizes = Sizes({"hd": "d", "kv": "k"}, {"d": 5})
+    sizes.fit((size,), symbol)
+    assert sizes.get("kv") is None
+
+
+def test_a_line_that_has_no_such_point() -> None:
+    sizes = Sizes({"kv": "k"}, {})
+    with pytest.raises(ShapeConflictError):
+        sizes.fit((3,), "2*kv+4")
+    with pytest.raises(ShapeConflictError):
+        sizes.fit((7,), "2*kv+4")
+
+
+def test_nested_keys_and_conditions() -> None:
+    table = {"heads": "n", "eyes": "vision.heads", "kv": "groups if grouped | =heads"}
+    config = {"n": 8, "groups": 2, "vision": {"heads": 5}}
+    assert Sizes(table, {**config, "grouped": True}).get("kv") == 2
+    assert Sizes(table, {**config, "grouped": False}).get("kv") == 8
+    assert Sizes(table, config).get("eyes") == 5
+    assert Sizes(table, {"vision": 3}).get("eyes") is None
+
+
+def test_a_symbol_may_be_derived_from_one_further_down() -> None:
+    assert Sizes({"ffn": "=twice//2", "twice": "intermediate_size"}, {"intermediate_size": 22}).get("ffn") == 11
+
+
+def test_a_number_by_hand() -> None:
+    assert Sizes({"heads": "n"}, {}, {"heads": ("-o n_head", 4)}).get("heads") == 4
+    assert Sizes({"hd": "=h//heads", "h": "h", "heads": "n"}, {"h": 8}, {"heads": ("-o n_head", 4)}).get("hd") == 2
+    with pytest.raises(UsageError, match=r"-o n_head=4 contradicts the model: heads is 3 \(config\.json: n\)"):
+        Sizes({"heads": "n"}, {"n": 3}, {"heads": ("-o n_head", 4)})
+
+
 def test_two_unknown_factors_teach_nothing_and_refuse_nothing() -> None:
     sizes = Sizes(TABLE, {})
     sizes.fit((24, 20), "heads*head_dim, hidden")

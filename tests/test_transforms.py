@@ -10,7 +10,21 @@ from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.sizes import Sizes
-from streamconv.transforms import Chain, Each, Fold, Join, Pad, Same, Squeeze, Transform, Transpose, Unfold, Unsqueeze
+from streamconv.transforms import (
+    Blank,
+    Chain,
+    Each,
+    Fold,
+    Join,
+    Pad,
+    Part,
+    Same,
+    Squeeze,
+    Transform,
+    Transpose,
+    Unfold,
+    Unsqueeze,
+)
 
 NONE = Sizes({}, {})
 GQA = Sizes({"heads": "heads", "kv": "kv"}, {"heads": 6, "kv": 3})
@@ -184,3 +198,34 @@ def test_a_number_that_nothing_tells_is_asked_for() -> None:
 def test_what_does_not_fit_is_refused(word, shapes) -> None:
     with pytest.raises(UnsupportedError):
         word.apply(arrays(*shapes)[0], GQA)
+
+
+def test_a_blank_is_zeros_and_has_to_be_zeros() -> None:
+    (one, two), data = arrays((2, 3), (2, 3))
+    blank = Blank(1)
+    first, zeros, second = blank.apply([one, two], Sizes({}, {}))
+    assert [first, second] == [one, two]
+    assert not evaluate(zeros, data).any()
+    assert zeros.shape == (2, 3)
+    assert blank.inverse.apply([first, zeros, second], Sizes({}, {})) == [one, two]
+    assert blank.inverse.inverse == blank
+    assert blank.inverse.blanks([first, zeros, second]) == [zeros]
+    assert blank.blanks([one, two]) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (Same(), "as it is"),
+        (Join(("heads", "kv", "kv"), groups="kv"), "joined heads:kv:kv, per kv"),
+        (Part(Join(("1", "1"), groups=None)), "split 1:1, row by row"),
+        (Part(Join(("1", "1"), axis=1)) >> Transpose(), "split 1:1 on axis 1, axes 1 0"),
+        (Each((Same(), Transpose())), "each: as it is; axes 1 0"),
+        (Unfold(0, "experts"), "axes 0 and 1 merged"),
+        (Pad(0, "vocab", "512"), "axis 0 padded with zeros to a multiple of 512"),
+        (Pad(0, "vocab", "512").inverse, "axis 0 cut to vocab"),
+        (Blank(1), "zeros as tensor 1"),
+    ],
+)
+def test_a_layout_in_words(layout, said) -> None:
+    assert str(layout) == said

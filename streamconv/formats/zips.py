@@ -37,6 +37,7 @@ DIRECTORY_COST = _ENTRY.size
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
+_NARROW, _WIDE = struct.Struct("<4s3I"), struct.Struct("<4sI2Q")
 _ZIP64_FIELD = 1
 _IN_ZIP64_COUNT = 0xFFFF
 
@@ -193,27 +194,53 @@ def _widened(extra: bytes, numbers: tuple[int, ...], file: SourceFile, where: in
 
 
 def _fields(extra: bytes) -> dict[int, bytes]:
+    """The extra fields by kind; what is left over is under -1."""
     found: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
+        if at + 4 + length > len(extra):
+            break
         found.setdefault(kind, extra[at + 4 : at + 4 + length])
         at += 4 + length
-    return found
+    return {**found, -1: extra[at:]} if at < len(extra) else found
 
 
 def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
     """The entry, with the place of its bytes, which only the local header tells."""
     name = entry.name.encode()
     length = _LOCAL.size + len(name)
-    if entry.header + length > file.size:
-        raise _broken(file, entry.header, f"entry {quote(entry.name)} lies beyond the end of the file")
-    head = read_at(descriptor, entry.header, length, file)
-    magic, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack_from(head)
+    head = _ranged(descriptor, file, entry.header, length)
+    magic, _, flags, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL.unpack(head[: _LOCAL.size])
     if magic != MAGIC or name_length != len(name) or head[_LOCAL.size :] != name:
         raise _broken(file, entry.header, f"the directory lists {quote(entry.name)} here, and something else is there")
     _check_stored(file, entry.name, flags, method)
-    return entry._replace(begin=entry.header + length + extra_length)
+    extra = _ranged(descriptor, file, entry.header + length, extra_length)
+    placed = entry._replace(begin=entry.header + length + extra_length)
+    # Nothing else tells of a damaged length of the extra fields, which would move all bytes of a tensor.
+    described = _described(descriptor, file, placed) if flags & _DESCRIBED else (crc, stored, size)
+    fields = _fields(extra)
+    wide = _ZIP64_FIELD in fields
+    agree = described[0] == entry.crc and all(one == entry.size or (one == IN_ZIP64 and wide) for one in described[1:])
+    if not agree or -1 in fields:
+        raise _broken(file, entry.header, f"the header of entry {quote(entry.name)} contradicts the directory")
+    return placed
+
+
+def _described(descriptor: int, file: SourceFile, entry: Entry) -> tuple[int, int, int]:
+    """CRC and sizes as the data descriptor behind an entry's bytes has them, be it narrow or wide."""
+    found = _ranged(descriptor, file, entry.begin + entry.size, _WIDE.size)
+    for form in (_WIDE, _NARROW):
+        magic, crc, stored, size = form.unpack_from(found)
+        if magic == _DESCRIPTOR_MAGIC and stored == size == entry.size:
+            break
+    return (crc, stored, size) if magic == _DESCRIPTOR_MAGIC else (-1, -1, -1)
+
+
+def _ranged(descriptor: int, file: SourceFile, begin: int, length: int) -> bytes:
+    if begin + length > file.size:
+        raise _broken(file, begin, "an entry lies beyond the end of the file")
+    return read_at(descriptor, begin, length, file)
 
 
 def _broken(file: SourceFile, at: int, what: str) -> SourceError:
@@ -245,7 +272,7 @@ def local_header(name: bytes, at: int, size: int, alignment: int) -> bytes:
 
 def data_descriptor(size: int, wide: bool) -> bytes:
     """What follows an entry's bytes: its CRC-32 (0, to be filled in), and its size twice, in 8 bytes each if wide."""
-    return struct.pack("<4sI2Q" if wide else "<4s3I", _DESCRIPTOR_MAGIC, 0, size, size)
+    return (_WIDE if wide else _NARROW).pack(_DESCRIPTOR_MAGIC, 0, size, size)
 
 
 def directory(listed: Iterable[tuple[bytes, int, int]], begin: int) -> tuple[bytes, list[int]]:

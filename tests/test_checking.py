@@ -1,0 +1,100 @@
+"""`models check`: what a family's author is told of a real checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import running
+from helpers import LLAMA, hf
+from running import run
+
+import streamconv
+from streamconv import samples
+from streamconv.convert import check
+from streamconv.dtypes import BF16
+from streamconv.errors import UsageError
+from streamconv.tensors import TensorSpec
+
+HEAD = "from streamconv.families import *\n"
+TABLE = """
+def rules(config, options):
+    return [{rules}]
+
+FAMILY = Family("own", "a family of this test", rules{more})
+"""
+
+
+def checked(folder: Path, rules: str, names: dict[str, tuple[int, ...]], more: str = "") -> list[str]:
+    (folder / "own.py").write_text(HEAD + TABLE.format(rules=rules, more=more))
+    samples.write_hf(folder / "hf", {"layers": 2}, [TensorSpec(n, BF16, s) for n, s in names.items()], 1 << 20)
+    return [("! " if f.is_error else "") + f.text.strip() for f in check(folder / "own.py", folder / "hf")]
+
+
+def test_a_table_that_fits(tmp_path) -> None:
+    said = checked(tmp_path, 'Rule("a", "x"), Rule("b", "y", None, Transpose())', {"a": (2,), "b": (2, 3)})
+    assert said == ["no options:", "2 tensors become 2, and all come back"]
+
+
+def test_what_no_rule_takes_and_what_is_missing(tmp_path) -> None:
+    *_, last = checked(tmp_path, 'Rule("a", "x"), Rule("c", "y")', {"a": (2,), "b": (2, 3)})
+    assert last.startswith("! 2 tensors do not fit the model:")
+    assert "b: no rule knows it" in last
+    assert "c: missing" in last
+
+
+def test_what_two_rules_take(tmp_path) -> None:
+    rules = 'Rule("l.{i}.{k:a|b}", "m.{i}.{k:a|b}"), Rule("l.{i}.b", "n.{i}", optional=True)'
+    said = checked(tmp_path, rules, {f"l.{i}.{k}": (2,) for i in range(2) for k in "ab"}, ', ranges={"i": "layers"}')
+    assert "! ambiguous: l.0.b is taken by l.{i}.{k:a|b} and by l.{i}.b; l.1.b is taken by" in said[1]
+    assert said[1].endswith("; the first rule of the table is taken")
+
+
+def test_what_does_not_come_back(tmp_path) -> None:
+    """A word of the algebra whose inverse is none."""
+    rules = 'Rule("a", "x", None, Wrong())'
+    wrong = "class Wrong(Transform):\n    def apply(self, parts, sizes): return parts\n    inverse = Transpose()\n\n"
+    (tmp_path / "own.py").write_text(HEAD + wrong + TABLE.format(rules=rules, more=""))
+    samples.write_hf(tmp_path / "hf", {}, [TensorSpec("a", BF16, (2, 3))], 1 << 20)
+    findings = list(check(tmp_path / "own.py", tmp_path / "hf"))
+    assert [f.text for f in findings if f.is_error] == ["  not invertible: a comes back as [3, 2], and was [2, 3]"]
+
+
+def test_what_is_dropped_and_what_the_way_back_has_to_be_told(tmp_path) -> None:
+    rules = (
+        'Rule("a", "x", None, Transpose() if options["turned"] else Same()), '
+        'Drop("computed from the config", hf=("inv_freq",))'
+    )
+    more = ', options=(Option("turned", (False, True), "a on its side"),)'
+    said = checked(tmp_path, rules, {"a": (3, 2), "inv_freq": (4,)}, more)
+    assert said[0] == "turned=false:"
+    assert said[1] == "dropped: inv_freq (computed from the config)"
+    assert said[2].startswith("in reverse, without a manifest: neither names nor shapes")
+    assert "-o turned=false or true (a on its side)" in said[2]
+    assert said[3] == "2 tensors become 1, and all but 1 come back"
+    assert said[4] == "turned=true:"
+
+
+def test_a_known_family_by_its_name(tmp_path) -> None:
+    samples.write_hf(tmp_path / "hf", LLAMA, hf(LLAMA), 1 << 20)
+    said = list(check("llama", tmp_path / "hf"))
+    assert not [finding for finding in said if finding.is_error]
+    assert [f.text for f in said if f.text.endswith(":")] == [
+        f"qkv_concat={value}, is_lora=false, lora_names=lora_a:" for value in ("false", "true", "blocks")
+    ]
+    with pytest.raises(UsageError, match="model 'lama' is unknown; did you mean llama"):
+        check("lama", tmp_path / "hf")
+
+
+def test_the_command_and_its_exit_code(tmp_path) -> None:
+    running.tiny(tmp_path / "hf")
+    fits = run("models", "check", "llama", "hf", cwd=tmp_path)
+    assert fits.code == 0
+    assert "all come back" in fits.out
+    wrong = run("models", "check", "mixtral", "hf", cwd=tmp_path)
+    assert wrong.code == 4
+    assert "no rule knows it" in wrong.out
+    assert "the family does not fit hf: 2 findings" in wrong.err
+    assert run("models", "check", "llama", cwd=tmp_path).code == 2
+    assert run("models", "one", "two", cwd=tmp_path).code == 2
+    assert streamconv.open(tmp_path / "hf")
