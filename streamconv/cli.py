@@ -25,7 +25,7 @@ from .errors import (
     storage_error,
 )
 from .units import counted
-from .words import suggestion
+from .words import followed, suggestion
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,9 +53,8 @@ class _Commands(click.Group):
         """Find the command, or fail with the one that looks most like it."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            raise UsageError(
-                f"there is no command {quote(name)!r}{suggestion(name, self.commands)}; see streamconv --help"
-            )
+            what = f"there is no command {quote(name)!r}{suggestion(name, self.commands)}"
+            raise UsageError(followed(what, "see streamconv --help"))
         return super().resolve_command(ctx, args)
 
 
@@ -347,7 +346,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case click.exceptions.Abort() | KeyboardInterrupt():
             return "interrupted; nothing is left at DEST", 128 + signal.SIGINT
         case click.ClickException():
-            return f"{quote(error.format_message().rstrip('.'))}; see streamconv --help", UsageError.exit_code
+            message = quote(error.format_message().rstrip("."))
+            return followed(message, "see streamconv --help"), UsageError.exit_code
         case MemoryError():
             return "the system refused memory that the budget allows: give a smaller --max-mem", BudgetError.exit_code
         case OSError(filename=None):

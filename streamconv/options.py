@@ -16,7 +16,7 @@ from .plan import EmptyPlanError, Plan, make_plan
 from .rules import Direction, Matcher, Rule, Statement
 from .sizes import Ranges
 from .tensors import Catalog
-from .words import suggestion
+from .words import followed, suggestion
 
 Chosen = Mapping[str, Value]
 
@@ -34,7 +34,7 @@ def _parsed(family: Family, name: str, text: str) -> Value:
         return whole_number(name, text)
     names = [*known, *family.numbers]
     has = f"its options are {', '.join(names)}" if names else "it has none"
-    raise UsageError(f"{family.name} has no option {quote(name)!r}{suggestion(name, names)}; {has}")
+    raise UsageError(followed(f"{family.name} has no option {quote(name)!r}{suggestion(name, names)}", has))
 
 
 def said_options(family: Family, said: Mapping[str, object]) -> dict[str, Value]:

@@ -318,9 +318,9 @@ def test_an_error_leaves_stdout_empty(tmp_path: Path, capsys) -> None:
 
 USAGE = {
     "no command": ([], "Missing command; see streamconv --help"),
-    "a command misspelt": (["convret"], "there is no command 'convret'; did you mean convert?"),
+    "a command misspelt": (["convret"], "there is no command 'convret'; did you mean convert? See streamconv"),
     "no such command": (["zzz"], "there is no command 'zzz'; see streamconv --help"),
-    "an option misspelt": (["convert", "S", "D", "--modle", "llama"], "Did you mean '--model'?; see streamconv"),
+    "an option misspelt": (["convert", "S", "D", "--modle", "llama"], "Did you mean '--model'? See streamconv"),
     "no such option": (["convert", "S", "D", "--zzz"], "--zzz"),
     "a number": (["convert", "S", "D", "--workers", "many"], "'many' is not a valid integer; see"),
     "no worker": (["convert", "S", "D", "--workers", "0"], "a number between 1 and 256 is needed"),
