@@ -18,7 +18,7 @@ from .formats import open_catalog
 from .layout import HF_SAFETENSORS, PEFT
 from .options import Question, decided_plan, parse_options, said_options
 from .report import Prepared, Report
-from .rules import Direction
+from .rules import TIED, Direction
 from .sources import alike, uses_mapping
 from .units import parse_size
 from .writer import FileSink
@@ -100,7 +100,7 @@ class Conversion(Prepared):
         return adapters.peft_config(self.plan.outputs, self.config, self.catalog.directory, alpha)
 
     def _mended_config(self) -> bytes:
-        settled = self.family.settled(self.plan.options)
+        settled = {**self.family.settled(self.plan.options), **({TIED: False} if self.plan.untied else {})}
         return configs.mended(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
 
     def compare(self, on_progress: OnProgress | None = None) -> verify.Verified:

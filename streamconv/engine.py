@@ -21,7 +21,6 @@ from typing import Protocol
 import numpy as np
 
 from .boxes import Cells, boxes, cells, position
-from .errors import UnsupportedError, quote
 from .grids import Box, box_shape, runs
 from .memory import Budget, resident_bytes
 from .outputs import Output, SameBytes
@@ -117,7 +116,7 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
     """Compare two tensors that have to hold the same bytes, or one with zeros.
 
     Raises:
-        UnsupportedError: they differ.
+        StreamconvError: the check's own: they differ.
     """
     other = leaf(check.other)
     if check.kept is None:
@@ -133,10 +132,7 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
             for box in boxes(kept, cell, kept.dtype.itemsize, half):
                 same = same and equal_bytes(_read(first, kept, box, one), _read(second, other, box, two))
     if not same:
-        raise UnsupportedError(
-            f"{quote(check.other.name)} differs from {quote(check.kept.name)}, but {check.why}: one of them is wrong; "
-            "if they are meant to differ, say so in config.json (tie_word_embeddings: false)"
-        )
+        raise check.error
 
 
 def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> None:
@@ -145,9 +141,7 @@ def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> 
         for cell in cells(view):
             for box in boxes(view, cell, view.dtype.itemsize, budget.region):
                 if _read(reader, view, box, spare).any():
-                    raise UnsupportedError(
-                        f"{quote(check.other.name)} is not zero, but {check.why}; what it holds would be lost"
-                    )
+                    raise check.error
 
 
 def _read(reader: Reader, view: View, box: Box, spare: Region) -> Bits:

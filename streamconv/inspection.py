@@ -67,7 +67,7 @@ def family_parts(family: Family) -> Iterator[tuple[str, list[str]]]:
         ("numbers that may be given, and are checked", [f"{n}  ({s})" for n, s in family.numbers.items()]),
         ("other than MindFormers' own converter", [*family.differs]),
         ("names and layouts, HuggingFace -> MindSpore", _table(family, {})),
-        *((f"with {name}={spell(value)}", lines) for name, value, lines in _variants(family)),
+        *((f"with {choice}", lines) for choice, lines in _variants(family)),
     )
     yield from ((title, entries) for title, entries in parts if entries)
 
@@ -98,12 +98,21 @@ def family_values(family: Family) -> dict[str, object]:
     }
 
 
-def _variants(family: Family) -> Iterator[tuple[str, Value, list[str]]]:
-    """For every other value of an option, what it makes of the table."""
-    usual = set(_table(family, {}))
+def _variants(family: Family) -> Iterator[tuple[str, list[str]]]:
+    """For every other value of an option, what it makes of the table; beside another option, if it needs that."""
     for option in family.options:
         for value in option.values[1:]:
-            yield option.name, value, [line for line in _table(family, {option.name: value}) if line not in usual]
+            beside = next(
+                (some for some in _beside(family, option) if _table(family, {**some, option.name: value})), {}
+            )
+            usual = set(_table(family, beside))
+            lines = [line for line in _table(family, {**beside, option.name: value}) if line not in usual]
+            yield ", ".join(f"{n}={spell(v)}" for n, v in {option.name: value, **beside}.items()), lines
+
+
+def _beside(family: Family, option: Option) -> Iterator[dict[str, Value]]:
+    yield {}
+    yield from ({other.name: v} for other in family.options if other is not option for v in other.values[1:])
 
 
 def _table(family: Family, options: Options) -> list[str]:

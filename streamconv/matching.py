@@ -60,12 +60,16 @@ class Application:
 
 @dataclass
 class Matches:
-    """What became of every source tensor; `same`: of a dropped one, the tensor that it has to equal."""
+    """What became of every source tensor.
+
+    `same`: of a dropped one, the tensor that it has to equal; `copies`: the one that it should repeat.
+    """
 
     applications: list[Application] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     tied: dict[str, TensorRef] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     strayed: list[tuple[str, Bindings]] = field(default_factory=list)
 
@@ -117,7 +121,9 @@ class _Collector:
             self._result.tied[name] = ref
         elif isinstance(statement, Copy) or self._is_dropped(statement, match.bindings):
             self._result.dropped[name] = statement.why
-            if isinstance(statement, Drop) and statement.same:
+            if isinstance(statement, Copy):
+                self._result.copies[name] = statement.of
+            elif statement.same:
                 self._result.same[name] = fill(statement.same, match.bindings, self._sizes)
         else:
             self._result.unknown.append(name)

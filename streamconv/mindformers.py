@@ -16,6 +16,13 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),
     "num_heads": ("num_attention_heads", "n_head"),
     "n_kv_heads": ("num_key_value_heads",),
+    "num_query_groups": ("num_key_value_heads",),
+    "kv_channels": ("head_dim",),
+    "intermediate_size": ("ffn_hidden_size",),
+    "ffn_hidden_size": ("intermediate_size",),
+    "moe_ffn_hidden_size": ("moe_intermediate_size",),
+    "num_moe_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "mtp_num_layers": ("num_nextn_predict_layers",),
     "hidden_size": ("hidden_size", "n_embd", "n_embed"),
     "expert_num": ("num_local_experts", "num_experts", "n_routed_experts"),
     "shared_expert_num": ("n_shared_experts",),
@@ -25,7 +32,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def parse(text: bytes, where: str) -> dict[str, object]:
-    """The `model.model_config` of a YAML as MindFormers spells it.
+    """The `model.model_config` of a YAML as MindFormers spells it; its `moe_config` may stand beside `model`, too.
 
     Raises:
         SourceError: it is no YAML, or has none.
@@ -35,11 +42,11 @@ def parse(text: bytes, where: str) -> dict[str, object]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(f"{where} is not YAML: {quote(first)}; fetch it again") from error
-    for key in ("model", "model_config"):
-        values = values.get(key) if isinstance(values, dict) else None
-    if not isinstance(values, dict):
+    said = _mapping(_mapping(_mapping(values).get("model")).get("model_config"))
+    if not said:
         raise SourceError(f"{where} has no model.model_config, where MindFormers says what the model is")
-    return {str(key): value for key, value in values.items()}
+    experts = {**_mapping(_mapping(values).get("moe_config")), **_mapping(said.get("moe_config"))}
+    return {**{str(key): value for key, value in said.items()}, **({"moe_config": experts} if experts else {})}
 
 
 def as_config(said: Mapping[str, object]) -> dict[str, object]:

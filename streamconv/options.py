@@ -71,8 +71,8 @@ def decided_plan(question: Question, given: Chosen, made_by: Manifest | None, sa
     family = question.family
     if question.direction is Direction.FORWARD:
         defaults = {option.name: option.default for option in family.options}
-        known = {**told_options(question, given), **given}
-        return question.plan({**defaults, **known})
+        known = {**said, **given}
+        return question.plan({**defaults, **told_options(question, known), **known})
     return _only_fitting(question, {**said, **_recorded(family, made_by), **given})
 
 

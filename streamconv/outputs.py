@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from . import views
 from .dtypes import F32, FLOAT, INTEGER, DType
-from .errors import UnsupportedError, quote
+from .errors import SourceError, StreamconvError, UnsupportedError, quote
 from .matching import Application, Matches
 from .patterns import fill, holes
 from .rules import Copy, Direction, Drop, Rule, Statement, Tied
@@ -21,8 +21,6 @@ Order = tuple[object, ...]
 
 #: Whether two tensors begin with the same bytes: all that a plan may ask of a tensor's data.
 Alike = Callable[[TensorRef, TensorRef], bool]
-
-_BLANK = "HuggingFace's model has no such tensor: it stands for zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +40,14 @@ class Output:
 
 @dataclass(frozen=True)
 class SameBytes:
-    """A check to be made before anything is written: the two tensors have to hold the same bytes.
+    """A check to be made before anything is written: the two tensors have to hold the same bytes, else `error`.
 
     Without `kept`, the other one has to hold nothing but zeros.
     """
 
     kept: TensorRef | None
     other: TensorRef
-    why: str
+    error: StreamconvError
 
 
 class Builder:
@@ -68,6 +66,7 @@ class Builder:
         self.findings: list[str] = []
         self.dropped: dict[str, str] = {}
         self.checks: list[SameBytes] = []
+        self.untied = False
         self._forward = direction is Direction.FORWARD
         self._source, self._target = ("hf", "ms") if self._forward else ("ms", "hf")
         self._dtype, self._sizes, self._ranges, self._scales = dtype, sizes, ranges, paired
@@ -114,7 +113,7 @@ class Builder:
         specs = (None,) * len(rule.patterns("ms")) if self._forward else rule.shapes()
         results = layout.apply(parts, self._sizes)
         for view in layout.blanks(parts):
-            self.checks += [SameBytes(None, ref, _BLANK) for one in view.leaves() for ref in one.refs()]
+            self.checks += [SameBytes(None, ref, _not_blank(ref)) for one in view.leaves() for ref in one.refs()]
         for pattern, spec, view in zip(rule.patterns(self._target), specs, results, strict=True):
             for position, one in self._unstacked(spread, view):
                 if spec is not None:
@@ -153,26 +152,41 @@ class Builder:
 
     def _repeats(self, matches: Matches, catalog: Catalog) -> Iterator[_Repeat]:
         """The tensors that the target has twice; on the way, what the source has twice is checked and dropped."""
+        for first, second in catalog.twice:
+            self.checks.append(SameBytes(first, second, _certain(first, second)))
         for name, same in matches.same.items():
             if same in catalog:
-                self.checks.append(SameBytes(catalog[same], catalog[name], f"it is {matches.dropped[name]}"))
+                error = _unequal(catalog[name], catalog[same], f"it is {matches.dropped[name]}: one of them is wrong")
+                self.checks.append(SameBytes(catalog[same], catalog[name], error))
+        self._note_lost(matches, catalog)
         for number, statement in enumerate(self._statements):
             if isinstance(statement, Tied):
                 of = catalog[_source_name(self._statements, statement.of, self._source)]
-                other = matches.tied.get(statement.hf if self._forward else statement.ms)
-                if other is not None and not self._forward and not self._alike(of, other):
-                    yield _Repeat(number, statement.hf, other)
-                    continue
-                if other is not None:
-                    self.checks.append(SameBytes(of, other, "config.json says tie_word_embeddings"))
-                if self._forward:
-                    yield _Repeat(number, statement.ms, of, (other.name,) if other else ())
-                elif other is not None:
-                    self.dropped[other.name] = f"tied: the same bytes as {of.name}"
+                yield from self._tied(number, statement, of, matches)
             elif isinstance(statement, Copy) and not self._forward:
                 copied = catalog.get(_source_name(self._statements, statement.of, self._source))
                 given = any(application.rule.hf == statement.hf for application in matches.applications)
                 yield from (_Repeat(number, name, copied) for name in self._copies(statement) if copied and not given)
+
+    def _note_lost(self, matches: Matches, catalog: Catalog) -> None:
+        """Say so of what is dropped as a copy of another tensor, and is none."""
+        for name, of in matches.copies.items():
+            original = catalog.get(_source_name(self._statements, of, self._source))
+            if original is not None and not self._alike(original, catalog[name]):
+                self.dropped[name] = f"{matches.dropped[name]}; it differs from {original.name}, and is lost"
+
+    def _tied(self, number: int, tied: Tied, of: TensorRef, matches: Matches) -> Iterator[_Repeat]:
+        other = matches.tied.get(tied.hf if self._forward else tied.ms)
+        if other is not None and not self._forward and not self._alike(of, other):
+            self.untied = True
+            yield _Repeat(number, tied.hf, other)
+            return
+        if other is not None:
+            self.checks.append(SameBytes(of, other, _unequal(other, of, _NOT_TIED)))
+        if self._forward and tied.again:
+            yield _Repeat(number, tied.ms, of, (other.name,) if other else ())
+        elif other is not None:
+            self.dropped[other.name] = f"tied: the same bytes as {of.name}"
 
     def _copies(self, copy: Copy) -> Iterator[str]:
         """The names under which a tensor is stored again."""
@@ -195,6 +209,31 @@ class _Repeat:
     name: str
     of: TensorRef
     others: tuple[str, ...] = ()
+
+
+_NOT_TIED = (
+    "config.json says tie_word_embeddings: one of them is wrong; if they are meant to differ, say so there "
+    "(tie_word_embeddings: false)"
+)
+
+
+def _unequal(other: TensorRef, kept: TensorRef, why: str) -> UnsupportedError:
+    return UnsupportedError(f"{quote(other.name)} differs from {quote(kept.name)}, but {why}")
+
+
+def _not_blank(ref: TensorRef) -> UnsupportedError:
+    return UnsupportedError(
+        f"{quote(ref.name)} is not zero, but HuggingFace's model has no such tensor: it stands for zeros; "
+        "what it holds would be lost"
+    )
+
+
+def _certain(first: TensorRef, second: TensorRef) -> SourceError:
+    files = " and ".join(quote(ref.extents[0].file.path.name) for ref in (first, second))
+    return SourceError(
+        f"{quote(first.name)} is in {files}, and the two differ, so which one counts is not certain; "
+        "remove the file that does not belong there"
+    )
 
 
 def _source_name(statements: Sequence[Statement], hf: str, side: str) -> str:

@@ -27,6 +27,7 @@ from .views import View
 
 _LISTED = 200
 _COUNTED = 100_000
+_NO_CONFIG = " No config.json was found: it tells what names do not (a tied head, say); give it with --config FILE"
 
 
 class EmptyPlanError(UnsupportedError):
@@ -43,6 +44,7 @@ class Plan:
         dropped: source tensor → why it is not written.
         checks: tensors whose bytes have to agree.
         dequantised: how many source tensors are FP8 times block scales.
+        untied: the config says that the head is the embedding, and the source has another one.
     """
 
     family: str
@@ -53,6 +55,7 @@ class Plan:
     dropped: Mapping[str, str]
     checks: tuple[SameBytes, ...] = ()
     dequantised: int = 0
+    untied: bool = False
 
     @property
     def held_dtype(self) -> DType | None:
@@ -115,7 +118,7 @@ def make_plan(
     wrong = [*matching.unknown(matches, statements, side, ranges), *matching.strayed(matches, ranges), *paired.surplus]
     wrong += _learn_shapes(matches, direction, sizes)
     absent = list(islice(matching.missing(matches, statements, side, ranges, sizes), _COUNTED))
-    _raise(wrong, [*paired.missing, *absent])
+    _raise(wrong, [*paired.missing, *absent], "" if config else _NO_CONFIG)
 
     build = Builder(direction, dtype, sizes, ranges, paired, statements, alike)
     outputs = build.outputs(matches, catalog)
@@ -123,8 +126,17 @@ def make_plan(
     if not outputs:
         raise EmptyPlanError("the source holds nothing that this choice of options would write")
     dropped = {**matches.dropped, **build.dropped}
-    dequantised = len(paired.of.keys() - dropped.keys())
-    return Plan(family.name, options, direction, dtype, tuple(outputs), dropped, tuple(build.checks), dequantised)
+    return Plan(
+        family.name,
+        options,
+        direction,
+        dtype,
+        tuple(outputs),
+        dropped,
+        tuple(build.checks),
+        dequantised=len(paired.of.keys() - dropped.keys()),
+        untied=build.untied,
+    )
 
 
 def _check_direction(names: Sequence[str], statements: Sequence[Statement], side: str, ranges: Ranges) -> None:
@@ -194,8 +206,8 @@ def _twice(outputs: Iterable[Output]) -> Iterator[str]:
         seen[output.name] = output
 
 
-def _raise(wrong: Sequence[str], absent: Sequence[str]) -> None:
-    """One error for all findings, if there are any."""
+def _raise(wrong: Sequence[str], absent: Sequence[str], hint: str = "") -> None:
+    """One error for all findings, if there are any; `hint` is what to think of beside the usual."""
     findings = [*wrong, *absent]
     if not findings:
         return
@@ -209,5 +221,5 @@ def _raise(wrong: Sequence[str], absent: Sequence[str]) -> None:
         count = f"at least {count}"
     raise kind(
         "\n  ".join([f"{count} not fit the model:", *shown])
-        + "\nnothing was written; is this the right --model, and is the source complete?"
+        + f"\nnothing was written; is this the right --model, and is the source complete?{hint}"
     )

@@ -17,6 +17,9 @@ from .transforms import Same, Transform
 
 _COMPARED = 300
 
+#: The key of config.json that says whether a model's head is its embedding.
+TIED = "tie_word_embeddings"
+
 
 class Direction(Enum):
     """Which side of the rules is the source."""
@@ -79,13 +82,15 @@ class Tied:
     """HF tensor `hf` (MindFormers' `ms`) holds the same bytes as HF tensor `of`.
 
     Forward it is written from `of` where the source lacks it, and where it is present its bytes have to equal those of
-    `of`. In reverse it is left out, unless it differs: training may have untied it.
+    `of`. In reverse it is left out, unless it differs: training may have untied it. With `again` false MindFormers'
+    model has no such tensor, and forward it is left out too.
     """
 
     hf: str
     ms: str
     of: str
     shape: str | None = None
+    again: bool = True
 
 
 @dataclass(frozen=True)

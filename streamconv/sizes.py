@@ -13,6 +13,9 @@ from functools import cache
 
 from .errors import InternalError, UsageError
 
+# Where the config says nothing, and a family's table does.
+_DERIVED = "by default "
+
 
 class ShapeConflictError(Exception):
     """A shape does not fit the numbers known so far; `str()` says which and whence they come."""
@@ -66,11 +69,11 @@ class Sizes:
         value = self.value(key[1:]) if key.startswith("=") else look_up(config, key)
         # What a config may set to zero (dense layers, say) has `| =0` in the table.
         if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or key == "=0"):
-            self.learn(name, value, f"config.json: {key.lstrip('=')}")
+            self.learn(name, value, f"{_DERIVED}{key[1:]}" if key.startswith("=") else f"config: {key}")
 
     def _give(self, name: str, option: str, value: int) -> None:
         known = self._values.get(name, value)
-        if known != value and not self._origins[name].startswith("config.json: ="):
+        if known != value and not self._origins[name].startswith(_DERIVED):
             raise UsageError(f"{option}={value} contradicts the model: {name} is {known}{self.origin(name)}")
         self.learn(name, value, option)
 

@@ -86,6 +86,7 @@ class Catalog(Mapping[str, TensorRef]):
         tensors: name → reference, in file order.
         files: the files read, in reading order.
         ignored: other files beside them, and what torch files hold beside a model (`FILE: KEY`), by reason.
+        twice: tensors that are in two files, as the one in `tensors` and the other: they have to hold the same bytes.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class Catalog(Mapping[str, TensorRef]):
     tensors: Mapping[str, TensorRef]
     files: tuple[SourceFile, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
+    twice: tuple[tuple[TensorRef, TensorRef], ...] = ()
 
     def __getitem__(self, name: str) -> TensorRef:
         return self.tensors[name]

@@ -19,6 +19,7 @@ from streamconv.tensors import TensorSpec
 SPELLINGS = ("lora_a", "lora_A.weight", "mindpet_delta_lora_a", "tk_delta_lora_a")
 MODELS = {
     "llama": ("model.layers.{}.self_attn.q_proj", "model.layers.{}.mlp.down_proj", "model.layers.{}.self_attn.v_proj"),
+    "qwen2": ("model.layers.{}.self_attn.q_proj", "model.layers.{}.mlp.up_proj"),
     "qwen2_5": ("model.layers.{}.self_attn.k_proj", "model.layers.{}.mlp.gate_proj"),
     "glm-n": ("transformer.encoder.layers.{}.self_attention.query_key_value",),
 }

@@ -315,3 +315,39 @@ def test_tied_tensors_that_differ(tmp_path: Path, capsys) -> None:
     assert ended.code == 4
     assert "lm_head.weight differs from model.embed_tokens.weight" in ended.err
     assert not (tmp_path / "dest").exists()
+
+
+def test_a_tensor_in_two_files_has_to_be_the_same_in_both(tmp_path: Path, capsys) -> None:
+    """MindFormers' converter of DeepSeek-V3 writes the embedding twice."""
+    from safetensors.numpy import load_file, save_file
+
+    source = running.tiny(tmp_path / "source", shard=1 << 30)
+    whole = load_file(source / "model.safetensors")
+    save_file({name: whole[name] for name in whole if "layers" not in name}, source / "m1.safetensors")
+    again = {name: whole[name] for name in whole if "layers" in name or "embed" in name}
+    save_file(again, source / "m2.safetensors")
+    (source / "model.safetensors").unlink()
+    assert call(capsys, "convert", source, tmp_path / "same").code == 0
+    again["model.embed_tokens.weight"] = again["model.embed_tokens.weight"][::-1].copy()
+    save_file(again, source / "m2.safetensors")
+    ended = call(capsys, "convert", source, tmp_path / "dest")
+    assert ended.code == 3
+    assert "model.embed_tokens.weight is in m1.safetensors and m2.safetensors, and the two differ" in ended.err
+    assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_head_that_training_untied_is_one_in_the_config_too(tmp_path: Path, apart: bool) -> None:
+    source = running.tiny(tmp_path / "source", tie_word_embeddings=True)
+    streamconv.convert(source, tmp_path / "ms", max_mem="8G")
+    (tmp_path / "ms" / "streamconv.json").unlink()
+    (shard,) = (tmp_path / "ms").glob("*.safetensors")
+    if apart:
+        head = streamconv.open(shard)["lm_head.weight"].ref.extents[0]
+        with shard.open("r+b") as file:
+            file.seek(head.offset)
+            file.write(b"\x01\x02")
+    streamconv.convert(tmp_path / "ms", tmp_path / "back", model="llama", reverse=True, max_mem="8G")
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is not apart
+    assert ("lm_head.weight" in streamconv.open(tmp_path / "back")) is apart

@@ -249,6 +249,59 @@ def test_shards_filled_to_a_limit_and_a_config_without_a_word_of_mtp(tmp_path, o
 
 
 @pytest.mark.parametrize("options", V3_LAYOUTS, ids=spelled)
+def test_a_config_without_a_word_of_the_mtp_layers_that_there_are(tmp_path, options) -> None:
+    """Their names tell; only a config that says 0 drops them."""
+    source = store(
+        tmp_path / "hf", {**V3, "num_nextn_predict_layers": 2}, tensors({**V3, "num_nextn_predict_layers": 2})
+    )
+    silent = {key: value for key, value in V3.items() if key != "num_nextn_predict_layers"}
+    (source / "config.json").write_text(json.dumps(silent))
+    convert(source, tmp_path / "ms", options=options)
+    convert(tmp_path / "ms", tmp_path / "back", reverse=True)
+    assert golden.found(tmp_path / "back") == golden.found(source)
+
+
+def test_a_yaml_as_mindformers_has_it(tmp_path) -> None:
+    """The numbers of experts stand beside `model`, and nothing tells of MTP but the names."""
+    source = store(tmp_path / "hf", V3, tensors(V3))
+    said = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads"}
+    same = ("hidden_size", "intermediate_size", "vocab_size", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim")
+    said |= {key: key for key in (*same, "qk_rope_head_dim", "v_head_dim")}
+    moe = {"expert_num": "n_routed_experts", "shared_expert_num": "n_shared_experts"}
+    moe |= {key: key for key in ("first_k_dense_replace", "moe_intermediate_size")}
+    lines = ["model:", "  model_config:", *(f"    {key}: {V3[of]}" for key, of in said.items())]
+    lines += ["moe_config:", *(f"  {key}: {V3[of]}" for key, of in moe.items())]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    for options in V3_LAYOUTS:
+        there = convert(source, tmp_path / f"{spelled(options)}.ckpt", options=options)
+        there.with_name(there.name + ".streamconv.json").unlink()
+        back = there.with_suffix(".back")
+        convert(there, back, reverse=True, model="deepseek3", config=tmp_path / "run.yaml")
+        assert golden.found(back) == golden.found(source)
+
+
+def test_a_copy_of_the_embedding_that_is_none_is_said_to_be_lost(tmp_path) -> None:
+    model = tensors(V3)
+    name = "model.layers.3.embed_tokens.weight"
+    model[name] = model[name] + model[name]
+    plan = streamconv.plan(store(tmp_path / "hf", V3, model), tmp_path / "ms", max_mem="8G").plan
+    assert "it differs from model.embed_tokens.weight, and is lost" in plan.dropped[name]
+    assert all("lost" not in why for other, why in plan.dropped.items() if other != name)
+
+
+@pytest.mark.parametrize("by_turns", [True, False])
+def test_gate_and_up_of_mcore_by_turns_or_not(tmp_path, by_turns) -> None:
+    source = store(tmp_path / "hf", V3, tensors(V3))
+    convert(source, tmp_path / "ms", options={"layout": "mcore", "interleave_mlp": by_turns})
+    gate, up = (arrays(source)[f"model.layers.0.mlp.{part}_proj.weight"] for part in ("gate", "up"))
+    expected = np.stack((gate, up), 1).reshape(-1, gate.shape[1]) if by_turns else np.concatenate((gate, up))
+    assert np.array_equal(arrays(tmp_path / "ms")["decoder.layers.0.mlp.linear_fc1.weight"], expected)
+    assert golden.found(convert(tmp_path / "ms", tmp_path / "back", reverse=True)) == golden.found(source)
+    with pytest.raises(UsageError, match="interleave_mlp=false is a choice of layout=mcore"):
+        convert(source, tmp_path / "other", options={"layout": "infer", "interleave_mlp": False})
+
+
+@pytest.mark.parametrize("options", V3_LAYOUTS, ids=spelled)
 def test_mtp_layers_that_are_dropped_are_listed_with_the_reason(tmp_path, options) -> None:
     config, model = {**V3, "num_nextn_predict_layers": 2}, tensors({**V3, "num_nextn_predict_layers": 2})
     store(tmp_path / "hf", config, model)

@@ -106,7 +106,7 @@ def test_the_config_says_how_many_layers_there_have_to_be() -> None:
 def test_layers_beyond_the_last_are_listed_every_tensor_of_them(options) -> None:
     extra = [s for s in hf({**LLAMA, "num_hidden_layers": 4}) if ".layers.3." in s.name]
     lines = findings(UnsupportedError, [*hf(LLAMA), *extra], LLAMA, **options)
-    wrong = [line for line in lines if "there is no layer 3, but 2 (config.json: num_hidden_layers)" in line]
+    wrong = [line for line in lines if "there is no layer 3, but 2 (config: num_hidden_layers)" in line]
     assert sorted(line.split(":")[0] for line in wrong) == sorted(s.name for s in extra)
 
 
@@ -117,7 +117,7 @@ def test_experts_beyond_the_last_are_listed_every_one() -> None:
     lines = findings(UnsupportedError, [*specs, *router], MIXTRAL)
     assert len(lines) == 2 * 2 * 3  # layers, experts too many, projections
     assert all(".experts.3." in line or ".experts.4." in line for line in lines)
-    assert "there is no expert 4, but 3 (config.json: num_local_experts)" in lines[-1] + lines[0] + lines[1]
+    assert "there is no expert 4, but 3 (config: num_local_experts)" in lines[-1] + lines[0] + lines[1]
 
 
 def test_one_expert_missing_in_the_middle() -> None:

@@ -142,3 +142,72 @@ def test_a_config_json_is_no_yaml(tmp_path) -> None:
     config = load(tmp_path, None)
     assert config.goes_along
     assert not config.said
+
+
+QWEN3 = {"model_type": "qwen3", "vocab_size": 11, "hidden_size": 20, "intermediate_size": 14, "num_hidden_layers": 2}
+QWEN3 |= {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 4, "tie_word_embeddings": False}
+QWEN3_YAML = """
+model:
+  model_config:
+    num_layers: 2
+    hidden_size: 20
+    ffn_hidden_size: 14
+    num_attention_heads: 6
+    num_query_groups: 3
+    vocab_size: 11
+    tie_word_embeddings: False
+    use_interleaved_weight_layout_mlp: {interleaved}
+    use_contiguous_weight_layout_attention: {contiguous}
+"""
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_it_tells_how_qwen3_lies_both_ways(tmp_path, interleaved, contiguous) -> None:
+    """And the heads' width, which no YAML of MindFormers has to say, comes from the shapes."""
+    options = {"interleave_mlp": interleaved, "contiguous_qkv": contiguous}
+    source = trained(tmp_path, QWEN3, samples.hf_specs(find("qwen3"), QWEN3), options=options)
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text(QWEN3_YAML.format(**{"interleaved": interleaved, "contiguous": contiguous}))
+    arguments = {"model": "qwen3", "config": yaml, "max_mem": "8G"}
+    streamconv.convert(source, tmp_path / "back", reverse=True, **arguments)
+    assert golden.found(tmp_path / "back") == golden.found(tmp_path / "hf")
+    forward = streamconv.convert(tmp_path / "hf", tmp_path / "again.ckpt", **arguments)
+    assert forward.prepared.plan.options.items() >= options.items()
+    assert (tmp_path / "again.ckpt").read_bytes() == source.read_bytes()
+
+
+def test_it_tells_options_forward_unless_they_are_given(tmp_path) -> None:
+    samples.write_hf(tmp_path / "hf", GLM, samples.hf_specs(find("glm-n"), GLM), 1 << 20)
+    (tmp_path / "run.yaml").write_text(GLM_YAML)
+    arguments = {"model": "glm-n", "config": tmp_path / "run.yaml", "max_mem": "8G"}
+    plan = streamconv.plan(tmp_path / "hf", tmp_path / "ms", options={"mlp_concat": True}, **arguments).plan
+    assert {name: plan.options[name] for name in ("qkv_concat", "mlp_concat", "rearrange_rope")} == {
+        "qkv_concat": False,
+        "mlp_concat": True,
+        "rearrange_rope": True,
+    }
+
+
+def test_the_width_of_qwen_s_network_is_said_itself_and_not_twice(tmp_path) -> None:
+    config = {"model_type": "qwen", "vocab_size": 11, "hidden_size": 12, "intermediate_size": 10}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 3}
+    source = trained(tmp_path, config, samples.hf_specs(find("qwen"), config))
+    (tmp_path / "run.yaml").write_text(
+        "model:\n  model_config: {num_layers: 2, num_heads: 3, hidden_size: 12, intermediate_size: 5, vocab_size: 11}\n"
+    )
+    streamconv.convert(
+        source, tmp_path / "back", model="qwen", reverse=True, config=tmp_path / "run.yaml", max_mem="8G"
+    )
+    assert golden.found(tmp_path / "back") == golden.found(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_experts_may_be_described_beside_the_model(beside) -> None:
+    """MindFormers' own YAMLs have `moe_config` at the top."""
+    text = "model:\n  model_config:\n    num_layers: 3\n    moe_config: {expert_num: 5}\n"
+    if beside:
+        text += "moe_config: {expert_num: 7, first_k_dense_replace: 1, shared_expert_num: 2}\n"
+    config = mindformers.as_config(mindformers.parse(text.encode(), "run.yaml"))
+    assert config["n_routed_experts"] == 5
+    assert (config.get("first_k_dense_replace"), config.get("n_shared_experts")) == ((1, 2) if beside else (None, None))

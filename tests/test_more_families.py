@@ -165,6 +165,7 @@ SAMPLES = {
     "vit": Sample("vit", None, {**EYE, "classes": 4}, without="^norm"),
     "vit without head": Sample("vit", {}, EYE, optional=False),
     "mae": Sample("mae", None, MAE),
+    "mae, encoder alone": Sample("mae", None, EYE, options={"decoder": False}),
     "swin": Sample("swin", specs=lambda: swin(False)),
     "swin pretrain": Sample("swin", specs=lambda: swin(True)),
     "blip2": Sample("blip2", None, BLIP2, {"cross": "crosses"}),
@@ -254,7 +255,7 @@ def test_no_tensor_may_be_missing(tmp_path, name) -> None:
     model = sample.model()
     required = [n for n in model if not n.endswith("attn_mask")]
     for gone in {required[0], required[len(required) // 2], required[-1]}:
-        source = sample.store(tmp_path / f"hf{len(gone)}", {n: t for n, t in model.items() if n != gone})
+        source = sample.store(tmp_path / f"without {gone}", {n: t for n, t in model.items() if n != gone})
         with pytest.raises((SourceError, UnsupportedError), match=re.escape(gone) + ": missing"):
             sample.convert(source, tmp_path / "ms", options=sample.options)
     assert not (tmp_path / "ms").exists()
@@ -465,7 +466,7 @@ def test_what_nothing_tells_is_asked(tmp_path, capsys, name, options, said) -> N
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("bloom", {"n_head": 3}, r"n_head=3 contradicts the model: heads is 5 \(config.json: n_head\)"),
+        ("bloom", {"n_head": 3}, r"n_head=3 contradicts the model: heads is 5 \(config: n_head\)"),
         ("bloom", {"hidden_size": 30}, "hidden_size=30 contradicts"),
         ("wizardcoder", {"layers": 2}, "layers=2 contradicts the model: layers is 3"),
         ("qwenvl", {"vit_num_head": 5}, "vit_num_head=5 contradicts the model"),
@@ -569,3 +570,98 @@ def test_integers_are_not_cast(tmp_path) -> None:
     index = "encoder.layers.1.blocks.2.attn.relative_position_bias.relative_position_index"
     assert np.array_equal(there[index], model["layers.1.blocks.2.attn.relative_position_index"])
     assert there["head.weight"].dtype == np.float16
+
+
+# What one side has twice, or not at all -------------------------------------------------------------------------------
+
+SMALL = {"hidden_size": 12, "intermediate_size": 7, "num_hidden_layers": 2, "num_attention_heads": 6}
+SMALL |= {"num_key_value_heads": 3, "head_dim": 2, "vocab_size": 11}
+#: Family → where MindSpore would have the head of a tied model, which it is not written a second time for.
+UNTIED = {"qwen1_5": "lm_head.weight", "internlm2": "lm_head.weight", "qwen3": "output_layer.weight"}
+
+
+def stored(folder: Path, config: Options, tensors: Tensors) -> Path:
+    """A checkpoint in one file, with or without a config."""
+    folder.mkdir()
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    specs = [TensorSpec(name, KINDS[t.dtype.name], t.shape) for name, t in tensors.items()]
+    file = safetensors.lay_out("model.safetensors", specs, {})
+    golden.write(folder / file.name, file, {name: t.tobytes() for name, t in tensors.items()})
+    return folder
+
+
+@pytest.mark.parametrize("apart", [False, True, None], ids=["the embedding", "another one", "none"])
+@pytest.mark.parametrize("family", UNTIED)
+def test_a_head_beside_a_tied_embedding_on_the_way_back(tmp_path, family, apart) -> None:
+    config = {**SMALL, "tie_word_embeddings": True}
+    hf = Sample(family, config, optional=False).model()
+    streamconv.convert(stored(tmp_path / "hf", config, hf), tmp_path / "ms", model=family, max_mem="8G")
+    ms = arrays(tmp_path / "ms")
+    assert UNTIED[family] not in ms
+    embedding = ms[next(name for name in ms if "embedding" in name)]
+    if apart is not None:
+        ms[UNTIED[family]] = embedding + embedding if apart else embedding
+    trained = stored(tmp_path / "trained", config, ms)
+    streamconv.convert(trained, tmp_path / "back", model=family, reverse=True, max_mem="8G")
+    back = arrays(tmp_path / "back")
+    heads = back.keys() - hf.keys()
+    assert len(heads) == bool(apart)
+    assert all(np.array_equal(back[name], embedding + embedding) for name in heads)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["tie_word_embeddings"] is not apart
+
+
+def test_internlm_without_stored_frequencies_drops_them_both_ways(tmp_path) -> None:
+    config = {**SMALL, "model_type": "internlm", "rotary": {"type": "origin"}}
+    stray = "model.layers.1.self_attn.rotary_emb.inv_freq"
+    model = {**Sample("internlm", config, optional=False).model(), stray: np.ones(3, np.float32)}
+    source = stored(tmp_path / "hf", config, model)
+    streamconv.convert(source, tmp_path / "ms", max_mem="8G")
+    ms = arrays(tmp_path / "ms")
+    assert stray not in ms
+    back = streamconv.plan(
+        stored(tmp_path / "trained", config, {**ms, stray: np.ones(3, np.float32)}),
+        tmp_path / "back",
+        reverse=True,
+        max_mem="8G",
+    ).plan
+    assert back.dropped.keys() == {stray}
+    assert {output.name for output in back.outputs} == model.keys() - {stray}
+
+
+@pytest.mark.parametrize("family", ["internlm2", "qwen3", "deepseek2"])
+def test_rotary_frequencies_of_old_repositories_are_dropped(tmp_path, family) -> None:
+    at = "attention" if family == "internlm2" else "self_attn"
+    config = {**SMALL, "q_lora_rank": None, "kv_lora_rank": 5, "qk_nope_head_dim": 3, "qk_rope_head_dim": 2}
+    config |= {"v_head_dim": 4, "n_routed_experts": 2, "n_shared_experts": 1, "moe_intermediate_size": 5}
+    model = Sample(family, config, optional=False).model()
+    strays = {f"model.layers.{layer}.{at}.rotary_emb.inv_freq": np.ones(3, np.float32) for layer in range(2)}
+    source = stored(tmp_path / "hf", config, {**model, **strays})
+    plan = streamconv.plan(source, tmp_path / "ms", model=family, max_mem="8G").plan
+    assert plan.dropped == dict.fromkeys(strays, "computed from rope_theta")
+
+
+def test_a_copy_that_is_none_is_said_to_be_lost(tmp_path) -> None:
+    sample = SAMPLES["cogvlm2 video"]
+    model = sample.model()
+    names = [f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in (0, 1)]
+    model[names[1]] = model[names[0]] + 1
+    plan = streamconv.plan(sample.store(tmp_path / "hf", model), tmp_path / "ms", model="cogvlm2", max_mem="8G").plan
+    assert plan.dropped == {names[1]: f"the same in every layer; it differs from {names[0]}, and is lost"}
+
+
+def test_wizardcoder_and_telechat_take_numbers_by_hand(tmp_path) -> None:
+    """As MindFormers' scripts do, for a model without a config."""
+    for name, family, given in (
+        ("wizardcoder", "wizardcoder", {"n_head": 7, "hidden_size": 21}),
+        ("telechat 52b", "telechat", {"num_heads": 6, "hidden_size": 12, "mp": 2}),
+    ):
+        sample = SAMPLES[name]
+        folder = tmp_path / family
+        folder.mkdir()
+        source = stored(folder / "hf", {}, sample.model())
+        with pytest.raises(UsageError, match="needs n"):
+            streamconv.plan(source, folder / "ms", model=family, max_mem="8G")
+        streamconv.convert(source, folder / "ms", model=family, options=given, max_mem="8G")
+        streamconv.convert(folder / "ms", folder / "back", reverse=True, max_mem="8G")
+        assert golden.found(folder / "back") == golden.found(source)

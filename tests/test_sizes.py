@@ -59,7 +59,7 @@ def test_shapes_teach_what_the_config_does_not_say() -> None:
 
 def test_a_product_of_which_a_factor_is_known_has_to_be_a_multiple_of_it() -> None:
     sizes = Sizes(TABLE, {"num_attention_heads": 6})
-    with pytest.raises(ShapeConflictError, match=r"25 is no multiple .*config\.json: num_attention_heads"):
+    with pytest.raises(ShapeConflictError, match=r"25 is no multiple .*config: num_attention_heads"):
         sizes.fit((25, 20), "heads*head_dim, hidden")
     assert sizes.get("head_dim") is None
 
@@ -105,7 +105,7 @@ def test_a_symbol_may_be_derived_from_one_further_down() -> None:
 def test_a_number_by_hand() -> None:
     assert Sizes({"heads": "n"}, {}, {"heads": ("-o n_head", 4)}).get("heads") == 4
     assert Sizes({"hd": "=h//heads", "h": "h", "heads": "n"}, {"h": 8}, {"heads": ("-o n_head", 4)}).get("hd") == 2
-    with pytest.raises(UsageError, match=r"-o n_head=4 contradicts the model: heads is 3 \(config\.json: n\)"):
+    with pytest.raises(UsageError, match=r"-o n_head=4 contradicts the model: heads is 3 \(config: n\)"):
         Sizes({"heads": "n"}, {"n": 3}, {"heads": ("-o n_head", 4)})
 
 
@@ -119,7 +119,7 @@ def test_a_conflict_names_the_config_key_the_shape_and_both_numbers() -> None:
     sizes = Sizes(TABLE, {"num_attention_heads": 6, "head_dim": 4, "hidden_size": 20})
     with pytest.raises(ShapeConflictError) as caught:
         sizes.fit((32, 20), "heads*head_dim, hidden")
-    for word in ("[32, 20]", "is 24", "not 32", "config.json: num_attention_heads", "config.json: head_dim"):
+    for word in ("[32, 20]", "is 24", "not 32", "config: num_attention_heads", "config: head_dim"):
         assert word in str(caught.value)
 
 
@@ -154,10 +154,10 @@ def test_what_may_be_zero_is_zero_where_no_number_is_said(value, expected) -> No
     assert Sizes({"dense": "first_k_dense_replace | =0"}, {"first_k_dense_replace": value}).get("dense") == expected
 
 
-def test_zero_is_known_and_its_origin_is_the_config() -> None:
+def test_zero_is_known_and_said_to_be_the_default() -> None:
     sizes = Sizes({"mtp": "num_nextn_predict_layers | =0", "dense": "first_k_dense_replace"}, {})
     assert (sizes.get("mtp"), sizes.get("dense")) == (0, None)
-    with pytest.raises(ShapeConflictError, match=r"mtp is 0 \(config\.json: .*\), not 4"):
+    with pytest.raises(ShapeConflictError, match=r"mtp is 0 \(by default 0\), not 4"):
         sizes.fit((4,), "mtp")
 
 
@@ -222,8 +222,8 @@ def test_where_numbers_are_counted_from() -> None:
 @pytest.mark.parametrize(
     ("hole", "words"),
     [
-        ("layer", "5 (config.json: num_hidden_layers)"),
-        ("moe", "3 … 4 (config.json: first_k_dense_replace; config.json: num_hidden_layers)"),
+        ("layer", "5 (config: num_hidden_layers)"),
+        ("moe", "3 … 4 (config: first_k_dense_replace; config: num_hidden_layers)"),
     ],
 )
 def test_a_range_in_words(hole, words) -> None:

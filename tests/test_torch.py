@@ -354,3 +354,12 @@ def test_headers_that_the_budget_does_not_allow(tmp_path) -> None:
     assert len(open_catalog(path)) == 3000
     with pytest.raises(SourceError, match="memory budget allows"):
         open_catalog(path, room=lambda: 20_000)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.complex128])
+def test_a_dtype_beside_the_tensors_is_ignored(tmp_path, dtype) -> None:
+    """A training configuration has such; torch.load(weights_only=True) takes it."""
+    path = tmp_path / "a.pth"
+    torch.save({"model": {"a": tensor((3,))}, "config": {"dtype": dtype}}, path)
+    torch.load(path, weights_only=True)
+    assert list(streamconv.open(path)) == ["a"]

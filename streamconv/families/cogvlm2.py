@@ -127,5 +127,6 @@ FAMILY = Family(
     differs=(
         "q, k and v have as many rows as the config says; MindFormers cuts at the 8B's",
         "the rotary frequencies kept are layer 0's; MindFormers keeps those it meets first",
+        "there is a way back",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..rules import Drop, Rule, Statement, Tied
-from .base import Config
+from .base import Config, Option
 
 L = "model.layers.{layer}."
 
@@ -17,6 +17,15 @@ DECODER_SIZES = {
     "kv": "num_key_value_heads | =heads",
     "head_dim": "head_dim | =hidden//heads",
 }
+
+#: Of the MCore layouts: gate and up are one tensor.
+INTERLEAVE_MLP = Option(
+    "interleave_mlp",
+    (True, False),
+    "rows of gate and up by turns, or one after the other (MindFormers' use_interleaved_weight_layout_mlp)",
+    decides=False,
+    said="use_interleaved_weight_layout_mlp",
+)
 
 #: What MindSpore's training callbacks and optimizers add to a checkpoint.
 TRAINING_STATE: tuple[Statement, ...] = (
@@ -105,6 +114,7 @@ def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:
     ]
 
 
-def rotary_buffers() -> Drop:
+def rotary_buffers(*attentions: str) -> Drop:
     """Old repositories store the rotary frequencies; both sides compute them from the config."""
-    return Drop("computed from rope_theta", hf=(L + "self_attn.rotary_emb.inv_freq",))
+    hf = tuple(attention + "rotary_emb.inv_freq" for attention in attentions or (L + "self_attn.",))
+    return Drop("computed from rope_theta", hf=hf)

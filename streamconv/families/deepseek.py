@@ -24,4 +24,8 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     rules=rules,
     successors={"deepseek_v2": "deepseek2", "deepseek_v3": "deepseek3"},
+    differs=(
+        "in reverse, files as HuggingFace has them; MindFormers writes one .bin",
+        "nothing beside the source is touched; MindFormers (v1.5) replaces and then deletes its pytorch_model.bin",
+    ),
 )

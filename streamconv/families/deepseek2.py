@@ -57,4 +57,10 @@ FAMILY = Family(
     ),
     rules=rules,
     example={"q_lora_rank": 1536},
+    differs=(
+        "values are the source's; MindFormers rounds all to BF16 first, whatever --dtype says",
+        "there is a way back",
+        "experts are counted; MindFormers takes 160 for granted, and otherwise mixes layers up or drops experts",
+        "use_gmm is written; MindFormers transposes in memory and saves nothing",
+    ),
 )

@@ -12,12 +12,12 @@ from ..rules import Copy, Drop, Rule, Statement, Tied
 from ..transforms import Join, Same, Transpose, Unfold
 from . import latent
 from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, L, decoder_ends, layer_norms
+from .common import INTERLEAVE_MLP, TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
 from .latent import BOTH, DENSE, MOE, MTP
 
 _MS = ("ms",)
 _SWAPPED = Transpose((0, 2, 1))
-_GATE_THEN_UP, _ALTERNATING = Join(("1", "1"), "1", axis=1), Join(("1", "1"), None)
+_GATE_THEN_UP = Join(("1", "1"), "1", axis=1)
 _GATE_UP, _DOWN = "expert_ffn, hidden", "hidden, expert_ffn"
 
 
@@ -25,14 +25,22 @@ def rules(config: Config, options: Options) -> list[Statement]:
     """The table.
 
     Raises:
-        UsageError: use_gmm with another layout than classic.
+        UsageError: use_gmm with another layout than classic, or interleave_mlp=false with another than mcore.
     """
-    layout, gmm = options["layout"], bool(options["use_gmm"])
+    layout, gmm, by_turns = options["layout"], bool(options["use_gmm"]), bool(options["interleave_mlp"])
     if gmm and layout != "classic":
         raise UsageError(f"use_gmm=true is a choice of layout=classic; layout={layout} has one form only")
-    kept = bool(options["mtp"] and config.get("num_nextn_predict_layers"))
-    table = {"classic": _classic(config, gmm, kept), "infer": _infer(config, kept), "mcore": _mcore(config, kept)}
-    return [*table[str(layout)], *([] if kept else _no_mtp(config)), *TRAINING_STATE]
+    if not by_turns and layout != "mcore":
+        raise UsageError(f"interleave_mlp=false is a choice of layout=mcore; in layout={layout} gate and up are apart")
+    # Where the config does not say how many there are, their names do.
+    kept = bool(options["mtp"]) and config.get("num_nextn_predict_layers") != 0
+    table = {
+        "classic": _classic(config, gmm, kept),
+        "infer": _infer(config, kept),
+        "mcore": _mcore(config, kept, by_turns),
+    }
+    rotary = rotary_buffers(*(layer + "self_attn." for layer in (L, MTP)))
+    return [*table[str(layout)], rotary, *([] if kept else _no_mtp(config)), *TRAINING_STATE]
 
 
 def _no_mtp(config: Config) -> list[Statement]:
@@ -144,15 +152,16 @@ def _infer_experts(layer: str) -> list[Statement]:
 # -- mcore: MindFormers 1.7 and later ----------------------------------------------------------------------------------
 
 
-def _mcore(config: Config, mtp: bool) -> list[Statement]:
+def _mcore(config: Config, mtp: bool, by_turns: bool) -> list[Statement]:
     layer, mtp_layer = "decoder.layers.{layer}.", "mtp.layers.{mtp}."
     embedding, output = "model.embed_tokens.weight", ("lm_head.weight", "output_layer.weight")
+    gate_up = Join(("1", "1"), None if by_turns else "1")
     head: Statement = Rule(*output, "vocab, hidden")
     if config.get("tie_word_embeddings"):
         head = Tied(*output, embedding, "vocab, hidden")
     further = [
         *_mcore_layer(MTP, mtp_layer + "transformer_layer.", config),
-        *_mcore_experts(MTP, mtp_layer + "transformer_layer."),
+        *_mcore_experts(MTP, mtp_layer + "transformer_layer.", gate_up),
         Rule(MTP + "enorm.weight", mtp_layer + "enorm.weight", "hidden"),
         Rule(MTP + "hnorm.weight", mtp_layer + "hnorm.weight", "hidden"),
         Rule(MTP + "eh_proj.weight", mtp_layer + "eh_proj.weight", "hidden, 2*hidden"),
@@ -163,8 +172,8 @@ def _mcore(config: Config, mtp: bool) -> list[Statement]:
     return [
         Rule(embedding, "embedding.word_embeddings.weight", "vocab, hidden"),
         *_mcore_layer(L, layer, config),
-        *_mcore_mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn"),
-        *_mcore_experts(MOE, "decoder.layers.{moe}."),
+        *_mcore_mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn", gate_up),
+        *_mcore_experts(MOE, "decoder.layers.{moe}.", gate_up),
         Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),
         head,
         *(further if mtp else []),
@@ -192,22 +201,22 @@ def _mcore_layer(hf: str, ms: str, config: Config) -> list[Statement]:
     return [Rule(f"{hf}{name}.weight", f"{ms}{theirs}.weight", shape) for name, theirs, shape in table]
 
 
-def _mcore_mlp(hf: str, ms: str, ffn: str) -> list[Statement]:
+def _mcore_mlp(hf: str, ms: str, ffn: str, gate_up: Join) -> list[Statement]:
     pair = hf + "gate_proj.weight", hf + "up_proj.weight"
     return [
-        Rule(pair, ms + "linear_fc1.weight", f"{ffn}, hidden", _ALTERNATING),
+        Rule(pair, ms + "linear_fc1.weight", f"{ffn}, hidden", gate_up),
         Rule(hf + "down_proj.weight", ms + "linear_fc2.weight", f"hidden, {ffn}"),
     ]
 
 
-def _mcore_experts(hf: str, ms: str) -> list[Statement]:
+def _mcore_experts(hf: str, ms: str, gate_up: Join) -> list[Statement]:
     experts = hf + "mlp.experts.{expert}."
     pair = experts + "gate_proj.weight", experts + "up_proj.weight"
     flat = _SWAPPED >> Unfold(0, "experts")
     return [
         Rule(hf + "mlp.gate.weight", ms + "mlp.router.weight", "experts, hidden"),
         _bias(hf, ms + "mlp.router.expert_bias"),
-        *_mcore_mlp(hf + "mlp.shared_experts.", ms + "mlp.shared_experts.", "shared*expert_ffn"),
+        *_mcore_mlp(hf + "mlp.shared_experts.", ms + "mlp.shared_experts.", "shared*expert_ffn", gate_up),
         Rule(pair, ms + "mlp.experts.weight1", _GATE_UP, _GATE_THEN_UP >> flat),
         Rule(experts + "down_proj.weight", ms + "mlp.experts.weight2", _DOWN, flat),
     ]
@@ -249,7 +258,15 @@ FAMILY = Family(
             decides=False,
             settles={False: {"num_nextn_predict_layers": 0}},
         ),
+        INTERLEAVE_MLP,
     ),
     rules=rules,
     example={"q_lora_rank": 1536, "num_nextn_predict_layers": 1},
+    differs=(
+        "models without q_lora_rank convert; MindFormers stops",
+        "e_score_correction_bias stays float32 in reverse",
+        "layout=infer takes FP8, and any number of dense layers; MindFormers takes BF16 and three",
+        "layout=mcore has the embedding once, and never mtp.output_layer; MindFormers writes MTP's copies again",
+        "layout=mcore joins shared experts above one in their true shape; MindFormers reshapes them wrongly",
+    ),
 )

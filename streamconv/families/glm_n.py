@@ -117,5 +117,6 @@ FAMILY = Family(
         "in reverse, rows are put back only with rearrange_rope; MindFormers always does, which spoils default models",
         "without --dtype every tensor keeps its dtype; MindFormers 1.5 makes the split ones float32, 1.6 all",
         "sizes that do not fit the tensors are refused; MindFormers splits at wrong rows in silence",
+        "adapters become a PEFT directory; MindFormers writes model and adapters into one file",
     ),
 )

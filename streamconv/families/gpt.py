@@ -69,5 +69,6 @@ FAMILY = Family(
         "names with transformer. in front are read; MindFormers writes an empty checkpoint",
         "the number of layers is the config's; MindFormers' --layers drops those above it in silence",
         "integer and boolean masks keep their dtype under --dtype",
+        "a head of its own is refused, for MindFormers' model ties it; MindFormers drops it in silence",
     ),
 )

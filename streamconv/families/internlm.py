@@ -6,11 +6,11 @@ first releases, whose configs have no `rotary`.
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
+from ..rules import Drop, Rule, Statement
 from ..sizes import look_up
 from . import llama
 from .base import Config, Family, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
+from .common import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, layer_norms
 
 _FREQUENCIES = L + "self_attn.rotary_emb.inv_freq"
 
@@ -19,7 +19,9 @@ def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     before, after = decoder_ends(config)
     stored = look_up(config, "rotary.type") in (None, "dynamic")
-    rotary = Rule(_FREQUENCIES, _FREQUENCIES, optional=True) if stored else rotary_buffers()
+    rotary: Statement = Drop("computed from the config's rotary", hf=(_FREQUENCIES,), ms=(_FREQUENCIES,))
+    if stored:
+        rotary = Rule(_FREQUENCIES, _FREQUENCIES, optional=True)
     return [*before, *llama.separate(), *layer_norms(), rotary, *after, *TRAINING_STATE]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement
+from ..rules import Rule, Statement, Tied
 from ..transforms import Join, Part
 from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L
+from .common import DECODER_SIZES, TRAINING_STATE, L, rotary_buffers
 
 _QKV_ROWS = "(heads+2*kv)*head_dim"
 _HF, _MS = L + "attention.wqkv.", L + "attention."
@@ -16,7 +16,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     head: Statement = Rule("output.weight", "lm_head.weight", "vocab, hidden")
     if config.get("tie_word_embeddings"):
-        head = Drop("tied to the embedding", hf=("output.weight",), same=_EMBEDDING)
+        head = Tied("output.weight", "lm_head.weight", _EMBEDDING, "vocab, hidden", again=False)
     return [
         Rule(_EMBEDDING, "model.tok_embeddings.embedding_weight", "vocab, hidden"),
         *_qkv("weight", f"{_QKV_ROWS}, hidden", bool(options["qkv_concat"])),
@@ -28,6 +28,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
             for w, shape in (("w1", "ffn, hidden"), ("w3", "ffn, hidden"), ("w2", "hidden, ffn"))
         ),
         *(Rule(L + f"{n}.weight", L + f"{n}.weight", "hidden") for n in ("attention_norm", "ffn_norm")),
+        rotary_buffers(_MS),
         Rule("model.norm.weight", "model.norm_out.weight", "hidden"),
         head,
         *TRAINING_STATE,

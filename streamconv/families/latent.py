@@ -27,7 +27,7 @@ SIZES = {
     "shared": "n_shared_experts",
     "expert_ffn": "moe_intermediate_size",
     "dense": "first_k_dense_replace | =0",
-    "mtp": "num_nextn_predict_layers | =0",
+    "mtp": "num_nextn_predict_layers",
 }
 
 RANGES = {

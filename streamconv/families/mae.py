@@ -6,31 +6,37 @@ From MindFormers' `models/mae/convert_weight.py`: as ViT, but the final norms ke
 from __future__ import annotations
 
 from ..rules import Rule, Statement
-from .base import Config, Family, Options
+from .base import Config, Family, Option, Options
 from .common import TRAINING_STATE, norm
 from .encoders import SIZES, biased_block, patches, same
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    deep, deep_ms = "decoder_blocks.{decoder}.", "vit.decoder_blocks.{decoder}."
     return [
         *patches("", "vit."),
-        Rule("mask_token", "vit.mask_tokens", "1, 1, narrow"),
-        Rule("decoder_pos_embed", "vit.decoder_pos_embed", "1, tokens, narrow"),
         *biased_block("blocks.{layer}.", "vit.blocks.{layer}.", "hidden", "ffn"),
         *norm("norm", "vit.norm", "hidden"),
+        *(_decoder() if options["decoder"] else []),
+        *TRAINING_STATE,
+    ]
+
+
+def _decoder() -> list[Statement]:
+    deep, deep_ms = "decoder_blocks.{decoder}.", "vit.decoder_blocks.{decoder}."
+    return [
+        Rule("mask_token", "vit.mask_tokens", "1, 1, narrow"),
+        Rule("decoder_pos_embed", "vit.decoder_pos_embed", "1, tokens, narrow"),
         *same("decoder_embed", "vit.decoder_embed", "narrow", "hidden"),
         *biased_block(deep, deep_ms, "narrow", "narrow_ffn"),
         *norm("decoder_norm", "vit.decoder_norm", "narrow"),
         *same("decoder_pred", "vit.decoder_pred", "pixels", "narrow"),
-        *TRAINING_STATE,
     ]
 
 
 FAMILY = Family(
     name="mae",
-    title="MAE with its decoder, as pre-trained by MAE's repository",
+    title="MAE as pre-trained by MAE's repository, with its decoder or without",
     sizes={
         **SIZES,
         "narrow": "decoder_hidden_size",
@@ -39,6 +45,7 @@ FAMILY = Family(
         "pixels": "=patch*patch*channels",
     },
     ranges={"layer": "layers", "decoder": "decoders"},
+    options=(Option("decoder", (True, False), "with mask token and decoder, or the encoder alone", told=True),),
     rules=rules,
     torch_root="model",
 )

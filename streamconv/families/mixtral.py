@@ -45,4 +45,8 @@ FAMILY = Family(
         ),
     ),
     rules=rules,
+    differs=(
+        "any number of experts; MindFormers takes 8 for granted, and otherwise mixes layers up or drops experts",
+        "in reverse, use_gmm is undone; MindFormers leaves the experts transposed",
+    ),
 )

@@ -12,7 +12,7 @@ _HF, _MS = "transformer.h.{layer}.", "transformer.layers.{layer}."
 SIZES = {
     **DECODER_SIZES,
     "twice_ffn": "intermediate_size",
-    "ffn": "=twice_ffn//2",
+    "ffn": "ffn_hidden_size | =twice_ffn//2",  # MindFormers' YAML says the width itself
     "head_dim": "kv_channels | =hidden//heads",
 }
 

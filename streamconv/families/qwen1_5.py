@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..rules import Drop, Statement
+from dataclasses import replace
+
+from ..rules import Statement, Tied
 from . import llama
 from .base import Config, Family, Options
 from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
@@ -11,8 +13,7 @@ from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, ro
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     before, after = decoder_ends(config)
-    if config.get("tie_word_embeddings"):
-        after[-1] = Drop("tied to the embedding", hf=("lm_head.weight",), same="model.embed_tokens.weight")
+    after = [replace(one, again=False) if isinstance(one, Tied) else one for one in after]
     return [*before, *llama.separate(), *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
 
 

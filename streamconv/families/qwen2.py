@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from . import llama
+from . import llama, lora
 from .base import Family
 from .common import DECODER_SIZES
 
 FAMILY = Family(
     name="qwen2",
-    title="Qwen2 and other Qwen2ForCausalLM models",
+    title="Qwen2, 2.5 and other Qwen2ForCausalLM models, and LoRA adapters for them",
     repositories=("Qwen/Qwen2-{0.5B,1.5B,7B,72B}{,-Instruct}",),
     model_types=("qwen2",),
     sizes=DECODER_SIZES,
-    options=(llama.QKV_CONCAT,),
-    rules=llama.rules,
+    options=(llama.QKV_CONCAT, *lora.OPTIONS),
+    rules=lora.with_adapters(llama.rules),
+    numbers=lora.NUMBERS,
     differs=("bfloat16 sources convert; MindFormers stops with a TypeError under transformers 5",),
 )

@@ -6,10 +6,10 @@ lie one after the other.
 
 from __future__ import annotations
 
-from ..rules import Copy, Drop, Rule, Statement
+from ..rules import Copy, Rule, Statement, Tied
 from ..transforms import Join
 from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L
+from .common import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, rotary_buffers
 
 MS = "decoder.layers.{layer}."
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -21,17 +21,17 @@ def rules(config: Config, options: Options) -> list[Statement]:
     names = tuple(L + f"mlp.{p}_proj.weight" for p in ("gate", "up"))
     return [
         Rule(_EMBEDDING, "embedding.word_embeddings.weight", "vocab, hidden"),
-        *attention(),
+        *attention(options),
         Rule(names, MS + "mlp.linear_fc1.weight", "ffn, hidden", gate_up),
         Rule(L + "mlp.down_proj.weight", MS + "mlp.linear_fc2.weight", "hidden, ffn"),
         *ends(config),
     ]
 
 
-def attention() -> list[Statement]:
+def attention(options: Options) -> list[Statement]:
     """Attention and the norms of a layer."""
     hf, ms = L + "self_attn.", MS + "self_attention."
-    qkv = Join(("heads", "kv", "kv"), groups="kv")
+    qkv = Join(("heads", "kv", "kv"), groups="1" if options["contiguous_qkv"] else "kv")
     weights, biases = (tuple(f"{hf}{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
     rows, fused = ("heads*head_dim", "kv*head_dim", "kv*head_dim"), "(heads+2*kv)*head_dim"
     shapes = tuple(f"{r}, hidden" for r in rows)
@@ -43,6 +43,7 @@ def attention() -> list[Statement]:
         Rule(hf + "k_norm.weight", ms + "k_layernorm.weight", "head_dim"),
         Rule(hf + "o_proj.weight", ms + "linear_proj.weight", "hidden, heads*head_dim"),
         Rule(L + "post_attention_layernorm.weight", MS + "pre_mlp_layernorm.weight", "hidden"),
+        rotary_buffers(),
     ]
 
 
@@ -50,13 +51,24 @@ def ends(config: Config) -> list[Statement]:
     """The last norm and the head: a tied model has none, and where no config tells, HF gets the embedding again."""
     tied = config.get("tie_word_embeddings")
     head = Rule(_HEAD, "output_layer.weight", "vocab, hidden", optional=tied is not False)
-    why = "tied to the embedding"
     heads: dict[object, list[Statement]] = {
-        True: [Drop(why, hf=(_HEAD,), same=_EMBEDDING), head],
+        True: [Tied(_HEAD, "output_layer.weight", _EMBEDDING, "vocab, hidden", again=False)],
         False: [head],
     }
     norm = Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden")
-    return [norm, *heads.get(tied, [head, Copy(_HEAD, _EMBEDDING, why)]), *TRAINING_STATE]
+    return [norm, *heads.get(tied, [head, Copy(_HEAD, _EMBEDDING, "tied to the embedding")]), *TRAINING_STATE]
+
+
+# The heads' width is no quotient: what config.json leaves out, the norms of q and k tell.
+SIZES = {**DECODER_SIZES, "head_dim": "head_dim"}
+
+CONTIGUOUS_QKV = Option(
+    "contiguous_qkv",
+    (False, True),
+    "q, then k, then v, as MindFormers' use_contiguous_weight_layout_attention has it, or KV group by group",
+    decides=False,
+    said="use_contiguous_weight_layout_attention",
+)
 
 
 FAMILY = Family(
@@ -64,15 +76,11 @@ FAMILY = Family(
     title="Qwen3, dense",
     repositories=("Qwen/Qwen3-{0.6B,1.7B,4B,8B,14B,32B}{,-Base}",),
     model_types=("qwen3",),
-    sizes=DECODER_SIZES,
-    options=(
-        Option(
-            "interleave_mlp",
-            (True, False),
-            "rows of gate and up by turns, or one after the other",
-            decides=False,
-        ),
-    ),
+    sizes=SIZES,
+    options=(INTERLEAVE_MLP, CONTIGUOUS_QKV),
     rules=rules,
-    differs=("biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",),
+    differs=(
+        "biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",
+        "contiguous_qkv is a choice, both ways; MindFormers 2.1 loads KV groups into such a model in silence",
+    ),
 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from ..rules import Rule, Statement
 from ..transforms import Join, Same, Transform, Transpose, Unfold
 from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, L
-from .qwen3 import MS, attention, ends
+from .common import L
+from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
@@ -20,7 +20,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
     columns = Transpose((0, 2, 1))
     return [
         Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab, hidden"),
-        *attention(),
+        *attention(options),
         Rule(L + "mlp.gate.weight", MS + "mlp.router.weight", "experts, hidden"),
         Rule(gate_up, MS + "mlp.experts.weight1", "expert_ffn, hidden", Join(("1", "1"), axis=1) >> columns >> flat),
         Rule(hf + "down_proj.weight", MS + "mlp.experts.weight2", "hidden, expert_ffn", columns >> flat),
@@ -33,8 +33,14 @@ FAMILY = Family(
     title="Qwen3-30B-A3B, Qwen3-235B-A22B",
     repositories=("Qwen/Qwen3-{30B-A3B,235B-A22B}{,-Instruct-2507,-Thinking-2507}",),
     model_types=("qwen3_moe",),
-    sizes={**DECODER_SIZES, "experts": "num_experts", "expert_ffn": "moe_intermediate_size"},
-    options=(Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),),
+    sizes={**SIZES, "experts": "num_experts", "expert_ffn": "moe_intermediate_size"},
+    options=(
+        Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),
+        CONTIGUOUS_QKV,
+    ),
     rules=rules,
-    differs=("biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",),
+    differs=(
+        "biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",
+        "contiguous_qkv is a choice, both ways; MindFormers 2.1 loads KV groups into such a model in silence",
+    ),
 )

@@ -92,5 +92,8 @@ FAMILY = Family(
         Option("emb_strategy", (1, 2, 4, 8), "how many devices: rows are a multiple of 512 of each", free=True),
     ),
     rules=rules,
-    differs=("BF16 is cast once; MindFormers goes by way of FP16, which overflows above 65504",),
+    differs=(
+        "BF16 is cast once, or stays; MindFormers goes by way of FP16, which overflows above 65504, and leaves it so",
+        "there is a way back",
+    ),
 )

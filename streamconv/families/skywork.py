@@ -10,6 +10,7 @@ FAMILY = Family(
     name="skywork",
     title="Skywork-13B, as a Llama model",
     repositories=("Skywork/Skywork-13B-base",),
+    model_types=("skywork",),
     sizes=DECODER_SIZES,
     rules=deepseek.rules,
 )

@@ -92,8 +92,10 @@ FAMILY = Family(
         Option("mp", (1, 2, 4, 8), "how many devices share the 52B's q, k, v and gate", free=True),
     ),
     rules=rules,
+    numbers={"num_heads": "heads", "hidden_size": "hidden"},
     differs=(
-        "the 12B's layers are transformer.h.N, as published; MindFormers reads and writes h.N",
+        "the 12B's layers are transformer.h.N, as published; MindFormers reads and writes h.N, which is not read here",
+        "the 52B keeps its dtype; MindFormers writes float32",
         "in reverse, the 52B is read too, and tensors of layers are tensors; MindFormers writes names in their place",
     ),
 )

@@ -50,12 +50,16 @@ FAMILY = Family(
         "positions": "n_positions",
         "head_dim": "=hidden//heads",
     },
-    numbers={"layers": "layers"},
+    numbers={"layers": "layers", "n_head": "heads", "hidden_size": "hidden"},
     options=(
         Option(
             "tied", (False, True), "HuggingFace's files lack lm_head: it is the embedding", decides=False, told=True
         ),
     ),
     rules=rules,
-    differs=("q, k and v have as many rows as the config says; MindFormers cuts at the 15B's",),
+    differs=(
+        "q, k and v have as many rows as the config says; MindFormers cuts at the 15B's",
+        "in reverse, a head that is the embedding is left out where config.json ties it",
+        "any number of layers comes back; MindFormers stops unless the tensors are 16 for each and five",
+    ),
 )

@@ -9,13 +9,13 @@ HuggingFace's cache consists of; names that come out of an index have to be plai
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import SourceError, UnsupportedError, quote, source_error
 from ..tensors import Catalog, SourceFile, TensorRef
 from . import ckpt, safetensors, torch
-from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, listing, missing_numbered, read_index
+from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
 
 __all__ = ["TORCH_ENDINGS", "open_catalog"]
 
@@ -73,14 +73,16 @@ def _open_directory(directory: Path, room: Room) -> Catalog:
     kind, chosen, index = _choose(directory, names, room())
     _refuse_missing(directory, chosen, names, numbered=not index)
     shards = {name: _READERS[kind](directory / name, room()) for name in chosen}
-    _refuse_twice(directory, shards)
     if index:
         _compare(directory, index, shards)
-    tensors = {name: ref for _, refs, _ in shards.values() for name, ref in refs.items()}
+    home = {name: index.get(name, shard) for shard, (_, refs, _) in reversed(shards.items()) for name in refs}
+    tensors = {n: ref for shard, (_, refs, _) in shards.items() for n, ref in refs.items() if home[n] == shard}
+    twice = tuple(_twice(directory, home, shards))
     ignored = _ignored(directory, names, kind, chosen, bool(index))
     for _, _, inside in shards.values():
         ignored.update(inside)
-    return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored)
+    ignored.update({f"{two.extents[0].file.path.name}: {two.name}": f"in {home[two.name]} too" for _, two in twice})
+    return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored, twice)
 
 
 def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Sequence[str], Mapping[str, str]]:
@@ -126,8 +128,9 @@ def _read_index(directory: Path, names: Collection[str], limit: int) -> dict[str
 
 
 def _loose(names: Sequence[str], endings: str | tuple[str, ...]) -> list[str]:
-    """The files that may be the checkpoint, or parts of it."""
-    return [name for name in names if name.endswith(endings) and not _special(name)]
+    """The files that may be the checkpoint, or parts of it; variants only where there is nothing else."""
+    found = [name for name in names if name.endswith(endings) and not _special(name)]
+    return [name for name in found if not is_variant(name)] or found
 
 
 def _special(name: str) -> str | None:
@@ -177,16 +180,25 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _refuse_twice(directory: Path, shards: Mapping[str, _Shard]) -> None:
-    first: dict[str, str] = {}
-    twice = []
-    for shard, (_, tensors, _) in shards.items():
-        twice += [f"{name} ({first[name]}, {shard})" for name in tensors if name in first]
-        first.update((name, shard) for name in tensors)
-    if twice:
+def _twice(
+    directory: Path, home: Mapping[str, str], shards: Mapping[str, _Shard]
+) -> Iterator[tuple[TensorRef, TensorRef]]:
+    """The tensors that are in a second file, as MindFormers' converter of DeepSeek-V3 writes the embedding (for MTP).
+
+    Whether they hold the same bytes is not asked here.
+    """
+    unlike = []
+    for shard, (_, refs, _) in shards.items():
+        for name in (name for name in refs if home[name] != shard):
+            one, other = shards[home[name]][1][name], refs[name]
+            if (one.shape, one.dtype) != (other.shape, other.dtype):
+                unlike.append(f"{name} ({home[name]}, {shard})")
+            elif one.nbytes:
+                yield one, other
+    if unlike:
         raise SourceError(
-            f"{quote(directory)} has {len(twice)} tensor(s) in two files, so which one counts "
-            f"is not certain: {listing(twice)}; remove the file that does not belong there"
+            f"{quote(directory)} has {len(unlike)} tensor(s) in two files, in different shapes or dtypes, so which one "
+            f"counts is not certain: {listing(unlike)}; remove the file that does not belong there"
         )
 
 
@@ -229,7 +241,7 @@ def _reason(path: Path, kind: str, indexed: bool) -> str | None:
     """Why an entry beside a checkpoint of a format is left alone; `None` for what holds no weights."""
     if stat.S_ISDIR(_mode(path)):
         return "a folder: only the directory itself is read"
-    if special := _special(path.name):
+    if special := _special(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
         return special
     if path.name.endswith(_OTHER_FORMATS):
         return "another format"

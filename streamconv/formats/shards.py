@@ -26,6 +26,8 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 _NUMBERED = re.compile(
     r"(?P<stem>.+[-_])(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.(safetensors|bin|pt|pth))", re.DOTALL
 )
+# As transformers names the same weights in another dtype: openai/whisper-large-v3 has `model.fp32-00001-of-00002`.
+_VARIANT = re.compile(r"(model|pytorch_model)\.[^.]+?(-\d{5}-of-\d{5})?\.(safetensors|bin)", re.DOTALL)
 _SHOWN = 3
 
 
@@ -112,6 +114,15 @@ def _is_plain(name: str) -> bool:
 def is_numbered(name: str) -> bool:
     """Whether the name says of which series its file is a part, as `model-00001-of-00003.safetensors` does."""
     return _NUMBERED.fullmatch(name) is not None
+
+
+def is_variant(name: str) -> bool:
+    """Whether the name says that its file holds a variant of a model, as `model.fp16.safetensors` does.
+
+    >>> is_variant("model.fp32-00001-of-00002.safetensors"), is_variant("model-00001-of-00002.safetensors")
+    (True, False)
+    """
+    return _VARIANT.fullmatch(name) is not None
 
 
 def missing_numbered(names: AbstractSet[str]) -> list[str]:

@@ -59,13 +59,18 @@ _AROUND = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_w
 _SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 # Arguments of a rebuilding call: how many there are at least, and the place of the dtype and of the metadata.
 _REBUILDS = {"torch._utils._rebuild_tensor": (4, None, 4), REBUILD: (6, None, 6), REBUILD_UNTYPED: (7, 6, 7)}
-# What torch.load(weights_only=True) takes too, and what stands for no tensor.
+# What torch.load(weights_only=True) takes too, and what stands for no tensor. A training configuration names dtypes.
+_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "complex128", "complex64"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
 _INERT = {
     "torch.Size",
     "torch.Tensor",
     "torch.nn.parameter.Parameter",
     "torch.device",
     "collections.Counter",
+    *(f"torch.{dtype}" for dtype in _DTYPES),
     "_codecs.encode",
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")),
 }

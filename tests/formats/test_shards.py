@@ -187,7 +187,30 @@ def test_a_tensor_in_two_shards(tmp_path, write, index, with_index):
     write("m2.safetensors", "b", "c")
     if with_index:
         index({"a": "m1.safetensors", "b": "m1.safetensors", "c": "m2.safetensors"})
-    refused(tmp_path, "1 tensor(s) in two files", "b (m1.safetensors, m2.safetensors)")
+    catalog = open_catalog(tmp_path)
+    ((kept, other),) = catalog.twice
+    assert kept is catalog["b"]
+    assert [ref.extents[0].file.path.name for ref in (kept, other)] == ["m1.safetensors", "m2.safetensors"]
+    assert catalog.ignored == {"m2.safetensors: b": "in m1.safetensors too"}
+    assert list(catalog) == ["a", "b", "c"]
+
+
+def test_of_a_tensor_in_two_shards_the_index_chooses_one(tmp_path, write, index):
+    write("m1.safetensors", "a", "b")
+    write("m2.safetensors", "b", "c")
+    index({"a": "m1.safetensors", "b": "m2.safetensors", "c": "m2.safetensors"})
+    catalog = open_catalog(tmp_path)
+    assert catalog["b"].extents[0].file.path.name == "m2.safetensors"
+    assert [other.extents[0].file.path.name for _, other in catalog.twice] == ["m1.safetensors"]
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [(F32, (3,)), (dtypes.BF16, (2,)), (F32, (0,))])
+def test_a_tensor_in_two_shards_in_other_shapes_or_dtypes(tmp_path, write, file_bytes, dtype, shape):
+    write("m1.safetensors", "a", "b")
+    spec = TensorSpec("b", dtype, shape)
+    output = safetensors.lay_out("m2.safetensors", [spec], {})
+    (tmp_path / "m2.safetensors").write_bytes(file_bytes(output, {"b": bytes(spec.nbytes)}))
+    refused(tmp_path, "1 tensor(s) in two files, in different shapes or dtypes", "b (m1.safetensors, m2.safetensors)")
 
 
 def test_missing_shards_are_named_all_at_once(tmp_path, write, index):
@@ -363,3 +386,42 @@ def test_split_is_huggingface_hubs(sizes, limit):
     )
     found = shards.split(list(specs.values()), limit)
     assert [[s.name for s in shard] for shard in found] == list(expected.filename_to_tensors.values())
+
+
+# Variants -------------------------------------------------------------------------------------------------------------
+
+WHISPER = ("model.safetensors", "model.fp32-00001-of-00002.safetensors", "model.fp32-00002-of-00002.safetensors")
+
+
+def test_variants_beside_a_checkpoint_are_left_alone(tmp_path, write):
+    """As openai/whisper-large-v3 is published: in float16, and again in float32."""
+    for name, tensors in zip(WHISPER, (("a", "b"), ("a",), ("b",)), strict=True):
+        write(name, *tensors)
+    (tmp_path / "model.safetensors.index.fp32.json").write_text("{}")
+    catalog = open_catalog(tmp_path)
+    assert [file.path.name for file in catalog.files] == ["model.safetensors"]
+    assert catalog.ignored == dict.fromkeys(WHISPER[1:], "a variant of the same weights")
+
+
+def test_a_variant_alone_is_the_checkpoint(tmp_path, write):
+    for name, tensor in zip(WHISPER[1:], "ab", strict=True):
+        write(name, tensor)
+    assert list(open_catalog(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("model.fp16.safetensors", True),
+        ("model.fp32-00001-of-00002.safetensors", True),
+        ("pytorch_model.fp32-00001-of-00002.bin", True),
+        ("pytorch_model.non_ema.bin", True),
+        ("model.safetensors", False),
+        ("model-00001-of-00002.safetensors", False),
+        ("pytorch_model.bin", False),
+        ("ms-model-00001-of-00002.safetensors", False),
+        ("my.fp16.safetensors", False),
+    ],
+)
+def test_which_names_are_variants(name, is_one):
+    assert shards.is_variant(name) == is_one
