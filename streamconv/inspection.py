@@ -102,12 +102,11 @@ def _variants(family: Family) -> Iterator[tuple[str, list[str]]]:
     """For every other value of an option, what it makes of the table; beside another option, if it needs that."""
     for option in family.options:
         for value in option.values[1:]:
-            beside = next(
-                (some for some in _beside(family, option) if _table(family, {**some, option.name: value})), {}
-            )
+            tried = ((some, _table(family, {**some, option.name: value})) for some in _beside(family, option))
+            beside, table = next(((some, lines) for some, lines in tried if lines), ({}, []))
             usual = set(_table(family, beside))
-            lines = [line for line in _table(family, {**beside, option.name: value}) if line not in usual]
-            yield ", ".join(f"{n}={spell(v)}" for n, v in {option.name: value, **beside}.items()), lines
+            choice = ", ".join(f"{n}={spell(v)}" for n, v in {option.name: value, **beside}.items())
+            yield choice, [line for line in table if line not in usual]
 
 
 def _beside(family: Family, option: Option) -> Iterator[dict[str, Value]]:

@@ -71,6 +71,11 @@ _F8_SIDE = 384
 _TAME = np.float32(2.0**-100), np.float32(2.0**100)
 
 
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """NumPy's type for a dtype that it has; not by name alone, for MindSpore registers a bfloat16 of its own."""
+    return np.dtype(getattr(ml_dtypes, dtype.numpy or "", dtype.numpy))
+
+
 def copy(source: Bits, target: Bits) -> None:
     """Copy bit patterns as they are; both arrays have one shape and one item size, and they do not overlap.
 

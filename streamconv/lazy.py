@@ -7,17 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from . import views
-from .dtypes import DType
 from .errors import UnsupportedError, quote
 from .formats import open_catalog
 from .grids import box_shape
+from .kernels import numpy_dtype
 from .sources import Bits, Reader, bits, uses_mapping
 from .tensors import Catalog, TensorRef
 from .views import View
@@ -77,7 +75,7 @@ class LazyTensor:
             raise IndexError("only steps of 1 are read lazily: slice the array that comes back")
         array = self._read(tuple((r.start, max(r.start, r.stop)) for r in ranges))
         dropped = tuple(axis for axis, i in enumerate(indices) if not isinstance(i, slice))
-        return array.squeeze(dropped).view(_numpy(self.ref.dtype))
+        return array.squeeze(dropped).view(numpy_dtype(self.ref.dtype))
 
     def _read(self, box: tuple[tuple[int, int], ...]) -> Bits:
         target = np.empty(box_shape(box), bits(self.ref.dtype))
@@ -126,8 +124,3 @@ def _as_slice(index: Index, size: int) -> slice:
     if not -size <= index < size:
         raise IndexError(f"index {index} is out of range for an axis of {size}")
     return slice(index % size, index % size + 1)
-
-
-def _numpy(dtype: DType) -> np.dtype[Any]:
-    """NumPy's type for a dtype; not by name alone, for MindSpore registers a bfloat16 of its own."""
-    return np.dtype(getattr(ml_dtypes, dtype.numpy or "", dtype.numpy))

@@ -11,7 +11,7 @@ from .dtypes import F32, FLOAT, INTEGER, DType
 from .errors import SourceError, StreamconvError, UnsupportedError, quote
 from .matching import Application, Matches
 from .patterns import fill, holes
-from .rules import Copy, Direction, Drop, Rule, Statement, Tied
+from .rules import TIED, Copy, Direction, Drop, Rule, Statement, Tied
 from .scales import Scales
 from .sizes import Ranges, ShapeConflictError, Sizes
 from .tensors import Catalog, TensorRef, TensorSpec
@@ -153,7 +153,7 @@ class Builder:
     def _repeats(self, matches: Matches, catalog: Catalog) -> Iterator[_Repeat]:
         """The tensors that the target has twice; on the way, what the source has twice is checked and dropped."""
         for first, second in catalog.twice:
-            self.checks.append(SameBytes(first, second, _certain(first, second)))
+            self.checks.append(SameBytes(first, second, _uncertain(first, second)))
         for name, same in matches.same.items():
             if same in catalog:
                 error = _unequal(catalog[name], catalog[same], f"it is {matches.dropped[name]}: one of them is wrong")
@@ -211,10 +211,7 @@ class _Repeat:
     others: tuple[str, ...] = ()
 
 
-_NOT_TIED = (
-    "config.json says tie_word_embeddings: one of them is wrong; if they are meant to differ, say so there "
-    "(tie_word_embeddings: false)"
-)
+_NOT_TIED = f"config.json says {TIED}: one of them is wrong; if they are meant to differ, say so there ({TIED}: false)"
 
 
 def _unequal(other: TensorRef, kept: TensorRef, why: str) -> UnsupportedError:
@@ -228,7 +225,7 @@ def _not_blank(ref: TensorRef) -> UnsupportedError:
     )
 
 
-def _certain(first: TensorRef, second: TensorRef) -> SourceError:
+def _uncertain(first: TensorRef, second: TensorRef) -> SourceError:
     files = " and ".join(quote(ref.extents[0].file.path.name) for ref in (first, second))
     return SourceError(
         f"{quote(first.name)} is in {files}, and the two differ, so which one counts is not certain; "

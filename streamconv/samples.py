@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from .dtypes import BF16, F8_E4M3, F32, DType
 from .families import Config, Family, Options
 from .formats import safetensors, shards
+from .kernels import numpy_dtype
 from .patterns import Bindings, fill, numbers, words
 from .rules import Copy, Rule, Tied
 from .scales import SUFFIX
@@ -99,6 +99,5 @@ def random_values(
     generator: np.random.Generator, count: int, dtype: DType
 ) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
     """Normal values of the size that weights have."""
-    kind = ml_dtypes.bfloat16 if dtype == BF16 else np.dtype(dtype.numpy)
     values = generator.standard_normal(count, np.float32) * np.float32(0.02)
-    return values.astype(kind)
+    return values.astype(numpy_dtype(dtype))

@@ -66,10 +66,14 @@ class Sizes:
         key, _, condition = text.partition(" if ")
         if condition and not look_up(config, condition):
             return
-        value = self.value(key[1:]) if key.startswith("=") else look_up(config, key)
+        value: object
+        if key.startswith("="):
+            value, origin = self.value(key[1:]), _DERIVED + key[1:]
+        else:
+            value, origin = look_up(config, key), f"config: {key}"
         # What a config may set to zero (dense layers, say) has `| =0` in the table.
         if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or key == "=0"):
-            self.learn(name, value, f"{_DERIVED}{key[1:]}" if key.startswith("=") else f"config: {key}")
+            self.learn(name, value, origin)
 
     def _give(self, name: str, option: str, value: int) -> None:
         known = self._values.get(name, value)

@@ -580,29 +580,19 @@ SMALL |= {"num_key_value_heads": 3, "head_dim": 2, "vocab_size": 11}
 UNTIED = {"qwen1_5": "lm_head.weight", "internlm2": "lm_head.weight", "qwen3": "output_layer.weight"}
 
 
-def stored(folder: Path, config: Options, tensors: Tensors) -> Path:
-    """A checkpoint in one file, with or without a config."""
-    folder.mkdir()
-    if config:
-        (folder / "config.json").write_text(json.dumps(config))
-    specs = [TensorSpec(name, KINDS[t.dtype.name], t.shape) for name, t in tensors.items()]
-    file = safetensors.lay_out("model.safetensors", specs, {})
-    golden.write(folder / file.name, file, {name: t.tobytes() for name, t in tensors.items()})
-    return folder
-
-
 @pytest.mark.parametrize("apart", [False, True, None], ids=["the embedding", "another one", "none"])
 @pytest.mark.parametrize("family", UNTIED)
 def test_a_head_beside_a_tied_embedding_on_the_way_back(tmp_path, family, apart) -> None:
     config = {**SMALL, "tie_word_embeddings": True}
-    hf = Sample(family, config, optional=False).model()
-    streamconv.convert(stored(tmp_path / "hf", config, hf), tmp_path / "ms", model=family, max_mem="8G")
+    sample = Sample(family, config, optional=False)
+    hf = sample.model()
+    streamconv.convert(sample.store(tmp_path / "hf", hf, 1), tmp_path / "ms", model=family, max_mem="8G")
     ms = arrays(tmp_path / "ms")
     assert UNTIED[family] not in ms
     embedding = ms[next(name for name in ms if "embedding" in name)]
     if apart is not None:
         ms[UNTIED[family]] = embedding + embedding if apart else embedding
-    trained = stored(tmp_path / "trained", config, ms)
+    trained = sample.store(tmp_path / "trained", ms, 1)
     streamconv.convert(trained, tmp_path / "back", model=family, reverse=True, max_mem="8G")
     back = arrays(tmp_path / "back")
     heads = back.keys() - hf.keys()
@@ -614,13 +604,14 @@ def test_a_head_beside_a_tied_embedding_on_the_way_back(tmp_path, family, apart)
 def test_internlm_without_stored_frequencies_drops_them_both_ways(tmp_path) -> None:
     config = {**SMALL, "model_type": "internlm", "rotary": {"type": "origin"}}
     stray = "model.layers.1.self_attn.rotary_emb.inv_freq"
-    model = {**Sample("internlm", config, optional=False).model(), stray: np.ones(3, np.float32)}
-    source = stored(tmp_path / "hf", config, model)
+    sample = Sample("internlm", config, optional=False)
+    model = {**sample.model(), stray: np.ones(3, np.float32)}
+    source = sample.store(tmp_path / "hf", model, 1)
     streamconv.convert(source, tmp_path / "ms", max_mem="8G")
     ms = arrays(tmp_path / "ms")
     assert stray not in ms
     back = streamconv.plan(
-        stored(tmp_path / "trained", config, {**ms, stray: np.ones(3, np.float32)}),
+        sample.store(tmp_path / "trained", {**ms, stray: np.ones(3, np.float32)}, 1),
         tmp_path / "back",
         reverse=True,
         max_mem="8G",
@@ -634,9 +625,9 @@ def test_rotary_frequencies_of_old_repositories_are_dropped(tmp_path, family) ->
     at = "attention" if family == "internlm2" else "self_attn"
     config = {**SMALL, "q_lora_rank": None, "kv_lora_rank": 5, "qk_nope_head_dim": 3, "qk_rope_head_dim": 2}
     config |= {"v_head_dim": 4, "n_routed_experts": 2, "n_shared_experts": 1, "moe_intermediate_size": 5}
-    model = Sample(family, config, optional=False).model()
+    sample = Sample(family, config, optional=False)
     strays = {f"model.layers.{layer}.{at}.rotary_emb.inv_freq": np.ones(3, np.float32) for layer in range(2)}
-    source = stored(tmp_path / "hf", config, {**model, **strays})
+    source = sample.store(tmp_path / "hf", {**sample.model(), **strays}, 1)
     plan = streamconv.plan(source, tmp_path / "ms", model=family, max_mem="8G").plan
     assert plan.dropped == dict.fromkeys(strays, "computed from rope_theta")
 
@@ -656,10 +647,11 @@ def test_wizardcoder_and_telechat_take_numbers_by_hand(tmp_path) -> None:
         ("wizardcoder", "wizardcoder", {"n_head": 7, "hidden_size": 21}),
         ("telechat 52b", "telechat", {"num_heads": 6, "hidden_size": 12, "mp": 2}),
     ):
-        sample = SAMPLES[name]
+        sample = dataclasses.replace(SAMPLES[name], config=None)
+        model = SAMPLES[name].model()
         folder = tmp_path / family
         folder.mkdir()
-        source = stored(folder / "hf", {}, sample.model())
+        source = sample.store(folder / "hf", model, 1)
         with pytest.raises(UsageError, match="needs n"):
             streamconv.plan(source, folder / "ms", model=family, max_mem="8G")
         streamconv.convert(source, folder / "ms", model=family, options=given, max_mem="8G")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement, Tied
+from ..rules import TIED, Drop, Rule, Statement, Tied
+from ..transforms import Join
 from .base import Config, Option
 
 L = "model.layers.{layer}."
@@ -53,17 +54,28 @@ TRAINING_STATE: tuple[Statement, ...] = (
 )
 
 
-def decoder_ends(config: Config, fp32: tuple[str, ...] = ()) -> tuple[list[Statement], list[Statement]]:
-    """What stands before and after the layers of a Llama-like decoder; `fp32` is that of its norm."""
-    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+def decoder_ends(
+    config: Config, fp32: tuple[str, ...] = (), again: bool = True
+) -> tuple[list[Statement], list[Statement]]:
+    """What stands before and after a Llama-like decoder's layers; `fp32` is that of its norm, `again` its head's."""
+    embedding, lm_head = "model.embed_tokens.weight", "lm_head.weight"
     before: list[Statement] = [Rule(embedding, "model.tok_embeddings.embedding_weight", "vocab, hidden")]
-    tied = Tied(head, head, embedding, "vocab, hidden")
-    untied = Rule(head, head, "vocab, hidden")
     after: list[Statement] = [
         Rule("model.norm.weight", "model.norm_out.weight", "hidden", fp32=fp32),
-        tied if config.get("tie_word_embeddings") else untied,
+        head(config, lm_head, lm_head, embedding, again),
     ]
     return before, after
+
+
+def head(config: Config, hf: str, ms: str, embedding: str, again: bool = True) -> Statement:
+    """The head: a tensor of its own or, where the config says so, the embedding, which MindFormers may have `again`."""
+    shape = "vocab, hidden"
+    return Tied(hf, ms, embedding, shape, again) if config.get(TIED) else Rule(hf, ms, shape)
+
+
+def gate_and_up(by_turns: bool) -> Join:
+    """Gate and up in one tensor: a row of each by turns, or one after the other."""
+    return Join(("1", "1"), groups=None if by_turns else "1")
 
 
 def layer_norms(layer: str = L, fp32: tuple[str, ...] = ()) -> list[Statement]:

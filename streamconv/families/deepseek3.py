@@ -8,11 +8,11 @@ and later, 2.x too. Names, layouts and what is float32 are from MindFormers' own
 from __future__ import annotations
 
 from ..errors import UsageError
-from ..rules import Copy, Drop, Rule, Statement, Tied
+from ..rules import Copy, Drop, Rule, Statement
 from ..transforms import Join, Same, Transpose, Unfold
 from . import latent
 from .base import Config, Family, Option, Options
-from .common import INTERLEAVE_MLP, TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
+from .common import INTERLEAVE_MLP, TRAINING_STATE, L, decoder_ends, gate_and_up, head, layer_norms, rotary_buffers
 from .latent import BOTH, DENSE, MOE, MTP
 
 _MS = ("ms",)
@@ -154,11 +154,7 @@ def _infer_experts(layer: str) -> list[Statement]:
 
 def _mcore(config: Config, mtp: bool, by_turns: bool) -> list[Statement]:
     layer, mtp_layer = "decoder.layers.{layer}.", "mtp.layers.{mtp}."
-    embedding, output = "model.embed_tokens.weight", ("lm_head.weight", "output_layer.weight")
-    gate_up = Join(("1", "1"), None if by_turns else "1")
-    head: Statement = Rule(*output, "vocab, hidden")
-    if config.get("tie_word_embeddings"):
-        head = Tied(*output, embedding, "vocab, hidden")
+    embedding, gate_up = "model.embed_tokens.weight", gate_and_up(by_turns)
     further = [
         *_mcore_layer(MTP, mtp_layer + "transformer_layer.", config),
         *_mcore_experts(MTP, mtp_layer + "transformer_layer.", gate_up),
@@ -175,7 +171,7 @@ def _mcore(config: Config, mtp: bool, by_turns: bool) -> list[Statement]:
         *_mcore_mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn", gate_up),
         *_mcore_experts(MOE, "decoder.layers.{moe}.", gate_up),
         Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),
-        head,
+        head(config, "lm_head.weight", "output_layer.weight", embedding),
         *(further if mtp else []),
     ]
 

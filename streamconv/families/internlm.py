@@ -19,9 +19,11 @@ def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     before, after = decoder_ends(config)
     stored = look_up(config, "rotary.type") in (None, "dynamic")
-    rotary: Statement = Drop("computed from the config's rotary", hf=(_FREQUENCIES,), ms=(_FREQUENCIES,))
-    if stored:
-        rotary = Rule(_FREQUENCIES, _FREQUENCIES, optional=True)
+    rotary: Statement = (
+        Rule(_FREQUENCIES, _FREQUENCIES, optional=True)
+        if stored
+        else Drop("computed from the config's rotary", hf=(_FREQUENCIES,), ms=(_FREQUENCIES,))
+    )
     return [*before, *llama.separate(), *layer_norms(), rotary, *after, *TRAINING_STATE]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement, Tied
+from ..rules import Rule, Statement
 from ..transforms import Join, Part
 from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, rotary_buffers
+from .common import DECODER_SIZES, TRAINING_STATE, L, head, rotary_buffers
 
 _QKV_ROWS = "(heads+2*kv)*head_dim"
 _HF, _MS = L + "attention.wqkv.", L + "attention."
@@ -14,9 +14,6 @@ _EMBEDDING = "model.tok_embeddings.weight"
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    head: Statement = Rule("output.weight", "lm_head.weight", "vocab, hidden")
-    if config.get("tie_word_embeddings"):
-        head = Tied("output.weight", "lm_head.weight", _EMBEDDING, "vocab, hidden", again=False)
     return [
         Rule(_EMBEDDING, "model.tok_embeddings.embedding_weight", "vocab, hidden"),
         *_qkv("weight", f"{_QKV_ROWS}, hidden", bool(options["qkv_concat"])),
@@ -30,7 +27,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *(Rule(L + f"{n}.weight", L + f"{n}.weight", "hidden") for n in ("attention_norm", "ffn_norm")),
         rotary_buffers(_MS),
         Rule("model.norm.weight", "model.norm_out.weight", "hidden"),
-        head,
+        head(config, "output.weight", "lm_head.weight", _EMBEDDING, again=False),
         *TRAINING_STATE,
     ]
 

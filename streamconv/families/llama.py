@@ -18,6 +18,7 @@ from .common import (
     attention,
     decoder_ends,
     feed_forward,
+    gate_and_up,
     layer_norms,
     linear,
     rotary_buffers,
@@ -45,7 +46,7 @@ def separate() -> list[Statement]:
 
 def fused(by_group: bool) -> list[Statement]:
     """q, k, v in one tensor, gate and up in another."""
-    gate_up = Join(("1", "1"), groups=None if by_group else "1")
+    gate_up = gate_and_up(by_turns=by_group)
     gate, up = L + "mlp.gate_proj", L + "mlp.up_proj"
     w_gate_hidden = L + "feed_forward.w_gate_hidden"
     return [

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..rules import Statement, Tied
+from ..rules import Statement
 from . import llama
 from .base import Config, Family, Options
 from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
@@ -12,8 +10,7 @@ from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, ro
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    before, after = decoder_ends(config)
-    after = [replace(one, again=False) if isinstance(one, Tied) else one for one in after]
+    before, after = decoder_ends(config, again=False)
     return [*before, *llama.separate(), *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
 
 

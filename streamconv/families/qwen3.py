@@ -6,18 +6,18 @@ lie one after the other.
 
 from __future__ import annotations
 
-from ..rules import Copy, Rule, Statement, Tied
+from ..rules import TIED, Copy, Rule, Statement
 from ..transforms import Join
 from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, rotary_buffers
+from .common import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, gate_and_up, head, rotary_buffers
 
 MS = "decoder.layers.{layer}."
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, _HEAD, _HEAD_MS = "model.embed_tokens.weight", "lm_head.weight", "output_layer.weight"
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    gate_up = Join(("1", "1"), groups=None if options["interleave_mlp"] else "1")
+    gate_up = gate_and_up(by_turns=options["interleave_mlp"] is True)
     names = tuple(L + f"mlp.{p}_proj.weight" for p in ("gate", "up"))
     return [
         Rule(_EMBEDDING, "embedding.word_embeddings.weight", "vocab, hidden"),
@@ -49,14 +49,13 @@ def attention(options: Options) -> list[Statement]:
 
 def ends(config: Config) -> list[Statement]:
     """The last norm and the head: a tied model has none, and where no config tells, HF gets the embedding again."""
-    tied = config.get("tie_word_embeddings")
-    head = Rule(_HEAD, "output_layer.weight", "vocab, hidden", optional=tied is not False)
-    heads: dict[object, list[Statement]] = {
-        True: [Tied(_HEAD, "output_layer.weight", _EMBEDDING, "vocab, hidden", again=False)],
-        False: [head],
-    }
-    norm = Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden")
-    return [norm, *heads.get(tied, [head, Copy(_HEAD, _EMBEDDING, "tied to the embedding")]), *TRAINING_STATE]
+    heads: list[Statement] = [head(config, _HEAD, _HEAD_MS, _EMBEDDING, again=False)]
+    if config.get(TIED) is None:
+        heads = [
+            Rule(_HEAD, _HEAD_MS, "vocab, hidden", optional=True),
+            Copy(_HEAD, _EMBEDDING, "tied to the embedding"),
+        ]
+    return [Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"), *heads, *TRAINING_STATE]
 
 
 # The heads' width is no quotient: what config.json leaves out, the norms of q and k tell.

@@ -5,7 +5,7 @@ From MindFormers 1.5's `research/wizardcoder/convert_weight.py`, whose 6144 and 
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement, Tied
+from ..rules import TIED, Rule, Statement, Tied
 from ..transforms import Join, Part
 from .base import Config, Family, Option, Options
 from .common import TRAINING_STATE, norm
@@ -18,7 +18,7 @@ _ONE_KEY = Part(Join(("heads", "1", "1")))
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     fused, dense, wte = _HF + "attn.c_attn.", _MS + "attention.", "transformer.wte.weight"
-    tied = config.get("tie_word_embeddings", options["tied"])
+    tied = config.get(TIED, options["tied"])
     head = ("lm_head.weight", "head.head_weight")
     return [
         *norm(_HF + "ln_1", _MS + "layernorm1", "width"),
