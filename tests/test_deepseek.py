@@ -312,6 +312,12 @@ def test_mtp_layers_that_are_dropped_are_listed_with_the_reason(tmp_path, option
     store(tmp_path / "zero", {**V3, "num_nextn_predict_layers": 0}, model)
     zero = streamconv.plan(tmp_path / "zero", tmp_path / "ms", options=options, max_mem="8G").plan
     assert zero.dropped == dict.fromkeys(plan.dropped, "num_nextn_predict_layers of config.json is 0")
+    silent = {key: value for key, value in config.items() if key != "num_nextn_predict_layers"}
+    store(tmp_path / "silent", silent, model)
+    asked = {**options, "mtp": False}
+    assert (
+        streamconv.plan(tmp_path / "silent", tmp_path / "ms", options=asked, max_mem="8G").plan.dropped == plan.dropped
+    )
 
 
 @pytest.mark.parametrize("layout", ["classic", "mcore"])

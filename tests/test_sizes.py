@@ -154,6 +154,13 @@ def test_what_may_be_zero_is_zero_where_no_number_is_said(value, expected) -> No
     assert Sizes({"dense": "first_k_dense_replace | =0"}, {"first_k_dense_replace": value}).get("dense") == expected
 
 
+def test_a_number_by_hand_counts_more_than_one_derived() -> None:
+    table, config, given = {"heads": "n", "kv": "k | =heads"}, {"n": 8}, {"kv": ("-o kv", 4)}
+    assert Sizes(table, config, given).get("kv") == 4
+    with pytest.raises(UsageError, match=r"-o kv=4 contradicts the model: kv is 8 \(config: k\)"):
+        Sizes(table, {**config, "k": 8}, given)
+
+
 def test_zero_is_known_and_said_to_be_the_default() -> None:
     sizes = Sizes({"mtp": "num_nextn_predict_layers | =0", "dense": "first_k_dense_replace"}, {})
     assert (sizes.get("mtp"), sizes.get("dense")) == (0, None)

@@ -44,8 +44,8 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def _no_mtp(config: Config) -> list[Statement]:
-    asked = config.get("num_nextn_predict_layers")
-    why = "mtp=false: layers that predict further tokens" if asked else "num_nextn_predict_layers of config.json is 0"
+    none = config.get("num_nextn_predict_layers") == 0
+    why = "num_nextn_predict_layers of config.json is 0" if none else "mtp=false: layers that predict further tokens"
     layers = "model.layers.{extra+layers}.{rest:*}"
     signs = "model.layers.{extra+layers}.eh_proj.weight", "model.mtp_hidden_fusers.{extra}.dense.weight"
     return [
