@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from . import disk
 from .config import ModelConfig, read_json
-from .errors import SourceError, UsageError, quote
+from .errors import SourceError, UsageError, quote, reading
 from .outputs import Output
 
 CONFIG = "adapter_config.json"
@@ -59,7 +60,9 @@ def _found(config: ModelConfig, directory: Path) -> Mapping[str, object]:
     if "peft_type" in config.values:
         return config.values
     path = directory / CONFIG
-    return read_json(path) if path.is_file() else {}
+    with reading(path):
+        found = disk.is_file(path)
+    return read_json(path) if found else {}
 
 
 def _pet(config: ModelConfig) -> Mapping[str, object]:

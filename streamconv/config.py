@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import mindformers
+from . import disk, mindformers
 from .dtypes import TORCH_NAMES, DType
-from .errors import SourceError, UsageError, quote, source_error
+from .errors import SourceError, UsageError, quote, reading
 
 CONFIG = "config.json"
-_LIMIT = 16 << 20
+
+#: Bytes of a config at the most.
+LIMIT = 16 << 20
 
 #: Files that make a checkpoint a model: they go along with the weights, both ways.
 COMPANIONS = (
@@ -64,9 +66,10 @@ def load(directory: Path, given: Path | None) -> ModelConfig:
         SourceError: it is neither a JSON object nor a MindFormers YAML.
     """
     path = given or directory / CONFIG
-    if given and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        path = path / CONFIG
-    if not os.path.isfile(path):  # noqa: PTH113
+    with reading(path):
+        path = path / CONFIG if given and disk.is_directory(path) else path
+        found = disk.is_file(path)
+    if not found:
         if given:
             raise UsageError(f"--config {quote(given)}: there is no such file")
         return ModelConfig()
@@ -77,13 +80,10 @@ def load(directory: Path, given: Path | None) -> ModelConfig:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise source_error(error, "cannot read", path) from error
-    if len(text) > _LIMIT:
-        raise SourceError(f"{quote(path)} is larger than {_LIMIT} bytes: that is no config")
+    with reading(path):
+        text = disk.read_file(path, LIMIT + 1)
+    if len(text) > LIMIT:
+        raise SourceError(f"{quote(path)} is larger than {LIMIT} bytes: that is no config")
     return text
 
 
@@ -124,5 +124,10 @@ def mended(config: ModelConfig, dtype: DType | None, dequantised: bool, settled:
 def companions(config: ModelConfig, directory: Path) -> list[Path]:
     """Tokenizer, generation and code files beside the config (or the weights), sorted by name."""
     home = config.path.parent if config.path else directory
-    found = {path for pattern in COMPANIONS for path in home.glob(pattern) if path.is_file()}
-    return sorted(found, key=lambda path: path.name)
+    with reading(home, "listing"):
+        return [home / name for name in disk.names(home) if is_companion(name) and disk.is_file(home / name)]
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of this name goes along with the weights."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)

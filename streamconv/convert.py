@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from . import adapters, checking, dtypes, engine, families, layout, manifest, memory, target, verify
+from . import adapters, checking, disk, dtypes, engine, families, layout, manifest, memory, target, verify
 from . import config as configs
 from .destination import copy_synced, write_synced
 from .engine import OnProgress, Progress
-from .errors import UsageError, quote, source_error, storage_error
+from .errors import UsageError, quote, reading, storage_error
 from .families import Family, Value
 from .formats import open_catalog
 from .layout import HF_SAFETENSORS, PEFT
@@ -93,7 +94,8 @@ class Conversion(Prepared):
         if self.plan.direction is Direction.REVERSE:
             return {adapters.CONFIG: self._adapter_config()}
         beside = self.catalog.directory / adapters.CONFIG
-        return {adapters.CONFIG: beside.read_bytes()} if beside.is_file() else {}
+        with reading(beside):
+            return {adapters.CONFIG: disk.read_file(beside, configs.LIMIT)} if disk.is_file(beside) else {}
 
     def _adapter_config(self) -> bytes:
         alpha = self.plan.options.get(adapters.ALPHA)
@@ -261,8 +263,9 @@ def verify_checkpoint(
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
     dest = Path(first if second is None else second)
-    if not os.path.exists(dest):  # noqa: PTH110 - Path.exists raises for a name that is too long
-        raise source_error(FileNotFoundError(2, "no such file or directory"), "cannot open", dest)
+    with reading(dest, "cannot open"):
+        if not disk.mode(dest):
+            raise FileNotFoundError(errno.ENOENT, "no such file or directory")
     found = manifest.find(dest)
     if second is None:
         return verify.against_manifest(dest, verify.needed(found, dest), progress)

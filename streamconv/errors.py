@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SHOWN = 160
 
@@ -119,3 +121,21 @@ def source_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> So
     """The `SourceError` for an operating-system error met while reading `path`."""
     hint = _NEXT_STEP.get(error.errno or 0, "check the path and run again")
     return SourceError(f"{doing} {quote(path)}: {error.strerror or error}; {hint}")
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], doing: str = "cannot read") -> Iterator[None]:
+    """Say of an operating-system error in the block that it was met while reading `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise source_error(error, doing, path) from error
+
+
+@contextmanager
+def storing(path: str | os.PathLike[str], doing: str = "cannot write") -> Iterator[None]:
+    """Say of an operating-system error in the block that it was met while writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, doing, path) from error

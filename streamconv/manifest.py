@@ -6,16 +6,16 @@ It names no time, no path, and of the source only what the plan's digest covers:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
+from . import disk
 from .blocks import BLOCK
 from .destination import MANIFEST
-from .errors import SourceError, quote, source_error
+from .errors import SourceError, quote, reading
 from .layout import Layout
 from .plan import Plan
 
@@ -144,15 +144,16 @@ def find(path: Path) -> Manifest | None:
     Raises:
         SourceError: there is one, but it is broken.
     """
-    place = path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}")
-    if not os.path.isfile(place):  # noqa: PTH113 - Path.is_file raises for a name that is too long
-        return None
-    try:
-        if place.stat().st_size > _LIMIT:
+    with reading(path):
+        place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
+    with reading(place):
+        if not disk.is_file(place):
+            return None
+        if disk.look(place).st_size > _LIMIT:
             raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
-        values = json.loads(place.read_bytes())
-    except OSError as error:
-        raise source_error(error, "cannot read", place) from error
+        text = disk.read_file(place, _LIMIT)
+    try:
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
     if not isinstance(values, dict) or values.get("manifest") != VERSION:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernels
+from . import disk, kernels
 from .dtypes import BF16, F8_E4M3, DType
 from .errors import SourceError, quote, source_error
 from .grids import Box, Grid, box_shape, flat_index, runs
@@ -42,6 +42,7 @@ _NETWORK = (
     "virtiofs",
     "ocfs",
 )
+_MOUNTS = 4 << 20
 _OPEN_FILES = 8
 _FIRST = 64 << 10
 _FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes beside it
@@ -91,7 +92,7 @@ class Reader:
     def close(self) -> None:
         """Close the files it holds open."""
         for descriptor in self._files.values():
-            os.close(descriptor)
+            disk.close(descriptor)
         self._files.clear()
 
     def place(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
@@ -182,7 +183,7 @@ class Reader:
         descriptor = self._open(file)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
-            mapping = mmap.mmap(descriptor, offset + length - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+            mapping = disk.map_file(descriptor, offset + length - start, start)
         except ValueError as error:
             raise _changed(file, str(error)) from error
         except OSError as error:
@@ -217,7 +218,7 @@ class Reader:
         descriptor, done = self._open(file), 0
         while done < len(target):
             try:
-                count = os.preadv(descriptor, [target[done:]], offset + done)
+                count = disk.read_into(descriptor, target[done:], offset + done)
             except OSError as error:
                 raise source_error(error, f"cannot read byte {offset + done} of", file.path) from error
             if count == 0:
@@ -249,9 +250,9 @@ class Reader:
         try:
             if descriptor is None:
                 if len(self._files) >= _OPEN_FILES:
-                    os.close(self._files.pop(next(iter(self._files))))
-                descriptor = self._files[file.path] = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-            size = os.fstat(descriptor).st_size
+                    disk.close(self._files.pop(next(iter(self._files))))
+                descriptor = self._files[file.path] = disk.open_file(file.path, os.O_RDONLY)
+            size = disk.status(descriptor).st_size
         except OSError as error:
             raise source_error(error, "cannot open", file.path) from error
         if size != file.size:
@@ -282,8 +283,8 @@ def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:
 def _file_system(path: Path) -> str:
     """The type of the file system that `path` lies on, from the mount table."""
     try:
-        device = path.stat().st_dev
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        device = disk.look(path).st_dev
+        lines = disk.read_file("/proc/self/mountinfo", _MOUNTS).decode(errors="replace").splitlines()
     except OSError:
         return ""
     wanted = f"{os.major(device)}:{os.minor(device)}"

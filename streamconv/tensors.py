@@ -108,7 +108,7 @@ class Catalog(Mapping[str, TensorRef]):
     @property
     def directory(self) -> Path:
         """Where `config.json` and the tokenizer would lie."""
-        return self.path if self.path.is_dir() else self.path.parent
+        return self.path.parent if [file.path for file in self.files] == [self.path] else self.path
 
     @property
     def nbytes(self) -> int:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from . import disk
 from .blocks import BLOCK, SEAL_BYTES, seal_bytes
 from .engine import OnProgress, Progress
-from .errors import UsageError, VerificationError, quote, source_error
+from .errors import SourceError, UsageError, VerificationError, quote, reading
 from .formats import ckpt
 from .layout import Layout
 from .manifest import Manifest
@@ -42,10 +43,10 @@ def against_manifest(path: Path, manifest: Manifest, on_progress: OnProgress | N
         VerificationError: a file is missing, has another size, or a block differs; the message names the block's
         tensors.
     """
-    files = manifest.files
+    files, folder = manifest.files, _is_directory(path)
     total, done, started = sum(size for size, _ in files.values()), 0, time.monotonic()
     for name, (size, digests) in files.items():
-        place = path / name if path.is_dir() else path
+        place = path / name if folder else path
         for number, digest in enumerate(_digests(place, size)):
             if number >= len(digests) or digest != digests[number]:
                 raise _differs(place, name, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
@@ -62,26 +63,40 @@ def _digests(path: Path, size: int) -> Iterator[str]:
         VerificationError: the file is missing, or not `size` bytes long.
         SourceError: it cannot be read.
     """
-    buffer = bytearray(_CHUNK)
     try:
-        with path.open("rb", buffering=0) as file:
-            found = os.fstat(file.fileno()).st_size
+        with reading(path):
+            descriptor = disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
+    except SourceError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise VerificationError(f"{quote(path)} is missing, its manifest names it: convert again") from None
+        raise
+    try:
+        with reading(path):
+            found = disk.status(descriptor).st_size
             if found != size:
                 raise VerificationError(f"{quote(path)} has {found} bytes, its manifest says {size}: convert again")
             for begin in range(0, size, BLOCK):
-                digest = xxhash.xxh3_128()
-                left = min(BLOCK, size - begin)
-                while left:
-                    count = file.readinto(memoryview(buffer)[: min(left, _CHUNK)])
-                    if not count:
-                        raise VerificationError(f"{quote(path)} became shorter while it was read")
-                    digest.update(memoryview(buffer)[:count])
-                    left -= count
-                yield digest.hexdigest()
-    except FileNotFoundError:
-        raise VerificationError(f"{quote(path)} is missing, its manifest names it: convert again") from None
-    except OSError as error:
-        raise source_error(error, "cannot read", path) from error
+                yield _digest(path, descriptor, begin, min(BLOCK, size - begin))
+    finally:
+        disk.close(descriptor)
+
+
+def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:
+    """The digest of one block."""
+    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(length, _CHUNK)))
+    at, end = begin, begin + length
+    while at < end:
+        count = disk.read_into(descriptor, buffer[: min(len(buffer), end - at)], at)
+        if not count:
+            raise VerificationError(f"{quote(path)} became shorter while it was read")
+        digest.update(buffer[:count])
+        at += count
+    return digest.hexdigest()
+
+
+def _is_directory(path: Path) -> bool:
+    with reading(path):
+        return disk.is_directory(path)
 
 
 def _differs(path: Path, name: str, begin: int, end: int, manifest: Manifest) -> VerificationError:
@@ -107,7 +122,7 @@ class CompareSink:
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
-        self._path = path
+        self._path, self._folder = path, _is_directory(path)
         self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, int] = {}
         self._files = layout.files
@@ -148,16 +163,17 @@ class CompareSink:
     def close(self) -> None:
         """Let go of the files."""
         for descriptor in self._open.values():
-            os.close(descriptor)
+            disk.close(descriptor)
         self._open.clear()
 
     def _check_frame(self, file: OutputFile) -> None:
         place = self._place(file)
         try:
-            descriptor = self._open[file.name] = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self._open[file.name] = disk.open_file(place, os.O_RDONLY)
         except OSError as error:
             raise VerificationError(f"{quote(place)} cannot be opened: {error.strerror}; convert again") from error
-        size = os.fstat(descriptor).st_size
+        with reading(place):
+            size = disk.status(descriptor).st_size
         if size != file.size:
             raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
         for offset, data in _unsealed(file):
@@ -177,13 +193,11 @@ class CompareSink:
         )
 
     def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
-        try:
-            return os.pread(self._open[file.name], length, offset)
-        except OSError as error:
-            raise source_error(error, "cannot read", self._place(file)) from error
+        with reading(self._place(file)):
+            return disk.read_up_to(self._open[file.name], length, offset)
 
     def _place(self, file: OutputFile) -> Path:
-        return self._path / file.name if self._path.is_dir() else self._path
+        return self._path / file.name if self._folder else self._path
 
 
 def _unsealed(file: OutputFile) -> Iterator[tuple[int, memoryview]]:

@@ -44,7 +44,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text) -> None:
 
 
 def test_one_that_is_too_large_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(configs, "_LIMIT", 100)
+    monkeypatch.setattr(configs, "LIMIT", 100)
     (tmp_path / "config.json").write_text(json.dumps({"a": "x" * 100}))
     with pytest.raises(SourceError, match="larger than 100 bytes"):
         load(tmp_path, None)

@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
+from .. import disk
 from ..errors import UnsupportedError, UsageError, quote
 from ..rules import Copy, Drop, Rule, Statement, Tied
 from ..transforms import (
@@ -176,7 +177,7 @@ def load(file: str | os.PathLike[str]) -> Family:
     """
     path = Path(file)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not disk.is_file(path) or spec is None or spec.loader is None:
         raise UsageError(f"--family {quote(path)}: there is no such Python file")
     module = importlib.util.module_from_spec(spec)
     try:

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import SourceError, UnsupportedError, quote, source_error
+from .. import disk
+from ..errors import SourceError, UnsupportedError, quote, reading
 from ..tensors import Catalog, SourceFile, TensorRef
 from . import ckpt, safetensors, torch
 from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
@@ -49,9 +50,8 @@ def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Cat
         UnsupportedError: an encrypted file, one that is no checkpoint, or a dtype that streamconv does not know.
     """
     try:
-        is_directory = stat.S_ISDIR(path.stat().st_mode)
-    except OSError as error:
-        raise source_error(error, "opening", path) from error
+        with reading(path, "opening"):
+            is_directory = stat.S_ISDIR(disk.look(path).st_mode)
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
     return _open_directory(path, room) if is_directory else _open_file(path, room)
@@ -110,10 +110,8 @@ def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Seq
 
 
 def _names(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise source_error(error, "listing", directory) from error
+    with reading(directory, "listing"):
+        return [name for name in disk.names(directory) if not name.startswith(".")]
 
 
 def _read_index(directory: Path, names: Collection[str], limit: int) -> dict[str, str]:
@@ -169,15 +167,8 @@ def _refuse_missing(directory: Path, chosen: Sequence[str], names: Collection[st
 
 
 def _dangles(path: Path) -> bool:
-    return path.is_symlink() and not _mode(path)
-
-
-def _mode(path: Path) -> int:
-    """The mode of what `path` leads to, 0 if that cannot be told."""
-    try:
-        return path.stat().st_mode
-    except OSError:
-        return 0
+    with reading(path):
+        return disk.is_link(path) and not disk.mode(path)
 
 
 def _twice(
@@ -239,7 +230,9 @@ def _ignored(
 
 def _reason(path: Path, kind: str, indexed: bool) -> str | None:
     """Why an entry beside a checkpoint of a format is left alone; `None` for what holds no weights."""
-    if stat.S_ISDIR(_mode(path)):
+    with reading(path):
+        is_directory = disk.is_directory(path)
+    if is_directory:
         return "a folder: only the directory itself is read"
     if special := _special(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
         return special

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .. import disk
 from ..dtypes import DType
 from ..errors import SourceError, quote, source_error
 from ..tensors import SourceFile
@@ -33,22 +34,22 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     """
     descriptor = _open(path)
     try:
-        status = os.fstat(descriptor)
+        status = disk.status(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
         yield descriptor, SourceFile(path, status.st_size)
     except OSError as error:
         raise source_error(error, "reading", path) from error
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 def _open(path: Path) -> int:
     try:
         # Without O_NONBLOCK the open of a FIFO waits for a writer, forever.
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        if path.is_symlink():
+        if disk.is_link(path):
             raise SourceError(
                 f"{quote(path)} is a link to a file that is not there; download the checkpoint again"
             ) from error
@@ -70,17 +71,13 @@ def read_at(descriptor: int, offset: int, length: int, file: SourceFile) -> byte
     Raises:
         SourceError: the file became shorter since it was opened.
     """
-    pieces = []
-    while length:
-        piece = os.pread(descriptor, length, offset)
-        if not piece:
-            raise SourceError(
-                f"{quote(file.path)} became shorter than {file.size} bytes while its header was read; "
-                "let the other program finish and run again"
-            )
-        pieces.append(piece)
-        offset, length = offset + len(piece), length - len(piece)
-    return b"".join(pieces)
+    data = disk.read_up_to(descriptor, length, offset)
+    if len(data) < length:
+        raise SourceError(
+            f"{quote(file.path)} became shorter than {file.size} bytes while its header was read; "
+            "let the other program finish and run again"
+        )
+    return data
 
 
 def refuse_lfs_pointer(head: bytes, file: SourceFile) -> None:

@@ -8,10 +8,10 @@ somebody asks for them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .. import disk
 from ..errors import SourceError, quote
 from ..tensors import SourceFile
 from .files import read_at
@@ -50,7 +50,7 @@ class Window:
         if begin < self._at or end > self._at + len(self._buffer):
             if end - begin > _WINDOW:
                 return read_at(self._descriptor, begin, end - begin, self.file)
-            self._at, self._buffer = begin, os.pread(self._descriptor, min(_WINDOW, self.end - begin), begin)
+            self._at, self._buffer = begin, disk.read(self._descriptor, min(_WINDOW, self.end - begin), begin)
             if len(self._buffer) < end - begin:
                 self._buffer = read_at(self._descriptor, begin, end - begin, self.file)
         return self._buffer[begin - self._at : end - self._at]

@@ -1,0 +1,109 @@
+"""The layer for files: what it makes of its primitives, and that nothing goes past it."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import running
+
+from streamconv import disk
+
+#: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
+ELSEWHERE = {"disk.py", "memory.py", "demo.py", "samples.py", "cli.py", "destination.py", "writer.py"}
+#: Calls on files by name, as a method or a function of a module, that `disk` has a word for.
+WORDS = {
+    *("open", "fdopen", "pread", "preadv", "pwrite", "read_text", "read_bytes", "write_text", "write_bytes"),
+    *("fsync", "fdatasync", "ftruncate", "truncate", "stat", "fstat", "lstat", "iterdir", "listdir", "scandir", "glob"),
+    *("unlink", "rmdir", "mkdir", "touch", "is_file", "is_dir", "is_symlink", "exists", "lexists", "isfile", "isdir"),
+    *("rmtree", "copyfile", "copyfileobj", "copy", "move", "statvfs", "flock", "lockf", "renameat2", "replace"),
+}
+
+
+def calls_past_the_layer(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Call(func=ast.Attribute(value=value, attr=word)) if word in WORDS:
+                home = value.id if isinstance(value, ast.Name) else ""
+                if home != "disk" and (word not in {"copy", "replace"} or home in {"os", "shutil"}):
+                    found.append(f"{path.name}:{node.lineno} {home}.{word}")
+            case ast.Call(func=ast.Name(id="open")):
+                found.append(f"{path.name}:{node.lineno} open")
+    return found
+
+
+def test_no_operation_on_files_goes_past_the_layer() -> None:
+    package = running.ROOT / "streamconv"
+    paths = [path for path in sorted(package.rglob("*.py")) if path.name not in ELSEWHERE]
+    assert [call for path in paths for call in calls_past_the_layer(path)] == []
+
+
+def test_that_test_finds_them() -> None:
+    assert calls_past_the_layer(Path(__file__))
+    assert calls_past_the_layer(running.ROOT / "streamconv" / "disk.py")
+
+
+def test_short_reads_and_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, read = disk.write, disk.read
+    monkeypatch.setattr(disk, "write", lambda fd, data, offset: write(fd, data[:3], offset))
+    monkeypatch.setattr(disk, "read", lambda fd, length, offset: read(fd, min(length, 2), offset))
+    disk.write_synced(tmp_path / "a", b"0123456789")
+    assert disk.read_file(tmp_path / "a", 100) == b"0123456789"
+    assert disk.read_file(tmp_path / "a", 5) == b"01234"
+    disk.copy_synced(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"0123456789"
+
+
+def test_what_is_there_and_what_is_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    assert disk.is_file(tmp_path / "file") and disk.is_file(tmp_path / "link") and disk.is_directory(tmp_path)
+    assert disk.is_link(tmp_path / "link") and not disk.is_link(tmp_path / "file")
+    assert disk.exists(tmp_path / "nowhere") and not disk.is_file(tmp_path / "nowhere")
+    for name in ("loop", "gone", "file/below", "n" * 300, "nul\0"):
+        assert disk.mode(tmp_path / name) == 0
+    assert disk.identity(tmp_path / "link") == disk.identity(tmp_path / "file")
+
+
+def test_a_tree_is_removed_and_links_in_it_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_bytes(b"")
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "below" / "file").write_bytes(b"")
+    (tmp_path / "tree" / "link").symlink_to(tmp_path / "kept")
+    disk.remove_tree(tmp_path / "tree")
+    assert running.tree(tmp_path) == {"kept": None, "kept/file": b""}
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    one, two = (disk.open_file(tmp_path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert disk.lock(one) is True
+    assert disk.lock(two) is False
+    disk.close(one)
+    assert disk.lock(two) is True
+    disk.close(two)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_where_there_are_no_locks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    assert disk.lock(0) is None
+
+
+def test_names_are_swapped_in_one_step(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_bytes(b"")
+    assert disk.exchange(tmp_path / "one", tmp_path / "other") is True
+    assert sorted(running.tree(tmp_path)) == ["one", "one/other", "other", "other/one"]
+    with pytest.raises(FileNotFoundError):
+        disk.exchange(tmp_path / "one", tmp_path / "gone")
