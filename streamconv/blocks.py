@@ -1,15 +1,17 @@
 """Blocks: fixed 16 MiB ranges of an output file, the unit of digest and of durability.
 
 Boxes are written in any order; a block is done when all its bytes are. What arrives in order is digested from memory
-on the way; the rest is read back, most of it from the page cache, when the block is complete.
+on the way; the rest is read back, most of it from the page cache, when the block is complete. Of a file that an earlier
+run began, the blocks it finished are known, and what else it left is counted without being looked at.
 """
 
 from __future__ import annotations
 
+import errno
 import threading
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import xxhash
@@ -18,10 +20,43 @@ from .tensors import Seal
 
 BLOCK = 16 << 20
 SEAL_BYTES = 4
+_DIGEST_BYTES = 16
 _CHUNK = 1 << 20
 
 Buffer = memoryview
 ReadBack = Callable[[int, int], bytes]
+OnBlock = Callable[[int, bytes, int], None]
+"""Told of a finished block: its number, its digest, its CRC-32 (0 where none is wanted)."""
+
+
+class Blocks:
+    """The finished blocks of a file of `size` bytes, each with its digest and CRC-32: 21 bytes a block."""
+
+    def __init__(self, size: int) -> None:
+        self.count = -(-size // BLOCK)
+        self._digests = bytearray(_DIGEST_BYTES * self.count)
+        self._crcs = array("I", bytes(4 * self.count))
+        self._done = bytearray(self.count)
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._done[number])
+
+    def __bool__(self) -> bool:
+        return any(self._done)
+
+    def put(self, number: int, digest: bytes, crc: int) -> None:
+        """Note that a block is finished."""
+        self._digests[_DIGEST_BYTES * number : _DIGEST_BYTES * (number + 1)] = digest
+        self._crcs[number] = crc
+        self._done[number] = 1
+
+    def crc(self, number: int) -> int:
+        """The CRC-32 of a finished block."""
+        return self._crcs[number]
+
+    def hexdigests(self) -> list[str]:
+        """The digests of all blocks, in order."""
+        return [self._digests[at : at + _DIGEST_BYTES].hex() for at in range(0, len(self._digests), _DIGEST_BYTES)]
 
 
 @dataclass(slots=True)
@@ -41,24 +76,59 @@ class BlockLedger:
     """Which bytes of one file are written, and the digests of its blocks.
 
     Args:
-        size: bytes of the file.
-        read_back: reads (offset, length) of the file as it is now.
+        size: bytes of the file, but for what is appended in the end.
+        blocks: the blocks that are finished already.
+        read_back: reads (offset, length) of the file as it is now; fewer bytes where it ends.
         crc: keep a CRC-32 of every block too.
+        on_block: told of each block that is finished.
     """
 
-    def __init__(self, size: int, read_back: ReadBack, crc: bool = False) -> None:
+    def __init__(
+        self, size: int, blocks: Blocks, read_back: ReadBack, crc: bool = False, on_block: OnBlock | None = None
+    ) -> None:
         self.size = size
         self._read_back = read_back
         self._crc = crc
+        self._on_block = on_block
         self._open: dict[int, _Block] = {}
         self._lock = threading.Lock()
-        self.digests: dict[int, str] = {}
-        self.crcs: dict[int, int] = {}
+        self._blocks = blocks
+        self._missing = sum(number not in blocks for number in range(-(-size // BLOCK)))
+        # Blocks of an earlier run are not written again; those of this one nobody writes twice.
+        self._skipped = {number for number in range(blocks.count) if number in blocks} if blocks else set()
 
     @property
     def complete(self) -> bool:
         """Whether every byte is written."""
-        return len(self.digests) == -(-self.size // BLOCK)
+        return not self._missing
+
+    def wanted(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Which of these bytes are to be written, as (low, high) counted from `offset`: no block of an earlier run."""
+        begin = at = 0
+        while self._skipped and at < length:
+            number, inside = divmod(offset + at, BLOCK)
+            end = min(length, at + BLOCK - inside)
+            if number in self._skipped:
+                if begin < at:
+                    yield begin, at
+                begin = end
+            at = end
+        if begin < length:
+            yield begin, length
+
+    def has(self, offset: int, length: int) -> bool:
+        """Whether an earlier run finished all blocks that these bytes lie in."""
+        return all(number in self._skipped for number in range(offset // BLOCK, -(-(offset + length) // BLOCK)))
+
+    def held(self, offset: int, length: int) -> None:
+        """Note that an earlier run wrote these bytes, which are not in memory."""
+        for low, high in self.wanted(offset, length):
+            at = offset + low
+            while at < offset + high:
+                number, inside = divmod(at, BLOCK)
+                end = min(offset + high, at - inside + BLOCK)
+                self._add(number, inside, end - at)
+                at = end
 
     def wrote(self, offset: int, data: Buffer) -> None:
         """Note that the bytes of `data` are in the file at `offset`. Every byte of the file is noted once."""
@@ -66,19 +136,19 @@ class BlockLedger:
         while begin < len(data):
             number, inside = divmod(offset + begin, BLOCK)
             end = min(len(data), begin + BLOCK - inside)
-            self._add(number, inside, data[begin:end])
+            self._add(number, inside, end - begin, data[begin:end])
             begin = end
 
-    def _add(self, number: int, inside: int, data: Buffer) -> None:
+    def _add(self, number: int, inside: int, count: int, data: Buffer | None = None) -> None:
         with self._lock:
             if number not in self._open:
                 begin = number * BLOCK
                 self._open[number] = _Block(begin, min(BLOCK, self.size - begin))
             block = self._open[number]
         with block.lock:
-            if block.hashed == inside:
+            if data is not None and block.hashed == inside:
                 self._hash(block, data)
-            block.written += len(data)
+            block.written += count
             if block.written == block.size:
                 self._finish(number, block)
 
@@ -91,13 +161,20 @@ class BlockLedger:
         block.hashed += len(data)
 
     def _finish(self, number: int, block: _Block) -> None:
-        while block.hashed < block.size:
-            length = min(_CHUNK, block.size - block.hashed)
-            self._hash(block, memoryview(self._read_back(block.begin + block.hashed, length)))
+        digest = self._digest(block)
         with self._lock:
             del self._open[number]
-            self.digests[number] = block.digest.hexdigest() if block.digest else ""
-            self.crcs[number] = block.crc
+            self._blocks.put(number, digest, block.crc)
+            self._missing -= 1
+        if self._on_block is not None:
+            self._on_block(number, digest, block.crc)
+
+    def _digest(self, block: _Block) -> bytes:
+        """The digest of a block of which every byte is in the file."""
+        while block.hashed < block.size:
+            at = block.begin + block.hashed
+            self._hash(block, memoryview(_exactly(self._read_back, at, min(_CHUNK, block.size - block.hashed))))
+        return block.digest.digest() if block.digest else b""
 
     def extend(self, count: int) -> None:
         """Note that `count` bytes were appended to a complete file: the blocks they lie in are digested anew."""
@@ -105,18 +182,18 @@ class BlockLedger:
         self.size += count
         for number in range(first, -(-self.size // BLOCK)):
             begin = number * BLOCK
-            block = self._open[number] = _Block(begin, min(BLOCK, self.size - begin))
-            self._finish(number, block)
+            block = _Block(begin, min(BLOCK, self.size - begin))
+            self._blocks.put(number, self._digest(block), block.crc)
 
     def ordered(self) -> list[str]:
         """The digests of all blocks, in order."""
-        return [self.digests[number] for number in sorted(self.digests)]
+        return self._blocks.hexdigests()
 
     def total_crc(self) -> int:
         """CRC-32 of the whole file, once it is complete."""
         total = 0
-        for number in sorted(self.crcs):
-            total = combine_crc(total, self.crcs[number], min(BLOCK, self.size - number * BLOCK))
+        for number in range(-(-self.size // BLOCK)):
+            total = combine_crc(total, self._blocks.crc(number), min(BLOCK, self.size - number * BLOCK))
         return total
 
 
@@ -148,6 +225,19 @@ class SealedLedger:
         with self._lock:
             self._written += len(data)
 
+    def wanted(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Which of these bytes are to be written: all of them."""
+        yield 0, length
+
+    def has(self, offset: int, length: int) -> bool:
+        """Whether blocks with these bytes are finished: none is before the end."""
+        return False
+
+    def held(self, offset: int, length: int) -> None:
+        """Note that an earlier run wrote these bytes."""
+        with self._lock:
+            self._written += length
+
     def seal(self, write: Callable[[int, Buffer], None]) -> list[str]:
         """Write the seals; the digests of all blocks, in order."""
         digests, crcs, at = _Digests(), array("I"), 0
@@ -166,10 +256,18 @@ class SealedLedger:
         """Digest a range; its CRC."""
         crc = 0
         for at in range(begin, end, _CHUNK):
-            data = self._read_back(at, min(_CHUNK, end - at))
+            data = _exactly(self._read_back, at, min(_CHUNK, end - at))
             digests.update(memoryview(data))
             crc = zlib.crc32(data, crc)
         return crc
+
+
+def _exactly(read_back: ReadBack, offset: int, length: int) -> bytes:
+    """Bytes that were written, read again."""
+    data = read_back(offset, length)
+    if len(data) < length:
+        raise OSError(errno.EIO, "it is shorter than what was written to it")
+    return data
 
 
 def _put(place: int, crc: int, digests: _Digests, write: Callable[[int, Buffer], None]) -> int:

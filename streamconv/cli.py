@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,10 @@ from .errors import (
 )
 from .units import counted
 from .words import followed, suggestion
+
+#: Seconds in which a run may end in good order after a signal.
+_PATIENCE = 1.5
+_WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,6 +114,8 @@ def _conversion(command: F) -> F:
             is_flag=True,
             help="Replace the checkpoint at DEST; it stays until the new one is done.",
         ),
+        click.option("--restart", is_flag=True, help="Begin anew; without it a run goes on from one that was stopped."),
+        click.option("--verify", is_flag=True, help="Compare the result with SOURCE before it gets its name."),
     )
     for option in reversed((*options, *_RESOURCES)):
         command = option(command)
@@ -312,7 +319,10 @@ def _progress(quiet: bool) -> Iterator[Any]:
 
 def main() -> None:
     """Run the command line; ends the process with the exit code of what happened."""
-    signal.signal(signal.SIGTERM, _terminated)
+    stop = _Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background
+            signal.signal(number, stop)
     sys.exit(_run())
 
 
@@ -344,7 +354,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case StreamconvError():
             return str(error), error.exit_code
         case click.exceptions.Abort() | KeyboardInterrupt():
-            return "interrupted; nothing is left at DEST", 128 + signal.SIGINT
+            return _WORDS[signal.SIGINT], 128 + signal.SIGINT
         case click.ClickException():
             message = quote(error.format_message().rstrip("."))
             return followed(message, "see streamconv --help"), UsageError.exit_code
@@ -358,5 +368,27 @@ def _explained(error: BaseException) -> tuple[str, int]:
     return f"a fault of streamconv: {fault}; please report it (STREAMCONV_TRACEBACK=1 shows where)", 1
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError("terminated; nothing is left at DEST", number)
+class _Stop:
+    """The handler of SIGINT and SIGTERM: the first ends the run in good order, or after a while without; a second at
+    once. Whatever the moment, a conversion goes on from what is on record.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self._asked:
+            self._end(number, "stopped at once")
+        self._asked = True
+        last = threading.Timer(_PATIENCE, self._end, (number, f"{_WORDS[number]}, in the middle of a slow operation"))
+        last.daemon = True
+        last.start()
+        raise InterruptedRunError(_WORDS[number], number)
+
+    @staticmethod
+    def _end(number: int, what: str) -> None:
+        with contextlib.suppress(OSError):
+            text = f"streamconv: {what}; what is on record is safe, and the same command goes on from there\n"
+            os.write(sys.stderr.fileno(), text.encode())
+        os._exit(128 + number)

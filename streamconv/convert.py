@@ -9,19 +9,21 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from . import adapters, checking, disk, dtypes, engine, families, layout, manifest, memory, target, verify
+from . import adapters, checking, disk, dtypes, engine, families, identity, layout, manifest, memory, target, verify
 from . import config as configs
-from .destination import copy_synced, write_synced
 from .engine import OnProgress, Progress
-from .errors import UsageError, quote, reading, storage_error
+from .errors import SourceChangedError, StreamconvError, UsageError, quote, reading, storing
 from .families import Family, Value
 from .formats import open_catalog
+from .journal import Ledger
 from .layout import HF_SAFETENSORS, PEFT
 from .options import Question, decided_plan, parse_options, said_options
+from .partial import Partial
+from .recorder import Recorder
 from .report import Prepared, Report
 from .rules import TIED, Direction
-from .sources import alike, uses_mapping
-from .units import parse_size
+from .sources import alike, check_unchanged, uses_mapping
+from .units import format_size, parse_size
 from .writer import FileSink
 
 PathLike = str | os.PathLike[str]
@@ -47,29 +49,69 @@ class Conversion(Prepared):
     def run(self, on_progress: OnProgress | None = None) -> Report:
         """Convert.
 
+        What an earlier run of the same conversion made durable is not done again.
+
         Raises:
-            StreamconvError: see its subclasses; nothing is left under the final name.
+            StreamconvError: see its subclasses; nothing new is left under the final name.
         """
         started = time.monotonic()
         budget, mapped = self.budget, uses_mapping(self.io, self.catalog.files)
+        conversion = identity.describe(self, _version())
+        with Partial(self.destination.path, self.destination.single, conversion, self.restart) as partial:
+            if partial.is_finished() and not self.restart:
+                partial.settle()
+                tally = engine.Tally.of(self.plan, sum(output.spec.nbytes for output in self.plan.outputs))
+            else:
+                tally = self._run(partial, budget, mapped, on_progress)
+        return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
+
+    def _run(
+        self, partial: Partial, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None
+    ) -> engine.Tally:
+        """Check → build → prove → put in place."""
+        partial.check_same()
         self.destination.check(self.catalog, self.overwrite)
-        self.destination.check_room(self.layout.total)
+        names = [file.name for file in self.layout.files]
+        self.destination.check_room(self.layout.total - partial.allocated(names))
         for check in self.plan.checks:
             engine.check_same_bytes(check, budget, mapped)
-        with self.destination.building() as place:
-            tally, digests = self._build(place, budget, mapped, on_progress)
+        recorder = self._recorder(partial, names)
+        try:
+            tally, digests = self._build(partial.place, recorder, budget, mapped, on_progress)
+            check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination meanwhile is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite)
             record = manifest.write(self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version())
-            self.destination.commit(record)
-        return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
+            partial.commit(record)
+        except BaseException as error:
+            partial.is_worth_keeping = recorder.safe > 0 and not isinstance(error, SourceChangedError)
+            if isinstance(error, StreamconvError):
+                error.add(self._what_is_left(partial, recorder.safe))
+            raise
+        return tally
+
+    def _recorder(self, partial: Partial, names: list[str]) -> Recorder:
+        """What earlier runs left, and the journal to go on with."""
+        journal = partial.begin(names)
+        ledger = Ledger(self.plan.outputs, self.layout.files)
+        with storing(partial.journal_path, "cannot read"):
+            ledger.load(journal.records(), lambda file: partial.holds(file.name, file.size))
+        return Recorder(journal, ledger, {name: number for number, name in enumerate(names)})
 
     def _build(
-        self, place: Path, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None
+        self,
+        place: Path,
+        recorder: Recorder,
+        budget: memory.Budget,
+        mapped: bool,
+        on_progress: OnProgress | None,
     ) -> tuple[engine.Tally, Mapping[str, list[str]]]:
-        sink = FileSink(self.layout, place, self.destination.single)
+        """All files, durable, with the digests of their blocks."""
+        sink = FileSink(self.layout, place, self.destination.single, recorder)
+        tally = engine.Tally.of(self.plan, recorder.safe, recorder.overflowed)
         try:
-            tally = engine.run(self.plan, sink, budget, mapped, on_progress)
+            with recorder.recording(sink.sync):
+                engine.run(self.plan, sink, budget, mapped, on_progress, recorder, tally)
             digests = sink.finish()
         finally:
             sink.close()
@@ -77,15 +119,24 @@ class Conversion(Prepared):
             self._write_companions(place)
         return tally, digests
 
+    def _what_is_left(self, partial: Partial, safe: int) -> str:
+        if partial.is_in_place:
+            return f"{quote(partial.path)} is complete all the same: give the command again, and the rest is tidied up"
+        if not partial.is_worth_keeping:
+            return "nothing is left of it"
+        total = sum(output.spec.nbytes for output in self.plan.outputs)
+        return (
+            f"{format_size(safe)} of {format_size(total)} are safe in {quote(partial.place)}: the same command goes on "
+            "from there, and with --restart it begins anew"
+        )
+
     def _write_companions(self, place: Path) -> None:
         """Indices, the mended config, tokenizer and generation files."""
-        try:
+        with storing(place, "cannot write into"):
             for name, data in {**self.layout.texts, **self._configs()}.items():
-                write_synced(place / name, data)
+                disk.write_synced(place / name, data)
             for path in configs.companions(self.config, self.catalog.directory):
-                copy_synced(path, place / path.name)
-        except OSError as error:
-            raise storage_error(error, "cannot write into", place) from error
+                disk.copy_synced(path, place / path.name)
 
     def _configs(self) -> Mapping[str, bytes]:
         """The config of what is written: a model's, or an adapter's."""
@@ -137,6 +188,8 @@ def plan(
     io: str = "auto",
     crc: bool = False,
     overwrite: bool = False,
+    restart: bool = False,
+    verify: bool = False,
 ) -> Conversion:
     """Plan a conversion: names, shapes, dtypes, sizes, memory; no tensor byte is read, nothing is written.
 
@@ -156,6 +209,8 @@ def plan(
         io: `map` windows of the source, `read` them, or `auto`.
         crc: append MindSpore's CRC to a `.ckpt`.
         overwrite: replace a checkpoint that is at `dest`.
+        restart: throw away what an earlier run left, instead of going on from it.
+        verify: compare the result with the source before it gets its name.
 
     Raises:
         StreamconvError: see its subclasses; the message says what to do.
@@ -191,6 +246,8 @@ def plan(
         workers,
         io,
         overwrite,
+        restart,
+        verify,
     )
     conversion.check()
     return conversion

@@ -12,8 +12,8 @@ import math
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from .boxes import Cells, boxes, cells, position
-from .grids import Box, box_shape, runs
+from .grids import Box, box_shape, runs, slabs
 from .memory import Budget, resident_bytes
 from .outputs import Output, SameBytes
 from .plan import Plan
@@ -30,6 +30,9 @@ from .views import View, leaf
 
 _TICK = 0.1
 _STEP = 1 << 18
+
+#: Bytes that are written, and put on record, as one.
+_SLAB = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Progress:
         seconds: since it began.
         resident, limit: bytes of memory in use, and allowed.
         file: the file being written.
+        resumed: bytes of output that earlier runs wrote.
     """
 
     done: int
@@ -49,6 +53,7 @@ class Progress:
     resident: int
     limit: int
     file: str
+    resumed: int = 0
 
 
 OnProgress = Callable[[Progress], None]
@@ -62,16 +67,53 @@ class Sink(Protocol):
         ...
 
 
+class Record(Protocol):
+    """What of the outputs earlier runs wrote, and who learns of what this one writes. Called from several threads."""
+
+    def left(self, number: int, box: Box) -> Iterable[Box]:
+        """What of a box of output `number` is still to be written."""
+        ...
+
+    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
+        """Entered before a box of `count` bytes is written, left when it is."""
+        ...
+
+
+class Unrecorded:
+    """Nothing was written before, and nobody wants to know."""
+
+    def left(self, number: int, box: Box) -> Iterable[Box]:
+        return (box,)
+
+    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 @dataclass
 class Tally:
-    """What the workers count: bytes in and out, and per tensor the values that became infinite."""
+    """What the workers count: bytes in and out, and per tensor the values that became infinite.
+
+    Attributes:
+        total, done: bytes of output, and how many are done, by earlier runs too.
+        resumed: bytes that earlier runs wrote.
+        read: bytes of the source that this run read.
+        file: the file written last.
+        overflowed: tensor → finite values that became infinite.
+    """
 
     total: int
     done: int = 0
+    resumed: int = 0
     read: int = 0
     file: str = ""
     overflowed: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, plan: Plan, resumed: int = 0, overflowed: Mapping[str, int] | None = None) -> Tally:
+        """The tally of a run that begins, or goes on."""
+        total = sum(output.spec.nbytes for output in plan.outputs)
+        return cls(total, resumed, resumed, overflowed=dict(overflowed or {}))
 
     def add(self, name: str, count: int, overflowed: int, file: str) -> None:
         """Note a box."""
@@ -82,15 +124,33 @@ class Tally:
                 self.overflowed[name] = self.overflowed.get(name, 0) + overflowed
 
 
-def run(plan: Plan, sink: Sink, budget: Budget, mapped: bool, on_progress: OnProgress | None = None) -> Tally:
+def run(
+    plan: Plan,
+    sink: Sink,
+    budget: Budget,
+    mapped: bool,
+    on_progress: OnProgress | None = None,
+    record: Record | None = None,
+    tally: Tally | None = None,
+) -> Tally:
     """Give every box of every output to `sink`, with `budget.workers` threads.
+
+    Args:
+        plan: what is to be done.
+        sink: where boxes go.
+        budget: how memory is divided.
+        mapped: map windows of the source; otherwise read them.
+        on_progress: called now and then.
+        record: what is done already; nothing where absent.
+        tally: what was counted already; nothing where absent.
 
     Raises:
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
-    tally = Tally(sum(output.spec.nbytes for output in plan.outputs))
-    work = _Shared(_work(plan, budget.region))
-    workers = [_Worker(work, sink, tally, budget, mapped) for _ in range(budget.workers)]
+    record = record or Unrecorded()
+    tally = tally or Tally.of(plan)
+    work = _Shared(_work(plan, budget.region, record))
+    workers = [_Worker(work, sink, record, tally, budget, mapped) for _ in range(budget.workers)]
     started = time.monotonic()
     try:
         for worker in workers:
@@ -161,25 +221,28 @@ def equal_bytes(one: Bits, other: Bits) -> bool:
 def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgress | None) -> None:
     if on_progress is not None:
         seconds = time.monotonic() - started
-        on_progress(Progress(tally.done, tally.total, seconds, resident_bytes(), budget.limit, tally.file))
+        found = resident_bytes()
+        on_progress(Progress(tally.done, tally.total, seconds, found, budget.limit, tally.file, tally.resumed))
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
+    number: int
     output: Output
     box: Box
 
 
-def _work(plan: Plan, region: int) -> Iterator[_Task]:
-    """All boxes, in the order in which their sources lie on disk."""
+def _work(plan: Plan, region: int, record: Record) -> Iterator[_Task]:
+    """All boxes that are left to do, in the order in which their sources lie on disk."""
     outputs = plan.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
     cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
     widest = lru_cache(maxsize=64)(lambda number: _widest(outputs[number]))
     for number, cell in _in_source_order(plan):
         output = outputs[number]
-        for box in boxes(output.view, cells_of(number).box(cell), widest(number), region):
-            yield _Task(output, box)
+        for part in record.left(number, cells_of(number).box(cell)):
+            for box in boxes(output.view, part, widest(number), region):
+                yield _Task(number, output, box)
 
 
 def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
@@ -218,6 +281,10 @@ class _Shared:
                 return
             yield task
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopped
+
     def stop(self) -> None:
         self._stopped = True
 
@@ -225,31 +292,44 @@ class _Shared:
 class _Worker(threading.Thread):
     """Converts boxes until there are none: one window, one box of memory."""
 
-    def __init__(self, work: _Shared, sink: Sink, tally: Tally, budget: Budget, mapped: bool) -> None:
+    def __init__(self, work: _Shared, sink: Sink, record: Record, tally: Tally, budget: Budget, mapped: bool) -> None:
         super().__init__(name="streamconv", daemon=True)
         self.error: BaseException | None = None
         self.reader = Reader(budget.region, mapped)
-        self._work, self._sink, self._tally = work, sink, tally
+        self._work, self._sink, self._record, self._tally = work, sink, record, tally
         self._region = Region(budget.region)
 
     def run(self) -> None:
         try:
             for task in self._work:
-                self._convert(task.output, task.box)
+                self._convert(task)
         except BaseException as error:  # handed to the main thread, which raises it
             self.error = error
             self._work.stop()
         finally:
             self.reader.close()
 
-    def _convert(self, output: Output, box: Box) -> None:
+    def _convert(self, task: _Task) -> None:
+        output, box = task.output, task.box
         data = self.reader.contiguous(output.view, box, output.dtype)
         overflowed = 0
         if data is None:
             data = self._region.array(math.prod(box_shape(box)), bits(output.dtype))
             overflowed = self.reader.place(output.view, box, data, output.dtype)
-        file = _put(self._sink, output, box, data)
-        self._tally.add(output.name, data.nbytes, overflowed, file)
+        # What became infinite is counted by the box, so such a box is on record whole or not at all.
+        most = data.size if overflowed else _SLAB // output.dtype.itemsize
+        begin = 0
+        for slab in slabs(box, most):
+            count = math.prod(box_shape(slab))
+            if self._work.is_stopped:
+                return
+            self._write(task, slab, data[begin : begin + count], overflowed)
+            begin += count
+
+    def _write(self, task: _Task, slab: Box, data: Bits, overflowed: int) -> None:
+        with self._record.writing(task.number, slab, data.nbytes, overflowed):
+            file = _put(self._sink, task.output, slab, data)
+        self._tally.add(task.output.name, data.nbytes, overflowed, file)
 
 
 def _put(sink: Sink, output: Output, box: Box, data: Bits) -> str:

@@ -19,6 +19,11 @@ class StreamconvError(Exception):
 
     exit_code = 1
 
+    def add(self, text: str) -> None:
+        """Say something more, in a line of its own."""
+        if text:
+            self.args = (f"{self}\n{text}",)
+
 
 class InternalError(StreamconvError):
     """A fault of streamconv itself: please report it."""
@@ -36,6 +41,10 @@ class SourceError(StreamconvError):
     """The source is broken, changed, incomplete or unreadable."""
 
     exit_code = 3
+
+
+class SourceChangedError(SourceError):
+    """The source was written to during the run: what was made of it so far is of no use."""
 
 
 class UnsupportedError(StreamconvError):

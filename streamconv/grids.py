@@ -101,6 +101,44 @@ def runs(box: Box, shape: tuple[int, ...]) -> tuple[int, Iterator[int]]:
     return run, (flat_index((*outer, *inner), shape) for outer in product(*(range(a, b) for a, b in box[:axis])))
 
 
+def without(box: Box, other: Box) -> Iterator[Box]:
+    """What of `box` lies outside `other`, as boxes that do not overlap."""
+    if any(min(b, d) <= max(a, c) for (a, b), (c, d) in zip(box, other, strict=True)):
+        yield box
+        return
+    for axis, (low, high) in enumerate(other):
+        begin, end = box[axis]
+        if begin < low:
+            yield (*box[:axis], (begin, low), *box[axis + 1 :])
+        if high < end:
+            yield (*box[:axis], (high, end), *box[axis + 1 :])
+        box = (*box[:axis], (max(begin, low), min(end, high)), *box[axis + 1 :])
+
+
+def joined(box: Box, other: Box) -> Box | None:
+    """The box that two make, where they lie side by side along one axis."""
+    unlike = [axis for axis, (one, two) in enumerate(zip(box, other, strict=True)) if one != two]
+    if len(unlike) != 1:
+        return None
+    axis = unlike[0]
+    (a, b), (c, d) = box[axis], other[axis]
+    return (*box[:axis], (min(a, c), max(b, d)), *box[axis + 1 :]) if b == c or d == a else None
+
+
+def slabs(box: Box, most: int) -> Iterator[Box]:
+    """`box` in parts of at most `most` elements, each of which is one run of the box in row-major order."""
+    axis = next((axis for axis, (low, high) in enumerate(box) if high - low > 1), None)
+    if axis is None:
+        yield box
+        return
+    low, high = box[axis]
+    inner = math.prod(box_shape(box[axis + 1 :]))
+    step = max(1, most // inner)
+    for begin in range(low, high, step):
+        part = (*box[:axis], (begin, min(begin + step, high)), *box[axis + 1 :])
+        yield from slabs(part, most) if inner > most else (part,)
+
+
 def clip(grid: Grid, axis: int, low: int, high: int) -> Iterator[Grid]:
     """The part of `grid` whose coordinates on `axis` lie in [low, high), as grids."""
     first = grid.start[axis]

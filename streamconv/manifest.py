@@ -14,11 +14,11 @@ import xxhash
 
 from . import disk
 from .blocks import BLOCK
-from .destination import MANIFEST
 from .errors import SourceError, quote, reading
 from .layout import Layout
 from .plan import Plan
 
+MANIFEST = "streamconv.json"
 _LIMIT = 256 << 20
 VERSION = 1
 

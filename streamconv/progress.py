@@ -28,6 +28,7 @@ class ProgressBar:
         self._terminal = stream.isatty()
         self._bar: tqdm[Any] | None = None
         self._said = time.monotonic()
+        self._has_begun = False
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -45,6 +46,10 @@ class ProgressBar:
             self._show(progress)
 
     def _show(self, progress: Progress) -> None:
+        if not self._has_begun and progress.resumed:
+            done, total = format_size(progress.resumed), format_size(progress.total)
+            self._stream.write(f"going on: {done} of {total} are there from an earlier run\n")
+        self._has_begun = True
         if self._terminal:
             self._draw(progress)
         elif time.monotonic() - self._said >= _EVERY:
@@ -57,6 +62,7 @@ class ProgressBar:
         if bar is None:
             bar = self._bar = tqdm(
                 total=progress.total,
+                initial=progress.resumed,
                 unit="B",
                 unit_scale=True,
                 unit_divisor=1024,
@@ -80,7 +86,7 @@ def _shape(stream: TextIO) -> dict[str, Any]:
 def line(progress: Progress) -> str:
     """One line: bytes, rate, time left, memory, file."""
     share = progress.done / progress.total if progress.total else 1
-    rate = progress.done / progress.seconds if progress.seconds else 0
+    rate = (progress.done - progress.resumed) / progress.seconds if progress.seconds else 0
     left = f"{(progress.total - progress.done) / rate:.0f} s left" if rate else "time left unknown"
     return (
         f"{share:4.0%} {format_size(progress.done)} of {format_size(progress.total)}, {format_size(rate)}/s, {left}, "

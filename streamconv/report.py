@@ -38,6 +38,8 @@ class Prepared:
         workers: threads asked for, `None` for as many as fit.
         io: `auto`, `map` or `read`.
         overwrite: whether a checkpoint at the destination is replaced.
+        restart: whether what an earlier run left is thrown away.
+        verify: whether the result is compared with the source before it gets its name.
     """
 
     catalog: Catalog
@@ -52,6 +54,8 @@ class Prepared:
     workers: int | None
     io: str
     overwrite: bool
+    restart: bool
+    verify: bool
 
     @property
     def budget(self) -> Budget:
@@ -81,7 +85,7 @@ class Report:
     Attributes:
         prepared: what was planned.
         budget: how memory was divided.
-        tally: bytes read and written; per tensor, finite values that became infinite.
+        tally: bytes read and written, by earlier runs too; per tensor, finite values that became infinite.
         seconds: from the first check to the rename.
         peak: the most that was resident, in bytes.
     """
@@ -99,7 +103,8 @@ class Report:
         return {
             **values,
             "read_bytes": self.tally.read,
-            "written_bytes": self.prepared.layout.total,
+            "written_bytes": self.prepared.layout.total - self.tally.resumed,
+            "resumed_bytes": self.tally.resumed,
             "overflowed": dict(self.tally.overflowed),
             "workers": self.budget.workers,
             "seconds": round(self.seconds, 3),
@@ -107,10 +112,12 @@ class Report:
         }
 
     def __str__(self) -> str:
-        written = self.prepared.layout.total
+        resumed = self.tally.resumed
+        written = self.prepared.layout.total - resumed
         rate = format_size(written / self.seconds) if self.seconds else "-"
+        before = f" after the {format_size(resumed)} of an earlier run" if resumed else ""
         lines = [
-            f"wrote {counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(written)}, to "
+            f"wrote {counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(written)}{before}, to "
             f"{quote(self.prepared.destination.path)} in {self.seconds:.1f} s ({rate}/s); "
             f"peak memory {format_size(self.peak)} of {format_size(self.budget.limit)}"
         ]

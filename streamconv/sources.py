@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import disk, kernels
 from .dtypes import BF16, F8_E4M3, DType
-from .errors import SourceError, quote, source_error
+from .errors import SourceChangedError, quote, reading, source_error
 from .grids import Box, Grid, box_shape, flat_index, runs
 from .tensors import SourceFile, TensorRef, overlaps
 from .views import Leaf, Scaled, Stored, View, Zeros
@@ -252,12 +252,30 @@ class Reader:
                 if len(self._files) >= _OPEN_FILES:
                     disk.close(self._files.pop(next(iter(self._files))))
                 descriptor = self._files[file.path] = disk.open_file(file.path, os.O_RDONLY)
-            size = disk.status(descriptor).st_size
+            found = disk.status(descriptor)
         except OSError as error:
             raise source_error(error, "cannot open", file.path) from error
-        if size != file.size:
-            raise _changed(file, f"it has {size} bytes now")
+        _check_unchanged(file, found)
         return descriptor
+
+
+def check_unchanged(files: Iterable[SourceFile]) -> None:
+    """Look once more whether the files are what they were.
+
+    Raises:
+        SourceChangedError: one was written to.
+        SourceError: one is gone.
+    """
+    for file in files:
+        with reading(file.path, "cannot look at"):
+            _check_unchanged(file, disk.look(file.path))
+
+
+def _check_unchanged(file: SourceFile, found: os.stat_result) -> None:
+    if found.st_size != file.size:
+        raise _changed(file, f"it has {found.st_size} bytes now")
+    if file.modified not in (None, found.st_mtime_ns):
+        raise _changed(file, "and was written to since")
 
 
 def alike(one: TensorRef, other: TensorRef) -> bool:
@@ -291,8 +309,8 @@ def _file_system(path: Path) -> str:
     return next((line.split(" - ")[1].split()[0] for line in lines if line.split()[2] == wanted), "")
 
 
-def _changed(file: SourceFile, what: str) -> SourceError:
-    return SourceError(
+def _changed(file: SourceFile, what: str) -> SourceChangedError:
+    return SourceChangedError(
         f"{quote(file.path)} changed during the run: it had {file.size} bytes, {what}; run again when it is at rest"
     )
 

@@ -13,10 +13,17 @@ from .dtypes import DType
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was when its header was read; `size` is checked again before every read."""
+    """A file as it was when its header was read; both are checked again before every read.
+
+    Attributes:
+        path: where it lies.
+        size: in bytes.
+        modified: when it was written last, in nanoseconds since 1970; `None` where nobody knows.
+    """
 
     path: Path
     size: int
+    modified: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,44 +4,99 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from .blocks import BlockLedger, ReadBack, SealedLedger
+from . import disk
+from .blocks import BlockLedger, Blocks, OnBlock, ReadBack, SealedLedger
 from .errors import storage_error
 from .formats import ckpt
 from .layout import Layout
 from .tensors import OutputFile, overlaps
 
 
-class OpenFile:
-    """One output file being written."""
+class Part(NamedTuple):
+    """A part of a tensor that an earlier run wrote: bytes `begin` … `end` of it, in these runs (offset, length)."""
 
-    def __init__(self, path: Path, file: OutputFile) -> None:
+    begin: int
+    end: int
+    runs: Iterable[tuple[int, int]]
+
+
+class Past(Protocol):
+    """What earlier runs left, and who is to know of the blocks that this one finishes."""
+
+    def blocks(self, file: str) -> Blocks:
+        """The finished blocks of a file."""
+        ...
+
+    def parts(self, tensor: str) -> Iterator[Part]:
+        """What is written of a tensor."""
+        ...
+
+    def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
+        """Learn of a finished block."""
+        ...
+
+
+class OpenFile:
+    """One output file being written, anew or on top of what an earlier run left of it.
+
+    Args:
+        path: where it lies.
+        file: what it has to be.
+        past: what an earlier run left.
+    """
+
+    def __init__(self, path: Path, file: OutputFile, past: Past) -> None:
         self.path = path
         self.file = file
+        self.is_finishing = False
+        self._lock = threading.Lock()
         body = file.size - (ckpt.CRC_TAIL_BYTES if file.crc_tail else 0)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self.ledger = _ledger(body, file, self._read_back)
+        self._descriptor: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        on_block = partial(past.note_block, file.name)
+        self.ledger = _ledger(body, file, past.blocks(file.name), self._read_back, on_block)
         try:
-            os.ftruncate(self._descriptor, file.size)
+            if disk.status(self._open).st_size != file.size:
+                disk.truncate(self._open, file.size)
+            self._take_over(past)
             for offset, data in file.literals:
                 self.write(offset, memoryview(data))
-        except OSError:
+        except BaseException:
             self.close()
             raise
 
+    def _take_over(self, past: Past) -> None:
+        """Count what an earlier run wrote into blocks that it did not finish."""
+        for name, extents in self.file.extents.items():
+            for part in past.parts(name):
+                spread = pieces(extents, part.begin, part.end - part.begin)
+                if not all(self.ledger.has(at, high - low) for at, low, high in spread):
+                    for offset, length in part.runs:
+                        for at, low, high in pieces(extents, offset, length):
+                            self.ledger.held(at, high - low)
+
+    @property
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._descriptor
+
     def write(self, offset: int, data: memoryview) -> None:
-        """Put bytes in their place."""
-        self._write(offset, data)
-        self.ledger.wrote(offset, data)
+        """Put bytes in their place, but for those in blocks that an earlier run finished."""
+        for low, high in self.ledger.wanted(offset, len(data)):
+            part = data[low:high]
+            disk.write_all(self._open, part, offset + low)
+            self.ledger.wrote(offset + low, part)
 
     def _write(self, offset: int, data: memoryview) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._descriptor, data[done:], offset + done)
+        disk.write_all(self._open, data, offset)
 
     def _read_back(self, offset: int, length: int) -> bytes:
-        return os.pread(self._descriptor, length, offset)
+        return disk.read_up_to(self._open, length, offset)
 
     def finish(self) -> list[str]:
         """Add the CRCs that are wanted, make the file durable, and give the digests of its blocks."""
@@ -53,16 +108,29 @@ class OpenFile:
                 self._write(self.ledger.size, memoryview(tail))
                 self.ledger.extend(len(tail))
             digests = self.ledger.ordered()
-        os.fsync(self._descriptor)
+        disk.sync(self._open)
         return digests
+
+    def sync(self) -> None:
+        """Make durable what was written so far."""
+        with self._lock:
+            if self._descriptor is not None:
+                disk.sync_data(self._descriptor)
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self._descriptor)
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            disk.close(descriptor)
 
 
-def _ledger(size: int, file: OutputFile, read_back: ReadBack) -> BlockLedger | SealedLedger:
-    return SealedLedger(size, file.seals, read_back) if file.seals else BlockLedger(size, read_back, file.crc_tail)
+def _ledger(
+    size: int, file: OutputFile, blocks: Blocks, read_back: ReadBack, on_block: OnBlock
+) -> BlockLedger | SealedLedger:
+    if file.seals:
+        return SealedLedger(size, file.seals, read_back)
+    return BlockLedger(size, blocks, read_back, file.crc_tail, on_block)
 
 
 class FileSink:
@@ -72,15 +140,17 @@ class FileSink:
         layout: where every byte goes.
         place: the directory to write in, or the file itself where the layout has just one and `single` is set.
         single: `place` is the file.
+        past: what earlier runs left there.
     """
 
-    def __init__(self, layout: Layout, place: Path, single: bool) -> None:
+    def __init__(self, layout: Layout, place: Path, single: bool, past: Past) -> None:
         self._place, self._single = place, single
         self._by_tensor = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, OpenFile] = {}
         self._lock = threading.Lock()
+        self._has_new_names = False
         self.digests: dict[str, list[str]] = {}
-        self._layout = layout
+        self._layout, self._past = layout, past
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Write bytes `offset` … of tensor `name`.
@@ -89,6 +159,8 @@ class FileSink:
             StorageError: the file system refuses them.
         """
         file = self._by_tensor[name]
+        if file.name in self.digests:
+            return file.name  # an earlier run wrote these bytes too, and was stopped before it noted that
         try:
             target = self._opened(file)
             for place, low, high in pieces(file.extents[name], offset, len(data)):
@@ -98,6 +170,24 @@ class FileSink:
         except OSError as error:
             raise storage_error(error, "cannot write", self._path(file)) from error
         return file.name
+
+    def sync(self) -> None:
+        """Make durable all that was put so far.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
+        with self._lock:
+            targets, self._has_new_names, is_new = list(self._open.values()), False, self._has_new_names
+        at = self._place
+        try:
+            if is_new:
+                disk.sync_directory(self._place.parent if self._single else self._place)
+            for target in targets:
+                at = target.path
+                target.sync()
+        except OSError as error:
+            raise storage_error(error, "cannot write", at) from error
 
     def finish(self) -> dict[str, list[str]]:
         """Make the rest durable (files without tensor bytes too), and give the digests of all blocks of all files.
@@ -122,17 +212,20 @@ class FileSink:
     def _opened(self, file: OutputFile) -> OpenFile:
         with self._lock:
             if file.name not in self._open:
-                self._open[file.name] = OpenFile(self._path(file), file)
+                self._open[file.name] = OpenFile(self._path(file), file, self._past)
+                self._has_new_names = True
             return self._open[file.name]
 
     def _finish(self, target: OpenFile) -> None:
         with self._lock:
-            if self._open.pop(target.file.name, None) is None:
+            if target.is_finishing:
                 return
-        try:
-            self.digests[target.file.name] = target.finish()
-        finally:
-            target.close()
+            target.is_finishing = True
+        self.digests[target.file.name] = target.finish()
+        # Not before: whoever syncs all open files counts on this one among them.
+        with self._lock:
+            del self._open[target.file.name]
+        target.close()
 
     def _path(self, file: OutputFile) -> Path:
         return self._place if self._single else self._place / file.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streamconv import dtypes, families, samples, views
+from streamconv.blocks import Blocks
 from streamconv.grids import Box, Grid, box_shape, whole
 from streamconv.plan import Plan, make_plan
 from streamconv.rules import Direction
-from streamconv.tensors import Catalog, Extent, SourceFile, TensorRef, TensorSpec
+from streamconv.tensors import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from streamconv.writer import Part
 
 FILE = SourceFile(Path("model.safetensors"), 1 << 60)
 
@@ -156,3 +158,19 @@ def hf(config: Mapping[str, Any], **arguments: Any) -> list[TensorSpec]:
 def ms(config: Mapping[str, Any], **options: families.Value) -> list[TensorSpec]:
     """Every MindSpore tensor of a model of this config."""
     return [output.spec for output in planned(hf(config), config, **options).outputs]
+
+
+class Fresh:
+    """No earlier run wrote anything of these files, and nobody wants to know of blocks."""
+
+    def __init__(self, files: Iterable[OutputFile]) -> None:
+        self._files = {file.name: Blocks(file.size) for file in files}
+
+    def blocks(self, file: str) -> Blocks:
+        return self._files[file]
+
+    def parts(self, tensor: str) -> Iterator[Part]:
+        return iter(())
+
+    def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
+        pass

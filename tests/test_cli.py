@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import golden
@@ -113,60 +114,148 @@ def test_a_destination_that_exists_is_8(name: str, tmp_path: Path) -> None:
     assert tree(tmp_path) != before
 
 
+def on_record(dest: Path) -> bool:
+    """Whether the run to `dest` has something on record."""
+    journal = dest.with_name(f"{dest.name}.partial.streamconv")
+    return journal.exists() and b'["box",' in journal.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_signal_ends_the_run(name: str, number: signal.Signals, old: bool, tmp_path: Path) -> None:
+def test_a_signal_ends_the_run_and_the_same_command_goes_on(
+    name: str, number: signal.Signals, old: bool, tmp_path: Path
+) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / name
     if old:
         streamconv.convert(source, dest, dtype="fp32")
     before = tree(tmp_path)
-    process = running.start("convert", source, dest, "--overwrite", "--workers", 1, "--quiet")
-    partial = dest.with_name(name + ".partial")
-    running.wait_until(partial.exists, process)
+    words = ("convert", source, dest, "--overwrite", "--workers", 1)
+    process = running.start(*words, "--quiet")
+    running.wait_until(lambda: on_record(dest), process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    assert b"nothing is left at DEST" in err
-    assert b"Traceback" not in err
+    said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated"}[number]
+    assert re.fullmatch(
+        rb"streamconv: %s\n.* of 219\.8 KiB are safe in .*/%s\.partial: the same command goes on from there, and with "
+        rb"--restart it begins anew\n" % (said, name.encode()),
+        err,
+    )
     assert out == b""
+    assert {path: content for path, content in tree(tmp_path).items() if ".partial" not in path} == before
+    again = run(*words)
+    assert again.code == 0, again.err
+    assert re.search(r"going on: .* of 219\.8 KiB are there from an earlier run", again.err)
+    assert " of an earlier run, to " in again.out
+    other = tmp_path / "undisturbed" / name
+    other.parent.mkdir()
+    streamconv.convert(source, other)
+    assert (tree(dest) if name == "dest" else dest.read_bytes()) == (
+        tree(other) if name == "dest" else other.read_bytes()
+    )
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def stuck(folder: Path, seconds: float) -> str:
+    """Reading takes that long, and says when it begins."""
+    return f"""
+import pathlib, time
+import streamconv.engine as engine
+def contiguous(*_):
+    pathlib.Path({str(folder / "stuck")!r}).touch()
+    time.sleep({seconds})
+engine.Reader.contiguous = contiguous
+"""
+
+
+def test_a_signal_before_anything_is_on_record_leaves_nothing(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    before = tree(tmp_path)
+    process = running.start("convert", source, dest, "--quiet", before=stuck(tmp_path, 0.5))
+    running.wait_until((tmp_path / "stuck").exists, process)
+    (tmp_path / "stuck").unlink()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    (tmp_path / "stuck").unlink(missing_ok=True)
+    assert process.returncode == 130
+    assert err == b"streamconv: interrupted\nnothing is left of it\n"
     assert tree(tmp_path) == before
 
 
-def test_a_run_after_a_killed_one_goes_on_from_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_run_that_is_stuck_is_ended_all_the_same(signals: int, tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    process = running.start("convert", source, dest, "--quiet", before=stuck(tmp_path, 120))
+    running.wait_until((tmp_path / "stuck").exists, process)
+    process.send_signal(signal.SIGINT)
+    if signals == 2:
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (b"stopped at once" if signals == 2 else b"in the middle of a slow operation") in err
+    assert b"what is on record is safe, and the same command goes on from there" in err
+    assert run("convert", source, dest, "--quiet").code == 0
+    assert streamconv.verify(source, dest)
+
+
+def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    process = subprocess.Popen(
+        running.command("convert", source, dest, "--quiet", before=running.SLOW),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+        env=running.environment(),
+        stdout=subprocess.PIPE,
+    )
+    running.wait_until(dest.with_name("dest.partial").exists, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_run_after_a_killed_one_goes_on(tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     streamconv.convert(source, tmp_path / "other")
     process = running.start("convert", source, dest, "--workers", 1, "--quiet")
-    running.wait_until(lambda: any((tmp_path / "dest.partial").glob("*.safetensors")), process)
+    running.wait_until(lambda: on_record(dest), process)
     process.kill()
     process.communicate()
     (tmp_path / "dest.partial" / "left-over").mkdir()
     assert not dest.exists()
-    assert run("convert", source, dest, "--quiet").code == 0
+    done = run("convert", source, dest, "--quiet", "--json")
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert report["resumed_bytes"] > 0
+    assert report["resumed_bytes"] + report["written_bytes"] == report["total_bytes"]
     assert tree(dest) == tree(tmp_path / "other")
-    assert not (tmp_path / "dest.partial").exists()
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_restart_begins_anew(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    process = running.start("convert", source, dest, "--workers", 1, "--quiet")
+    running.wait_until(lambda: on_record(dest), process)
+    process.kill()
+    process.communicate()
+    refused = run("convert", source, dest, "--dtype", "fp16", "--quiet")
+    assert refused.code == 8
+    assert "--dtype was not given, is fp16" in refused.err
+    assert "give source and options as they were; to throw it away, add --restart" in refused.err
+    done = run("convert", source, dest, "--dtype", "fp16", "--restart", "--quiet", "--json")
+    assert json.loads(done.out)["resumed_bytes"] == 0
+    assert streamconv.verify(source, dest)
+    assert not list(tmp_path.glob("*partial*"))
 
 
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / name
     first = running.start("convert", source, dest, "--workers", 1, "--quiet")
-    marker = dest.with_name(name + ".partial") / (".streamconv" if name == "dest" else "")
-
-    def is_locked() -> bool:
-        try:
-            with marker.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
-
-    running.wait_until(is_locked, first)
+    running.wait_until(lambda: on_record(dest), first)
     second = run("convert", source, dest, "--quiet")
     assert second.code == 8
-    assert "is being written by another process" in second.err
+    assert f"is being written by process {first.pid} on " in second.err
     assert first.wait(timeout=60) == 0
     assert golden.found(dest)
 
@@ -183,7 +272,7 @@ def small_disk(tmp_path: Path):
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("a file system of a fixed size needs the right to mount one")
@@ -198,12 +287,19 @@ NO_CHECK = "from streamconv.destination import Destination\nDestination.check_ro
 def test_a_full_disk(name: str, tmp_path: Path, small_disk: Path) -> None:
     source = running.llama(tmp_path / "source")
     words = ["convert", source, small_disk / name, "--dtype", "fp32", "--quiet"]
-    (small_disk / "ballast").write_bytes(bytes(200_000))
-    for before, message in (("", "nothing was written"), (NO_CHECK, "No space left on device; make room")):
-        ended = run(*words, before=before)
-        assert ended.code == 5
-        assert message in ended.err
-        assert [p.name for p in small_disk.iterdir()] == ["ballast"]
+    (small_disk / "ballast").write_bytes(bytes(500_000))
+    checked = run(*words)
+    assert checked.code == 5
+    assert "nothing was written" in checked.err
+    assert [p.name for p in small_disk.iterdir()] == ["ballast"]
+    filled = run(*words, before=NO_CHECK)
+    assert filled.code == 5
+    assert "No space left on device; make room" in filled.err
+    assert not (small_disk / name).exists()
+    (small_disk / "ballast").unlink()
+    assert run(*words, "--workers", 1).code == 0
+    assert streamconv.verify(source, small_disk / name)
+    assert not list(small_disk.glob("*partial*"))
 
 
 def test_the_manifest_of_a_ckpt_can_be_what_does_not_fit(tmp_path: Path) -> None:

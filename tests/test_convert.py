@@ -14,7 +14,7 @@ from running import FIXTURES, call
 from safetensors import safe_open
 
 import streamconv
-from streamconv.errors import SourceError, UnsupportedError, UsageError
+from streamconv.errors import DestinationError, SourceError, UnsupportedError, UsageError
 from streamconv.formats import open_catalog
 
 # -- names of files ----------------------------------------------------------------------------------------------------
@@ -152,7 +152,47 @@ def test_a_source_that_changes_after_planning(io: str, change: str, tmp_path: Pa
     with pytest.raises(SourceError, match=shard.name) as caught:
         planned.run()
     assert "run again" in str(caught.value)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+    assert not dest.exists()
+    if change != "gone":
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_source_that_is_gone_for_a_while(tmp_path: Path) -> None:
+    """What was converted before is not done again when the source is back."""
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    planned = streamconv.plan(source, dest, workers=1)
+    shard = sorted(source.glob("*.safetensors"))[-1]
+    shard.rename(tmp_path / "away")
+    with pytest.raises(SourceError, match=r"are safe in .*: the same command goes on from there"):
+        planned.run()
+    (tmp_path / "away").rename(shard)
+    assert streamconv.convert(source, dest).tally.resumed > 0
+    assert streamconv.verify(source, dest)
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_source_that_is_written_to(when: str, tmp_path: Path) -> None:
+    """Its size stays, and its header too: only the time of its last change tells."""
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    shard = sorted(source.glob("*.safetensors"))[0]
+
+    def change(progress: streamconv.Progress | None = None) -> None:
+        if progress is None or progress.done == progress.total:
+            running.flip(shard, shard.stat().st_size - 1)
+            os.utime(shard)
+
+    if when == "during":
+        with pytest.raises(SourceError, match=rf"{shard.name} changed during the run.* written to since"):
+            streamconv.convert(source, dest, progress=change)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+        return
+    with pytest.raises(ZeroDivisionError):
+        streamconv.convert(source, dest, progress=lambda progress: 1 // (progress.total - progress.done))
+    change()
+    with pytest.raises(DestinationError, match=rf"the source's {shard.name} was last written 20.*, now 20.*--restart"):
+        streamconv.convert(source, dest)
+    streamconv.convert(source, dest, restart=True)
+    assert streamconv.verify(source, dest)
 
 
 def test_a_source_that_shrinks_during_the_run(tmp_path: Path, capsys) -> None:

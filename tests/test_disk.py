@@ -13,7 +13,7 @@ import running
 from streamconv import disk
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
-ELSEWHERE = {"disk.py", "memory.py", "demo.py", "samples.py", "cli.py", "destination.py", "writer.py"}
+ELSEWHERE = {"disk.py", "memory.py", "demo.py", "samples.py", "cli.py"}
 #: Calls on files by name, as a method or a function of a module, that `disk` has a word for.
 WORDS = {
     *("open", "fdopen", "pread", "preadv", "pwrite", "read_text", "read_bytes", "write_text", "write_bytes"),

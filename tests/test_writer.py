@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import golden
+import helpers
 import pytest
 import xxhash
 from hypothesis import given
@@ -38,7 +39,7 @@ def boxes(specs: list[TensorSpec], size: int, seed: int) -> list[tuple[str, int,
 
 
 def written(folder: Path, placed: layout.Layout, parts: list[tuple[str, int, bytes]]) -> dict[str, list[str]]:
-    sink = FileSink(placed, folder, single=False)
+    sink = FileSink(placed, folder, False, helpers.Fresh(placed.files))
     for name, offset, data in parts:
         assert sink.put(name, offset, memoryview(data)) in {file.name for file in placed.files}
     digests = sink.finish()
@@ -67,7 +68,7 @@ def test_any_order_gives_the_same_file(kind: str, size: int, crc: bool, tmp_path
 def test_threads_and_blocks(size: int, crc: bool, tmp_path: Path) -> None:
     specs = [TensorSpec("a", dtypes.F32, (3, 1 << 21)), TensorSpec("b", dtypes.F32, (1 << 21, 2))]
     placed = layout.lay_out(specs, CKPT, "a.ckpt", 1, crc)
-    sink, parts = FileSink(placed, tmp_path, single=False), boxes(specs, size, 1)
+    sink, parts = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files)), boxes(specs, size, 1)
 
     def work(mine: list[tuple[str, int, bytes]]) -> None:
         for name, offset, data in mine:
@@ -131,7 +132,7 @@ def test_an_error_of_the_system_names_the_file(call: str, tmp_path: Path, monkey
 
     placed = layout.lay_out(SPECS, CKPT, "a.ckpt", 1, False)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    sink = FileSink(placed, tmp_path, single=False)
+    sink = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files))
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
         with pytest.raises(StorageError, match=r"cannot write .*a\.ckpt: No space left on device; make room"):
@@ -152,7 +153,7 @@ def test_a_write_that_takes_only_a_part(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_single_file_is_written_where_it_is_told(tmp_path: Path) -> None:
     placed = layout.lay_out(SPECS[:2], CKPT, "a.ckpt", 1, False)
-    sink = FileSink(placed, tmp_path / "a.ckpt.partial", single=True)
+    sink = FileSink(placed, tmp_path / "a.ckpt.partial", True, helpers.Fresh(placed.files))
     for name, offset, data in boxes(SPECS[:2], 4096, 0):
         sink.put(name, offset, memoryview(data))
     sink.finish()
@@ -162,6 +163,6 @@ def test_a_single_file_is_written_where_it_is_told(tmp_path: Path) -> None:
 def test_an_old_and_longer_file_is_cut(tmp_path: Path) -> None:
     placed = layout.lay_out(SPECS[:1], CKPT, "a.ckpt", 1, False)
     (tmp_path / "a.ckpt").write_bytes(bytes(100_000))
-    file = OpenFile(tmp_path / "a.ckpt", placed.files[0])
+    file = OpenFile(tmp_path / "a.ckpt", placed.files[0], helpers.Fresh(placed.files))
     file.close()
     assert (tmp_path / "a.ckpt").stat().st_size == placed.files[0].size

@@ -37,7 +37,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
         status = disk.status(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
-        yield descriptor, SourceFile(path, status.st_size)
+        yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise source_error(error, "reading", path) from error
     finally:

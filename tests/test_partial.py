@@ -1,0 +1,332 @@
+"""The place where a destination is built: whose it is, who holds it, and how it gets its final name."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import running
+from running import tree
+
+import streamconv
+from streamconv import disk, journal
+from streamconv import partial as partials
+from streamconv.errors import DestinationError, StorageError
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return running.tiny(tmp_path / "source")
+
+
+NAMES = pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+
+
+def beside(root: Path) -> set[str]:
+    return set(os.listdir(root)) - {"source"}  # noqa: PTH208
+
+
+def stopped(source: Path, dest: Path, **arguments: object) -> None:
+    """A run that fails when all is written and on record."""
+
+    def fail(progress: streamconv.Progress) -> None:
+        if progress.done == progress.total:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        streamconv.convert(source, dest, progress=fail, **arguments)
+
+
+# -- whose it is -------------------------------------------------------------------------------------------------------
+
+
+def put_file(partial: Path) -> None:
+    partial.write_text("x")
+
+
+def put_directory(partial: Path) -> None:
+    partial.mkdir()
+    (partial / "theirs").write_text("x")
+
+
+def put_link(partial: Path) -> None:
+    (partial.parent / "elsewhere").mkdir(exist_ok=True)
+    partial.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "put"),
+    [
+        *(("dest", put) for put in (put_file, put_directory, put_link, os.mkfifo)),
+        *(("dest.ckpt", put) for put in (put_file, put_directory, Path.mkdir, put_link, os.mkfifo)),
+    ],
+)
+def test_a_foreign_partial_is_left_alone(name: str, put, source: Path, tmp_path: Path) -> None:
+    put(tmp_path / f"{name}.partial")
+    before = tree(tmp_path)
+    for restart in (False, True):
+        with pytest.raises(DestinationError, match=f"{name}.partial is in the way and was not made by streamconv"):
+            streamconv.convert(source, tmp_path / name, restart=restart)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, put_link, os.mkfifo])
+def test_what_is_in_the_journal_s_place_is_left_alone(put, source: Path, tmp_path: Path) -> None:
+    put(tmp_path / "dest.partial.streamconv")
+    before = tree(tmp_path)
+    with pytest.raises((DestinationError, StorageError), match=r"dest\.partial\.streamconv"):
+        streamconv.convert(source, tmp_path / "dest")
+    assert tree(tmp_path) == before
+
+
+def test_an_empty_directory_in_its_place_is_used(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "dest.partial").mkdir()
+    streamconv.convert(source, tmp_path / "dest")
+    assert beside(tmp_path) == {"dest"}
+
+
+@NAMES
+def test_what_does_not_belong_in_it_is_removed(name: str, source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / name)
+    if name == "dest":
+        (tmp_path / "dest.partial" / "sub").mkdir()
+        (tmp_path / "dest.partial" / "tokenizer.json").write_text("of an earlier run")
+    streamconv.convert(source, tmp_path / name)
+    streamconv.convert(source, tmp_path / f"other{Path(name).suffix}")
+    assert tree(tmp_path / name) == tree(tmp_path / f"other{Path(name).suffix}")
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@NAMES
+@pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000, None])
+def test_a_journal_that_says_nothing_is_begun_anew(name: str, content, source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / name)
+    path = tmp_path / f"{name}.partial.streamconv"
+    path.write_bytes(path.read_bytes().split(b"\n", 2)[2] if content is None else content)
+    report = streamconv.convert(source, tmp_path / name)
+    assert report.tally.resumed == 0
+    assert streamconv.verify(source, tmp_path / name)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+# -- who holds it ------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import fcntl, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@NAMES
+def test_a_lock_held_by_another_process(name: str, source: Path, tmp_path: Path) -> None:
+    lock = tmp_path / f"{name}.partial.streamconv"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], **pipes) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        before = tree(tmp_path)
+        for restart in (False, True):
+            with pytest.raises(DestinationError, match="is being written by another process: wait for it to end"):
+                streamconv.convert(source, tmp_path / name, restart=restart)
+        assert tree(tmp_path) == before
+        holder.stdin.close()
+    streamconv.convert(source, tmp_path / name)
+
+
+@NAMES
+def test_the_holder_ends_between_open_and_lock(name: str, source: Path, tmp_path: Path, monkeypatch) -> None:
+    """Its journal is gone then, and what is locked is no name's file."""
+    stopped(source, tmp_path / name)
+    lock, path, calls = disk.lock, tmp_path / f"{name}.partial.streamconv", []
+
+    def finish_first(descriptor: int) -> bool | None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+        return lock(descriptor)
+
+    monkeypatch.setattr(disk, "lock", finish_first)
+    streamconv.convert(source, tmp_path / name)
+    assert len(calls) == 2
+    assert beside(tmp_path) - {f"{name}.streamconv.json"} == {name}
+
+
+class TestWithoutLocks:
+    """The owner on record decides."""
+
+    @pytest.fixture(autouse=True)
+    def _no_locks(self, monkeypatch) -> None:
+        monkeypatch.setattr(disk, "lock", lambda descriptor: None)
+
+    def left_by(self, source: Path, dest: Path, owner: list[object]) -> Path:
+        """A conversion that this owner began."""
+        stopped(source, dest)
+        path = dest.with_name(f"{dest.name}.partial.streamconv")
+        with path.open("ab") as file:
+            file.write(journal._line(["held", *owner]))
+        return path
+
+    def test_a_run(self, source: Path, tmp_path: Path) -> None:
+        streamconv.convert(source, tmp_path / "dest")
+        assert streamconv.verify(tmp_path / "dest")
+
+    def test_a_living_owner_on_this_host(self, source: Path, tmp_path: Path) -> None:
+        parent = psutil.Process().parent()
+        owner = [parent.pid, partials.socket.gethostname(), time.time()]
+        self.left_by(source, tmp_path / "dest", owner)
+        with pytest.raises(DestinationError, match=rf"is being written by process {parent.pid} on .* \(since 20"):
+            streamconv.convert(source, tmp_path / "dest")
+
+    @pytest.mark.parametrize("since", [1, None])
+    def test_a_dead_owner_or_its_number_given_out_again(self, since, source: Path, tmp_path: Path) -> None:
+        number = os.getppid() if since else 1 << 22
+        self.left_by(source, tmp_path / "dest", [number, partials.socket.gethostname(), since or time.time()])
+        assert streamconv.convert(source, tmp_path / "dest").tally.resumed > 0
+
+    def test_an_owner_on_another_host(self, source: Path, tmp_path: Path) -> None:
+        path = self.left_by(source, tmp_path / "dest", [1, "elsewhere", time.time()])
+        with pytest.raises(DestinationError, match="is being written by process 1 on elsewhere"):
+            streamconv.convert(source, tmp_path / "dest")
+        os.utime(path, (time.time() - 700,) * 2)
+        assert streamconv.convert(source, tmp_path / "dest").tally.resumed > 0
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+@NAMES
+def test_what_comes_to_the_destination_meanwhile_stays(name: str, source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / name
+
+    def meanwhile(progress: streamconv.Progress) -> None:
+        dest.mkdir(exist_ok=True)
+        (dest / "theirs.safetensors").write_text("precious")
+
+    with pytest.raises(DestinationError, match="exists"):
+        streamconv.convert(source, dest, progress=meanwhile)
+    assert tree(dest) == {"theirs.safetensors": b"precious"}
+    dest.rename(tmp_path / "theirs")
+    report = streamconv.convert(source, dest)
+    assert report.tally.resumed == report.tally.total
+    assert streamconv.verify(source, dest)
+
+
+@NAMES
+def test_an_error_of_the_caller_is_gone_on_from(name: str, source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / name)
+    assert beside(tmp_path) == {f"{name}.partial", f"{name}.partial.streamconv"}
+    with pytest.raises(
+        DestinationError, match="an unfinished conversion that is not this one: --dtype was not given, is fp16"
+    ):
+        streamconv.convert(source, tmp_path / name, dtype="fp16")
+    assert streamconv.convert(source, tmp_path / name, dtype="fp16", restart=True).tally.resumed == 0
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@NAMES
+def test_nothing_is_left_where_nothing_was_on_record(name: str, source: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(*arguments: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = tree(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync_data", fail)
+        with pytest.raises(StorageError, match="Input/output error"):
+            streamconv.convert(source, tmp_path / name)
+    assert tree(tmp_path) == before
+
+
+# -- putting in place --------------------------------------------------------------------------------------------------
+
+
+class NoExchange:
+    """A C library whose renameat2 the file system does not support."""
+
+    def __init__(self, *arguments: object, **more: object) -> None:
+        pass
+
+    def renameat2(self, *arguments: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+
+def test_replacing_without_an_exchange(source: Path, tmp_path: Path, monkeypatch) -> None:
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    monkeypatch.setattr(ctypes, "CDLL", NoExchange)
+    streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    assert streamconv.verify(source, tmp_path / "dest")
+    assert beside(tmp_path) == {"dest"}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_rename_that_fails(number: int, source: Path, tmp_path: Path, monkeypatch) -> None:
+    """The old one is where it was, or, where the file system cannot swap, at least aside; then all goes on."""
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    before = tree(tmp_path / "dest")
+    renames, rename = [], disk.rename
+
+    def failing(one: Path, other: Path) -> None:
+        renames.append(one)
+        # The third is the one that puts the old one back, where the second has failed.
+        if len(renames) == number or (number == 3 and len(renames) == 2):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", NoExchange)
+        patch.setattr(disk, "rename", failing)
+        with pytest.raises(StorageError, match=r"cannot put in place .*Input/output error; the device reports"):
+            streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    assert tree(tmp_path / ("dest.partial.old" if number == 3 else "dest")) == before
+    assert streamconv.convert(source, tmp_path / "dest", overwrite=True).tally.resumed > 0
+    assert streamconv.verify(source, tmp_path / "dest")
+    assert beside(tmp_path) == {"dest"}
+
+
+@NAMES
+@pytest.mark.parametrize("old", [False, True])
+def test_the_end_of_a_run_that_was_stopped_after_the_rename(
+    name: str, old: bool, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The same command then has nothing left to do but to tidy up, and says so with success."""
+    dest = tmp_path / name
+    if old:
+        streamconv.convert(source, dest, dtype="fp32")
+    with monkeypatch.context() as patch:
+        patch.setattr(partials.Partial, "_tidy", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            streamconv.convert(source, dest, overwrite=old)
+    content = tree(tmp_path / name) if name == "dest" else dest.read_bytes()
+    assert list(tmp_path.glob("*partial*"))
+    report = streamconv.convert(source, dest)
+    assert report.tally.resumed == report.tally.total
+    assert not list(tmp_path.glob("*partial*"))
+    assert (tree(dest) if name == "dest" else dest.read_bytes()) == content
+    assert streamconv.verify(source, dest)
+    with pytest.raises(DestinationError, match="exists"):
+        streamconv.convert(source, dest)
+
+
+def test_the_same_manifest_at_another_inode_is_not_our_result(source: Path, tmp_path: Path, monkeypatch) -> None:
+    """Who converts again because the result was damaged does not get the damaged one for done."""
+    dest = tmp_path / "dest"
+    streamconv.convert(source, dest)
+    running.flip(dest / "ms-model-00001-of-00001.safetensors", 9000)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "exchange", lambda one, other: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            streamconv.convert(source, dest, overwrite=True)
+    assert json.loads((dest / "streamconv.json").read_bytes())
+    streamconv.convert(source, dest, overwrite=True)
+    assert streamconv.verify(source, dest)
+    assert beside(tmp_path) == {"dest"}
