@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 StrPath = str | os.PathLike[str]
@@ -146,6 +147,12 @@ def room(directory: StrPath) -> int:
 # -- made of them ------------------------------------------------------------------------------------------------------
 
 
+def release(descriptor: int) -> None:
+    """Let go of a file that was only read, or was synced: nothing that could be lost depends on how that ends."""
+    with suppress(OSError):
+        close(descriptor)
+
+
 def mode(path: StrPath, follow: bool = True) -> int:
     """The mode of what a name leads to, 0 where there is nothing, nor could be."""
     try:
@@ -206,7 +213,7 @@ def read_file(path: StrPath, limit: int) -> bytes:
     try:
         return read_up_to(descriptor, limit, 0)
     finally:
-        close(descriptor)
+        release(descriptor)
 
 
 def write_synced(path: StrPath, data: bytes) -> None:
@@ -216,7 +223,7 @@ def write_synced(path: StrPath, data: bytes) -> None:
         write_all(descriptor, memoryview(data), 0)
         sync(descriptor)
     finally:
-        close(descriptor)
+        release(descriptor)
 
 
 def copy_synced(source: StrPath, target: StrPath) -> None:
@@ -231,9 +238,9 @@ def copy_synced(source: StrPath, target: StrPath) -> None:
                 at += len(data)
             sync(descriptor)
         finally:
-            close(descriptor)
+            release(descriptor)
     finally:
-        close(read_from)
+        release(read_from)
 
 
 def sync_directory(path: StrPath) -> None:
@@ -245,7 +252,7 @@ def sync_directory(path: StrPath) -> None:
         if error.errno not in _NOT_OFFERED:
             raise
     finally:
-        close(descriptor)
+        release(descriptor)
 
 
 def remove_tree(path: StrPath) -> None:

@@ -134,8 +134,7 @@ class Partial:
     def _release(self) -> None:
         descriptor, self._lock, self._journal = self._lock, None, None
         if descriptor is not None:
-            with suppress(OSError):
-                disk.close(descriptor)
+            disk.release(descriptor)
 
     # -- an earlier run ------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class Reader:
     def close(self) -> None:
         """Close the files it holds open."""
         for descriptor in self._files.values():
-            disk.close(descriptor)
+            disk.release(descriptor)
         self._files.clear()
 
     def place(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
@@ -250,7 +250,7 @@ class Reader:
         try:
             if descriptor is None:
                 if len(self._files) >= _OPEN_FILES:
-                    disk.close(self._files.pop(next(iter(self._files))))
+                    disk.release(self._files.pop(next(iter(self._files))))
                 descriptor = self._files[file.path] = disk.open_file(file.path, os.O_RDONLY)
             found = disk.status(descriptor)
         except OSError as error:

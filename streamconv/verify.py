@@ -78,7 +78,7 @@ def _digests(path: Path, size: int) -> Iterator[str]:
             for begin in range(0, size, BLOCK):
                 yield _digest(path, descriptor, begin, min(BLOCK, size - begin))
     finally:
-        disk.close(descriptor)
+        disk.release(descriptor)
 
 
 def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:
@@ -163,7 +163,7 @@ class CompareSink:
     def close(self) -> None:
         """Let go of the files."""
         for descriptor in self._open.values():
-            disk.close(descriptor)
+            disk.release(descriptor)
         self._open.clear()
 
     def _check_frame(self, file: OutputFile) -> None:

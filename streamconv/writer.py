@@ -122,7 +122,7 @@ class OpenFile:
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            disk.close(descriptor)
+            disk.release(descriptor)
 
 
 def _ledger(

@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     except OSError as error:
         raise source_error(error, "reading", path) from error
     finally:
-        disk.close(descriptor)
+        disk.release(descriptor)
 
 
 def _open(path: Path) -> int:
