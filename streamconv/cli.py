@@ -21,6 +21,7 @@ from .errors import (
     StreamconvError,
     UnsupportedError,
     UsageError,
+    VerificationError,
     quote,
     storage_error,
 )
@@ -115,21 +116,23 @@ def _conversion(command: F) -> F:
     return command
 
 
+_MAX_MEM = click.option(
+    "--max-mem", metavar="SIZE", help="Resident memory: 16G, 512M. A quarter of what is free, at most 2G."
+)
+_IO = click.option(
+    "--io",
+    metavar="auto|map|read",
+    default="auto",
+    show_default=True,
+    help="Map the source's files, or read them.",
+)
 _RESOURCES = (
-    click.option(
-        "--max-mem", metavar="SIZE", help="Resident memory: 16G, 512M. A quarter of what is free, at most 2G."
-    ),
+    _MAX_MEM,
     click.option("--workers", type=int, metavar="N", help="Threads; as many as cores and memory allow."),
     click.option(
         "--config", metavar="FILE", help="The model's config.json, if not beside SOURCE, or MindFormers' YAML."
     ),
-    click.option(
-        "--io",
-        metavar="auto|map|read",
-        default="auto",
-        show_default=True,
-        help="Map SOURCE's files, or read them.",
-    ),
+    _IO,
 )
 _OUTPUT = (
     click.option("--quiet", is_flag=True, help="No progress, no plan."),
@@ -287,6 +290,28 @@ def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **
 
 for _option in reversed((*_RESOURCES, _FAMILY)):
     verify = _option(verify)
+
+
+@cli.command(short_help="What differs between two checkpoints.")
+@click.argument("a")
+@click.argument("b")
+@_MAX_MEM
+@_IO
+@_output
+def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
+    """What differs between A and B, checkpoints of any format: names, shapes, dtypes, values. Ends with 7 if anything.
+
+    Names are compared as they are: convert first, where one side has HuggingFace's and the other MindSpore's.
+    """
+    from .diff import diff_checkpoints
+
+    with _progress(quiet) as on_progress:
+        found = diff_checkpoints(a, b, progress=on_progress, **arguments)
+    lines = found.json_lines() if as_json else iter([found.summary]) if found.same else found.details()
+    while some := list(islice(lines, 1000)):
+        click.echo("\n".join(some))
+    if not found.same:
+        raise VerificationError(found.summary)
 
 
 @cli.command(short_help="The main job, both ways, on a sample made here.")

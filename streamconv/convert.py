@@ -20,14 +20,13 @@ from .layout import HF_SAFETENSORS, PEFT
 from .options import Question, decided_plan, parse_options, said_options
 from .report import Prepared, Report
 from .rules import TIED, Direction
-from .sources import alike, uses_mapping
+from .sources import alike, check_io, uses_mapping
 from .units import parse_size
 from .writer import FileSink
 
 PathLike = str | os.PathLike[str]
 
 DEFAULT_SHARD = "5GB"
-_IO = ("auto", "map", "read")
 
 
 class Conversion(Prepared):
@@ -224,8 +223,7 @@ def check(family: PathLike, source: PathLike, config: PathLike | None = None) ->
 
 
 def _check_words(io: str, workers: int | None) -> None:
-    if io not in _IO:
-        raise UsageError(f"--io {quote(io)}: not one of {', '.join(_IO)}")
+    check_io(io)
     if workers is not None and not 1 <= workers <= 256:
         raise UsageError(f"--workers {workers}: a number between 1 and 256 is needed")
 

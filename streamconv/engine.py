@@ -130,7 +130,7 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
     with closing(Reader(half, mapped)) as first, closing(Reader(half, mapped)) as second:
         for cell in cells(kept) if same else ():
             for box in boxes(kept, cell, kept.dtype.itemsize, half):
-                same = same and equal_bytes(_read(first, kept, box, one), _read(second, other, box, two))
+                same = same and equal_bytes(read_box(first, kept, box, one), read_box(second, other, box, two))
     if not same:
         raise check.error
 
@@ -140,11 +140,11 @@ def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> 
     with closing(Reader(budget.region, mapped)) as reader:
         for cell in cells(view):
             for box in boxes(view, cell, view.dtype.itemsize, budget.region):
-                if _read(reader, view, box, spare).any():
+                if read_box(reader, view, box, spare).any():
                     raise check.error
 
 
-def _read(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
+def read_box(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
     """A box of a view in row-major order, moved into `spare` where it does not lie so on disk."""
     data = reader.contiguous(view, box, view.dtype)
     if data is None:
