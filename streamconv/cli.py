@@ -268,8 +268,11 @@ def _check(words: tuple[str, ...], config: str | None) -> None:
 @cli.command(short_help="Prove a result by its manifest, or by its source.")
 @click.argument("first", metavar="[SOURCE]", required=False)
 @click.argument("second", metavar="DEST", required=False)
+@click.option("--fraction", metavar="SHARE", help="Read a sample only, another one each time: 5%, or 0.05.")
 @_output
-def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
+def verify(
+    first: str | None, second: str | None, fraction: str | None, quiet: bool, as_json: bool, **arguments: Any
+) -> None:
     """Prove that DEST is what streamconv wrote (against its manifest) or, with SOURCE, what SOURCE gives."""
     from .convert import verify_checkpoint
 
@@ -277,14 +280,18 @@ def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **
         raise UsageError("DEST is missing: streamconv verify [SOURCE] DEST")
     given = {name: value for name, value in arguments.items() if value is not None} if second else {}
     with _progress(quiet) as on_progress:
-        result = verify_checkpoint(first, second, progress=on_progress, **given)
+        result = verify_checkpoint(first, second, progress=on_progress, fraction=fraction, **given)
     if as_json:
-        click.echo(json.dumps({"files": result.files, "tensors": result.tensors, "bytes": result.count}))
+        values = {"files": result.files, "tensors": result.tensors, "bytes": result.count, "total": result.total}
+        click.echo(json.dumps(values))
     else:
         what = "as its manifest says" if second is None else "byte for byte what the source gives"
+        read = f"{result.count} bytes"
+        if result.count < result.total:
+            read = f"as far as a sample of {fraction} tells: {result.count} of {result.total} bytes"
         click.echo(
             f"{quote(second or first)} is {what}: "
-            f"{counted(result.tensors, 'tensor')} in {counted(result.files, 'file')}, {result.count} bytes"
+            f"{counted(result.tensors, 'tensor')} in {counted(result.files, 'file')}, {read}"
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from . import adapters, checking, disk, dtypes, engine, families, layout, manifest, memory, target, verify
+from . import adapters, checking, disk, dtypes, engine, families, layout, manifest, memory, sampling, target, verify
 from . import config as configs
 from .destination import copy_synced, write_synced
 from .engine import OnProgress, Progress
@@ -104,19 +104,23 @@ class Conversion(Prepared):
         settled = {**self.family.settled(self.plan.options), **({TIED: False} if self.plan.untied else {})}
         return configs.mended(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
 
-    def compare(self, on_progress: OnProgress | None = None) -> verify.Verified:
-        """Convert again in memory and compare every byte with the destination.
+    def compare(self, on_progress: OnProgress | None = None, sample: sampling.Sample | None = None) -> verify.Verified:
+        """Convert again in memory, all or a sample, and compare every byte with the destination.
 
         Raises:
             VerificationError: a byte differs.
         """
         sink = verify.CompareSink(self.layout, self.destination.path)
         try:
-            tally = engine.run(self.plan, sink, self.budget, uses_mapping(self.io, self.catalog.files), on_progress)
-            sink.finish()
+            chosen = verify.chosen_boxes(self.layout, sample) if sample else None
+            mapped = uses_mapping(self.io, self.catalog.files)
+            tally = engine.run(self.plan, sink, self.budget, mapped, on_progress, chosen=chosen)
+            if sample is None:
+                sink.finish()
         finally:
             sink.close()
-        return verify.Verified(len(self.layout.files) + len(self.layout.texts), len(self.plan.outputs), tally.done)
+        files, total = len(self.layout.files) + len(self.layout.texts), sum(o.spec.nbytes for o in self.plan.outputs)
+        return verify.Verified(files, len(self.plan.outputs), tally.done, total)
 
 
 def plan(
@@ -248,6 +252,8 @@ def verify_checkpoint(
     second: PathLike | None = None,
     *,
     progress: OnProgress | None = None,
+    fraction: str | float | None = None,
+    seed: int | None = None,
     **arguments: object,
 ) -> verify.Verified:
     """Prove a checkpoint that streamconv wrote: against its manifest, or, with the source named first, against the
@@ -256,20 +262,30 @@ def verify_checkpoint(
     With a source, the conversion is planned as the manifest says it was (other arguments of `plan` override it), done
     again in memory and compared byte by byte.
 
+    Args:
+        first, second: the checkpoint, or its source and the checkpoint.
+        progress: called now and then.
+        fraction: read a sample only, such as `"5%"` or 0.05, spread evenly over everything; sizes, names and headers
+            are looked at in full, CRCs (which are of whole files or tensors) not at all.
+        seed: the same seed takes the same sample; a new one each time where absent.
+        arguments: those of `plan`.
+
     Raises:
         VerificationError: a byte differs.
+        UsageError: the fraction is none.
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
+    sample = sampling.sample(fraction, seed)
     dest = Path(first if second is None else second)
     with reading(dest, "cannot open"):
         if not disk.mode(dest):
             raise FileNotFoundError(errno.ENOENT, "no such file or directory")
     found = manifest.find(dest)
     if second is None:
-        return verify.against_manifest(dest, verify.needed(found, dest), progress)
+        return verify.against_manifest(dest, verify.needed(found, dest), progress, sample)
     remembered = _remembered(found) if found else {}
     conversion = plan(first, dest, **{**remembered, **arguments})  # type: ignore[arg-type]
-    return conversion.compare(progress)
+    return conversion.compare(progress, sample)
 
 
 def _remembered(found: manifest.Manifest) -> dict[str, object]:

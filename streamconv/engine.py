@@ -53,6 +53,9 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 
+#: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
+Chosen = Callable[[int, str, Box], bool]
+
 
 class Sink(Protocol):
     """Where boxes go: to files, or to a comparison with files. Called from several threads."""
@@ -82,14 +85,21 @@ class Tally:
                 self.overflowed[name] = self.overflowed.get(name, 0) + overflowed
 
 
-def run(plan: Plan, sink: Sink, budget: Budget, mapped: bool, on_progress: OnProgress | None = None) -> Tally:
-    """Give every box of every output to `sink`, with `budget.workers` threads.
+def run(
+    plan: Plan,
+    sink: Sink,
+    budget: Budget,
+    mapped: bool,
+    on_progress: OnProgress | None = None,
+    chosen: Chosen | None = None,
+) -> Tally:
+    """Give every box of every output, or those that are `chosen`, to `sink`, with `budget.workers` threads.
 
     Raises:
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
-    tally = Tally(sum(output.spec.nbytes for output in plan.outputs))
-    work = _Shared(_work(plan, budget.region))
+    tally = Tally(_total(plan, budget.region, chosen))
+    work = _Shared(_tasks(plan, budget.region, chosen))
     workers = [_Worker(work, sink, tally, budget, mapped) for _ in range(budget.workers)]
     started = time.monotonic()
     try:
@@ -168,6 +178,20 @@ def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgres
 class _Task:
     output: Output
     box: Box
+
+
+def _total(plan: Plan, region: int, chosen: Chosen | None) -> int:
+    """Bytes of output to be made."""
+    if chosen is None:
+        return sum(output.spec.nbytes for output in plan.outputs)
+    tasks = _tasks(plan, region, chosen)
+    return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in tasks)
+
+
+def _tasks(plan: Plan, region: int, chosen: Chosen | None) -> Iterator[_Task]:
+    """The boxes to be worked on."""
+    every = _work(plan, region)
+    return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
 
 
 def _work(plan: Plan, region: int) -> Iterator[_Task]:
