@@ -1,4 +1,4 @@
-"""The command line: words, exit codes, a progress bar. Everything it does is `convert.py`'s and `verify.py`'s."""
+"""The command line: words, exit codes, a progress bar. All it does is `convert.py`'s, `verify.py`'s and `diff.py`'s."""
 
 from __future__ import annotations
 

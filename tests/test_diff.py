@@ -102,6 +102,9 @@ def test_formats_of_all_kinds_of_one_model(tmp_path: Path) -> None:
         for one, other in ((source, tmp_path / dest), (tmp_path / dest, source)):
             assert streamconv.diff(one, other).same
     assert streamconv.diff(tmp_path / "one.ckpt", tmp_path / "torch.pt").same
+    streamconv.convert(source, tmp_path / "wide", model="raw", dtype="fp32")
+    found = streamconv.diff(tmp_path / "wide", source)
+    assert "of the tensors, 21 of another dtype (and the same values: 21); 0 the same" in found.summary
 
 
 def test_names_shapes_and_what_is_in_one_only(tmp_path: Path, capsys: Any) -> None:
