@@ -8,17 +8,21 @@ plan.run()
 
 from .convert import Conversion, Progress, Report, convert, plan
 from .convert import verify_checkpoint as verify
+from .diff import Diff
+from .diff import diff_checkpoints as diff
 from .errors import StreamconvError
 from .lazy import Checkpoint, LazyTensor, open  # noqa: A004 - as in gzip.open
 
 __all__ = [
     "Checkpoint",
     "Conversion",
+    "Diff",
     "LazyTensor",
     "Progress",
     "Report",
     "StreamconvError",
     "convert",
+    "diff",
     "open",
     "plan",
     "verify",

@@ -1,4 +1,4 @@
-"""The command line: words, exit codes, a progress bar. Everything it does is `convert.py`'s and `verify.py`'s."""
+"""The command line: words, exit codes, a progress bar. All it does is `convert.py`'s, `verify.py`'s and `diff.py`'s."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .errors import (
     StreamconvError,
     UnsupportedError,
     UsageError,
+    VerificationError,
     quote,
     storage_error,
 )
@@ -122,21 +123,23 @@ def _conversion(command: F) -> F:
     return command
 
 
+_MAX_MEM = click.option(
+    "--max-mem", metavar="SIZE", help="Resident memory: 16G, 512M. A quarter of what is free, at most 2G."
+)
+_IO = click.option(
+    "--io",
+    metavar="auto|map|read",
+    default="auto",
+    show_default=True,
+    help="Map the source's files, or read them.",
+)
 _RESOURCES = (
-    click.option(
-        "--max-mem", metavar="SIZE", help="Resident memory: 16G, 512M. A quarter of what is free, at most 2G."
-    ),
+    _MAX_MEM,
     click.option("--workers", type=int, metavar="N", help="Threads; as many as cores and memory allow."),
     click.option(
         "--config", metavar="FILE", help="The model's config.json, if not beside SOURCE, or MindFormers' YAML."
     ),
-    click.option(
-        "--io",
-        metavar="auto|map|read",
-        default="auto",
-        show_default=True,
-        help="Map SOURCE's files, or read them.",
-    ),
+    _IO,
 )
 _OUTPUT = (
     click.option("--quiet", is_flag=True, help="No progress, no plan."),
@@ -272,8 +275,11 @@ def _check(words: tuple[str, ...], config: str | None) -> None:
 @cli.command(short_help="Prove a result by its manifest, or by its source.")
 @click.argument("first", metavar="[SOURCE]", required=False)
 @click.argument("second", metavar="DEST", required=False)
+@click.option("--fraction", metavar="SHARE", help="Read a sample only, another one each time: 5%, or 0.05.")
 @_output
-def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
+def verify(
+    first: str | None, second: str | None, fraction: str | None, quiet: bool, as_json: bool, **arguments: Any
+) -> None:
     """Prove that DEST is what streamconv wrote (against its manifest) or, with SOURCE, what SOURCE gives."""
     from .convert import verify_checkpoint
 
@@ -281,19 +287,45 @@ def verify(first: str | None, second: str | None, quiet: bool, as_json: bool, **
         raise UsageError("DEST is missing: streamconv verify [SOURCE] DEST")
     given = {name: value for name, value in arguments.items() if value is not None} if second else {}
     with _progress(quiet) as on_progress:
-        result = verify_checkpoint(first, second, progress=on_progress, **given)
+        result = verify_checkpoint(first, second, progress=on_progress, fraction=fraction, **given)
     if as_json:
-        click.echo(json.dumps({"files": result.files, "tensors": result.tensors, "bytes": result.count}))
+        values = {"files": result.files, "tensors": result.tensors, "bytes": result.count, "total": result.total}
+        click.echo(json.dumps(values))
     else:
         what = "as its manifest says" if second is None else "byte for byte what the source gives"
+        read = f"{result.count} bytes"
+        if result.count < result.total:
+            read = f"as far as a sample of {fraction} tells: {result.count} of {result.total} bytes"
         click.echo(
             f"{quote(second or first)} is {what}: "
-            f"{counted(result.tensors, 'tensor')} in {counted(result.files, 'file')}, {result.count} bytes"
+            f"{counted(result.tensors, 'tensor')} in {counted(result.files, 'file')}, {read}"
         )
 
 
 for _option in reversed((*_RESOURCES, _FAMILY)):
     verify = _option(verify)
+
+
+@cli.command(short_help="What differs between two checkpoints.")
+@click.argument("a")
+@click.argument("b")
+@_MAX_MEM
+@_IO
+@_output
+def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
+    """What differs between A and B, checkpoints of any format: names, shapes, dtypes, values. Ends with 7 if anything.
+
+    Names are compared as they are: convert first, where one side has HuggingFace's and the other MindSpore's.
+    """
+    from .diff import diff_checkpoints
+
+    with _progress(quiet) as on_progress:
+        found = diff_checkpoints(a, b, progress=on_progress, **arguments)
+    lines = found.json_lines() if as_json else iter([found.summary]) if found.same else found.details()
+    while some := list(islice(lines, 1000)):
+        click.echo("\n".join(some))
+    if not found.same:
+        raise VerificationError(found.summary)
 
 
 @cli.command(short_help="The main job, both ways, on a sample made here.")

@@ -9,10 +9,24 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from . import adapters, checking, disk, dtypes, engine, families, identity, layout, manifest, memory, target, verify
+from . import (
+    adapters,
+    checking,
+    disk,
+    dtypes,
+    engine,
+    families,
+    identity,
+    layout,
+    manifest,
+    memory,
+    sampling,
+    target,
+    verify,
+)
 from . import config as configs
 from .engine import OnProgress, Progress
-from .errors import SourceChangedError, StreamconvError, UsageError, quote, reading, storing
+from .errors import SourceChangedError, StreamconvError, UsageError, VerificationError, quote, reading, storing
 from .families import Family, Value
 from .formats import open_catalog
 from .journal import Ledger
@@ -22,14 +36,16 @@ from .partial import Partial
 from .recorder import Recorder
 from .report import Prepared, Report
 from .rules import TIED, Direction
-from .sources import alike, check_unchanged, uses_mapping
+from .sources import alike, check_io, check_unchanged, uses_mapping
 from .units import format_size, parse_size
 from .writer import FileSink
 
 PathLike = str | os.PathLike[str]
 
 DEFAULT_SHARD = "5GB"
-_IO = ("auto", "map", "read")
+
+#: Errors after which nothing that was built is trusted.
+_MAKES_WORTHLESS = (SourceChangedError, VerificationError)
 
 
 class Conversion(Prepared):
@@ -60,7 +76,7 @@ class Conversion(Prepared):
         with Partial(self.destination.path, self.destination.single, conversion, self.restart) as partial:
             if partial.is_finished() and not self.restart:
                 partial.settle()
-                tally = engine.Tally.of(self.plan, sum(output.spec.nbytes for output in self.plan.outputs))
+                tally = engine.Tally(self.plan.nbytes, self.plan.nbytes, self.plan.nbytes)
             else:
                 tally = self._run(partial, budget, mapped, on_progress)
         return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
@@ -78,17 +94,28 @@ class Conversion(Prepared):
         recorder = self._recorder(partial, names)
         try:
             tally, digests = self._build(partial.place, recorder, budget, mapped, on_progress)
+            if self.verify:
+                self._prove(partial, budget, mapped, on_progress)
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination meanwhile is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite)
             record = manifest.write(self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version())
             partial.commit(record)
         except BaseException as error:
-            partial.is_worth_keeping = recorder.safe > 0 and not isinstance(error, SourceChangedError)
+            partial.is_worth_keeping = recorder.safe > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
                 error.add(self._what_is_left(partial, recorder.safe))
             raise
         return tally
+
+    def _prove(self, partial: Partial, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None) -> None:
+        """Read what was built from the disk, not out of the page cache, and compare it with the source."""
+        partial.forget([file.name for file in self.layout.files])
+        try:
+            self._compare(partial.place, budget, mapped, on_progress)
+        except VerificationError as error:
+            error.add("the storage did not keep what was written to it: check the device, and convert again")
+            raise
 
     def _recorder(self, partial: Partial, names: list[str]) -> Recorder:
         """What earlier runs left, and the journal to go on with."""
@@ -108,10 +135,10 @@ class Conversion(Prepared):
     ) -> tuple[engine.Tally, Mapping[str, list[str]]]:
         """All files, durable, with the digests of their blocks."""
         sink = FileSink(self.layout, place, self.destination.single, recorder)
-        tally = engine.Tally.of(self.plan, recorder.safe, recorder.overflowed)
+        tally = engine.Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
         try:
             with recorder.recording(sink.sync):
-                engine.run(self.plan, sink, budget, mapped, on_progress, recorder, tally)
+                engine.run(self.plan, sink, budget, mapped, on_progress, record=recorder, tally=tally)
             digests = sink.finish()
         finally:
             sink.close()
@@ -124,10 +151,9 @@ class Conversion(Prepared):
             return f"{quote(partial.path)} is complete all the same: give the command again, and the rest is tidied up"
         if not partial.is_worth_keeping:
             return "nothing is left of it"
-        total = sum(output.spec.nbytes for output in self.plan.outputs)
         return (
-            f"{format_size(safe)} of {format_size(total)} are safe in {quote(partial.place)}: the same command goes on "
-            "from there, and with --restart it begins anew"
+            f"{format_size(safe)} of {format_size(self.plan.nbytes)} are safe in {quote(partial.place)}: "
+            "the same command goes on from there, and with --restart it begins anew"
         )
 
     def _write_companions(self, place: Path) -> None:
@@ -156,19 +182,33 @@ class Conversion(Prepared):
         settled = {**self.family.settled(self.plan.options), **({TIED: False} if self.plan.untied else {})}
         return configs.mended(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
 
-    def compare(self, on_progress: OnProgress | None = None) -> verify.Verified:
-        """Convert again in memory and compare every byte with the destination.
+    def compare(self, on_progress: OnProgress | None = None, sample: sampling.Sample | None = None) -> verify.Verified:
+        """Convert again in memory, all or a sample, and compare every byte with the destination.
 
         Raises:
             VerificationError: a byte differs.
         """
-        sink = verify.CompareSink(self.layout, self.destination.path)
+        mapped = uses_mapping(self.io, self.catalog.files)
+        return self._compare(self.destination.path, self.budget, mapped, on_progress, sample)
+
+    def _compare(
+        self,
+        path: Path,
+        budget: memory.Budget,
+        mapped: bool,
+        on_progress: OnProgress | None,
+        sample: sampling.Sample | None = None,
+    ) -> verify.Verified:
+        sink = verify.CompareSink(self.layout, path)
         try:
-            tally = engine.run(self.plan, sink, self.budget, uses_mapping(self.io, self.catalog.files), on_progress)
-            sink.finish()
+            chosen = verify.chosen_boxes(self.layout, sample) if sample else None
+            tally = engine.run(self.plan, sink, budget, mapped, on_progress, chosen=chosen)
+            if sample is None:
+                sink.finish()
         finally:
             sink.close()
-        return verify.Verified(len(self.layout.files) + len(self.layout.texts), len(self.plan.outputs), tally.done)
+        files = len(self.layout.files) + len(self.layout.texts)
+        return verify.Verified(files, len(self.plan.outputs), tally.done, self.plan.nbytes)
 
 
 def plan(
@@ -281,8 +321,7 @@ def check(family: PathLike, source: PathLike, config: PathLike | None = None) ->
 
 
 def _check_words(io: str, workers: int | None) -> None:
-    if io not in _IO:
-        raise UsageError(f"--io {quote(io)}: not one of {', '.join(_IO)}")
+    check_io(io)
     if workers is not None and not 1 <= workers <= 256:
         raise UsageError(f"--workers {workers}: a number between 1 and 256 is needed")
 
@@ -307,6 +346,8 @@ def verify_checkpoint(
     second: PathLike | None = None,
     *,
     progress: OnProgress | None = None,
+    fraction: str | float | None = None,
+    seed: int | None = None,
     **arguments: object,
 ) -> verify.Verified:
     """Prove a checkpoint that streamconv wrote: against its manifest, or, with the source named first, against the
@@ -315,20 +356,30 @@ def verify_checkpoint(
     With a source, the conversion is planned as the manifest says it was (other arguments of `plan` override it), done
     again in memory and compared byte by byte.
 
+    Args:
+        first, second: the checkpoint, or its source and the checkpoint.
+        progress: called now and then.
+        fraction: read a sample only, such as `"5%"` or 0.05, spread evenly over everything; sizes, names and headers
+            are looked at in full, CRCs (which are of whole files or tensors) not at all.
+        seed: the same seed takes the same sample; a new one each time where absent.
+        arguments: those of `plan`.
+
     Raises:
         VerificationError: a byte differs.
+        UsageError: the fraction is none.
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
+    sample = sampling.sample(fraction, seed)
     dest = Path(first if second is None else second)
     with reading(dest, "cannot open"):
         if not disk.mode(dest):
             raise FileNotFoundError(errno.ENOENT, "no such file or directory")
     found = manifest.find(dest)
     if second is None:
-        return verify.against_manifest(dest, verify.needed(found, dest), progress)
+        return verify.against_manifest(dest, verify.needed(found, dest), progress, sample)
     remembered = _remembered(found) if found else {}
     conversion = plan(first, dest, **{**remembered, **arguments})  # type: ignore[arg-type]
-    return conversion.compare(progress)
+    return conversion.compare(progress, sample)
 
 
 def _remembered(found: manifest.Manifest) -> dict[str, object]:

@@ -77,6 +77,11 @@ def sync_data(descriptor: int) -> None:
     os.fdatasync(descriptor)
 
 
+def forget(descriptor: int) -> None:
+    """Drop the file's pages from the cache, as far as they are on disk."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def status(descriptor: int) -> os.stat_result:
     """What the system knows of an open file."""
     return os.fstat(descriptor)

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -57,6 +57,9 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+#: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
+Chosen = Callable[[int, str, Box], bool]
 
 
 class Sink(Protocol):
@@ -109,12 +112,6 @@ class Tally:
     overflowed: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @classmethod
-    def of(cls, plan: Plan, resumed: int = 0, overflowed: Mapping[str, int] | None = None) -> Tally:
-        """The tally of a run that begins, or goes on."""
-        total = sum(output.spec.nbytes for output in plan.outputs)
-        return cls(total, resumed, resumed, overflowed=dict(overflowed or {}))
-
     def add(self, name: str, count: int, overflowed: int, file: str) -> None:
         """Note a box."""
         with self.lock:
@@ -130,10 +127,11 @@ def run(
     budget: Budget,
     mapped: bool,
     on_progress: OnProgress | None = None,
+    chosen: Chosen | None = None,
     record: Record | None = None,
     tally: Tally | None = None,
 ) -> Tally:
-    """Give every box of every output to `sink`, with `budget.workers` threads.
+    """Give every box of every output, or those that are `chosen`, to `sink`, with `budget.workers` threads.
 
     Args:
         plan: what is to be done.
@@ -141,6 +139,7 @@ def run(
         budget: how memory is divided.
         mapped: map windows of the source; otherwise read them.
         on_progress: called now and then.
+        chosen: which boxes, by number, tensor and place; all where absent.
         record: what is done already; nothing where absent.
         tally: what was counted already; nothing where absent.
 
@@ -148,8 +147,8 @@ def run(
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
     record = record or Unrecorded()
-    tally = tally or Tally.of(plan)
-    work = _Shared(_work(plan, budget.region, record))
+    tally = tally or Tally(_total(plan, budget.region, chosen))
+    work = _Shared(_tasks(plan, budget.region, record, chosen))
     workers = [_Worker(work, sink, record, tally, budget, mapped) for _ in range(budget.workers)]
     started = time.monotonic()
     try:
@@ -190,7 +189,7 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
     with closing(Reader(half, mapped)) as first, closing(Reader(half, mapped)) as second:
         for cell in cells(kept) if same else ():
             for box in boxes(kept, cell, kept.dtype.itemsize, half):
-                same = same and equal_bytes(_read(first, kept, box, one), _read(second, other, box, two))
+                same = same and equal_bytes(read_box(first, kept, box, one), read_box(second, other, box, two))
     if not same:
         raise check.error
 
@@ -200,11 +199,11 @@ def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> 
     with closing(Reader(budget.region, mapped)) as reader:
         for cell in cells(view):
             for box in boxes(view, cell, view.dtype.itemsize, budget.region):
-                if _read(reader, view, box, spare).any():
+                if read_box(reader, view, box, spare).any():
                     raise check.error
 
 
-def _read(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
+def read_box(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
     """A box of a view in row-major order, moved into `spare` where it does not lie so on disk."""
     data = reader.contiguous(view, box, view.dtype)
     if data is None:
@@ -230,6 +229,20 @@ class _Task:
     number: int
     output: Output
     box: Box
+
+
+def _total(plan: Plan, region: int, chosen: Chosen | None) -> int:
+    """Bytes of output to be made."""
+    if chosen is None:
+        return plan.nbytes
+    tasks = _tasks(plan, region, Unrecorded(), chosen)
+    return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in tasks)
+
+
+def _tasks(plan: Plan, region: int, record: Record, chosen: Chosen | None) -> Iterator[_Task]:
+    """The boxes to be worked on."""
+    every = _work(plan, region, record)
+    return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
 
 
 def _work(plan: Plan, region: int, record: Record) -> Iterator[_Task]:

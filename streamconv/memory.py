@@ -90,7 +90,7 @@ def divide(limit: int, workers: int | None, tensors: int, sources: int = 0, *, r
         least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""
         raise BudgetError(
-            f"a budget of {format_size(limit)} is too small: this conversion needs {format_size(least)}{many} "
+            f"a budget of {format_size(limit)} is too small: this needs {format_size(least)}{many} "
             f"({format_size(base)} for the interpreter and the plan); give --max-mem {least // MIB}M or more"
         )
     count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (limit - base) // _worker(MIN_REGION)))

@@ -177,9 +177,9 @@ class Partial:
 
     def allocated(self, names: list[str]) -> int:
         """Bytes on disk that the files of these names, or the single one, take already."""
-        paths = [self.place] if self.single else [self.place / name for name in names]
         with storing(self.place, "cannot look at"):
-            return 512 * sum(disk.look(path, follow=False).st_blocks for path in paths if disk.exists(path))
+            found = [disk.look(path, follow=False) for path in self._paths(names) if disk.exists(path)]
+        return 512 * sum(status.st_blocks for status in found)
 
     def holds(self, name: str, size: int) -> bool:
         """Whether the file of that name, or the single one, is there and as long as it was made."""
@@ -187,6 +187,17 @@ class Partial:
         with storing(path, "cannot look at"):
             found = disk.look(path, follow=False) if disk.exists(path) else None
         return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size
+
+    def forget(self, names: list[str]) -> None:
+        """Let the system forget what it remembers of the files of these names, or the single one: they are synced."""
+        for path in self._paths(names):
+            with storing(path, "cannot open"):
+                descriptor = disk.open_file(path, os.O_RDONLY)
+                disk.forget(descriptor)
+                disk.release(descriptor)
+
+    def _paths(self, names: list[str]) -> list[Path]:
+        return [self.place] if self.single else [self.place / name for name in names]
 
     # -- this run ------------------------------------------------------------------------------------------------------
 

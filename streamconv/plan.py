@@ -58,6 +58,11 @@ class Plan:
     untied: bool = False
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors to be written."""
+        return sum(output.spec.nbytes for output in self.outputs)
+
+    @property
     def held_dtype(self) -> DType | None:
         """What the checkpoint's config has to say of its dtype, `None` where that is what it was."""
         return self.dtype or (BF16 if self.dequantised else None)

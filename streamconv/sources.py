@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import disk, kernels
 from .dtypes import BF16, F8_E4M3, DType
-from .errors import SourceChangedError, quote, reading, source_error
+from .errors import SourceChangedError, UsageError, quote, reading, source_error
 from .grids import Box, Grid, box_shape, flat_index, runs
 from .tensors import SourceFile, TensorRef, overlaps
 from .views import Leaf, Scaled, Stored, View, Zeros
@@ -42,6 +42,7 @@ _NETWORK = (
     "virtiofs",
     "ocfs",
 )
+_IO = ("auto", "map", "read")
 _MOUNTS = 4 << 20
 _OPEN_FILES = 8
 _FIRST = 64 << 10
@@ -289,6 +290,16 @@ def alike(one: TensorRef, other: TensorRef) -> bool:
     count = min(one.nbytes, _FIRST)
     with closing(Reader(count or 1, mapped=False)) as reader:
         return reader.first(one, count) == reader.first(other, count)
+
+
+def check_io(io: str) -> None:
+    """Refuse what is no way to read.
+
+    Raises:
+        UsageError: not one of `auto`, `map`, `read`.
+    """
+    if io not in _IO:
+        raise UsageError(f"--io {quote(io)}: not one of {', '.join(_IO)}")
 
 
 def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:

@@ -1,11 +1,14 @@
-"""Verification: an output against its manifest, at disk speed, or against what its source gives, box by box."""
+"""Verification: an output against its manifest, at disk speed, or against what its source gives, box by box.
+
+Either way all of it, or a sample: then sizes, names and headers are still looked at in full.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,49 +18,115 @@ import xxhash
 
 from . import disk
 from .blocks import BLOCK, SEAL_BYTES, seal_bytes
-from .engine import OnProgress, Progress
-from .errors import SourceError, UsageError, VerificationError, quote, reading
-from .formats import ckpt
+from .engine import Chosen, OnProgress, Progress
+from .errors import SourceError, UnsupportedError, UsageError, VerificationError, quote, reading
+from .formats import ckpt, open_catalog
+from .grids import Box
 from .layout import Layout
 from .manifest import Manifest
 from .memory import resident_bytes
+from .sampling import Sample
 from .tensors import OutputFile
 from .writer import pieces
 
 _CHUNK = 1 << 20
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was proven: `files` and `tensors` counted, `count` bytes read and found right."""
+    """What was proven: `files` and `tensors` counted, `count` bytes of `total` read and found right."""
 
     files: int
     tensors: int
     count: int
+    total: int
 
 
-def against_manifest(path: Path, manifest: Manifest, on_progress: OnProgress | None = None) -> Verified:
+def against_manifest(
+    path: Path, manifest: Manifest, on_progress: OnProgress | None = None, sample: Sample | None = None
+) -> Verified:
     """Read every file that a manifest names and compare its size and the digests of its blocks.
+
+    Of a sample, at least one block of every file is read, and the one with a safetensors header; names and places of
+    all tensors are compared with the headers.
 
     Raises:
         VerificationError: a file is missing, has another size, or a block differs; the message names the block's
-        tensors.
+        tensors, and which of their bytes lie there. With a sample: or the headers name other tensors.
     """
     files, folder = manifest.files, _is_directory(path)
-    total, done, started = sum(size for size, _ in files.values()), 0, time.monotonic()
+    chosen = _chosen_blocks(manifest, sample)
+    total = sum(_block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
+    done, started = 0, time.monotonic()
     for name, (size, digests) in files.items():
         place = path / name if folder else path
-        for number, digest in enumerate(_digests(place, size)):
+        for number, digest in _digests(place, size, chosen[name]):
             if number >= len(digests) or digest != digests[number]:
                 raise _differs(place, name, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
-            done += min(BLOCK, size - number * BLOCK)
+            done += _block_size(size, number)
             if on_progress:
                 on_progress(Progress(done, total, time.monotonic() - started, resident_bytes(), 0, name))
-    return Verified(len(files), len(manifest.tensors), total)
+    if sample is not None:
+        _check_places(path, folder, manifest)
+    return Verified(len(files), len(manifest.tensors), total, sum(size for size, _ in files.values()))
 
 
-def _digests(path: Path, size: int) -> Iterator[str]:
-    """The digests of a file's blocks, each as soon as it is read.
+def _chosen_blocks(manifest: Manifest, sample: Sample | None) -> Mapping[str, Sequence[int]]:
+    """For each file the numbers of the blocks to read."""
+    chosen: dict[str, Sequence[int]] = {}
+    heads, before = _heads(manifest) if sample else {}, 0
+    for name, (size, _) in manifest.files.items():
+        chosen[name] = every = range(-(-size // BLOCK))
+        if sample and every:
+            taken = {number for number in every if sample.takes(before + number)}
+            taken = taken or {sample.one_of(len(every), name)}
+            chosen[name] = sorted(taken | set(range(min(heads.get(name, 0) // BLOCK + 1, len(every)))))
+        before += len(every)
+    return chosen
+
+
+def _heads(manifest: Manifest) -> Mapping[str, int]:
+    """Where the first tensor of each file begins: before it lies a safetensors header, all of it."""
+    heads: dict[str, int] = {}
+    for file, extents in manifest.tensors.values():
+        for offset, _ in extents:
+            heads[file] = max(0, min(heads.get(file, offset), offset))
+    return heads
+
+
+def _block_size(size: int, number: int) -> int:
+    return min(BLOCK, size - number * BLOCK)
+
+
+def _check_places(path: Path, folder: bool, manifest: Manifest) -> None:
+    """Compare what the headers say of names and places with the manifest.
+
+    Raises:
+        VerificationError: a tensor is missing, lies elsewhere, or is one too many; or a header is broken.
+        SourceError: a file cannot be read.
+    """
+    try:
+        catalog = open_catalog(path)
+    except (SourceError, UnsupportedError) as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        raise VerificationError(f"{error}; the manifest says otherwise") from error
+    found = {n: _places((e.file.path.name, e.offset, e.length) for e in ref.extents) for n, ref in catalog.items()}
+    known = {n: _places((file, *e) for e in extents) for n, (file, extents) in manifest.tensors.items()}
+    if not folder:
+        found, known = ({n: [p[1:] for p in places] for n, places in each.items()} for each in (found, known))
+    for name in (*known, *found):
+        if name not in known or name not in found or known[name] != found[name]:
+            raise VerificationError(f"the headers of {quote(path)} and its manifest disagree on tensor {quote(name)}")
+
+
+def _places(extents: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    return [extent for extent in extents if extent[-1]]
+
+
+def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """The digests of some of a file's blocks with their numbers, each as soon as it is read.
 
     Raises:
         VerificationError: the file is missing, or not `size` bytes long.
@@ -75,8 +144,8 @@ def _digests(path: Path, size: int) -> Iterator[str]:
             found = disk.status(descriptor).st_size
             if found != size:
                 raise VerificationError(f"{quote(path)} has {found} bytes, its manifest says {size}: convert again")
-            for begin in range(0, size, BLOCK):
-                yield _digest(path, descriptor, begin, min(BLOCK, size - begin))
+            for number in numbers:
+                yield number, _digest(path, descriptor, number * BLOCK, _block_size(size, number))
     finally:
         disk.release(descriptor)
 
@@ -102,20 +171,50 @@ def _is_directory(path: Path) -> bool:
 def _differs(path: Path, name: str, begin: int, end: int, manifest: Manifest) -> VerificationError:
     """The error for a block of `path`, which the manifest calls `name`."""
     inside = [
-        tensor
+        f"{quote(tensor)}, {part}"
         for tensor, (file, extents) in manifest.tensors.items()
-        if file == name and any(offset < end and begin < offset + length for offset, length in extents)
+        if file == name and (part := _part(extents, begin, end))
     ]
-    shown = ", ".join(quote(t) for t in inside[:3]) + (f" and {len(inside) - 3} more" if len(inside) > 3 else "")
+    more = f"; and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
     return VerificationError(
         f"{quote(path)} differs from its manifest between byte {begin} and byte {end}"
-        + (f" (tensors there: {shown})" if inside else "")
-        + ": convert again"
+        + (f" (tensors there: {'; '.join(inside[:_SHOWN])}{more})" if inside else "")
+        + ": copy or convert again"
     )
+
+
+def _part(extents: Sequence[Sequence[int]], begin: int, end: int) -> str:
+    """Which bytes of a tensor lie between two bytes of its file, in words; nothing where none do."""
+    size = sum(length for _, length in extents)
+    low, high, before = size, 0, 0
+    for offset, length in extents:
+        if max(begin, offset) < min(end, offset + length):
+            low = min(low, before + max(begin, offset) - offset)
+            high = before + min(end, offset + length) - offset
+        before += length
+    if low >= high:
+        return ""
+    return f"all its {size} bytes" if high - low == size else f"bytes {low} to {high} of its {size}"
+
+
+def chosen_boxes(layout: Layout, sample: Sample) -> Chosen:
+    """Which boxes are compared: the sample's, and the first one of a tensor of each file."""
+    firsts = set()
+    for file in layout.files:
+        names = [name for name, extents in file.extents.items() if any(length for _, length in extents)]
+        if names:
+            firsts.add(names[sample.one_of(len(names), file.name)])
+
+    def chosen(number: int, name: str, box: Box) -> bool:
+        return sample.takes(number) or (name in firsts and not any(low for low, _ in box))
+
+    return chosen
 
 
 class CompareSink:
     """Takes the boxes of a conversion and compares them with files that are there already.
+
+    Sizes, headers and indices are compared at once, in full.
 
     Raises, from `put`:
         VerificationError: a byte differs; the message names file, tensor and byte.
@@ -144,7 +243,7 @@ class CompareSink:
         return file.name
 
     def finish(self) -> None:
-        """Compare the CRCs, over bytes that are proven by now."""
+        """Compare the CRCs, over bytes that are proven by now: not called for a sample, for they are of whole files."""
         for file in self._files:
             if file.crc_tail:
                 body = file.size - ckpt.CRC_TAIL_BYTES
@@ -169,9 +268,12 @@ class CompareSink:
     def _check_frame(self, file: OutputFile) -> None:
         place = self._place(file)
         try:
-            descriptor = self._open[file.name] = disk.open_file(place, os.O_RDONLY)
-        except OSError as error:
-            raise VerificationError(f"{quote(place)} cannot be opened: {error.strerror}; convert again") from error
+            with reading(place):
+                descriptor = self._open[file.name] = disk.open_file(place, os.O_RDONLY)
+        except SourceError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise VerificationError(f"{quote(place)} is missing: convert again") from error
+            raise
         with reading(place):
             size = disk.status(descriptor).st_size
         if size != file.size:

@@ -34,7 +34,19 @@ ROOT = Path(__file__).parent
 
 #: The calls that reach the system, as they stand in `disk` until its second half.
 PRIMITIVES = (
-    *("open_file", "close", "read", "read_into", "write", "truncate", "map_file", "sync", "sync_data", "status"),
+    *(
+        "open_file",
+        "close",
+        "read",
+        "read_into",
+        "write",
+        "truncate",
+        "map_file",
+        "sync",
+        "sync_data",
+        "forget",
+        "status",
+    ),
     *("look", "names", "make_directory", "remove_directory", "remove", "rename", "exchange", "lock", "room"),
 )
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR", "ENOMEM", "short")

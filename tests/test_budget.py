@@ -52,7 +52,7 @@ class Seen:
     report: dict
 
 
-def watch(arguments: list[str]) -> Seen:
+def watch(arguments: list[str], code: int = 0) -> Seen:
     command = [sys.executable, "-m", "streamconv", *arguments, "--quiet", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         peaks: dict[int, int] = {}
@@ -63,7 +63,7 @@ def watch(arguments: list[str]) -> Seen:
             fetched = max(fetched, number(f"/proc/{process.pid}/io", "read_bytes:"))
             time.sleep(0.005)
         out, err = process.communicate()
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     return Seen(sum(peaks.values()), fetched, json.loads(out))
 
 

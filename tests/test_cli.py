@@ -452,6 +452,7 @@ USAGE = {
     "no parent": (["convert", "S", "no/where"], "no is not a directory: create it first"),
     "verify without": (["verify"], "DEST"),
     "inspect without": (["inspect"], "PATH"),
+    "diff without": (["diff", "S"], "B"),
     "ANSI in a command": (["\x1b[31mred"], "\\x1b[31mred"),
     "ANSI in an option": (["convert", "S", "D", "--\x1b[31m"], "\\x1b[31m"),
     "ANSI in a value": (["convert", "S", "D", "--workers", "\x1b[31m"], "\\x1b[31m"),
@@ -533,7 +534,7 @@ def test_mindformers_spelling(tmp_path: Path, capsys) -> None:
     assert golden.found(tmp_path / "back") == golden.found(source)
 
 
-@pytest.mark.parametrize("words", [[], ["convert"], ["plan"], ["verify"], ["inspect"], ["models"], ["demo"]])
+@pytest.mark.parametrize("words", [[], ["convert"], ["plan"], ["verify"], ["diff"], ["inspect"], ["models"], ["demo"]])
 def test_help(words: list[str], capsys) -> None:
     ended = call(capsys, *words, "--help")
     assert ended.code == 0
