@@ -33,6 +33,7 @@ from .manifest import MANIFEST
 #: Where neither the file system has locks nor the owner is on this host: how long it must not have written anything.
 _SILENCE = 600.0
 _JITTER = 1.0
+_TRIES = 9
 
 
 class Partial:
@@ -85,7 +86,7 @@ class Partial:
 
     def _claim(self, flags: int) -> None:
         """Open and lock the journal, and read what it says of the run as a whole."""
-        while self._lock is None:
+        for _ in range(_TRIES):
             descriptor = self._lock = disk.open_file(
                 self.journal_path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags
             )
@@ -96,14 +97,16 @@ class Partial:
             self.heading = heading(self._journal.records())
             if is_locked is False or (is_locked is None and self._is_held(descriptor)):
                 raise DestinationError(self._words_of_holder())
-            if not self._is_still_there(descriptor):
-                # Its holder ended between our opening and our locking it.
-                self._release()
-                flags |= os.O_CREAT
+            if self._is_still_there(descriptor):
+                return
+            # Its holder ended between our opening and our locking it.
+            self._release()
+            flags |= os.O_CREAT
+        raise DestinationError(f"{quote(self.journal_path)} comes and goes: another process works there; run again")
 
     def _is_still_there(self, descriptor: int) -> bool:
-        found = disk.status(descriptor)
-        return disk.exists(self.journal_path) and disk.identity(self.journal_path) == (found.st_dev, found.st_ino)
+        exists = disk.exists(self.journal_path)
+        return exists and os.path.samestat(disk.look(self.journal_path), disk.status(descriptor))
 
     def _is_held(self, descriptor: int) -> bool:
         """Whether the owner on record may still be writing, where no lock tells."""

@@ -127,17 +127,19 @@ def command(*words: object) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A conversion: the destination's name, more words, whether an old result is replaced."""
+    """A conversion: the destination's name, more words, whether an old result is replaced, and whether names swap."""
 
     name: str
     words: tuple[str, ...] = ()
     old: bool = False
     reverse: bool = False
+    swaps: bool = True
 
 
 SCENARIOS = {
     "directory": Scenario("dest"),
     "replaced directory": Scenario("dest", old=True),
+    "replaced directory, in two steps": Scenario("dest", old=True, swaps=False),
     "ckpt with CRC": Scenario("dest.ckpt", ("--crc", "--dtype", "fp16")),
     "replaced ckpt": Scenario("dest.ckpt", old=True),
     "torch file": Scenario("dest.bin", ("--reverse",), reverse=True),
@@ -177,7 +179,10 @@ class Bench:
         return [*words, "--workers", 1, "--max-mem", "1G", *(["--overwrite"] if self.scenario.old else [])]
 
     def convert(self) -> tuple[int, str]:
-        return command(*self.words())
+        with pytest.MonkeyPatch.context() as patch:
+            if not self.scenario.swaps:
+                patch.setattr(disk, "exchange", lambda one, other: False)
+            return command(*self.words())
 
     def final(self) -> dict[str, Any]:
         """What is under final names."""
