@@ -160,10 +160,8 @@ class Diff:
             return f"{names} hold the same: {counted(self.common, 'tensor')}, {format_size(self.a.nbytes)}, bit for bit"
         counts = Counter(d.kind for d in self.differences)
         same = sum(d.kind == "dtype" and d.compared is not None and d.compared.same for d in self.differences)
-        noted = {"dtype": f" (and the same values: {same})"}
-        parts = ", ".join(
-            f"{counts[kind]} {words}{noted.get(kind, '')}" for kind, words in KINDS.items() if counts[kind]
-        )
+        words = {**KINDS, "dtype": f"{KINDS['dtype']} (and the same values: {same})"}
+        parts = ", ".join(f"{counts[kind]} {words[kind]}" for kind in KINDS if counts[kind])
         equal = self.common - sum(counts[kind] for kind in KINDS if not kind.startswith("only"))
         return f"{names} differ: of the tensors, {parts}; {equal} the same{self._advice}"
 
