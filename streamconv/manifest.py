@@ -16,6 +16,7 @@ from . import disk
 from .blocks import BLOCK
 from .destination import MANIFEST
 from .errors import SourceError, quote, reading
+from .formats.files import is_deep, opened, read_at, refuse_costly
 from .layout import Layout
 from .plan import Plan
 
@@ -138,25 +139,34 @@ def _lines(layout: Layout) -> Iterator[str]:
             yield f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
 
 
-def find(path: Path) -> Manifest | None:
+def find(path: Path, room: int | None = None) -> Manifest | None:
     """The manifest of a checkpoint (a directory or a `.ckpt` file), `None` where streamconv has not written it.
 
+    Args:
+        path: the checkpoint.
+        room: bytes of JSON that the memory budget allows; as many as a manifest may have where absent.
+
     Raises:
-        SourceError: there is one, but it is broken.
+        SourceError: there is one, but it is broken, or larger than `room` allows.
     """
     with reading(path):
         place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
-    with reading(place):
-        if not disk.is_file(place):
+        if not disk.exists(place):
             return None
-        if disk.look(place).st_size > _LIMIT:
-            raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
-        text = disk.read_file(place, _LIMIT)
+    most = _LIMIT if room is None else min(room, _LIMIT)
+    with opened(place) as (descriptor, file):
+        if file.size > most:
+            raise SourceError(
+                f"{quote(place)} has {file.size} bytes, and at most {most} are read: raise the budget; more than "
+                f"{_LIMIT} bytes has no manifest of streamconv's"
+            )
+        text = read_at(descriptor, 0, file.size, file)
+    refuse_costly(text, quote(place), _LIMIT if room is None else room)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
-    if not isinstance(values, dict) or values.get("manifest") != VERSION:
+    if not isinstance(values, dict) or is_deep(values) or values.get("manifest") != VERSION:
         raise SourceError(
             f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again"
         )

@@ -81,7 +81,9 @@ def _open_directory(directory: Path, room: Room) -> Catalog:
     ignored = _ignored(directory, names, kind, chosen, bool(index))
     for _, _, inside in shards.values():
         ignored.update(inside)
-    ignored.update({f"{two.extents[0].file.path.name}: {two.name}": f"in {home[two.name]} too" for _, two in twice})
+    ignored.update(
+        {f"{two.extents[0].file.path.name}: {two.name}": f"in {quote(home[two.name])} too" for _, two in twice}
+    )
     return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored, twice)
 
 

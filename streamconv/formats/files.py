@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,10 @@ from ..tensors import SourceFile
 #: NumPy 1's limit; no checkpoint comes near it.
 MAX_RANK = 32
 _LIMIT = 1 << 63
+#: Objects in JSON that nest deeper are no checkpoint's; `json` would read them and not write them again.
+_DEEPEST = 100
+# What a comma costs in memory beside its byte, in bytes of header: what it parts may be an object of few bytes.
+_COMMA_COST = 6
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -88,12 +92,14 @@ def refuse_lfs_pointer(head: bytes, file: SourceFile) -> None:
         )
 
 
-def parse_json_object(raw: bytes, where: str) -> dict[str, object]:
+def parse_json_object(raw: bytes, where: str, limit: int) -> dict[str, object]:
     """The JSON object in `raw`; `where` begins the error messages.
 
     Raises:
-        SourceError: not UTF-8, not JSON, nested too deeply, not an object, or one with a repeated key.
+        SourceError: not UTF-8, not JSON, nested too deeply, not an object, one with a repeated key, or one of more
+            values than `limit` bytes of header stand for.
     """
+    refuse_costly(raw, where, limit)
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -114,6 +120,28 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise SourceError(f"{where} is JSON, but not an object")
     return value
+
+
+def refuse_costly(raw: bytes, where: str, limit: int) -> None:
+    """Raises `SourceError` if this JSON would take more memory as objects than `limit` bytes of header stand for."""
+    values = raw.count(b",")
+    if len(raw) + values * _COMMA_COST > limit:
+        raise SourceError(
+            f"{where} has more than {values} values in {len(raw)} bytes, and these alone need more than the memory "
+            f"budget allows ({limit} bytes of header); raise the budget"
+        )
+
+
+def is_deep(value: object) -> bool:
+    """Whether JSON is nested deeper than any checkpoint's."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [one for some in level for one in _inside(some)]
+    return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def is_unicode(text: str) -> bool:
