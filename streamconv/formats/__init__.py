@@ -81,9 +81,8 @@ def _open_directory(directory: Path, room: Room) -> Catalog:
     ignored = _ignored(directory, names, kind, chosen, bool(index))
     for _, _, inside in shards.values():
         ignored.update(inside)
-    ignored.update(
-        {f"{two.extents[0].file.path.name}: {two.name}": f"in {quote(home[two.name])} too" for _, two in twice}
-    )
+    for _, two in twice:
+        ignored[f"{two.extents[0].file.path.name}: {two.name}"] = f"in {quote(home[two.name])} too"
     return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored, twice)
 
 
@@ -233,16 +232,16 @@ def _ignored(
 def _reason(path: Path, kind: str, indexed: bool) -> str | None:
     """Why an entry beside a checkpoint of a format is left alone; `None` for what holds no weights."""
     with reading(path):
-        is_directory = disk.is_directory(path)
-    if is_directory:
+        mode = disk.mode(path)
+    if stat.S_ISDIR(mode):
         return "a folder: only the directory itself is read"
+    if not stat.S_ISREG(mode):
+        return "no regular file, nor a link to one"
     if special := _special(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
         return special
-    if path.name.endswith(_OTHER_FORMATS):
-        return "another format"
     its = _FORMATS.get(path.suffix)
     if its is None:
-        return None
+        return "another format" if path.name.endswith(_OTHER_FORMATS) else None
     if its == kind:
         return "not named by the index" if indexed else "other files of its format are read instead"
     what = "a torch file: " if its == "torch" else ""

@@ -39,8 +39,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     descriptor = _open(path)
     try:
         status = disk.status(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
+        _refuse_special(path, status)
         yield descriptor, SourceFile(path, status.st_size)
     except OSError as error:
         raise source_error(error, "reading", path) from error
@@ -50,6 +49,8 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
 
 def _open(path: Path) -> int:
     try:
+        # Some devices take being opened for an order. What becomes one meanwhile is refused after that.
+        _refuse_special(path, disk.look(path))
         # Without O_NONBLOCK the open of a FIFO waits for a writer, forever.
         return disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -62,6 +63,11 @@ def _open(path: Path) -> int:
         raise source_error(error, "opening", path) from error
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
+
+
+def _refuse_special(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
 
 
 def _kind(mode: int) -> str:
