@@ -6,6 +6,7 @@ It names no time, no path, and of the source only what the plan's digest covers:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,11 @@ def _is_extent(value: object) -> bool:
 
 
 def _plain(name: str) -> bool:
-    return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in (b"", b".", b"..") and not set(encoded) & set(b"/\0")
 
 
 def _broken(manifest: Manifest, what: str) -> SourceError:
