@@ -154,12 +154,13 @@ def find(path: Path, room: int | None = None) -> Manifest | None:
         place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
         if not disk.exists(place):
             return None
-    most = _LIMIT if room is None else min(room, _LIMIT)
     with opened(place) as (descriptor, file):
-        if file.size > most:
+        if file.size > _LIMIT:
+            raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
+        if room is not None and file.size > room:
             raise SourceError(
-                f"{quote(place)} has {file.size} bytes, and at most {most} are read: raise the budget; more than "
-                f"{_LIMIT} bytes has no manifest of streamconv's"
+                f"{quote(place)} has {file.size} bytes, and the manifest alone needs more than the memory budget "
+                f"allows ({room} bytes); it was not read; raise the budget"
             )
         text = read_at(descriptor, 0, file.size, file)
     refuse_costly(text, quote(place), _LIMIT if room is None else room)

@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,6 +240,15 @@ def test_a_source_that_is_no_file(what: str, ending: str, tmp_path: Path, capsys
         assert ended.code in (2, 3), ended.err
         assert odd.name in ended.err
     assert not (tmp_path / "dest").exists()
+
+
+def test_a_wrong_crc_is_not_checked_and_that_is_said(tmp_path: Path, capsys: Any) -> None:
+    source = tmp_path / "x.ckpt"
+    source.write_bytes(honest(".ckpt") + b"crc_num" + (zlib.crc32(honest(".ckpt")) ^ 1).to_bytes(10, "big"))
+    for words in (("inspect", source), ("convert", source, tmp_path / "dest", *RAW)):
+        ended = running.call(capsys, *words)
+        assert ended.code == 0, ended.err
+        assert "x.ckpt: crc_num (a CRC of the whole file; not checked)" in ended.out + ended.err
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

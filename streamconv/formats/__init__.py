@@ -26,10 +26,18 @@ _Shard = tuple[SourceFile, dict[str, TensorRef], Mapping[str, str]]
 #: What a torch file may end in.
 TORCH_ENDINGS = (".bin", ".pt", ".pth")
 
+
+def _read_ckpt(path: Path, limit: int) -> _Shard:
+    """A `.ckpt`; that its CRC is not checked is said, because nothing else would tell of a damaged tensor."""
+    file, tensors = ckpt.read(path, limit)
+    crc = ckpt.read_crc_tail(path, file.size)
+    return file, tensors, {} if crc is None else {f"{path.name}: crc_num": "a CRC of the whole file; not checked"}
+
+
 _FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
 _READERS: Mapping[str, Callable[[Path, int], _Shard]] = {
     "safetensors": lambda path, limit: (*safetensors.read(path, limit), {}),
-    "ckpt": lambda path, limit: (*ckpt.read(path, limit), {}),
+    "ckpt": _read_ckpt,
     "torch": torch.read,
 }
 _TORCH_WHOLE = "pytorch_model.bin"
