@@ -17,6 +17,7 @@ from .outputs import Output
 
 CONFIG = "adapter_config.json"
 ALPHA = "lora_alpha"
+_MOST_ALPHA = 1 << 31
 
 _DEFAULTS = {
     "peft_type": "LORA",
@@ -40,7 +41,7 @@ def peft_config(outputs: Sequence[Output], config: ModelConfig, directory: Path,
 
     Raises:
         UsageError: nothing tells lora_alpha.
-        SourceError: the rank in the file is not the tensors', or these have several.
+        SourceError: the rank in the file is not the tensors', or these have several, or lora_alpha is no number.
     """
     found = _found(config, directory)
     rank, said = _rank(outputs), found.get("r")
@@ -52,6 +53,9 @@ def peft_config(outputs: Sequence[Output], config: ModelConfig, directory: Path,
             "an adapter is scaled by lora_alpha / r, and nothing tells lora_alpha: give -o lora_alpha=N, or the "
             f"MindFormers YAML or the {CONFIG} with --config FILE"
         )
+    # The text of a number may be without end, and that of lists in a YAML, which may hold one another, is.
+    if not isinstance(told, int | float) or isinstance(told, bool) or not 0 < told < _MOST_ALPHA:
+        raise SourceError(f"{ALPHA} is no number between 0 and {_MOST_ALPHA}; give the right one with -o {ALPHA}=N")
     values = {**_DEFAULTS, **found, "r": rank, ALPHA: told, "target_modules": _modules(outputs)}
     return (json.dumps(values, indent=2) + "\n").encode()
 

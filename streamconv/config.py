@@ -11,11 +11,13 @@ from pathlib import Path
 from . import disk, mindformers
 from .dtypes import TORCH_NAMES, DType
 from .errors import SourceError, UsageError, quote, reading
+from .formats.files import is_deep, opened, refuse_costly
 
 CONFIG = "config.json"
 
-#: Bytes of a config at the most.
+#: Bytes of a config.json at the most; and of a YAML, which takes ten times as long and as much memory to read.
 LIMIT = 16 << 20
+YAML_LIMIT = 64 << 10
 
 #: Files that make a checkpoint a model: they go along with the weights, both ways.
 COMPANIONS = (
@@ -58,47 +60,56 @@ class ModelConfig:
         return self.path is not None and not self.said and "peft_type" not in self.values
 
 
-def load(directory: Path, given: Path | None) -> ModelConfig:
+def load(directory: Path, given: Path | None, room: int | None = None) -> ModelConfig:
     """The config given by hand, else the one beside the weights, else an empty one.
+
+    Args:
+        directory: where the weights are.
+        given: what `--config` names: a file, or the directory of one.
+        room: bytes of JSON that the memory budget allows; as many as a config may have where absent.
 
     Raises:
         UsageError: the one given does not exist.
-        SourceError: it is neither a JSON object nor a MindFormers YAML.
+        SourceError: it is neither a JSON object nor a MindFormers YAML, or larger than `room` allows.
     """
     path = given or directory / CONFIG
     with reading(path):
         path = path / CONFIG if given and disk.is_directory(path) else path
-        found = disk.is_file(path)
+        found = disk.exists(path)
     if not found:
         if given:
             raise UsageError(f"--config {quote(given)}: there is no such file")
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
-        return ModelConfig(path, read_json(path))
-    said = mindformers.parse(_read(path), quote(path))
+        return ModelConfig(path, read_json(path, room))
+    said = mindformers.parse(_read(path, YAML_LIMIT), quote(path))
     return ModelConfig(path, mindformers.as_config(said), said)
 
 
-def _read(path: Path) -> bytes:
-    with reading(path):
-        text = disk.read_file(path, LIMIT + 1)
-    if len(text) > LIMIT:
-        raise SourceError(f"{quote(path)} is larger than {LIMIT} bytes: that is no config")
-    return text
+def _read(path: Path, limit: int) -> bytes:
+    with opened(path) as (descriptor, file):
+        if file.size > limit:
+            raise SourceError(f"{quote(path)} is larger than {limit} bytes: that is no config")
+        return disk.read_up_to(descriptor, limit, 0)
 
 
-def read_json(path: Path) -> Mapping[str, object]:
+def read_json(path: Path, room: int | None = None) -> Mapping[str, object]:
     """The JSON object in a small file.
 
     Raises:
-        SourceError: it cannot be read, is too large for a config, or holds no JSON object.
+        SourceError: it cannot be read, is too large for a config or for `room`, or holds no JSON object.
     """
+    text = _read(path, LIMIT)
+    if room is not None:
+        refuse_costly(text, quote(path), room)
     try:
-        values = json.loads(_read(path))
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{quote(path)} is not JSON: {quote(error)}; fetch it again") from error
     if not isinstance(values, dict):
         raise SourceError(f"{quote(path)} holds no JSON object; fetch it again")
+    if is_deep(values):
+        raise SourceError(f"{quote(path)} is nested deeper than any config; fetch it again")
     return values
 
 

@@ -261,8 +261,8 @@ def plan(
     source, destination = Path(source), target.destination(Path(dest))
     catalog = open_catalog(source, lambda: memory.header_room(limit))
     memory.check_planning(limit, len(catalog))
-    model_config = configs.load(catalog.directory, Path(config) if config else None)
-    made_by = manifest.find(source)
+    model_config = configs.load(catalog.directory, Path(config) if config else None, memory.header_room(limit))
+    made_by = manifest.find(source, memory.header_room(limit))
     chosen, recognised = _family(model, family, model_config, made_by)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
     kind = target.kind(format, destination, direction, chosen, crc)

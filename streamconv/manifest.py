@@ -6,6 +6,7 @@ It names no time, no path, and of the source only what the plan's digest covers:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import xxhash
 from . import disk
 from .blocks import BLOCK
 from .errors import SourceError, quote, reading
+from .formats.files import is_deep, opened, read_at, refuse_costly
 from .layout import Layout
 from .plan import Plan
 
@@ -138,25 +140,35 @@ def _lines(layout: Layout) -> Iterator[str]:
             yield f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
 
 
-def find(path: Path) -> Manifest | None:
+def find(path: Path, room: int | None = None) -> Manifest | None:
     """The manifest of a checkpoint (a directory or a `.ckpt` file), `None` where streamconv has not written it.
 
+    Args:
+        path: the checkpoint.
+        room: bytes of JSON that the memory budget allows; as many as a manifest may have where absent.
+
     Raises:
-        SourceError: there is one, but it is broken.
+        SourceError: there is one, but it is broken, or larger than `room` allows.
     """
     with reading(path):
         place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
-    with reading(place):
-        if not disk.is_file(place):
+        if not disk.exists(place):
             return None
-        if disk.look(place).st_size > _LIMIT:
+    with opened(place) as (descriptor, file):
+        if file.size > _LIMIT:
             raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
-        text = disk.read_file(place, _LIMIT)
+        if room is not None and file.size > room:
+            raise SourceError(
+                f"{quote(place)} has {file.size} bytes, and the manifest alone needs more than the memory budget "
+                f"allows ({room} bytes); it was not read; raise the budget"
+            )
+        text = read_at(descriptor, 0, file.size, file)
+    refuse_costly(text, quote(place), _LIMIT if room is None else room)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
-    if not isinstance(values, dict) or values.get("manifest") != VERSION:
+    if not isinstance(values, dict) or is_deep(values) or values.get("manifest") != VERSION:
         raise SourceError(
             f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again"
         )
@@ -179,7 +191,11 @@ def _is_extent(value: object) -> bool:
 
 
 def _plain(name: str) -> bool:
-    return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in (b"", b".", b"..") and not set(encoded) & set(b"/\0")
 
 
 def _broken(manifest: Manifest, what: str) -> SourceError:

@@ -31,6 +31,25 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# What all merges (`<<`) of a mapping may bring in; MindFormers' own YAMLs have none.
+_MOST_MERGED = 10_000
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Takes no merges of merges that multiply without end, as PyYAML before 6.0.4 does."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge, once what there is to be merged is known to be little."""
+        values = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        merged = [one for value in values for one in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+        for one in merged:
+            if isinstance(one, yaml.MappingNode):
+                self.flatten_mapping(one)
+        if sum(len(one.value) for one in merged) > _MOST_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {_MOST_MERGED} merged keys")
+        super().flatten_mapping(node)
+
+
 def parse(text: bytes, where: str) -> dict[str, object]:
     """The `model.model_config` of a YAML as MindFormers spells it; its `moe_config` may stand beside `model`, too.
 
@@ -38,15 +57,16 @@ def parse(text: bytes, where: str) -> dict[str, object]:
         SourceError: it is no YAML, or has none.
     """
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        values = yaml.load(text, _Loader)
+    except Exception as error:  # what a safe loader makes of a wrong scalar may raise anything: KeyError, IndexError …
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(f"{where} is not YAML: {quote(first)}; fetch it again") from error
     said = _mapping(_mapping(_mapping(values).get("model")).get("model_config"))
     if not said:
         raise SourceError(f"{where} has no model.model_config, where MindFormers says what the model is")
     experts = {**_mapping(_mapping(values).get("moe_config")), **_mapping(said.get("moe_config"))}
-    return {**{str(key): value for key, value in said.items()}, **({"moe_config": experts} if experts else {})}
+    named = {key: value for key, value in said.items() if isinstance(key, str)}
+    return {**named, **({"moe_config": experts} if experts else {})}
 
 
 def as_config(said: Mapping[str, object]) -> dict[str, object]:

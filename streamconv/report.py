@@ -124,7 +124,7 @@ class Report:
         if self.tally.overflowed:
             lines.append(
                 f"{sum(self.tally.overflowed.values())} finite values became infinite, in "
-                f"{counted(len(self.tally.overflowed), 'tensor')}: {_some(list(self.tally.overflowed))}"
+                f"{counted(len(self.tally.overflowed), 'tensor')}: {_some(list(self.tally.overflowed), show=quote)}"
             )
         return "\n".join(lines)
 

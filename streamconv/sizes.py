@@ -11,10 +11,13 @@ import ast
 from collections.abc import Mapping
 from functools import cache
 
-from .errors import InternalError, UsageError
+from .errors import InternalError, SourceError, UsageError
 
 # Where the config says nothing, and a family's table does.
 _DERIVED = "by default "
+
+# MindSpore's dimensions are 31 bits wide, and so is what an option takes.
+_LIMIT = 1 << 31
 
 
 class ShapeConflictError(Exception):
@@ -43,6 +46,7 @@ class Sizes:
 
         Raises:
             UsageError: what was given by hand contradicts the config.
+            SourceError: the config has a number that no model has.
         """
         self._table = table
         self._values: dict[str, int] = {}
@@ -71,6 +75,8 @@ class Sizes:
             value, origin = self.value(key[1:]), _DERIVED + key[1:]
         else:
             value, origin = look_up(config, key), f"config: {key}"
+        if isinstance(value, int) and value >= _LIMIT and not key.startswith("="):
+            raise SourceError(f"config: {key} is {_LIMIT} or more, which no model has; fetch the config again")
         # What a config may set to zero (dense layers, say) has `| =0` in the table.
         if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or key == "=0"):
             self.learn(name, value, origin)

@@ -16,8 +16,10 @@ def destination(path: Path) -> Destination:
     """DEST: a directory, or a file by its ending.
 
     Raises:
-        UsageError: it ends as a file that is not written alone.
+        UsageError: it ends as a file that is not written alone, or no file could have that name.
     """
+    if "\0" in str(path):
+        raise UsageError(f"{quote(path)} is no path that a file could have: it has a NUL in it")
     if path.suffix == ".safetensors":
         raise UsageError(
             f"{quote(path)}: a destination is a directory, or a file that ends in .ckpt or {', '.join(TORCH_ENDINGS)}"

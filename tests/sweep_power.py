@@ -4,8 +4,8 @@
 
 A model of a disk follows all calls of the file layer: written bytes and changed names are volatile until their file, or
 their directory, is synced. At every sync the volatile part is thrown away, in three ways that file systems differ in:
-names too, bytes and sizes, or bytes alone. What remains is laid out on a real disk; under the final name there may be nothing, the old,
-or all of the new, and the same command has to end with the same bytes as an undisturbed one.
+names too, bytes and sizes, or bytes alone. What remains is laid out on a real disk; under the final name there may be
+nothing, the old, or all of the new, and the same command has to end with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations

@@ -26,10 +26,18 @@ _Shard = tuple[SourceFile, dict[str, TensorRef], Mapping[str, str]]
 #: What a torch file may end in.
 TORCH_ENDINGS = (".bin", ".pt", ".pth")
 
+
+def _read_ckpt(path: Path, limit: int) -> _Shard:
+    """A `.ckpt`; that its CRC is not checked is said, because nothing else would tell of a damaged tensor."""
+    file, tensors = ckpt.read(path, limit)
+    crc = ckpt.read_crc_tail(path, file.size)
+    return file, tensors, {} if crc is None else {f"{path.name}: crc_num": "a CRC of the whole file; not checked"}
+
+
 _FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
 _READERS: Mapping[str, Callable[[Path, int], _Shard]] = {
     "safetensors": lambda path, limit: (*safetensors.read(path, limit), {}),
-    "ckpt": lambda path, limit: (*ckpt.read(path, limit), {}),
+    "ckpt": _read_ckpt,
     "torch": torch.read,
 }
 _TORCH_WHOLE = "pytorch_model.bin"
@@ -81,7 +89,8 @@ def _open_directory(directory: Path, room: Room) -> Catalog:
     ignored = _ignored(directory, names, kind, chosen, bool(index))
     for _, _, inside in shards.values():
         ignored.update(inside)
-    ignored.update({f"{two.extents[0].file.path.name}: {two.name}": f"in {home[two.name]} too" for _, two in twice})
+    for _, two in twice:
+        ignored[f"{two.extents[0].file.path.name}: {two.name}"] = f"in {quote(home[two.name])} too"
     return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored, twice)
 
 
@@ -231,16 +240,16 @@ def _ignored(
 def _reason(path: Path, kind: str, indexed: bool) -> str | None:
     """Why an entry beside a checkpoint of a format is left alone; `None` for what holds no weights."""
     with reading(path):
-        is_directory = disk.is_directory(path)
-    if is_directory:
+        mode = disk.mode(path)
+    if stat.S_ISDIR(mode):
         return "a folder: only the directory itself is read"
+    if not stat.S_ISREG(mode):
+        return "no regular file, nor a link to one"
     if special := _special(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
         return special
-    if path.name.endswith(_OTHER_FORMATS):
-        return "another format"
     its = _FORMATS.get(path.suffix)
     if its is None:
-        return None
+        return "another format" if path.name.endswith(_OTHER_FORMATS) else None
     if its == kind:
         return "not named by the index" if indexed else "other files of its format are read instead"
     what = "a torch file: " if its == "torch" else ""

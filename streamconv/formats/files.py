@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,10 @@ from ..tensors import SourceFile
 #: NumPy 1's limit; no checkpoint comes near it.
 MAX_RANK = 32
 _LIMIT = 1 << 63
+#: Objects in JSON that nest deeper are no checkpoint's; `json` would read them and not write them again.
+_DEEPEST = 100
+# What a comma costs in memory beside its byte, in bytes of header: what it parts may be an object of few bytes.
+_COMMA_COST = 6
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -35,8 +39,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     descriptor = _open(path)
     try:
         status = disk.status(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
+        _refuse_special(path, status)
         yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise source_error(error, "reading", path) from error
@@ -46,6 +49,8 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
 
 def _open(path: Path) -> int:
     try:
+        # Some devices take being opened for an order. What becomes one meanwhile is refused after that.
+        _refuse_special(path, disk.look(path))
         # Without O_NONBLOCK the open of a FIFO waits for a writer, forever.
         return disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -58,6 +63,11 @@ def _open(path: Path) -> int:
         raise source_error(error, "opening", path) from error
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
+
+
+def _refuse_special(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
 
 
 def _kind(mode: int) -> str:
@@ -88,12 +98,14 @@ def refuse_lfs_pointer(head: bytes, file: SourceFile) -> None:
         )
 
 
-def parse_json_object(raw: bytes, where: str) -> dict[str, object]:
+def parse_json_object(raw: bytes, where: str, limit: int) -> dict[str, object]:
     """The JSON object in `raw`; `where` begins the error messages.
 
     Raises:
-        SourceError: not UTF-8, not JSON, nested too deeply, not an object, or one with a repeated key.
+        SourceError: not UTF-8, not JSON, nested too deeply, not an object, one with a repeated key, or one of more
+            values than `limit` bytes of header stand for.
     """
+    refuse_costly(raw, where, limit)
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -114,6 +126,28 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise SourceError(f"{where} is JSON, but not an object")
     return value
+
+
+def refuse_costly(raw: bytes, where: str, limit: int) -> None:
+    """Raises `SourceError` if this JSON would take more memory as objects than `limit` bytes of header stand for."""
+    values = raw.count(b",")
+    if len(raw) + values * _COMMA_COST > limit:
+        raise SourceError(
+            f"{where} has more than {values} values in {len(raw)} bytes, and these alone need more than the memory "
+            f"budget allows ({limit} bytes of header); raise the budget"
+        )
+
+
+def is_deep(value: object) -> bool:
+    """Whether JSON is nested deeper than any checkpoint's."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [one for some in level for one in _inside(some)]
+    return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def is_unicode(text: str) -> bool:

@@ -50,7 +50,8 @@ def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef
     """
     with opened(path) as (descriptor, file):
         length = _header_length(descriptor, file, header_limit)
-        header = parse_json_object(read_at(descriptor, 8, length, file), f"the header of {quote(path.name)}")
+        where = f"the header of {quote(path.name)}"
+        header = parse_json_object(read_at(descriptor, 8, length, file), where, header_limit)
     _check_metadata(header.pop(METADATA, None), file)
     entries = sorted((_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end))
     shapes = {entry.shape: entry.shape for entry in entries}
@@ -151,7 +152,8 @@ def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) 
 
 def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
     """Lets the reference implementation judge too; it maps the file and reads its header, no tensor."""
-    if any(entry.dtype.name in _NEW_IN_LIBRARY for entry in entries):
+    # The library takes no path that is not Unicode, and Linux gives such names to files.
+    if any(entry.dtype.name in _NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
         return
     try:
         with safe_open(str(file.path), framework="np"):

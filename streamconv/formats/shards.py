@@ -92,7 +92,7 @@ def read_index(path: Path, size_limit: int) -> dict[str, str]:
                 f"{name} has {file.size} bytes, and the index alone needs more than the memory budget allows "
                 f"({size_limit} bytes); it was not read; raise the budget"
             )
-        index = parse_json_object(read_at(descriptor, 0, file.size, file), name)
+        index = parse_json_object(read_at(descriptor, 0, file.size, file), name, size_limit)
     weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
     if not found or len(found) != len(_items(weight_map)):

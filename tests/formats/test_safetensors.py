@@ -124,7 +124,9 @@ def test_an_unknown_dtype_is_not_guessed(read, dtype):
 def test_a_header_beyond_the_budget_is_refused_unread(read):
     with pytest.raises(SourceError, match="the header alone needs more than the memory budget"):
         read(encode(b"{" * 101, b""), header_limit=100)
-    read(encode({"t": u8(0, 2)}, b"ab"), header_limit=60)
+    with pytest.raises(SourceError, match="more than 3 values in 60 bytes"):
+        read(encode({"t": u8(0, 2)}, b"ab"), header_limit=60)
+    read(encode({"t": u8(0, 2)}, b"ab"), header_limit=78)
 
 
 def test_only_the_header_is_read(tmp_path, monkeypatch):

@@ -300,9 +300,9 @@ def test_headers_and_index_beyond_the_budget_are_refused(tmp_path, sharded):
         open_catalog(tmp_path, lambda: 10)
     (tmp_path / shards.HF_INDEX).unlink()
     used = safetensors.read(tmp_path / A, 10_000)[0].size - 16
-    open_catalog(tmp_path, lambda: used)
+    open_catalog(tmp_path, lambda: 2 * used)
     with pytest.raises(SourceError, match=f"{B} has a header of .* memory budget"):
-        open_catalog(tmp_path, iter([used, used, used - 9]).__next__)
+        open_catalog(tmp_path, iter([2 * used, 2 * used, used - 9]).__next__)
 
 
 def test_two_indexes_that_contradict_each_other(tmp_path, sharded, index):
