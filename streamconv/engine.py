@@ -8,12 +8,13 @@ What a model is, nothing here knows.
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -21,6 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from .boxes import Cells, boxes, cells, position
+from .errors import SourceChangedError, StorageError, quote
 from .grids import Box, box_shape, runs, slabs
 from .memory import Budget, resident_bytes
 from .outputs import Output, SameBytes
@@ -340,9 +342,23 @@ class _Worker(threading.Thread):
             begin += count
 
     def _write(self, task: _Task, slab: Box, data: Bits, overflowed: int) -> None:
-        with self._record.writing(task.number, slab, data.nbytes, overflowed):
+        with self._record.writing(task.number, slab, data.nbytes, overflowed), _of_source(task.output):
             file = _put(self._sink, task.output, slab, data)
         self._tally.add(task.output.name, data.nbytes, overflowed, file)
+
+
+@contextmanager
+def _of_source(output: Output) -> Iterator[None]:
+    """What a write says of bytes that are mapped and there no more is the source's fault, not the destination's."""
+    try:
+        yield
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFAULT:
+            raise SourceChangedError(
+                f"the source became shorter during the run, while {quote(output.name)} was written: "
+                "run again when it is at rest"
+            ) from error
+        raise
 
 
 def _put(sink: Sink, output: Output, box: Box, data: Bits) -> str:

@@ -1,0 +1,303 @@
+"""Resume: whatever stopped a run, and however the next one differs, the result is that of an undisturbed one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import running
+import sweep_faults
+from running import run, tree
+
+import streamconv
+from streamconv import disk, journal
+from streamconv.memory import Budget
+from streamconv.writer import FileSink
+
+#: The module, which the function of its name hides.
+CONVERT = importlib.import_module("streamconv.convert")
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture
+def small_units():
+    with sweep_faults.small_units():
+        yield
+
+
+def converted(source: Path, dest: Path, after: int | None, region: int, workers: int, **arguments: object) -> bool:
+    """A run whose windows and boxes have `region` bytes, stopped `after` so many writes; whether it came to its end."""
+    put, calls = FileSink.put, []
+
+    def counted(*values: object) -> str:
+        calls.append(1)
+        if after is not None and len(calls) > after:
+            raise StoppedError
+        return put(*values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CONVERT.Conversion, "budget", Budget(1 << 30, 1 << 20, workers, region))
+        patch.setattr(FileSink, "put", counted)
+        try:
+            streamconv.convert(source, dest, **arguments)
+        except StoppedError:
+            return False
+    return True
+
+
+def with_large_values(source: Path) -> Path:
+    """Every 50th value is one that fp16 does not hold."""
+    for shard in source.glob("*.safetensors"):
+        data = bytearray(shard.read_bytes())
+        begin = 8 + int.from_bytes(data[:8], "little")
+        for at in range(begin, len(data) - 1, 100):
+            data[at : at + 2] = b"\x7f\x7f"
+        shard.write_bytes(data)
+    return source
+
+
+@pytest.mark.parametrize("dest", ["dest", "dest.ckpt"])
+@pytest.mark.parametrize("seed", range(12))
+def test_runs_of_other_budgets_and_workers_go_on(seed: int, dest: str, tmp_path: Path, small_units) -> None:
+    """Overflow is counted once: the manifest is the same too."""
+    chance, source = random.Random(seed), with_large_values(running.tiny(tmp_path / "source", 4000))
+    arguments = {"dtype": "fp16", "crc": dest != "dest"}
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    streamconv.convert(source, tmp_path / "one" / dest, **arguments)
+    manifest = next((tmp_path / "one").rglob("*streamconv.json")).read_text()
+    assert '"overflowed": {}' not in manifest
+    for _ in range(chance.randint(1, 4)):
+        region, workers = chance.choice([200, 1000, 5000, 100_000]), chance.randint(1, 3)
+        if converted(source, tmp_path / "other" / dest, chance.randint(0, 60), region, workers, **arguments):
+            break
+    else:
+        assert converted(source, tmp_path / "other" / dest, None, 3000, 2, **arguments)
+    assert tree(tmp_path / "other") == tree(tmp_path / "one")
+
+
+def stopped(source: Path, dest: Path, **arguments: object) -> Path:
+    """A conversion that is stopped when all is on record; its journal."""
+
+    def stop(progress: streamconv.Progress) -> None:
+        if progress.done == progress.total:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        streamconv.convert(source, dest, progress=stop, **arguments)
+    return dest.with_name(f"{dest.name}.partial.streamconv")
+
+
+def damage(data: bytes, chance: random.Random) -> bytes:
+    """The journal, with bytes changed, lines gone, or its end cut off."""
+    how = chance.choice(["flip", "cut", "line", "zeros", "garbage"])
+    at = chance.randrange(len(data))
+    if how == "flip":
+        return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+    if how == "cut":
+        return data[:at]
+    if how == "line":
+        lines = data.split(b"\n")
+        del lines[chance.randrange(len(lines))]
+        return b"\n".join(lines)
+    if how == "zeros":
+        return data[:at] + bytes(min(100, len(data) - at)) + data[at + 100 :]
+    return data + chance.randbytes(chance.randint(1, 300))
+
+
+@pytest.mark.parametrize("dest", ["dest", "dest.ckpt"])
+def test_a_damaged_journal_is_never_trusted(dest: str, tmp_path: Path, small_units) -> None:
+    chance, source = random.Random(5), running.tiny(tmp_path / "source", 4000)
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    streamconv.convert(source, tmp_path / "one" / dest, crc=dest != "dest")
+    for _ in range(60):
+        path = stopped(source, tmp_path / "other" / dest, crc=dest != "dest")
+        for _ in range(chance.randint(1, 3)):
+            path.write_bytes(damage(path.read_bytes() or b"-", chance))
+        streamconv.convert(source, tmp_path / "other" / dest, crc=dest != "dest")
+        assert tree(tmp_path / "other") == tree(tmp_path / "one")
+        shutil.rmtree(tmp_path / "other")
+        (tmp_path / "other").mkdir()
+
+
+def test_the_block_of_a_damaged_record_is_written_again(tmp_path: Path, small_units) -> None:
+    """One record of a box is spoilt, and so is what it spoke of: both are made anew, and nothing else is."""
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    streamconv.convert(source, tmp_path / "undisturbed")
+    path = stopped(source, dest)
+    lines = path.read_bytes().split(b"\n")
+    (spoilt,) = (n for n, line in enumerate(lines) if b'["box",0,' in line)
+    lines = [line.replace(b'["box",0', b'["box",9') if n == spoilt else line for n, line in enumerate(lines)]
+    path.write_bytes(b"\n".join(line for line in lines if b'["block"' not in line))
+    report = streamconv.convert(source, dest)
+    first = report.prepared.plan.outputs[0].spec.nbytes
+    assert report.tally.total - report.tally.resumed == first
+    assert tree(dest) == tree(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("how", ["gone", "shorter", "longer", "a link"])
+def test_a_file_that_is_not_as_it_was_made_is_made_anew(how: str, tmp_path: Path, small_units) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    streamconv.convert(source, tmp_path / "undisturbed", max_shard_size=3000)
+    stopped(source, dest, max_shard_size=3000)
+    shard = sorted((tmp_path / "dest.partial").glob("*.safetensors"))[0]
+    size = shard.stat().st_size
+    if how in ("gone", "a link"):
+        shard.unlink()
+        if how == "a link":
+            shard.symlink_to(tmp_path / "precious")
+            (tmp_path / "precious").write_bytes(bytes(size))
+    else:
+        os.truncate(shard, size + (1 if how == "longer" else -1))
+    if how == "a link":
+        with pytest.raises(streamconv.StreamconvError, match=shard.name):
+            streamconv.convert(source, dest, max_shard_size=3000)
+        assert (tmp_path / "precious").read_bytes() == bytes(size)
+        streamconv.convert(source, dest, max_shard_size=3000, restart=True)
+    else:
+        report = streamconv.convert(source, dest, max_shard_size=3000)
+        assert 0 < report.tally.resumed < report.tally.total
+    assert tree(dest) == tree(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": "bf16"}, "--dtype was not given, is bf16"),
+        ({"max_shard_size": 3000}, "--max-shard-size was 5000000000, is 3000"),
+        ({"options": {"qkv_concat": "blocks"}}, "-o qkv_concat was false, is blocks"),
+        ({"model": "raw"}, "--model was llama, is raw"),
+        ({"format": "hf", "model": "raw"}, "--format was safetensors, is hf"),
+        ({"version": "9.9"}, "streamconv was 9.9, is "),
+        ({"shard": "gone"}, "the source's model-00001-of-00003.safetensors is not there any more"),
+    ],
+)
+def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp_path: Path, monkeypatch) -> None:
+    source, dest = running.tiny(tmp_path / "source", 5000), tmp_path / "dest"
+    with monkeypatch.context() as patch:
+        if version := change.pop("version", None):
+            patch.setattr(CONVERT, "_version", lambda: version)
+        stopped(source, dest)
+    if change.pop("shard", None):
+        shutil.move(source, tmp_path / "old")
+        running.tiny(source, 1 << 30)
+        words = r"the source's model-00001-of-0000\d.safetensors is not there any more"
+    before = tree(tmp_path)
+    with pytest.raises(streamconv.StreamconvError, match=words) as refused:
+        streamconv.convert(source, dest, **change)
+    assert refused.value.exit_code == 8
+    assert "give source and options as they were; to throw it away, add --restart" in str(refused.value)
+    assert tree(tmp_path) == before
+    streamconv.convert(source, dest, restart=True, **change)
+    assert streamconv.verify(source, dest)
+
+
+def test_what_decides_no_byte_may_differ(tmp_path: Path) -> None:
+    """Budget, workers, I/O, and where the source lies."""
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    stopped(source, dest, max_mem="300M", workers=1)
+    source.rename(tmp_path / "moved")
+    report = streamconv.convert(tmp_path / "moved", dest, max_mem="400M", workers=2, io="read")
+    assert report.tally.resumed == report.tally.total
+
+
+# -- a source under our feet -------------------------------------------------------------------------------------------
+
+#: Behind the twentieth mapping the file is emptied: the next look at it is deadly.
+CUT = """
+import os
+import streamconv.disk as disk
+mapped, count = disk.map_file, []
+def map_file(descriptor, length, offset):
+    found = mapped(descriptor, length, offset)
+    count.append(1)
+    if len(count) == 20:
+        os.truncate(os.readlink(f"/proc/self/fd/{descriptor}"), 0)
+    return found
+disk.map_file = map_file
+"""
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+def test_a_death_by_sigbus_leaves_what_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / name
+    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.iterdir()}
+    words = ("convert", source, dest, "--workers", 1, "--io", "map", "--dtype", "fp32", "--quiet")
+    process = running.start(*words, before=running.SLOW + CUT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGBUS
+    assert not dest.exists()
+    for path, (content, modified) in kept.items():
+        path.write_bytes(content)
+        os.utime(path, ns=(modified, modified))
+    done = run(*words, "--json")
+    assert done.code == 0, done.err
+    assert int(re.search(r'"resumed_bytes": (\d+)', done.out)[1]) > 0
+    assert streamconv.verify(source, dest)
+
+
+def test_a_mapping_that_ends_while_it_is_written_is_the_source_s_fault(tmp_path: Path) -> None:
+    """The kernel meets the missing page then, and is not killed for it."""
+    source = running.tiny(tmp_path / "source")
+    process = running.start("convert", source, tmp_path / "dest", "--workers", 1, "--io", "map", before=CUT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert b"the source became shorter during the run, while " in err
+    assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
+
+
+# -- media -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_device(tmp_path: Path):
+    folder = tmp_path / "device"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("another device needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_source_on_another_device(other_device: Path, tmp_path: Path) -> None:
+    source, dest = running.tiny(other_device / "source"), tmp_path / "dest"
+    subprocess.run(["mount", "-o", "remount,ro", str(other_device)], check=True)
+    streamconv.convert(source, dest)
+    assert streamconv.verify(source, dest)
+    ended = run("convert", source, other_device / "dest", "--model", "raw", "--quiet")
+    assert ended.code == 5
+    assert "Read-only file system; choose a destination on a writable file system" in ended.err
+
+
+def test_a_destination_on_another_device(other_device: Path, tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source"), other_device / "dest"
+    stopped(source, dest)
+    streamconv.convert(source, dest)
+    assert streamconv.verify(source, dest)
+    streamconv.convert(source, dest, dtype="fp16", overwrite=True)
+    assert os.listdir(other_device) == ["dest"]  # noqa: PTH208
+
+
+def test_the_journal_takes_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        path = stopped(running.tiny(tmp_path / "source"), tmp_path / "dest")
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o600
+    descriptor = disk.open_file(path, os.O_RDONLY)
+    records = list(journal.Journal(path, descriptor).records())
+    disk.release(descriptor)
+    assert records[1][0] == "held"
