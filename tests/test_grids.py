@@ -9,7 +9,21 @@ from helpers import indices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.grids import Grid, Loop, box_grid, box_shape, clip, flat_index, runs, unmerge, whole
+from streamconv.grids import (
+    Box,
+    Grid,
+    Loop,
+    box_grid,
+    box_shape,
+    clip,
+    flat_index,
+    joined,
+    runs,
+    slabs,
+    unmerge,
+    whole,
+    without,
+)
 
 
 @st.composite
@@ -114,3 +128,37 @@ def test_rows_of_a_merged_axis_stay_few_grids(rows) -> None:
     """Head, body and tail, however long it is."""
     grid = box_grid(((3, rows * 7 - 2), (0, 4)))
     assert len(list(unmerge(grid, 0, 7))) <= 3
+
+
+@st.composite
+def boxes_of(draw: st.DrawFn, rank: int) -> Box:
+    pairs = [sorted(draw(st.tuples(st.integers(0, 5), st.integers(0, 5)))) for _ in range(rank)]
+    return tuple((low, high + 1) for low, high in pairs)
+
+
+def points(box: Box) -> set[tuple[int, ...]]:
+    return set(product(*(range(low, high) for low, high in box)))
+
+
+@given(st.integers(0, 3).flatmap(lambda rank: st.tuples(boxes_of(rank), boxes_of(rank))))
+def test_what_of_a_box_lies_outside_another(pair) -> None:
+    one, other = pair
+    parts = [points(part) for part in without(one, other)]
+    assert sum(map(len, parts)) == len(set().union(*parts))
+    assert set().union(*parts) == points(one) - points(other)
+
+
+@given(st.integers(1, 3).flatmap(lambda rank: st.tuples(boxes_of(rank), boxes_of(rank))))
+def test_two_boxes_that_make_one(pair) -> None:
+    one, other = pair
+    both = joined(one, other)
+    if both is not None:
+        assert points(both) == points(one) | points(other)
+        assert not points(one) & points(other)
+
+
+@given(st.integers(0, 3).flatmap(boxes_of), st.integers(1, 40))
+def test_slabs_are_runs_of_a_box_in_its_order(box, most) -> None:
+    parts = list(slabs(box, most))
+    assert [point for part in parts for point in sorted(points(part))] == sorted(points(box))
+    assert all(len(points(part)) <= most for part in parts)
