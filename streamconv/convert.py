@@ -1,214 +1,29 @@
-"""The recipe: open → recognise → plan → lay out → budget → build → prove → put in place. Also the public Python API."""
+"""The recipe: open → recognise → plan → lay out → budget. Also the public Python API; `conversion` is how it runs."""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 
-from . import (
-    adapters,
-    checking,
-    disk,
-    dtypes,
-    engine,
-    families,
-    identity,
-    layout,
-    manifest,
-    memory,
-    sampling,
-    target,
-    verify,
-)
+from . import checking, disk, dtypes, families, layout, manifest, memory, sampling, target, verify
 from . import config as configs
+from .conversion import Conversion
 from .engine import OnProgress, Progress
-from .errors import SourceChangedError, StreamconvError, UsageError, VerificationError, quote, reading, storing
+from .errors import UsageError, quote, reading
 from .families import Family, Value
 from .formats import open_catalog
-from .journal import Ledger
 from .layout import HF_SAFETENSORS, PEFT
 from .options import Question, decided_plan, parse_options, said_options
-from .partial import Partial
-from .recorder import Recorder
-from .report import Prepared, Report
-from .rules import TIED, Direction
-from .sources import alike, check_io, check_unchanged, uses_mapping
-from .units import format_size, parse_size
-from .writer import FileSink
+from .report import Report
+from .rules import Direction
+from .sources import alike, check_io
+from .units import parse_size
 
 PathLike = str | os.PathLike[str]
 
 DEFAULT_SHARD = "5GB"
-
-#: Errors after which nothing that was built is trusted.
-_MAKES_WORTHLESS = (SourceChangedError, VerificationError)
-
-
-class Conversion(Prepared):
-    """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it."""
-
-    def check(self) -> None:
-        """What can be wrong although the plan is made.
-
-        Raises:
-            BudgetError: the memory budget is too small.
-            UsageError: nothing tells how an adapter is scaled.
-        """
-        self.budget  # noqa: B018 - raises
-        if self.plan.is_adapter and self.plan.direction is Direction.REVERSE:
-            self._adapter_config()
-
-    def run(self, on_progress: OnProgress | None = None) -> Report:
-        """Convert.
-
-        What an earlier run of the same conversion made durable is not done again.
-
-        Raises:
-            StreamconvError: see its subclasses; nothing new is left under the final name.
-        """
-        started = time.monotonic()
-        budget, mapped = self.budget, uses_mapping(self.io, self.catalog.files)
-        conversion = identity.describe(self, _version())
-        with Partial(self.destination.path, self.destination.single, conversion, self.restart) as partial:
-            if partial.is_finished() and not self.restart:
-                partial.settle()
-                tally = engine.Tally(self.plan.nbytes, self.plan.nbytes, self.plan.nbytes)
-            else:
-                tally = self._run(partial, budget, mapped, on_progress)
-        return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
-
-    def _run(
-        self, partial: Partial, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None
-    ) -> engine.Tally:
-        """Check → build → prove → put in place."""
-        partial.check_same()
-        self.destination.check(self.catalog, self.overwrite)
-        names = [file.name for file in self.layout.files]
-        self.destination.check_room(self.layout.total - partial.allocated(names))
-        for check in self.plan.checks:
-            engine.check_same_bytes(check, budget, mapped)
-        recorder = self._recorder(partial, names)
-        try:
-            tally, digests = self._build(partial.place, recorder, budget, mapped, on_progress)
-            if self.verify:
-                self._prove(partial, budget, mapped, on_progress)
-            check_unchanged(self.catalog.files)
-            # Hours may have passed: what came to lie at the destination meanwhile is not ours to replace either.
-            self.destination.check(self.catalog, self.overwrite)
-            record = manifest.write(self.plan, self.layout, self.max_shard_size, digests, tally.overflowed, _version())
-            partial.commit(record)
-        except BaseException as error:
-            partial.is_worth_keeping = recorder.safe > 0 and not isinstance(error, _MAKES_WORTHLESS)
-            if isinstance(error, StreamconvError):
-                error.add(self._what_is_left(partial, recorder.safe))
-            raise
-        return tally
-
-    def _prove(self, partial: Partial, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None) -> None:
-        """Read what was built from the disk, not out of the page cache, and compare it with the source."""
-        partial.forget([file.name for file in self.layout.files])
-        try:
-            self._compare(partial.place, budget, mapped, on_progress)
-        except VerificationError as error:
-            error.add("the storage did not keep what was written to it: check the device, and convert again")
-            raise
-
-    def _recorder(self, partial: Partial, names: list[str]) -> Recorder:
-        """What earlier runs left, and the journal to go on with."""
-        journal = partial.begin(names)
-        ledger = Ledger(self.plan.outputs, self.layout.files)
-        with storing(partial.journal_path, "cannot read"):
-            ledger.load(journal.records(), lambda file: partial.holds(file.name, file.size))
-        return Recorder(journal, ledger, {name: number for number, name in enumerate(names)})
-
-    def _build(
-        self,
-        place: Path,
-        recorder: Recorder,
-        budget: memory.Budget,
-        mapped: bool,
-        on_progress: OnProgress | None,
-    ) -> tuple[engine.Tally, Mapping[str, list[str]]]:
-        """All files, durable, with the digests of their blocks."""
-        sink = FileSink(self.layout, place, self.destination.single, recorder)
-        tally = engine.Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
-        try:
-            with recorder.recording(sink.sync):
-                engine.run(self.plan, sink, budget, mapped, on_progress, record=recorder, tally=tally)
-            digests = sink.finish()
-        finally:
-            sink.close()
-        if not self.destination.single:
-            self._write_companions(place)
-        return tally, digests
-
-    def _what_is_left(self, partial: Partial, safe: int) -> str:
-        if partial.is_in_place:
-            return f"{quote(partial.path)} is complete all the same: give the command again, and the rest is tidied up"
-        if not partial.is_worth_keeping:
-            return "nothing is left of it"
-        return (
-            f"{format_size(safe)} of {format_size(self.plan.nbytes)} are safe in {quote(partial.place)}: "
-            "the same command goes on from there, and with --restart it begins anew"
-        )
-
-    def _write_companions(self, place: Path) -> None:
-        """Indices, the mended config, tokenizer and generation files."""
-        with storing(place, "cannot write into"):
-            for name, data in {**self.layout.texts, **self._configs()}.items():
-                disk.write_synced(place / name, data)
-            for path in configs.companions(self.config, self.catalog.directory):
-                disk.copy_synced(path, place / path.name)
-
-    def _configs(self) -> Mapping[str, bytes]:
-        """The config of what is written: a model's, or an adapter's."""
-        if not self.plan.is_adapter:
-            return {configs.CONFIG: self._mended_config()} if self.config.goes_along else {}
-        if self.plan.direction is Direction.REVERSE:
-            return {adapters.CONFIG: self._adapter_config()}
-        beside = self.catalog.directory / adapters.CONFIG
-        with reading(beside):
-            return {adapters.CONFIG: disk.read_file(beside, configs.LIMIT)} if disk.is_file(beside) else {}
-
-    def _adapter_config(self) -> bytes:
-        alpha = self.plan.options.get(adapters.ALPHA)
-        return adapters.peft_config(self.plan.outputs, self.config, self.catalog.directory, alpha)
-
-    def _mended_config(self) -> bytes:
-        settled = {**self.family.settled(self.plan.options), **({TIED: False} if self.plan.untied else {})}
-        return configs.mended(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
-
-    def compare(self, on_progress: OnProgress | None = None, sample: sampling.Sample | None = None) -> verify.Verified:
-        """Convert again in memory, all or a sample, and compare every byte with the destination.
-
-        Raises:
-            VerificationError: a byte differs.
-        """
-        mapped = uses_mapping(self.io, self.catalog.files)
-        return self._compare(self.destination.path, self.budget, mapped, on_progress, sample)
-
-    def _compare(
-        self,
-        path: Path,
-        budget: memory.Budget,
-        mapped: bool,
-        on_progress: OnProgress | None,
-        sample: sampling.Sample | None = None,
-    ) -> verify.Verified:
-        sink = verify.CompareSink(self.layout, path)
-        try:
-            chosen = verify.chosen_boxes(self.layout, sample) if sample else None
-            tally = engine.run(self.plan, sink, budget, mapped, on_progress, chosen=chosen)
-            if sample is None:
-                sink.finish()
-        finally:
-            sink.close()
-        files = len(self.layout.files) + len(self.layout.texts)
-        return verify.Verified(files, len(self.plan.outputs), tally.done, self.plan.nbytes)
 
 
 def plan(
@@ -394,10 +209,6 @@ def _remembered(found: manifest.Manifest) -> dict[str, object]:
         "max_shard_size": found.number("max_shard_size"),
         "crc": bool(found["crc"]),
     }
-
-
-def _version() -> str:
-    return version("streamconv")
 
 
 __all__ = ["Conversion", "Progress", "Report", "convert", "plan", "verify_checkpoint"]

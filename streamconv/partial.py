@@ -79,6 +79,7 @@ class Partial:
     ) -> None:
         if kind is not None and self._begun and not (self.is_worth_keeping or self.is_in_place):
             with suppress(OSError):
+                self._put_back()
                 self._remove()
         self._release()
 
@@ -219,6 +220,7 @@ class Partial:
                 self._claim(os.O_CREAT)
                 self.check_same()
             self._begun = True
+            self.is_worth_keeping = self.heading.has_records
             if self._restart or self.heading.conversion != self._conversion:
                 self._empty()
                 self.journal.append([self._conversion])
@@ -237,10 +239,13 @@ class Partial:
         return self._journal
 
     def _empty(self) -> None:
-        """Nothing of an earlier run is left, and nothing of it is believed."""
+        """Nothing of an earlier run is left, and nothing of it is believed, but where it put the old destination."""
+        self.is_worth_keeping = False
+        self.heading = Heading(is_aside=self.heading.is_aside)
         self.journal.clear()
+        if self.heading.is_aside:
+            self.journal.append([["aside"]])
         self._remove_place()
-        self.heading = Heading()
 
     def _make_directory(self, names: list[str]) -> None:
         if not disk.exists(self.place):
@@ -302,6 +307,11 @@ class Partial:
         except OSError:
             disk.rename(self._aside, self.path)
             raise
+
+    def _put_back(self) -> None:
+        """The old destination, if a crash came between the two renames, and there is no new one to take its place."""
+        if self.heading.is_aside and disk.exists(self._aside) and not disk.exists(self.path):
+            disk.rename(self._aside, self.path)
 
     def _tidy(self) -> None:
         """Remove all but the result."""

@@ -113,6 +113,9 @@ class Report:
 
     def __str__(self) -> str:
         resumed = self.tally.resumed
+        if resumed == self.tally.total:
+            what = f"{counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(resumed)}"
+            return f"{quote(self.prepared.destination.path)} is complete: an earlier run wrote all of it, {what}"
         written = self.prepared.layout.total - resumed
         rate = format_size(written / self.seconds) if self.seconds else "-"
         before = f" after the {format_size(resumed)} of an earlier run" if resumed else ""

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ class Fault:
     where: str = ""
 
     @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self, only: Sequence[str] = PRIMITIVES) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            for name in _SHORT if self.error == "short" else PRIMITIVES:
+            for name in _SHORT if self.error == "short" else only:
                 patch.setattr(disk, name, self._failing(name, getattr(disk, name)))
             yield
 
@@ -127,13 +127,16 @@ def command(*words: object) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A conversion: the destination's name, more words, whether an old result is replaced, and whether names swap."""
+    """A conversion: the destination's name, more words, whether an old result is replaced, whether names swap,
+    and whether an earlier run was stopped half way.
+    """
 
     name: str
     words: tuple[str, ...] = ()
     old: bool = False
     reverse: bool = False
     swaps: bool = True
+    begun: bool = False
 
 
 SCENARIOS = {
@@ -145,6 +148,7 @@ SCENARIOS = {
     "torch file": Scenario("dest.bin", ("--reverse",), reverse=True),
     "read into buffers": Scenario("dest", ("--io", "read", "--dtype", "fp16", "--max-shard-size", "6KB")),
     "verified": Scenario("dest", ("--verify",)),
+    "gone on with": Scenario("dest", ("--dtype", "fp16"), begun=True),
 }
 
 
@@ -173,6 +177,14 @@ class Bench:
         self.work.mkdir()
         if self.scenario.old:
             streamconv.convert(self._source, self.work / self.scenario.name, dtype="fp32")
+        if self.scenario.begun:
+            self._begin()
+
+    def _begin(self) -> None:
+        """A run that meets a full disk after so many writes."""
+        with Fault(20, "ENOSPC", lasting=True).installed(only=("write",)):
+            code, said = self.convert()
+        assert code == 5 and " are safe in " in said, said
 
     def words(self) -> list[object]:
         words = ["convert", self._source, self.work / self.scenario.name, *self.scenario.words, "--quiet"]

@@ -17,7 +17,7 @@ import running
 from running import tree
 
 import streamconv
-from streamconv import disk, journal
+from streamconv import disk, journal, recorder
 from streamconv import partial as partials
 from streamconv.errors import DestinationError, StorageError
 
@@ -330,3 +330,60 @@ def test_the_same_manifest_at_another_inode_is_not_our_result(source: Path, tmp_
     streamconv.convert(source, dest, overwrite=True)
     assert streamconv.verify(source, dest)
     assert beside(tmp_path) == {"dest"}
+
+
+@NAMES
+def test_a_run_that_fails_before_it_writes_keeps_what_was_there(
+    name: str, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    stopped(source, tmp_path / name)
+
+    def fail(self: object, records: object, is_there: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Ledger, "load", fail)
+        with pytest.raises(StorageError, match=r"cannot read .*Input/output error"):
+            streamconv.convert(source, tmp_path / name)
+    report = streamconv.convert(source, tmp_path / name)
+    assert report.tally.resumed == report.tally.total
+
+
+def crashed_between_two_renames(source: Path, dest: Path, monkeypatch) -> None:
+    """The old result is aside, the new one is not in its place."""
+    streamconv.convert(source, dest, dtype="fp32")
+    renames, rename = [], disk.rename
+
+    def failing(one: Path, other: Path) -> None:
+        renames.append(one)
+        if len(renames) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", NoExchange)
+        patch.setattr(disk, "rename", failing)
+        with pytest.raises(StorageError):
+            streamconv.convert(source, dest, overwrite=True)
+    assert not dest.exists()
+
+
+def test_the_old_one_that_is_aside_goes_when_another_new_one_comes(source: Path, tmp_path: Path, monkeypatch) -> None:
+    crashed_between_two_renames(source, tmp_path / "dest", monkeypatch)
+    with pytest.raises(DestinationError, match="--dtype was not given, is fp16"):
+        streamconv.convert(source, tmp_path / "dest", dtype="fp16")
+    streamconv.convert(source, tmp_path / "dest", dtype="fp16", restart=True)
+    assert streamconv.verify(source, tmp_path / "dest")
+    assert beside(tmp_path) == {"dest"}
+
+
+def test_the_old_one_that_is_aside_comes_back_when_no_new_one_comes(source: Path, tmp_path: Path, monkeypatch) -> None:
+    streamconv.convert(source, tmp_path / "old", dtype="fp32")
+    crashed_between_two_renames(source, tmp_path / "dest", monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Recorder, "_flush", lambda self: None)
+        patch.setattr("streamconv.writer.FileSink.finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            streamconv.convert(source, tmp_path / "dest", restart=True)
+    assert tree(tmp_path / "dest") == tree(tmp_path / "old")
+    assert beside(tmp_path) == {"dest", "old"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import re
@@ -17,12 +16,9 @@ import sweep_faults
 from running import run, tree
 
 import streamconv
-from streamconv import disk, journal
+from streamconv import conversion, disk, journal
 from streamconv.memory import Budget
 from streamconv.writer import FileSink
-
-#: The module, which the function of its name hides.
-CONVERT = importlib.import_module("streamconv.convert")
 
 
 class StoppedError(Exception):
@@ -46,7 +42,7 @@ def converted(source: Path, dest: Path, after: int | None, region: int, workers:
         return put(*values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CONVERT.Conversion, "budget", Budget(1 << 30, 1 << 20, workers, region))
+        patch.setattr(conversion.Conversion, "budget", Budget(1 << 30, 1 << 20, workers, region))
         patch.setattr(FileSink, "put", counted)
         try:
             streamconv.convert(source, dest, **arguments)
@@ -187,7 +183,7 @@ def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp
     source, dest = running.tiny(tmp_path / "source", 5000), tmp_path / "dest"
     with monkeypatch.context() as patch:
         if version := change.pop("version", None):
-            patch.setattr(CONVERT, "_version", lambda: version)
+            patch.setattr(conversion, "version", lambda name: version)
         stopped(source, dest)
     if change.pop("shard", None):
         shutil.move(source, tmp_path / "old")
