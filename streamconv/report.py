@@ -124,6 +124,8 @@ class Report:
             f"{quote(self.prepared.destination.path)} in {self.seconds:.1f} s ({rate}/s); "
             f"peak memory {format_size(self.peak)} of {format_size(self.budget.limit)}"
         ]
+        if self.prepared.verify:
+            lines.append("read back from the disk and compared with the source, byte for byte: the same")
         if self.tally.overflowed:
             lines.append(
                 f"{sum(self.tally.overflowed.values())} finite values became infinite, in "

@@ -260,6 +260,38 @@ def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
     assert golden.found(dest)
 
 
+def test_convert_verifies_in_the_same_go(tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    done = run("convert", source, dest, "--verify")
+    assert done.code == 0
+    assert "read back from the disk and compared with the source, byte for byte: the same" in done.out
+    assert tree(dest) == tree(streamconv.convert(source, tmp_path / "other").prepared.destination.path)
+
+
+def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
+    """A bit changes between writing and reading back."""
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    rot = """
+import streamconv.conversion as conversion
+forget = conversion.Partial.forget
+def rotten(self, names):
+    forget(self, names)
+    with (self.place / names[0]).open("r+b") as file:
+        file.seek(9000)
+        byte = file.read(1)[0]
+        file.seek(9000)
+        file.write(bytes([byte ^ 1]))
+conversion.Partial.forget = rotten
+"""
+    before = tree(tmp_path)
+    done = run("convert", source, dest, "--verify", "--quiet", before=rot)
+    assert done.code == 7
+    assert re.search(r"differs from what the source gives at byte 9000 \(tensor .* byte", done.err)
+    assert "the storage did not keep what was written to it: check the device" in done.err
+    assert "nothing is left of it" in done.err
+    assert tree(tmp_path) == before
+
+
 def test_the_table_of_codes_names_all_that_were_met_here() -> None:
     assert set(EXIT_CODES) == {0, *(failure[0] for failure in FAILURES.values()), 7, 8, 130, 143}
 
