@@ -202,9 +202,9 @@ def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp
 def test_what_decides_no_byte_may_differ(tmp_path: Path) -> None:
     """Budget, workers, I/O, and where the source lies."""
     source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
-    stopped(source, dest, max_mem="300M", workers=1)
+    stopped(source, dest, max_mem="8G", workers=1)
     source.rename(tmp_path / "moved")
-    report = streamconv.convert(tmp_path / "moved", dest, max_mem="400M", workers=2, io="read")
+    report = streamconv.convert(tmp_path / "moved", dest, max_mem="9G", workers=2, io="read")
     assert report.tally.resumed == report.tally.total
 
 
