@@ -72,7 +72,7 @@ def _case(name: str, source: Path, folder: Path, words: list[str], pairs: int) -
     return f"{name:20} {statistics.median(ours):14.2f} {statistics.median(theirs):8.2f} {spread:>24}"
 
 
-def _timed(work: Callable[[], None], cold: Path) -> float:
+def _timed(work: Callable[[], object], cold: Path) -> float:
     """Seconds until everything is synced, with the files in `cold` dropped from the page cache first."""
     for path in cold.iterdir():
         descriptor = os.open(path, os.O_RDONLY)

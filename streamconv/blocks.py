@@ -50,6 +50,10 @@ class Blocks:
         self._crcs[number] = crc
         self._done[number] = 1
 
+    def finished(self) -> bytes:
+        """For each block 1 if it is finished now, else 0."""
+        return bytes(self._done)
+
     def crc(self, number: int) -> int:
         """The CRC-32 of a finished block."""
         return self._crcs[number]
@@ -95,7 +99,7 @@ class BlockLedger:
         self._blocks = blocks
         self._missing = sum(number not in blocks for number in range(-(-size // BLOCK)))
         # Blocks of an earlier run are not written again; those of this one nobody writes twice.
-        self._skipped = {number for number in range(blocks.count) if number in blocks} if blocks else set()
+        self._skipped = blocks.finished() if blocks else b""
 
     @property
     def complete(self) -> bool:
@@ -108,7 +112,7 @@ class BlockLedger:
         while self._skipped and at < length:
             number, inside = divmod(offset + at, BLOCK)
             end = min(length, at + BLOCK - inside)
-            if number in self._skipped:
+            if self._skipped[number]:
                 if begin < at:
                     yield begin, at
                 begin = end
@@ -118,7 +122,7 @@ class BlockLedger:
 
     def has(self, offset: int, length: int) -> bool:
         """Whether an earlier run finished all blocks that these bytes lie in."""
-        return all(number in self._skipped for number in range(offset // BLOCK, -(-(offset + length) // BLOCK)))
+        return bool(self._skipped) and all(self._skipped[offset // BLOCK : -(-(offset + length) // BLOCK)])
 
     def held(self, offset: int, length: int) -> None:
         """Note that an earlier run wrote these bytes, which are not in memory."""

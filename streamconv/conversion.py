@@ -72,8 +72,7 @@ class Conversion(Prepared):
             engine.check_same_bytes(check, budget, mapped)
         recorder = self._recorder(partial, names)
         try:
-            # Once more: what an earlier run left takes memory too.
-            tally, digests = self._build(partial.place, recorder, self.budget, mapped, on_progress)
+            tally, digests = self._build(partial.place, recorder, budget, mapped, on_progress)
             if self.verify:
                 self._prove(partial, budget, mapped, on_progress)
             check_unchanged(self.catalog.files)

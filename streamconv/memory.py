@@ -36,8 +36,11 @@ WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * MIB
 #: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
 RESERVE = 10 * MIB
 
-#: Per tensor written: its lines of the manifest while that is put together, and where its bytes go.
-TENSOR_OVERHEAD = 512
+#: Per tensor written: its lines of the manifest while that is put together, where its bytes go, and what is on record.
+TENSOR_OVERHEAD = 640
+
+#: Per block written: its digest, its CRC, and whether an earlier run finished it.
+BLOCK_OVERHEAD = 24
 
 #: Per tensor read: its place in the list of work.
 SOURCE_OVERHEAD = 64
@@ -72,20 +75,23 @@ class Budget:
         return self.base + self.workers * _worker(self.region)
 
 
-def divide(limit: int, workers: int | None, tensors: int, sources: int = 0, *, resident: int | None = None) -> Budget:
+def divide(
+    limit: int, workers: int | None, tensors: int, sources: int = 0, blocks: int = 0, *, resident: int | None = None
+) -> Budget:
     """Divide `limit` bytes among `workers` (None: as many as cores and budget allow).
 
     Args:
         limit: bytes allowed.
         workers: threads asked for.
         tensors, sources: how many are written, and how many read for that.
+        blocks: of 16 MiB, how many are written.
         resident: bytes resident now; measured where absent.
 
     Raises:
         BudgetError: it does not suffice for the workers asked, or for one; the message names what would.
     """
     base = (resident_bytes() if resident is None else resident) + RESERVE
-    base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD
+    base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD + blocks * BLOCK_OVERHEAD
     if limit < base + (workers or 1) * _worker(MIN_REGION):
         least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""

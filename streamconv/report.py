@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from .blocks import BLOCK
 from .config import ModelConfig
 from .destination import Destination
 from .dtypes import FLOAT
@@ -64,7 +65,7 @@ class Prepared:
         Raises:
             BudgetError: it is too small.
         """
-        return divide(self.limit, self.workers, len(self.plan.outputs), self._sources)
+        return divide(self.limit, self.workers, len(self.plan.outputs), self._sources, self.layout.total // BLOCK)
 
     @cached_property
     def _sources(self) -> int:
