@@ -188,7 +188,7 @@ class Bench:
 
     def words(self) -> list[object]:
         words = ["convert", self._source, self.work / self.scenario.name, *self.scenario.words, "--quiet"]
-        return [*words, "--workers", 1, "--max-mem", "1G", *(["--overwrite"] if self.scenario.old else [])]
+        return [*words, "--workers", 1, "--max-mem", "8G", *(["--overwrite"] if self.scenario.old else [])]
 
     def convert(self) -> tuple[int, str]:
         with pytest.MonkeyPatch.context() as patch:

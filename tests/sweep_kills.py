@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import running
+import xxhash
 
 from streamconv import samples
 from streamconv.families import find
@@ -108,16 +109,16 @@ class Field:
         self.remove()
         assert self.start().wait(timeout=300) == 0
         self.expected = self.content()
-        self.total = sum(len(data) for data in self.expected.values())
+        self.total = sum(size for size, _ in self.expected.values())
         self.remove()
 
     def remove(self) -> None:
         subprocess.run(["rm", "-rf", *self.root.glob(f"{self.name}*")], check=True)
 
-    def content(self) -> dict[str, bytes]:
-        """All files of which the destination's name is a part."""
+    def content(self) -> dict[str, tuple[int, str]]:
+        """All files of which the destination's name is a part: size and digest."""
         paths = [*self.root.glob(f"{self.name}*"), *self.root.glob(f"{self.name}*/*")]
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
+        return {str(path.relative_to(self.root)): _digest(path) for path in paths if path.is_file()}
 
     @property
     def is_done(self) -> bool:
@@ -161,6 +162,14 @@ class Field:
     def reset(self) -> None:
         with self.counter.open("r+b") as file, mmap.mmap(file.fileno(), 8) as count:
             count[:] = bytes(8)
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return path.stat().st_size, digest.hexdigest()
 
 
 def _box_bytes(text: bytes) -> int:

@@ -44,7 +44,7 @@ def test_workers_budget_io_and_shards_change_no_byte(name: str, mixtral: dict[st
     for source, workers, budget, io in (
         ("one", 1, "96M", "map"),
         ("seven", 2, "140M", "read"),
-        ("seven", 1, "1G", "map"),
+        ("seven", 1, "4G", "map"),
     ):
         words = ["--workers", workers, "--max-mem", budget, "--io", io]
         assert run_of(mixtral[source], tmp_path / name, *options, *words) == first

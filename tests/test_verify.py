@@ -145,7 +145,7 @@ def test_arguments_come_from_the_manifest_and_can_be_given(tmp_path: Path, capsy
     source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest.ckpt"
     words = ["--dtype", "fp16", "-o", "qkv_concat=true", "--crc"]
     assert call(capsys, "convert", source, dest, *words).code == 0
-    assert call(capsys, "verify", source, dest, "--io", "read", "--workers", 2, "--max-mem", "1G").code == 0
+    assert call(capsys, "verify", source, dest, "--io", "read", "--workers", 2, "--max-mem", "8G").code == 0
     assert streamconv.verify(source, dest)
     with pytest.raises(VerificationError, match="the source gives"):
         streamconv.verify(source, dest, dtype="fp32")
