@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from . import disk
 from .blocks import BlockLedger, Blocks, OnBlock, ReadBack, SealedLedger
-from .errors import storage_error
+from .errors import storage_error, storing
 from .formats import ckpt
 from .layout import Layout
 from .tensors import OutputFile, overlaps
@@ -179,15 +179,12 @@ class FileSink:
         """
         with self._lock:
             targets, self._has_new_names, is_new = list(self._open.values()), False, self._has_new_names
-        at = self._place
-        try:
-            if is_new:
+        if is_new:
+            with storing(self._place):
                 disk.sync_directory(self._place.parent if self._single else self._place)
-            for target in targets:
-                at = target.path
+        for target in targets:
+            with storing(target.path):
                 target.sync()
-        except OSError as error:
-            raise storage_error(error, "cannot write", at) from error
 
     def finish(self) -> dict[str, list[str]]:
         """Make the rest durable (files without tensor bytes too), and give the digests of all blocks of all files.
@@ -197,10 +194,8 @@ class FileSink:
         """
         for file in self._layout.files:
             if file.name not in self.digests:
-                try:
+                with storing(self._path(file)):
                     self._finish(self._opened(file))
-                except OSError as error:
-                    raise storage_error(error, "cannot write", self._path(file)) from error
         return {file.name: self.digests[file.name] for file in self._layout.files}
 
     def close(self) -> None:

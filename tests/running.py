@@ -14,7 +14,9 @@ from typing import Any
 
 import golden
 import helpers
+import pytest
 
+import streamconv
 from streamconv import cli, dtypes, samples
 from streamconv.families import find
 from streamconv.formats import open_catalog, safetensors, shards
@@ -99,6 +101,22 @@ def start(*words: object, before: str = SLOW, **arguments: Any) -> subprocess.Po
         env=environment(),
         **arguments,
     )
+
+
+class StoppedError(Exception):
+    """What a test stops a run with."""
+
+
+def stopped(source: Path, dest: Path, **arguments: Any) -> Path:
+    """A conversion that is stopped when all is written and on record; its journal."""
+
+    def stop(progress: streamconv.Progress) -> None:
+        if progress.done == progress.total:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        streamconv.convert(source, dest, progress=stop, **arguments)
+    return dest.with_name(f"{dest.name}.partial.streamconv")
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:

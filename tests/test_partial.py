@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import running
-from running import tree
+from running import stopped, tree
 
 import streamconv
 from streamconv import disk, journal, recorder
@@ -32,17 +32,6 @@ NAMES = pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 
 def beside(root: Path) -> set[str]:
     return set(os.listdir(root)) - {"source"}  # noqa: PTH208
-
-
-def stopped(source: Path, dest: Path, **arguments: object) -> None:
-    """A run that fails when all is written and on record."""
-
-    def fail(progress: streamconv.Progress) -> None:
-        if progress.done == progress.total:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        streamconv.convert(source, dest, progress=fail, **arguments)
 
 
 # -- whose it is -------------------------------------------------------------------------------------------------------

@@ -13,16 +13,12 @@ from pathlib import Path
 import pytest
 import running
 import sweep_faults
-from running import run, tree
+from running import StoppedError, run, stopped, tree
 
 import streamconv
 from streamconv import conversion, disk, journal
 from streamconv.memory import Budget
 from streamconv.writer import FileSink
-
-
-class StoppedError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -80,18 +76,6 @@ def test_runs_of_other_budgets_and_workers_go_on(seed: int, dest: str, tmp_path:
     else:
         assert converted(source, tmp_path / "other" / dest, None, 3000, 2, **arguments)
     assert tree(tmp_path / "other") == tree(tmp_path / "one")
-
-
-def stopped(source: Path, dest: Path, **arguments: object) -> Path:
-    """A conversion that is stopped when all is on record; its journal."""
-
-    def stop(progress: streamconv.Progress) -> None:
-        if progress.done == progress.total:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        streamconv.convert(source, dest, progress=stop, **arguments)
-    return dest.with_name(f"{dest.name}.partial.streamconv")
 
 
 def damage(data: bytes, chance: random.Random) -> bytes:
