@@ -1,0 +1,156 @@
+"""Measuring: commands as a whole, cold cache, until synced, peak memory seen from outside, in interleaved rounds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import psutil
+
+_POLL = 0.02
+_LAST_WORDS = 2000
+
+
+class BenchmarkError(Exception):
+    """A benchmark that cannot be run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command took.
+
+    Attributes:
+        seconds: from its start until all that was written is on the disk.
+        peak: bytes, the most that was resident: `VmHWM`, summed over its processes.
+        memory: (seconds, bytes resident of them all), every 20 ms.
+    """
+
+    seconds: float
+    peak: int
+    memory: list[tuple[float, int]] = field(default_factory=list)
+
+
+def measure(
+    command: Sequence[str | os.PathLike[str]],
+    cold: Iterable[Path] = (),
+    *,
+    env: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Run:
+    """Run a command to its end.
+
+    Args:
+        command: and its arguments.
+        cold: files and directories whose pages are dropped from the cache first.
+        env: its environment; this process's where absent.
+        prepare: called in the child before the command is.
+
+    Raises:
+        BenchmarkError: it failed; with the end of what it said.
+    """
+    for path in cold:
+        drop(path)
+    os.sync()
+    with TemporaryFile() as said:
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=env, preexec_fn=prepare)  # noqa: PLW1509
+        watch = _Watch(process.pid, started)
+        code = process.wait()
+        os.sync()
+        seconds = time.monotonic() - started
+        watch.stop()
+        if code:
+            said.seek(0)
+            words = said.read().decode(errors="replace")[-_LAST_WORDS:]
+            raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words}")
+    return Run(seconds, sum(watch.peaks.values()), watch.memory)
+
+
+def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
+    """Run every contestant once a round, in a random order: what the machine does meanwhile hits all of them."""
+    runs: dict[str, list[Run]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name in random.sample(list(contestants), len(contestants)):
+            runs[name].append(contestants[name]())
+    return runs
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Least, median and largest of some figures."""
+
+    least: float
+    median: float
+    most: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.median:{spec}} ({self.least:{spec}}-{self.most:{spec}})"
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Least, median and largest."""
+    found = sorted(values)
+    return Spread(found[0], statistics.median(found), found[-1])
+
+
+def ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> Spread:
+    """Time of one over time of the other, round by round."""
+    return spread(one.seconds / other.seconds for one, other in zip(ours, theirs, strict=True))
+
+
+def drop(path: Path) -> None:
+    """Drop a file, or all files in a directory, from the page cache; a no-op on tmpfs, which is nothing but cache."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+class _Watch(threading.Thread):
+    """Looks at a process and all below it, again and again, until it is over."""
+
+    def __init__(self, pid: int, started: float) -> None:
+        super().__init__(daemon=True)
+        self.peaks: dict[int, int] = {}
+        self.memory: list[tuple[float, int]] = []
+        self._pid, self._started = pid, started
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(_POLL):
+            self._look()
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _look(self) -> None:
+        resident = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._pid)
+            for one in [process, *process.children(recursive=True)]:
+                with contextlib.suppress(OSError):
+                    figures = _status(one.pid)
+                    self.peaks[one.pid] = max(self.peaks.get(one.pid, 0), figures.get("VmHWM", 0))
+                    resident += figures.get("VmRSS", 0)
+        if resident:
+            self.memory.append((time.monotonic() - self._started, resident))
+
+
+def _status(pid: int) -> dict[str, int]:
+    """The memory figures of a process, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pairs = (line.split(":", 1) for line in lines if line.startswith(("VmHWM:", "VmRSS:")))
+    return {name: int(value.split()[0]) * 1024 for name, value in pairs}

@@ -1,0 +1,72 @@
+"""What a benchmark is asked for, and what it answers: data that JSON can hold, and tables and figures made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: What a benchmark measured: numbers, strings, lists and dicts of them.
+Data = dict[str, Any]
+
+#: Told in a few words what is being done.
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to measure with.
+
+    Attributes:
+        folder: an empty directory on a disk; whoever puts something there removes it.
+        memory: the same on tmpfs, or `None` where there is none.
+        rounds: how often each contestant runs.
+        quick: small checkpoints, to see that all of it runs: the figures say nothing.
+    """
+
+    folder: Path
+    memory: Path | None
+    rounds: int
+    quick: bool
+
+
+class Benchmark(Protocol):
+    """A module of this package that measures something."""
+
+    #: What it is about, as a heading.
+    TITLE: str
+
+    def measure(self, setting: Setting, say: Say) -> Data:
+        """Measure. A `BenchmarkError` says what is missing here."""
+        ...
+
+    def tables(self, data: Data) -> Sequence[Table]:
+        """What was measured, as tables."""
+        ...
+
+    def figures(self, data: Data) -> Mapping[str, Figure]:
+        """What was measured, as plots by file name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; the first column is text, the others are set to the right."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As Markdown, which is legible as it is."""
+        widths = [max(len(row[i]) for row in (self.columns, *self.rows)) for i in range(len(self.columns))]
+        rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+        return "\n".join(_line(row, widths) for row in (self.columns, rule, *self.rows))
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return f"| {' | '.join((row[0].ljust(widths[0]), *cells))} |"
