@@ -124,7 +124,7 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True)
         self.peaks: dict[int, int] = {}
         self.memory: list[tuple[float, int]] = []
-        self._pid, self._started = pid, started
+        self._pid, self._since = pid, started
         self._over = threading.Event()
         self.start()
 
@@ -146,7 +146,7 @@ class _Watch(threading.Thread):
                     self.peaks[one.pid] = max(self.peaks.get(one.pid, 0), figures.get("VmHWM", 0))
                     resident += figures.get("VmRSS", 0)
         if resident:
-            self.memory.append((time.monotonic() - self._started, resident))
+            self.memory.append((time.monotonic() - self._since, resident))
 
 
 def _status(pid: int) -> dict[str, int]:
