@@ -1,0 +1,137 @@
+"""The machine that figures were measured on: processor, memory, kernel, and the file systems with their speed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from streamconv.units import format_size
+
+from .measuring import drop, spread
+from .results import Data
+
+_BLOCK = 16 << 20
+
+# What the processes of a benchmark themselves take where a file system is memory.
+_PROCESSES = 2 << 30
+
+
+def describe(folders: Mapping[str, Path], quick: bool) -> Data:
+    """What the machine is, and what is under each folder, by a name such as `disk`; writes and reads 1 GB there."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": psutil.virtual_memory().total,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "folders": {name: _describe_folder(folder, quick) for name, folder in folders.items()},
+    }
+
+
+def lines(data: Data) -> list[str]:
+    """The same, for people."""
+    machine = f"{data['processor']}, {data['cores']} cores, {format_size(data['memory'])} of memory"
+    return [machine, f"{data['kernel']}, {data['python']}", *(_line(*one) for one in data["folders"].items())]
+
+
+def room(folder: Path) -> int:
+    """Bytes that can be put there; on tmpfs no more than memory has free."""
+    free = shutil.disk_usage(folder).free
+    return min(free, psutil.virtual_memory().available - _PROCESSES) if mount(folder).kind == "tmpfs" else free
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file system: its kind such as `ext4`, its device such as `/dev/sda1`, and that device's major:minor."""
+
+    kind: str
+    device: str
+    number: str
+
+
+def mount(folder: Path) -> Mount:
+    """The file system that a folder lies on."""
+    best, result = -1, Mount("unknown", "unknown", "")
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, right = (part.split() for part in line.split(" - ", 1))
+        point = Path(left[4].replace("\\040", " "))
+        # The last of those mounted at the same place is the one that is seen.
+        if folder.resolve().is_relative_to(point) and len(point.parts) >= best:
+            best, result = len(point.parts), Mount(right[0], right[1], left[2])
+    return result
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _describe_folder(folder: Path, quick: bool) -> Data:
+    found = mount(folder)
+    writes, reads = zip(*_speeds(folder / "speed", 64 << 20 if quick else 1 << 30), strict=True)
+    return {
+        "file_system": found.kind,
+        "device": found.device,
+        "read_ahead": _read_ahead(found.number),
+        "write": writes,
+        "read": reads,
+    }
+
+
+def _read_ahead(number: str) -> int | None:
+    """Bytes that the kernel reads ahead; a partition has what its disk has."""
+    device = Path(f"/sys/dev/block/{number}").resolve()
+    places = (Path(f"/sys/class/bdi/{number}"), device / "bdi", device / "queue", device.parent / "queue")
+    for place in places:
+        if (file := place / "read_ahead_kb").exists():
+            return int(file.read_text()) * 1024
+    return None
+
+
+def _speeds(path: Path, size: int, repeats: int = 3) -> Iterator[tuple[float, float]]:
+    """Bytes a second of writing a file until it is synced, and of reading it, cold, again and again."""
+    # Random, since some disks compress.
+    buffer = bytearray(os.urandom(min(size, _BLOCK)))
+    try:
+        for _ in range(repeats):
+            written = size / _seconds(_write, path, buffer, size)
+            drop(path)
+            yield written, size / _seconds(_read, path, buffer)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _seconds(work: Callable[..., None], *arguments: object) -> float:
+    started = time.monotonic()
+    work(*arguments)
+    return time.monotonic() - started
+
+
+def _write(path: Path, buffer: bytearray, size: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        for _ in range(0, size, len(buffer)):
+            file.write(buffer)
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, buffer: bytearray) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def _line(name: str, folder: Data) -> str:
+    ahead = "" if folder["read_ahead"] is None else f", read-ahead {format_size(folder['read_ahead'])}"
+    read, write = (spread(speed / 1e9 for speed in folder[way]) for way in ("read", "write"))
+    return (
+        f"{name}: {folder['file_system']} on {folder['device']}{ahead}, reads {read:.2f} GB/s, writes {write:.2f} GB/s"
+    )
