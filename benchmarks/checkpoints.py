@@ -31,3 +31,37 @@ def mixtral(folder: Path, **changes: Any) -> Path:
     config = {**MIXTRAL, **changes}
     samples.write_hf(folder, config, samples.hf_specs(find("mixtral"), config), 500_000_000)
     return folder
+
+
+#: DeepSeek-V3 with its layers' real shapes: one dense layer, one with 8 experts of 256, and a small vocabulary.
+DEEPSEEK3: Mapping[str, Any] = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 2,
+    "num_nextn_predict_layers": 0,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "vocab_size": 4096,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
+}
+
+
+def deepseek3(folder: Path, **changes: Any) -> Path:
+    """A DeepSeek-V3 checkpoint in FP8 with the scales of its blocks, in shards of 500 MB: 1.2 GB of FP8 in all."""
+    config = {**DEEPSEEK3, **changes}
+    specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
+    samples.write_hf(folder, config, specs, 500_000_000)
+    return folder

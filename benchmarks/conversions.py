@@ -1,0 +1,102 @@
+"""The conversions that several benchmarks measure: their sources, their command lines, and how one is run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import checkpoints
+
+
+@dataclass(frozen=True)
+class Case:
+    """A conversion.
+
+    Attributes:
+        title: what it is, in tables.
+        model: of `MODELS`, the source.
+        options: words of the command line.
+        growth: bytes written for each byte read, rounded up.
+        goals: the ratio to `cp` of the same bytes that it is meant to stay below, on `disk` and on `tmpfs`.
+    """
+
+    title: str
+    model: str
+    options: Sequence[str] = ()
+    growth: int = 1
+    goals: Mapping[str, float] = field(default_factory=dict)
+
+
+#: By the name that a command line gives them.
+CASES: Mapping[str, Case] = {
+    "same": Case("same dtype", "mixtral", goals={"disk": 0.8, "tmpfs": 1.2}),
+    "fp16": Case("bf16 -> fp16", "mixtral", ["--dtype", "fp16"], goals={"disk": 0.8, "tmpfs": 1.5}),
+    "fp32": Case("widened to fp32", "mixtral", ["--dtype", "fp32"], growth=2, goals={"disk": 1.0}),
+    "transposed": Case("transposed experts", "mixtral", ["-o", "use_gmm=true"], goals={"disk": 1.2}),
+    "fp8": Case("FP8 -> bf16", "deepseek3", growth=2, goals={"disk": 1.0}),
+}
+
+_SMALL_MIXTRAL = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 1, "vocab_size": 1000}
+_SMALL_DEEPSEEK3 = {
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "moe_intermediate_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What makes a source in a new folder: `full` 2.5 GB (FP8 1.3 GB), `small` some 20 MB."""
+
+    full: Callable[[Path], Path]
+    small: Callable[[Path], Path]
+
+
+MODELS: Mapping[str, Model] = {
+    "mixtral": Model(
+        lambda folder: checkpoints.mixtral(folder, num_hidden_layers=3),
+        lambda folder: checkpoints.mixtral(folder, **_SMALL_MIXTRAL),
+    ),
+    "deepseek3": Model(
+        checkpoints.deepseek3,
+        lambda folder: checkpoints.deepseek3(folder, **_SMALL_DEEPSEEK3),
+    ),
+}
+
+
+@contextlib.contextmanager
+def source_of(model: str, folder: Path, quick: bool) -> Iterator[Path]:
+    """A source of one of `MODELS` in `folder`, removed again at the end."""
+    source = folder / model
+    with removed(source):
+        yield (MODELS[model].small if quick else MODELS[model].full)(source)
+
+
+def command(case: Case, source: Path, dest: Path, max_mem: str) -> list[str]:
+    """What is given to Python to convert."""
+    return ["convert", str(source), str(dest), *case.options, "--max-mem", max_mem, "--quiet"]
+
+
+def streamconv(words: Sequence[str]) -> list[str]:
+    """The command line of streamconv, in a process of its own."""
+    return [sys.executable, "-m", "streamconv", *words]
+
+
+@contextlib.contextmanager
+def removed(path: Path) -> Iterator[None]:
+    """Remove what was put there, whatever happens."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all its files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,121 @@
+"""streamconv against `cp -r` of the bytes it writes: the least that anything has to do that makes them.
+
+The output of each case is made once, untimed, and kept. Then each round converts the source and copies that output, in
+random order, cold cache, until synced; what they wrote is removed. On disk, and on tmpfs, where no disk hides what the
+converter itself costs. Where `cp` would share blocks instead of copying them, it is told not to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamconv.units import format_size
+
+from . import machine, plots
+from .conversions import CASES, MODELS, Case, command, removed, size, source_of, streamconv
+from .measuring import Run, Spread, interleaved, spread
+from .measuring import measure as run
+from .results import Data, Say, Setting, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Conversion against a copy of the same bytes"
+BUDGET = "1G"
+
+_SHARES_BLOCKS = {"bcachefs", "btrfs", "ocfs2", "xfs", "zfs"}
+
+
+def measure(setting: Setting, say: Say) -> Data:
+    """Measure every case on disk and on tmpfs; one that has no room is left out, with a note."""
+    data: Data = {"budget": BUDGET, "cases": [], "notes": []}
+    if setting.memory is None:
+        data["notes"].append("on tmpfs: not measured, there is none with room")
+    for where, folder in (("disk", setting.folder), ("tmpfs", setting.memory)):
+        if folder is not None:
+            for model in MODELS:
+                _measure_model(model, where, folder, setting, say, data)
+    return data
+
+
+def _measure_model(model: str, where: str, folder: Path, setting: Setting, say: Say, data: Data) -> None:
+    say(f"making {model} on {where}")
+    with source_of(model, folder, setting.quick) as source:
+        for case in (case for case in CASES.values() if case.model == model):
+            if machine.room(folder) < 2 * case.growth * size(source):
+                data["notes"].append(f"{case.title} on {where}: not measured, no room")
+                continue
+            say(f"{case.title} on {where}")
+            figures = _measure_case(case, source, folder, setting.rounds)
+            data["cases"].append({"case": case.title, "where": where, "goal": case.goals.get(where), **figures})
+
+
+def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
+    reference, dest = folder / "reference", folder / "dest"
+    copy = ["cp", "-r", *_never_share(folder), str(reference), str(dest)]
+    convert = streamconv(command(case, source, dest, BUDGET))
+    with removed(reference):
+        run(streamconv(command(case, source, reference, BUDGET)))
+        contestants = {
+            "streamconv": lambda: _run_and_remove(convert, source, dest),
+            "cp": lambda: _run_and_remove(copy, reference, dest),
+        }
+        runs = interleaved(contestants, rounds)
+        return {
+            "read": size(source),
+            "written": size(reference),
+            "peaks": [one.peak for one in runs["streamconv"]],
+            **{name: [one.seconds for one in some] for name, some in runs.items()},
+        }
+
+
+def _run_and_remove(words: list[str], cold: Path, dest: Path) -> Run:
+    with removed(dest):
+        return run(words, [cold])
+
+
+def _never_share(folder: Path) -> list[str]:
+    return ["--reflink=never"] if machine.mount(folder).kind in _SHARES_BLOCKS else []
+
+
+def tables(data: Data) -> list[Table]:
+    """A row for each case and place."""
+    columns = (
+        "case",
+        "where",
+        "read",
+        "written",
+        "streamconv s",
+        "cp s",
+        "ratio (least-most)",
+        "goal",
+        f"peak memory ({data['budget']})",
+    )
+    return [Table(columns, [_row(one) for one in data["cases"]])]
+
+
+def _row(one: Data) -> list[str]:
+    return [
+        one["case"],
+        one["where"],
+        f"{one['read'] / 1e9:.2f} GB",
+        f"{one['written'] / 1e9:.2f} GB",
+        f"{spread(one['streamconv']):.2f}",
+        f"{spread(one['cp']):.2f}",
+        f"{_ratio(one):.2f}",
+        "" if one["goal"] is None else f"{one['goal']:.1f}",
+        format_size(max(one["peaks"])),
+    ]
+
+
+def _ratio(one: Data) -> Spread:
+    return spread(ours / theirs for ours, theirs in zip(one["streamconv"], one["cp"], strict=True))
+
+
+def figures(data: Data) -> dict[str, Figure]:
+    """Ratios with their ranges, disk and tmpfs beside each other."""
+    series: dict[str, dict[str, Spread]] = {}
+    for one in data["cases"]:
+        series.setdefault(one["where"], {})[one["case"]] = _ratio(one)
+    return {"copies": plots.ratios(TITLE, "seconds of streamconv / seconds of cp", series)}
