@@ -1,29 +1,32 @@
 """What the journal costs: conversions with it and without, cold cache, until synced, interleaved.
 
-    python -m benchmarks.journal [--folder DIR] [--rounds 7] [--max-mem 512M]
-
 Off: nothing is synced or put on record before the end. Mute: all is synced as ever, and nothing put on record. All else
-is the same, the order in each round random. CPU is the share of a run's processor time that putting on record takes.
+is the same. CPU is the share of a run's processor time that putting on record takes, in one more run.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-import shutil
-import statistics
+import functools
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from streamconv import samples
-from streamconv.families import find
+from . import checkpoints, plots
+from .conversions import CASES, MODELS, Case, command, removed
+from .measuring import Run, Spread, interleaved, spread
+from .measuring import measure as run
+from .results import Data, Say, Setting, Table
 
-from .__main__ import _CASES, _CONFIG, _timed
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_OFF = "import streamconv.recorder as r; r.BATCH = r.WINDOW = 1 << 60; r.PAUSE = 1e6; "
-_MUTE = "import streamconv.journal as j; j.Journal.append = lambda self, records: None; "
+TITLE = "What the journal costs"
+BUDGET = "512M"
+
+# Run in the conversion's process before it.
+_OFF = "import streamconv.recorder as r; r.BATCH = r.WINDOW = 1 << 60; r.PAUSE = 1e6"
+_MUTE = "import streamconv.journal as j; j.Journal.append = lambda self, records: None"
 _CPU = """
 import atexit, resource, sys, time
 import streamconv.journal as j
@@ -38,49 +41,56 @@ def tell():
 j.Journal.append = timed
 atexit.register(tell)
 """
-_RUN = "from streamconv.cli import main; main()"
+_WAYS = {"with": "", "off": _OFF, "mute": _MUTE}
 
 
-def main() -> None:
-    """Run all cases and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.journal")
-    parser.add_argument("--folder", type=Path, default=None, help="where to work (default: the temporary directory)")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--max-mem", default="512M")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        source, dest = Path(folder) / "source", Path(folder) / "dest"
-        samples.write_hf(source, _CONFIG, samples.hf_specs(find("mixtral"), _CONFIG), 500_000_000)
-        print(f"{'case':20} {'with s':>8} {'off s':>8} {'mute s':>8} {'with/off':>20} {'with/mute':>20} {'CPU':>6}")
-        for name, words in _CASES.items():
-            command = ["convert", str(source), str(dest), *words, "--max-mem", arguments.max_mem, "--quiet"]
-            print(_case(name, source, dest, command, arguments.rounds), flush=True)
+def measure(setting: Setting, say: Say) -> Data:
+    """Measure the cases of a Mixtral of 1.0 GB, on the disk."""
+    source = setting.folder / "source"
+    rows = []
+    with removed(source):
+        MODELS["mixtral"].small(source) if setting.quick else checkpoints.mixtral(source, num_hidden_layers=1)
+        for case in (case for case in CASES.values() if case.model == "mixtral"):
+            say(case.title)
+            rows.append({"case": case.title, **_measure_case(case, source, setting.folder / "dest", setting.rounds)})
+    return {"budget": BUDGET, "cases": rows}
 
 
-def _case(name: str, source: Path, dest: Path, command: list[str], rounds: int) -> str:
-    times: dict[str, list[float]] = {"": [], _OFF: [], _MUTE: []}
-    for _ in range(rounds):
-        for before in random.sample(list(times), len(times)):
-            times[before].append(_timed(lambda b=before: _run(b, command), source))  # type: ignore[misc]
-            shutil.rmtree(dest)
-    seconds = " ".join(f"{statistics.median(some):8.2f}" for some in times.values())
-    share = float(_run(_CPU, command).split()[-1])
-    shutil.rmtree(dest)
-    ratios = f"{_ratios(times[''], times[_OFF]):>20} {_ratios(times[''], times[_MUTE]):>20}"
-    return f"{name:20} {seconds} {ratios} {share:6.2%}"
+def _measure_case(case: Case, source: Path, dest: Path, rounds: int) -> Data:
+    words = command(case, source, dest, BUDGET)
+    ways = {name: functools.partial(_convert, _after(before, words), source, dest) for name, before in _WAYS.items()}
+    runs = interleaved(ways, rounds)
+    with removed(dest):
+        said = subprocess.run(_after(_CPU, words), check=True, capture_output=True, text=True).stderr
+    return {"cpu": float(said.split()[-1]), **{name: [one.seconds for one in some] for name, some in runs.items()}}
 
 
-def _ratios(ones: list[float], others: list[float]) -> str:
-    """Least, median and largest ratio of pairs."""
-    ratios = sorted(one / other for one, other in zip(ones, others, strict=True))
-    return f"{ratios[0]:.2f} {statistics.median(ratios):.3f} {ratios[-1]:.2f}"
+def _convert(words: list[str], source: Path, dest: Path) -> Run:
+    with removed(dest):
+        return run(words, [source])
 
 
-def _run(before: str, command: list[str]) -> str:
-    """Run a conversion in a process of its own; what it says on stderr."""
-    words = [sys.executable, "-c", before + _RUN, *command]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stderr
+def _after(before: str, words: list[str]) -> list[str]:
+    """The command line of a conversion before which some Python is run, in the same process."""
+    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli import main; main()", *words]
 
 
-if __name__ == "__main__":
-    main()
+def tables(data: Data) -> list[Table]:
+    """A row for each case."""
+    columns = ("case", "with s", "off s", "mute s", "with / off (least-most)", "with / mute (least-most)", "CPU")
+    return [Table(columns, [_row(one) for one in data["cases"]])]
+
+
+def _row(one: Data) -> list[str]:
+    seconds = (f"{spread(one[name]):.2f}" for name in _WAYS)
+    return [one["case"], *seconds, *(f"{_ratio(one, name):.2f}" for name in ("off", "mute")), f"{one['cpu']:.1%}"]
+
+
+def _ratio(one: Data, other: str) -> Spread:
+    return spread(ours / theirs for ours, theirs in zip(one["with"], one[other], strict=True))
+
+
+def figures(data: Data) -> dict[str, Figure]:
+    """Ratios with their ranges."""
+    series = {name: {one["case"]: _ratio(one, name) for one in data["cases"]} for name in ("off", "mute")}
+    return {"journal": plots.ratios(TITLE, "seconds with / seconds without", series)}
