@@ -1,94 +1,169 @@
-"""streamconv against `cp` of the bytes it writes, cold cache, until synced: median ratio of interleaved pairs.
+"""Run benchmarks, and make tables and plots of what they measured.
 
-    python -m benchmarks [--folder DIR] [--pairs 5] [--max-mem 512M]
+    python -m benchmarks [NAMES ...] [--folder DIR] [--memory-folder DIR] [--rounds 5] [--quick] [--out DIR]
+    python -m benchmarks --render results.json [--out DIR]
 
-Needs some 4 GB in DIR. Ratios are what to quote: the two of a pair run one after the other on the same machine.
+Each name is a module of this package. OUT gets results.json, anew after each benchmark, tables.md, and plots as PNG and
+SVG. What does not fit into DIR is left out, with a note: `copies` needs 13 GB.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import statistics
+import contextlib
+import importlib
+import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
-from streamconv import samples
-from streamconv.families import find
+from . import machine, report
+from .measuring import BenchmarkError
+from .results import Benchmark, Data, Setting
 
-_CONFIG = {
-    "model_type": "mixtral",
-    "hidden_size": 2048,
-    "intermediate_size": 7168,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "num_hidden_layers": 1,
-    "num_local_experts": 8,
-    "vocab_size": 32000,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
-_CASES = {
-    "same dtype": [],
-    "bf16 -> fp16": ["--dtype", "fp16"],
-    "widened to fp32": ["--dtype", "fp32"],
-    "transposed experts": ["-o", "use_gmm=true"],
-}
+NAMES = ("copies", "peers", "memory", "scaling", "operations", "journal")
+
+_SHARED_MEMORY = Path("/dev/shm")
+# The largest source there, and one more copy of it.
+_MEMORY_ROOM = 6 * 10**9
 
 
-def main() -> None:
-    """Run all cases and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--folder", type=Path, default=None, help="where to work (default: the temporary directory)")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--max-mem", default="512M")
+def main() -> int:
+    """Run what the command line asks for; the exit code: 1 where a benchmark could not measure."""
+    parser = _parser()
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        source = Path(folder) / "source"
-        samples.write_hf(source, _CONFIG, samples.hf_specs(find("mixtral"), _CONFIG), 500_000_000)
-        print(f"{'case':20} {'streamconv s':>14} {'cp s':>8} {'ratio (min median max)':>24}")
-        for name, words in _CASES.items():
-            print(
-                _case(name, source, Path(folder), [*words, "--max-mem", arguments.max_mem], arguments.pairs), flush=True
-            )
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if arguments.list:
+        return _list()
+    if arguments.render:
+        return _render(arguments.render, arguments.out or arguments.render.parent)
+    _check(parser, arguments)
+    return _run(arguments, arguments.out or Path("benchmark-results"))
 
 
-def _case(name: str, source: Path, folder: Path, words: list[str], pairs: int) -> str:
-    ours, theirs = [], []
-    for _ in range(pairs):
-        dest, copy = folder / "dest", folder / "copy"
-        command = [sys.executable, "-m", "streamconv", "convert", str(source), str(dest), *words, "--quiet"]
-        ours.append(_timed(lambda c=command: _run(c), source))  # type: ignore[misc]
-        theirs.append(_timed(lambda d=dest, c=copy: _run(["cp", "-r", str(d), str(c)]), dest))  # type: ignore[misc]
-        shutil.rmtree(dest)
-        shutil.rmtree(copy)
-    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    spread = f"{ratios[0]:.2f} {statistics.median(ratios):.2f} {ratios[-1]:.2f}"
-    return f"{name:20} {statistics.median(ours):14.2f} {statistics.median(theirs):8.2f} {spread:>24}"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        metavar="DIR",
+        help="on the disk to measure on; everything put there is removed (default: the temporary directory)",
+    )
+    parser.add_argument(
+        "--memory-folder",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="the same on tmpfs (default: /dev/shm, if that is a tmpfs with room)",
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each contestant (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="small checkpoints, to see that everything runs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where results go (default: benchmark-results; with --render, beside FILE)",
+    )
+    parser.add_argument("--render", type=Path, metavar="FILE", help="only make tables and plots of a results.json")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    return parser
 
 
-def _timed(work: Callable[[], object], cold: Path) -> float:
-    """Seconds until everything is synced, with the files in `cold` dropped from the page cache first."""
-    for path in cold.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-    os.sync()
-    started = time.monotonic()
-    work()
-    os.sync()
-    return time.monotonic() - started
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    for folder in filter(None, (arguments.folder, arguments.memory_folder)):
+        if not folder.is_dir():
+            parser.error(f"{folder} is no directory")
+    if machine.mount(arguments.folder).kind == "tmpfs":
+        parser.error(f"{arguments.folder} is on tmpfs; name a directory on a disk with --folder")
+    if arguments.memory_folder and machine.mount(arguments.memory_folder).kind != "tmpfs":
+        parser.error(f"--memory-folder: {arguments.memory_folder} is not on tmpfs")
+    if arguments.rounds < 1:
+        parser.error("--rounds: at least 1")
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def _list() -> int:
+    for name in NAMES:
+        try:
+            title = _load(name).TITLE
+        except ImportError as error:
+            title = f"cannot be run here: {error}"
+        print(f"{name:12} {title}")
+    return 0
+
+
+def _load(name: str) -> Benchmark:
+    # Only what is asked for is imported: some need packages that others do not.
+    return cast(Benchmark, importlib.import_module(f"{__package__}.{name}"))
+
+
+def _render(file: Path, out: Path) -> int:
+    results: Data = json.loads(file.read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    report.write(results, {name: _load(name) for name in results["benchmarks"]}, out)
+    print((out / report.TABLES).read_text(), end="")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, out: Path) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    with _setting(arguments) as setting:
+        results = report.begin(_describe(setting), setting.rounds, setting.quick)
+        print(report.heading(results), end="\n\n", flush=True)
+        for name in arguments.names or NAMES:
+            _measure(name, setting, results)
+            report.save(results, out)
+            print(_section(name, results), end="\n\n", flush=True)
+    report.write(results, {name: _load(name) for name in results["benchmarks"]}, out)
+    return 1 if results["failed"] else 0
+
+
+@contextlib.contextmanager
+def _setting(arguments: argparse.Namespace) -> Iterator[Setting]:
+    """Empty folders on disk and on tmpfs, removed at the end."""
+    memory = arguments.memory_folder or _shared_memory()
+    with _empty(arguments.folder) as on_disk, _empty(memory) if memory else contextlib.nullcontext() as in_memory:
+        yield Setting(on_disk, in_memory, arguments.rounds, arguments.quick)
+
+
+@contextlib.contextmanager
+def _empty(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=folder) as found:
+        yield Path(found)
+
+
+def _shared_memory() -> Path | None:
+    folder = _SHARED_MEMORY
+    usable = folder.is_dir() and machine.mount(folder).kind == "tmpfs" and machine.room(folder) >= _MEMORY_ROOM
+    return folder if usable else None
+
+
+def _describe(setting: Setting) -> Data:
+    folders = {"disk": setting.folder, "tmpfs": setting.memory}
+    return machine.describe({name: folder for name, folder in folders.items() if folder}, setting.quick)
+
+
+def _measure(name: str, setting: Setting, results: Data) -> None:
+    """Put into `results` what a benchmark measured, or why it could not."""
+    try:
+        measured = _load(name).measure(setting, lambda words: print(f"{name}: {words}", file=sys.stderr, flush=True))
+    except (BenchmarkError, ImportError, OSError, subprocess.SubprocessError) as error:
+        results["failed"][name] = str(error)
+    else:
+        # As it will be when it is read again.
+        results["benchmarks"][name] = json.loads(json.dumps(measured))
+
+
+def _section(name: str, results: Data) -> str:
+    if name in results["failed"]:
+        return report.failure(name, results["failed"][name])
+    return report.section(_load(name), results["benchmarks"][name])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What a benchmark measured: numbers, strings, lists and dicts of them.
+#: What a benchmark measured: numbers, strings, lists and dicts of them. `notes`, where present, are sentences that are
+#: shown below its tables: what was left out, and why.
 Data = dict[str, Any]
 
 #: Told in a few words what is being done.
