@@ -29,6 +29,7 @@ def describe(folders: Mapping[str, Path], quick: bool) -> Data:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": psutil.virtual_memory().total,
+        "load": os.getloadavg()[0],
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "folders": {name: _describe_folder(folder, quick) for name, folder in folders.items()},
@@ -38,7 +39,8 @@ def describe(folders: Mapping[str, Path], quick: bool) -> Data:
 def lines(data: Data) -> list[str]:
     """The same, for people."""
     machine = f"{data['processor']}, {data['cores']} cores, {format_size(data['memory'])} of memory"
-    return [machine, f"{data['kernel']}, {data['python']}", *(_line(*one) for one in data["folders"].items())]
+    software = f"{data['kernel']}, {data['python']}, load of others at the start {data['load']:.1f}"
+    return [machine, software, *(_line(*one) for one in data["folders"].items())]
 
 
 def room(folder: Path) -> int:
