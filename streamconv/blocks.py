@@ -96,6 +96,7 @@ class BlockLedger:
         self._on_block = on_block
         self._open: dict[int, _Block] = {}
         self._lock = threading.Lock()
+        self._fresh: list[int] = []
         self._blocks = blocks
         self._missing = sum(number not in blocks for number in range(-(-size // BLOCK)))
         # Blocks of an earlier run are not written again; those of this one nobody writes twice.
@@ -105,6 +106,12 @@ class BlockLedger:
     def complete(self) -> bool:
         """Whether every byte is written."""
         return not self._missing
+
+    def fresh(self) -> list[tuple[int, int]]:
+        """The blocks that were finished since this was last asked, as (offset, length): nobody reads them again."""
+        with self._lock:
+            numbers, self._fresh = sorted(self._fresh), []
+        return [(number * BLOCK, BLOCK) for number in numbers]
 
     def wanted(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Which of these bytes are to be written, as (low, high) counted from `offset`: no block of an earlier run."""
@@ -169,6 +176,7 @@ class BlockLedger:
         with self._lock:
             del self._open[number]
             self._blocks.put(number, digest, block.crc)
+            self._fresh.append(number)
             self._missing -= 1
         if self._on_block is not None:
             self._on_block(number, digest, block.crc)
@@ -223,6 +231,10 @@ class SealedLedger:
     def complete(self) -> bool:
         """Whether every byte is written, but for the seals."""
         return self._written == self.size
+
+    def fresh(self) -> list[tuple[int, int]]:
+        """Blocks that are finished: none before the end."""
+        return []
 
     def wrote(self, offset: int, data: Buffer) -> None:
         """Note that the bytes of `data` are in the file at `offset`. Every byte of the file is noted once."""

@@ -16,6 +16,9 @@ from .views import Piece, View, Zeros
 #: Runs longer than this gain nothing on any disk measured.
 LONG_RUN = 64 << 10
 
+#: Boxes larger than this gain nothing where their runs are long: what is small is still in the caches when it is written.
+LARGE_BOX = 16 << 20
+
 
 class Cells:
     """A view cut at its seams: parts that share no source, such as the experts of a stack; each made when asked for.
@@ -80,6 +83,8 @@ def _box_size(cell: Box, by_source: list[int], itemsize: int, region: int) -> li
     budget = region // itemsize
     while True:
         runs = _run(size, extent, by_source) * itemsize, _run(size, extent, by_output) * itemsize
+        if min(runs) >= LONG_RUN:
+            budget = min(budget, LARGE_BOX // itemsize)
         orders = (by_source, by_output) if min(runs[0], LONG_RUN) <= min(runs[1], LONG_RUN) else (by_output, by_source)
         if not any(_grow(size, extent, order, budget) for order in orders):
             return [_even(most, length) for most, length in zip(size, extent, strict=True)]

@@ -237,7 +237,7 @@ class _Comparison:
     def __init__(self, one: Catalog, other: Catalog, limit: int, io: str, on_progress: OnProgress | None) -> None:
         self._one, self._other, self._limit = one, other, limit
         self._half = memory.divide(limit, 1, len(one) + len(other)).region // 2
-        self._readers = [Reader(self._half, uses_mapping(io, catalog.files)) for catalog in (one, other)]
+        self._readers = [Reader(self._half, uses_mapping(io, catalog.files), drops=True) for catalog in (one, other)]
         self._spare = [Region(self._half), Region(self._half)]
         self._on_progress, self._done, self._started, self._said = on_progress, 0, time.monotonic(), -math.inf
         self._total = sum(one[name].nbytes + other[name].nbytes for name in one if self._readable(name))

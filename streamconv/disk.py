@@ -77,9 +77,9 @@ def sync_data(descriptor: int) -> None:
     os.fdatasync(descriptor)
 
 
-def forget(descriptor: int) -> None:
-    """Drop the file's pages from the cache, as far as they are on disk."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+def forget(descriptor: int, offset: int = 0, length: int = 0) -> None:
+    """Drop from the page cache what lies whole in a range (without one: all of the file), is on disk and not mapped."""
+    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def status(descriptor: int) -> os.stat_result:

@@ -310,7 +310,7 @@ class _Worker(threading.Thread):
     def __init__(self, work: _Shared, sink: Sink, record: Record, tally: Tally, budget: Budget, mapped: bool) -> None:
         super().__init__(name="streamconv", daemon=True)
         self.error: BaseException | None = None
-        self.reader = Reader(budget.region, mapped)
+        self.reader = Reader(budget.region, mapped, drops=True)
         self._work, self._sink, self._record, self._tally = work, sink, record, tally
         self._region = Region(budget.region)
 

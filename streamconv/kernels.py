@@ -32,6 +32,7 @@ SCRATCH_BYTES = 1 << 20
 # Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch.
 _TILE_BYTES = 320 << 10
 _TILE_SIDE = 128
+_CACHE_LINE = 64
 
 _Tile: TypeAlias = tuple[slice, ...]
 
@@ -88,8 +89,10 @@ def copy(source: Bits, target: Bits) -> None:
     if _fast_axis(source) == _fast_axis(target):
         np.copyto(target, source)
         return
-    for tile in _tiles(source, target):
-        np.copyto(target[tile], source[tile])
+    shape = _tile_shape(source, target)
+    scratch = _Scratch(math.prod(shape), source.itemsize)
+    for tile in _tiles(source, shape):
+        scratch.turn(source[tile], target[tile])
 
 
 def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -> int:
@@ -112,11 +115,14 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
     _check_cast(source_dtype, target_dtype)
     if source.ndim == 0:
         source, target = source[np.newaxis], target[np.newaxis]
-    # A transposed tile is cast in the source's order first: only the last copy jumps, within the cache.
-    convert = _convert if _fast_axis(source) == _fast_axis(target) else _convert_transposed
     formats = _FLOATS[source_dtype], _FLOATS[target_dtype]
+    shape = _tile_shape(source, target)
+    tiles = _tiles(source, shape)
     with np.errstate(all="ignore"):
-        return sum(convert(source[tile], target[tile], *formats) for tile in _tiles(source, target))
+        if _fast_axis(source) == _fast_axis(target):
+            return sum(_convert(source[tile], target[tile], *formats) for tile in tiles)
+        scratch = _Scratch(math.prod(shape), target.itemsize)
+        return sum(_convert_transposed(source[tile], target[tile], *formats, scratch) for tile in tiles)
 
 
 def dequantise(
@@ -235,11 +241,41 @@ def _pieces(offset: int, length: int, block: int, most: int) -> Iterator[tuple[i
         start = stop
 
 
-def _convert_transposed(source: Bits, target: Bits, source_float: _Float, target_float: _Float) -> int:
+class _Scratch:
+    """Room for a tile of up to `count` elements on its way from one order of axes to another.
+
+    Only the last copy jumps: within the cache, and between rows that are no power of two apart. Those of a model's
+    matrices are, so that a column of one falls into a single set of the cache, and costs six times as much.
+    """
+
+    def __init__(self, count: int, itemsize: int) -> None:
+        gaps = count * _CACHE_LINE // (itemsize * _TILE_SIDE)
+        self._flat = np.empty(count + gaps, f"u{itemsize}")
+
+    def like(self, tile: Bits) -> Bits:
+        """An array of the tile's shape and order of axes, its rows a cache line farther apart than they are long."""
+        order = sorted(range(tile.ndim), key=lambda axis: (tile.shape[axis] > 1, -abs(tile.strides[axis])))
+        *rows, row = (tile.shape[axis] for axis in order)
+        apart = row + _CACHE_LINE // self._flat.itemsize
+        if math.prod(rows) * apart > self._flat.size:
+            apart = row
+        found = self._flat[: math.prod(rows) * apart].reshape(*rows, apart)[..., :row]
+        return found.transpose(np.argsort(order))
+
+    def turn(self, source: Bits, target: Bits) -> None:
+        """Copy one tile."""
+        between = self.like(source)
+        np.copyto(between, source)
+        np.copyto(target, between)
+
+
+def _convert_transposed(
+    source: Bits, target: Bits, source_float: _Float, target_float: _Float, scratch: _Scratch
+) -> int:
     """`_convert` for one tile whose target lies in memory in another order than the source."""
-    scratch = np.empty_like(source, dtype=target.dtype, order="K")
-    overflows = _convert(source, scratch, source_float, target_float)
-    np.copyto(target, scratch)
+    between = scratch.like(source)
+    overflows = _convert(source, between, source_float, target_float)
+    np.copyto(target, between)
     return overflows
 
 
@@ -302,10 +338,9 @@ def _fast_axis(array: Bits) -> int:
     return min(axes, key=lambda axis: (abs(array.strides[axis]), -axis), default=-1)
 
 
-def _tiles(source: Bits, target: Bits) -> Iterator[_Tile]:
-    """Cut the common shape into tiles that cover it once, of nearly equal size."""
-    tile = _tile_shape(source, target)
-    axes = [_cuts(length, step) for length, step in zip(source.shape, tile, strict=True)]
+def _tiles(array: Bits, shape: list[int]) -> Iterator[_Tile]:
+    """Cut an array into tiles of at most `shape` that cover it once, of nearly equal size."""
+    axes = [_cuts(length, step) for length, step in zip(array.shape, shape, strict=True)]
     return product(*axes)
 
 

@@ -10,7 +10,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ _IO = ("auto", "map", "read")
 _MOUNTS = 4 << 20
 _OPEN_FILES = 8
 _FIRST = 64 << 10
+_WORTH_DROPPING = 64 << 10
 _FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes beside it
 _BITS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
@@ -81,20 +82,22 @@ class Reader:
     Args:
         region: bytes of a window at the most.
         mapped: map windows of files; otherwise read them.
+        drops: drop what was read from the page cache, for nobody comes back to it, and others need the room.
     """
 
-    def __init__(self, region: int, mapped: bool) -> None:
+    def __init__(self, region: int, mapped: bool, drops: bool = False) -> None:
         self.region = region
         self.mapped = mapped
+        self.drops = drops
         self.bytes_read = 0
         self._buffer = Region(region)
         self._files: dict[Path, int] = {}
+        self._behind: list[tuple[int, int, int]] = []
 
     def close(self) -> None:
         """Close the files it holds open."""
-        for descriptor in self._files.values():
-            disk.release(descriptor)
-        self._files.clear()
+        while self._files:
+            self._close_one()
 
     def place(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
         """Fill `target`, a flat buffer of the box's elements in row-major order, with a box of a view, cast to `dtype`.
@@ -172,6 +175,7 @@ class Reader:
         high = (flat_index([b - 1 for _, b in box], ref.shape) + 1) * itemsize
         size = math.prod(shape) * itemsize
         (number, inside, *_), *others = overlaps(_lengths(ref), low, high - low)
+        self._drop_behind()
         if self.mapped and not others and high - low <= min(self.region, 2 * size):
             self._buffer.release()
             data = self._map(ref.extents[number].file, ref.extents[number].offset + inside, high - low)
@@ -189,7 +193,7 @@ class Reader:
             raise _changed(file, str(error)) from error
         except OSError as error:
             raise source_error(error, "cannot map", file.path) from error
-        self.bytes_read += length
+        self._note_read(descriptor, offset, length)
         return memoryview(mapping)[offset - start :]
 
     def _read_box(self, ref: TensorRef, box: Box) -> Bits:
@@ -225,7 +229,7 @@ class Reader:
             if count == 0:
                 raise _changed(file, f"it ends at byte {offset + done}")
             done += count
-        self.bytes_read += done
+        self._note_read(descriptor, offset, done)
 
     def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
         """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the buffer."""
@@ -245,13 +249,34 @@ class Reader:
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
+    def _note_read(self, descriptor: int, offset: int, length: int) -> None:
+        self.bytes_read += length
+        if self.drops and length >= _WORTH_DROPPING:
+            self._behind.append((descriptor, offset, length))
+
+    def _drop_behind(self) -> None:
+        """Drop the windows before this one, which are mapped no more."""
+        for descriptor, offset, length in self._behind:
+            with suppress(OSError):
+                disk.forget(descriptor, offset, length)
+        self._behind.clear()
+
+    def _close_one(self) -> None:
+        """Close the file that was opened first, and drop what is left of it in the cache: the pages windows share."""
+        self._behind.clear()
+        descriptor = self._files.pop(next(iter(self._files)))
+        if self.drops:
+            with suppress(OSError):
+                disk.forget(descriptor)
+        disk.release(descriptor)
+
     def _open(self, file: SourceFile) -> int:
         """The file's descriptor, after a look whether the file is as long as it was: less, mapped, would be fatal."""
         descriptor = self._files.get(file.path)
         try:
             if descriptor is None:
                 if len(self._files) >= _OPEN_FILES:
-                    disk.release(self._files.pop(next(iter(self._files))))
+                    self._close_one()
                 descriptor = self._files[file.path] = disk.open_file(file.path, os.O_RDONLY)
             found = disk.status(descriptor)
         except OSError as error:

@@ -109,13 +109,17 @@ class OpenFile:
                 self.ledger.extend(len(tail))
             digests = self.ledger.ordered()
         disk.sync(self._open)
+        disk.forget(self._open)
         return digests
 
     def sync(self) -> None:
-        """Make durable what was written so far."""
+        """Make durable what was written so far, and drop from the page cache what nobody comes back to."""
         with self._lock:
             if self._descriptor is not None:
+                finished = self.ledger.fresh()
                 disk.sync_data(self._descriptor)
+                for offset, length in finished:
+                    disk.forget(self._descriptor, offset, length)
 
     def close(self) -> None:
         """Let go of it."""
