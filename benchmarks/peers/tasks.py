@@ -1,0 +1,119 @@
+"""What is compared: a conversion by another tool, and the same by streamconv."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import sources
+from .environments import COMPRESSED_TENSORS, MINDFORMERS, MINDSPORE, Environment
+
+_LLAMA = """
+import sys
+import mindspore
+from mindformers.models.llama.convert_weight import convert_pt_to_ms
+source, dest, *dtype = sys.argv[1:]
+convert_pt_to_ms(source, dest, *(getattr(mindspore, name) for name in dtype))
+"""
+_FORMAT = """
+import os, sys
+import mindspore
+function, source, dest = sys.argv[1:]
+getattr(mindspore, function)(source, os.path.dirname(dest))
+"""
+_FP8 = """
+import sys
+from compressed_tensors.entrypoints.convert import FP8BlockDequantizer, convert_checkpoint
+source, dest = sys.argv[1:]
+convert_checkpoint(source, dest, FP8BlockDequantizer.from_pretrained(source), max_workers=1)
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A conversion.
+
+    Attributes:
+        title: in a few words.
+        environment: of the other tool.
+        source: makes the checkpoint to convert in a folder, a small one if asked, and returns its path.
+        code: Python that has the other tool do it; its arguments are `before`, source, destination and `after`.
+        their_name: of what the other tool writes.
+        our_name: of what streamconv writes.
+        words: what streamconv is told.
+    """
+
+    title: str
+    environment: Environment
+    source: Callable[[Path, bool], Path]
+    code: str
+    their_name: str
+    our_name: str
+    words: Sequence[str]
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+
+    def theirs(self, source: Path, folder: Path) -> list[str]:
+        """The other tool's command; alone in its environment (`-I`), whatever this one has."""
+        paths = [str(source), str(folder / self.their_name)]
+        return [str(self.environment.python), "-I", "-c", self.code, *self.before, *paths, *self.after]
+
+    def ours(self, source: Path, folder: Path) -> list[str]:
+        """streamconv's command."""
+        paths = [str(source), str(folder / self.our_name)]
+        return [sys.executable, "-m", "streamconv", "convert", *paths, *self.words, "--max-mem", "256M", "--quiet"]
+
+
+#: In an order in which those of one source follow each other. MindFormers writes float32 unless told otherwise.
+TASKS = (
+    Task(
+        "Llama bf16 -> fp32 .ckpt (its default)",
+        MINDFORMERS,
+        sources.llama,
+        _LLAMA,
+        "model.ckpt",
+        "model.ckpt",
+        ["--dtype", "fp32"],
+    ),
+    Task(
+        "Llama bf16 -> fp16 .ckpt",
+        MINDFORMERS,
+        sources.llama,
+        _LLAMA,
+        "model.ckpt",
+        "model.ckpt",
+        ["--dtype", "fp16"],
+        after=["float16"],
+    ),
+    Task(
+        "ckpt_to_safetensors",
+        MINDSPORE,
+        sources.llama_ckpt,
+        _FORMAT,
+        "model.safetensors",
+        "model",
+        ["--model", "raw"],
+        before=["ckpt_to_safetensors"],
+    ),
+    Task(
+        "safetensors_to_ckpt",
+        MINDSPORE,
+        sources.llama_safetensors,
+        _FORMAT,
+        "model.ckpt",
+        "model.ckpt",
+        ["--model", "raw"],
+        before=["safetensors_to_ckpt"],
+    ),
+    Task(
+        "DeepSeek FP8 -> bf16",
+        COMPRESSED_TENSORS,
+        sources.deepseek,
+        _FP8,
+        "model",
+        "model",
+        ["--model", "raw", "--format", "hf"],
+    ),
+)
