@@ -68,7 +68,7 @@ def tables(data: Data) -> Sequence[Table]:
         )
     ]
     if data["notes"]:
-        found.append(Table(("not measured", "because"), [*map(tuple, data["notes"].items())]))
+        found.append(Table(("not measured", "because"), [(what, _gist(why)) for what, why in data["notes"].items()]))
     return found
 
 
@@ -151,6 +151,11 @@ def _figures(one: Run) -> dict[str, Any]:
 
 def _runs(figures: list[Data]) -> list[Run]:
     return [Run(**one) for one in figures]
+
+
+def _gist(error: str) -> str:
+    """The last line of an error message: of a traceback, what was raised."""
+    return error.strip().splitlines()[-1]
 
 
 def _peak(runs: list[Run]) -> int:

@@ -1,6 +1,6 @@
 """A virtual environment for each of the other tools: made on first use with pip, and used again.
 
-They lie in ~/.cache/streamconv-benchmarks, or in the folder that STREAMCONV_ENVIRONMENTS names; each takes 1 to 3 GB,
+They lie in ~/.cache/streamconv-benchmarks, or in the folder that STREAMCONV_ENVIRONMENTS names; each takes 1 to 5 GB,
 more where pip gets PyTorch with its CUDA libraries. An environment is made anew when its file in `requirements/` has
 changed. MindSpore has wheels for no Python later than 3.11 or 3.12, so `python3.11` is taken where there is one.
 """

@@ -14,12 +14,15 @@ _LLAMA = """
 import sys
 import mindspore
 from mindformers.models.llama.convert_weight import convert_pt_to_ms
-source, dest, *dtype = sys.argv[1:]
+*dtype, source, dest = sys.argv[1:]
 convert_pt_to_ms(source, dest, *(getattr(mindspore, name) for name in dtype))
 """
+# MindSpore 2.10 refuses a .ckpt larger than the memory that is free, and takes the page cache, full of files that others
+# have read, for memory in use. So it is told that nothing is known of free memory.
 _FORMAT = """
 import os, sys
 import mindspore
+mindspore.train.serialization._get_available_memory = lambda: None
 function, source, dest = sys.argv[1:]
 getattr(mindspore, function)(source, os.path.dirname(dest))
 """
@@ -39,10 +42,11 @@ class Task:
         title: in a few words.
         environment: of the other tool.
         source: makes the checkpoint to convert in a folder, a small one if asked, and returns its path.
-        code: Python that has the other tool do it; its arguments are `before`, source, destination and `after`.
+        code: Python that has the other tool do it; its arguments are `their_words`, source and destination.
         their_name: of what the other tool writes.
         our_name: of what streamconv writes.
-        words: what streamconv is told.
+        our_words: options of `streamconv convert`.
+        their_words: what else `code` is told.
     """
 
     title: str
@@ -51,19 +55,18 @@ class Task:
     code: str
     their_name: str
     our_name: str
-    words: Sequence[str]
-    before: Sequence[str] = ()
-    after: Sequence[str] = ()
+    our_words: Sequence[str]
+    their_words: Sequence[str] = ()
 
     def theirs(self, source: Path, folder: Path) -> list[str]:
         """The other tool's command; alone in its environment (`-I`), whatever this one has."""
         paths = [str(source), str(folder / self.their_name)]
-        return [str(self.environment.python), "-I", "-c", self.code, *self.before, *paths, *self.after]
+        return [str(self.environment.python), "-I", "-c", self.code, *self.their_words, *paths]
 
     def ours(self, source: Path, folder: Path) -> list[str]:
         """streamconv's command."""
         paths = [str(source), str(folder / self.our_name)]
-        return [sys.executable, "-m", "streamconv", "convert", *paths, *self.words, "--max-mem", "256M", "--quiet"]
+        return [sys.executable, "-m", "streamconv", "convert", *paths, *self.our_words, "--max-mem", "256M", "--quiet"]
 
 
 #: In an order in which those of one source follow each other. MindFormers writes float32 unless told otherwise.
@@ -85,7 +88,7 @@ TASKS = (
         "model.ckpt",
         "model.ckpt",
         ["--dtype", "fp16"],
-        after=["float16"],
+        their_words=["float16"],
     ),
     Task(
         "ckpt_to_safetensors",
@@ -95,7 +98,7 @@ TASKS = (
         "model.safetensors",
         "model",
         ["--model", "raw"],
-        before=["ckpt_to_safetensors"],
+        their_words=["ckpt_to_safetensors"],
     ),
     Task(
         "safetensors_to_ckpt",
@@ -105,7 +108,7 @@ TASKS = (
         "model.ckpt",
         "model.ckpt",
         ["--model", "raw"],
-        before=["safetensors_to_ckpt"],
+        their_words=["safetensors_to_ckpt"],
     ),
     Task(
         "DeepSeek FP8 -> bf16",
