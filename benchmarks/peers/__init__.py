@@ -26,6 +26,7 @@ from .environments import Environment, variables
 from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Against other converters"
@@ -62,35 +63,39 @@ def measure(setting: Setting, say: Say) -> Data:
 
 def tables(data: Data) -> Sequence[Table]:
     """Seconds as median (least-most) of all rounds, ratios of each round; of memory the most in any round."""
-    found = [
-        Table(
-            ("other tool", "task", "written", *_TIMES, *_MEMORY, "same tensors"), [_row(task) for task in data["tasks"]]
-        )
-    ]
+    columns = ("other tool", "task", "written", *_TIMES, *_MEMORY, "same tensors")
+    found = [Table(columns, [_row(task) for task in data["tasks"]])] if data["tasks"] else []
     if data["notes"]:
         found.append(Table(("not measured", "because"), [(what, _gist(why)) for what, why in data["notes"].items()]))
     return found
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Seconds and peak memory in pairs of bars."""
+    """Seconds and peak memory in pairs of bars, on a scale of powers of ten."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(11, 1.2 + 0.75 * len(data["tasks"])), layout="constrained")
+    tasks = data["tasks"]
+    figure = Figure(figsize=(11, 1.2 + 0.75 * len(tasks)), layout="constrained")
     seconds, memory = figure.subplots(1, 2, sharey=True)
-    labels = [f"{task['tool']}\n{task['title']}" for task in data["tasks"]]
     for side, name, offset in (("ours", "streamconv", -0.2), ("theirs", "other tool", 0.2)):
-        places = [place + offset for place in range(len(labels))]
-        runs = [_runs(task[side]) for task in data["tasks"]]
-        seconds.barh(places, [spread(r.seconds for r in some).median for some in runs], 0.4, label=name)
-        memory.barh(places, [_peak(some) / 1e6 for some in runs], 0.4, label=name)
-    for axes, label in ((seconds, "seconds, median"), (memory, "peak memory, MB")):
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-    seconds.set_yticks(range(len(labels)), labels)
+        places = [place + offset for place in range(len(tasks))]
+        runs = [_runs(task[side]) for task in tasks]
+        _bars(seconds, places, [spread(one.seconds for one in some).median for some in runs], name)
+        _bars(memory, places, [_peak(some) / 1e6 for some in runs], name)
+    seconds.set(xscale="log", xlim=(1, 2 * seconds.get_xlim()[1]), xlabel="seconds, median")
+    memory.set(xscale="log", xlim=(10, 2 * memory.get_xlim()[1]), xlabel="peak memory, MB")
+    seconds.set_yticks(range(len(tasks)), [f"{task['tool']}\n{task['title']}" for task in tasks])
     seconds.invert_yaxis()
-    memory.legend()
+    figure.legend(*seconds.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return {"peers": figure}
+
+
+def _bars(axes: Axes, places: list[float], values: list[float], label: str) -> None:
+    axes.bar_label(axes.barh(places, values, 0.4, label=label), fmt=_number, padding=2)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.{0 if value >= 100 else 1}f}"
 
 
 def _prepared(environment: Environment, setting: Setting, say: Say, notes: dict[str, str]) -> bool:

@@ -17,8 +17,8 @@ from mindformers.models.llama.convert_weight import convert_pt_to_ms
 *dtype, source, dest = sys.argv[1:]
 convert_pt_to_ms(source, dest, *(getattr(mindspore, name) for name in dtype))
 """
-# MindSpore 2.10 refuses a .ckpt larger than the memory that is free, and takes the page cache, full of files that others
-# have read, for memory in use. So it is told that nothing is known of free memory.
+# MindSpore 2.10 refuses a .ckpt larger than the free memory, and counts the page cache as memory in use: on most
+# machines it would load none. So it is told that nothing is known of free memory.
 _FORMAT = """
 import os, sys
 import mindspore
@@ -69,7 +69,7 @@ class Task:
         return [sys.executable, "-m", "streamconv", "convert", *paths, *self.our_words, "--max-mem", "256M", "--quiet"]
 
 
-#: In an order in which those of one source follow each other. MindFormers writes float32 unless told otherwise.
+#: Those of one source follow each other, so that it is made once. MindFormers writes float32 unless told otherwise.
 TASKS = (
     Task(
         "Llama bf16 -> fp32 .ckpt (its default)",
