@@ -83,7 +83,7 @@ def figures(data: Data) -> Mapping[str, Figure]:
         _bars(seconds, places, [spread(one.seconds for one in some).median for some in runs], name)
         _bars(memory, places, [_peak(some) / 1e6 for some in runs], name)
     seconds.set(xscale="log", xlim=(1, 2 * seconds.get_xlim()[1]), xlabel="seconds, median")
-    memory.set(xscale="log", xlim=(10, 2 * memory.get_xlim()[1]), xlabel="peak memory, MB")
+    memory.set(xscale="log", xlim=(10, 4 * memory.get_xlim()[1]), xlabel="peak memory, MB")
     seconds.set_yticks(range(len(tasks)), [f"{task['tool']}\n{task['title']}" for task in tasks])
     seconds.invert_yaxis()
     figure.legend(*seconds.get_legend_handles_labels(), loc="outside upper right", ncols=2)
