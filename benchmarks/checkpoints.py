@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from streamconv import samples
+from streamconv.dtypes import BF16
 from streamconv.families import find
+from streamconv.formats import safetensors, shards
+from streamconv.tensors import TensorSpec
 
 MIB = 1 << 20
+_SHARD = 500_000_000
 
-#: Mixtral, narrower: 42 MB a layer of attention and norms, 88 MB an expert.
+#: Mixtral, narrower: 25 MB a layer of attention and norms, 88 MB an expert.
 MIXTRAL: Mapping[str, Any] = {
     "model_type": "mixtral",
     "hidden_size": 2048,
@@ -29,7 +34,7 @@ MIXTRAL: Mapping[str, Any] = {
 def mixtral(folder: Path, **changes: Any) -> Path:
     """A Mixtral checkpoint in shards of 500 MB: 88 MB an expert of 2048 x 7168, 1.7 GB of bfloat16 in all."""
     config = {**MIXTRAL, **changes}
-    samples.write_hf(folder, config, samples.hf_specs(find("mixtral"), config), 500_000_000)
+    samples.write_hf(folder, config, samples.hf_specs(find("mixtral"), config), _SHARD)
     return folder
 
 
@@ -63,5 +68,62 @@ def deepseek3(folder: Path, **changes: Any) -> Path:
     """A DeepSeek-V3 checkpoint in FP8 with the scales of its blocks, in shards of 500 MB: 1.2 GB of FP8 in all."""
     config = {**DEEPSEEK3, **changes}
     specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
-    samples.write_hf(folder, config, specs, 500_000_000)
+    samples.write_hf(folder, config, specs, _SHARD)
     return folder
+
+
+def mixtral_of(folder: Path, size: int, sparse: bool = False, **changes: Any) -> Path:
+    """A Mixtral checkpoint with as many layers as make about `size` bytes; its data are holes if `sparse`."""
+    family = find("mixtral")
+    one, two = (samples.hf_specs(family, {**MIXTRAL, **changes, "num_hidden_layers": n}) for n in (1, 2))
+    layers = 1 + max(0, round((size - _nbytes(one)) / (_nbytes(two) - _nbytes(one))))
+    config = {**MIXTRAL, **changes, "num_hidden_layers": layers}
+    write = write_sparse if sparse else samples.write_hf
+    write(folder, config, samples.hf_specs(family, config), _SHARD)
+    return folder
+
+
+def deepseek_v3(folder: Path) -> Path:
+    """DeepSeek-V3 at its full size, 91,991 tensors in 161 shards: real headers, the data are holes."""
+    config = {
+        **DEEPSEEK3,
+        "num_hidden_layers": 61,
+        "num_nextn_predict_layers": 1,
+        "n_routed_experts": 256,
+        "first_k_dense_replace": 3,
+        "vocab_size": 129280,
+    }
+    specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
+    specs.sort(key=lambda spec: [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")])
+    write_sparse(folder, config, specs, 4_300_000_000)
+    return folder
+
+
+def matrices(folder: Path, count: int, rows: int, columns: int, sparse: bool = False) -> Path:
+    """`count` bfloat16 matrices of one shape, of no known model."""
+    specs = [TensorSpec(f"layers.{number}.weight", BF16, (rows, columns)) for number in range(count)]
+    write = write_sparse if sparse else samples.write_hf
+    write(folder, {}, specs, _SHARD)
+    return folder
+
+
+def write_sparse(folder: Path, config: Mapping[str, Any], specs: list[TensorSpec], max_shard_size: int) -> None:
+    """Write a checkpoint whose headers are real and whose data are holes: zeros that take no room on the disk."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2))
+    groups = shards.split(specs, max_shard_size)
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        file = safetensors.lay_out(shards.hf_shard_name(number, len(groups)), group, {"format": "pt"})
+        with (folder / file.name).open("wb") as out:
+            for offset, literal in file.literals:
+                out.seek(offset)
+                out.write(literal)
+            out.truncate(file.size)
+        weight_map.update(dict.fromkeys(file.extents, file.name))
+    if len(groups) > 1:
+        (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(_nbytes(specs), weight_map))
+
+
+def _nbytes(specs: list[TensorSpec]) -> int:
+    return sum(spec.nbytes for spec in specs)

@@ -1,0 +1,251 @@
+"""Operations: what one thread does with elements in memory, against a plain copy of the same bytes.
+
+    view of random tensors in a cached file  →  boxes as the engine cuts them  →  `Reader.place`  →  one buffer
+
+That is the product's own path without its writes: windows are mapped, so their page faults count. Speed is bytes in and
+out over seconds. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and out:
+it reads and writes each. Digests only read. A stack of experts is moved here to see what mapping and moving cost; the
+engine writes one that needs no cast straight from the mapped window.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamconv import samples, transforms, views
+from streamconv.blocks import BlockLedger, Blocks
+from streamconv.boxes import boxes, cells
+from streamconv.dtypes import BF16, F8_E4M3, F16, F32, DType
+from streamconv.families.common import gate_and_up
+from streamconv.families.latent import even_then_odd
+from streamconv.formats import open_catalog
+from streamconv.grids import box_shape
+from streamconv.scales import SUFFIX
+from streamconv.sizes import Sizes
+from streamconv.sources import Reader, Region, bits
+from streamconv.tensors import TensorRef, TensorSpec
+from streamconv.transforms import Join, Transform
+from streamconv.views import View
+
+from .conversions import removed
+from .measuring import BenchmarkError, spread
+from .results import Data, Say, Setting, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Operations in memory, one thread"
+
+MIB, GB = 1 << 20, 10**9
+
+#: Bytes of a window, and of a box.
+REGION = 64 * MIB
+
+_SLAB = 8 * MIB  # what the engine hands to the writer at once
+_HEADS, _KV, _HEAD_DIM = 32, 8, 128
+_SIZES = Sizes({"heads": "heads", "kv": "kv", "rope": "rope"}, {"heads": _HEADS, "kv": _KV, "rope": _HEAD_DIM})
+
+#: The views of a source's tensors as one view.
+Make = Callable[[Sequence[View]], View]
+
+#: Does an operation once.
+Work = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is done with tensors.
+
+    Attributes:
+        name: in the table.
+        shapes: of the source's tensors, at full size.
+        dtype, target: of source and result.
+        make: the result as a view of the source's tensors; the first one where absent.
+    """
+
+    name: str
+    shapes: Sequence[tuple[int, int]]
+    dtype: DType
+    target: DType
+    make: Make = lambda parts: parts[0]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An operation ready to run, and how many bytes it reads and writes."""
+
+    work: Work
+    nbytes: int
+
+
+def measure(setting: Setting, say: Say) -> Data:
+    """Seconds of every operation and of its copy, round by round; each is run once before that."""
+    found: Data = {}
+    for number, operation in enumerate(operations(16 if setting.quick else 1)):
+        say(operation.name)
+        folder = setting.folder / f"source-{number}"
+        with removed(folder), closing(Reader(REGION, mapped=True)) as reader:
+            found[operation.name] = _timed(_job(reader, operation, folder), setting.rounds)
+    for name, crc in (("xxh3 digest", False), ("xxh3 digest and CRC-32", True)):
+        say(name)
+        found[name] = _timed(_digest(4 * MIB if setting.quick else 4 * REGION, crc), setting.rounds)
+    return {"operations": found}
+
+
+def tables(data: Data) -> Sequence[Table]:
+    """Speed of every operation, and its share of the copy's."""
+    rows = [
+        (name, *(f"{one:.2f}" for one in (spread(_speeds(found)), _share(found))))
+        for name, found in data["operations"].items()
+    ]
+    return [Table(("operation", "GB/s in and out", "share of a plain copy"), rows)]
+
+
+def figures(data: Data) -> Mapping[str, Figure]:
+    """Speeds as bars, with that of the copy."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    measured = data["operations"]
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.subplots()
+    speeds = [spread(_speeds(found)) for found in measured.values()]
+    copies = [spread(_speeds(found, "copy")).median for found in measured.values()]
+    ranges = [[one.median - one.least for one in speeds], [one.most - one.median for one in speeds]]
+    axes.barh(list(measured), [one.median for one in speeds], xerr=ranges, capsize=3)
+    axes.plot(copies, range(len(copies)), "k|", markersize=14, label="plain copy")
+    axes.invert_yaxis()
+    axes.set(xlabel="GB/s, bytes in and out, one thread")
+    axes.set_title(TITLE)
+    axes.legend()
+    return {"operations": figure}
+
+
+# -- the operations ----------------------------------------------------------------------------------------------------
+
+
+def operations(smaller: int = 1) -> Iterator[Operation]:
+    """All of them, on tensors `smaller` times narrower than at full size."""
+    wide = 8192 // smaller
+    large, expert = (wide, 8192), (wide // 8, 8192)
+    casts = ((BF16, F16), (BF16, F32), (F32, BF16), (F32, F16), (F16, F32), (F16, BF16))
+    yield from (Operation(f"cast {_word(one)} -> {_word(other)}", [large], one, other) for one, other in casts)
+    yield Operation("FP8 blocks -> bf16", [large], F8_E4M3, BF16)
+    yield Operation("FP8 blocks -> fp32", [large], F8_E4M3, F32)
+    swapped = _by(transforms.Transpose())
+    yield Operation("transpose, 2 bytes", [large], BF16, BF16, swapped)
+    yield Operation("transpose, 4 bytes", [large], F32, F32, swapped)
+    yield Operation("FP8 blocks -> bf16, transposed", [large], F8_E4M3, BF16, swapped)
+    yield Operation("stack of experts", [expert] * 8, BF16, BF16, views.stack)
+    yield Operation("stack of experts, transposed", [expert] * 8, BF16, BF16, _transposed_stack)
+    yield Operation("gate and up, row by row", [(wide // 2, 8192)] * 2, BF16, BF16, _by(gate_and_up(by_turns=True)))
+    rotary = _HEADS * _HEAD_DIM, wide
+    yield Operation("rotary rows, even then odd", [rotary], BF16, BF16, _by(even_then_odd("heads")))
+    rows = [(heads * _HEAD_DIM, wide) for heads in (_HEADS, _KV, _KV)]
+    yield Operation("q, k, v per KV group", rows, BF16, BF16, _by(Join(("heads", "kv", "kv"), "kv")))
+
+
+def _word(dtype: DType) -> str:
+    return {BF16: "bf16", F16: "fp16", F32: "fp32"}[dtype]
+
+
+def _by(transform: Transform) -> Make:
+    return lambda parts: transform.apply(parts, _SIZES)[0]
+
+
+def _transposed_stack(parts: Sequence[View]) -> View:
+    return views.permute(views.stack(parts), (0, 2, 1))
+
+
+# -- running them ------------------------------------------------------------------------------------------------------
+
+
+def _timed(job: _Job, rounds: int) -> Data:
+    """Seconds of a job and of a plain copy of as many bytes, in a random order in each round."""
+    contestants = {"operation": job.work, "copy": _copy(job.nbytes)}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for work in contestants.values():
+        work()
+    for _ in range(rounds):
+        for name in random.sample(list(contestants), len(contestants)):
+            started = time.perf_counter()
+            contestants[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return {"bytes": job.nbytes, **seconds}
+
+
+def _job(reader: Reader, operation: Operation, folder: Path) -> _Job:
+    """The operation on random tensors that were just written, and so are in the page cache."""
+    weights = [TensorSpec(f"w{n}", operation.dtype, shape) for n, shape in enumerate(operation.shapes)]
+    scaled = operation.dtype == F8_E4M3
+    samples.write_hf(folder, {}, [*weights, *(_scales(spec) for spec in weights if scaled)], 100 * GB)
+    catalog = open_catalog(folder)
+    view = operation.make([_leaf(catalog, spec.name) for spec in weights])
+    elements = math.prod(view.shape)
+    work = partial(_convert, reader, view, Region(REGION), operation.target)
+    return _Job(work, elements * (operation.dtype.itemsize + operation.target.itemsize))
+
+
+def _scales(weight: TensorSpec) -> TensorSpec:
+    rows, columns = (-(-size // 128) for size in weight.shape)
+    return TensorSpec(weight.name + SUFFIX, F32, (rows, columns))
+
+
+def _leaf(catalog: Mapping[str, TensorRef], name: str) -> View:
+    scale = catalog.get(name + SUFFIX)
+    return views.leaf(catalog[name]) if scale is None else views.scaled(catalog[name], scale)
+
+
+def _convert(reader: Reader, view: View, region: Region, target: DType) -> None:
+    """All boxes of a view, as a worker of the engine makes them."""
+    widest = max(target.itemsize, *(leaf.dtype.itemsize for leaf in view.leaves()))
+    for cell in cells(view):
+        for box in boxes(view, cell, widest, REGION):
+            reader.place(view, box, region.array(math.prod(box_shape(box)), bits(target)), target)
+
+
+def _copy(nbytes: int) -> Work:
+    """A plain copy that reads and writes so many bytes in all, a box at a time."""
+    source, target = np.ones(REGION, np.uint8), np.ones(REGION, np.uint8)
+
+    def work() -> None:
+        for begin in range(0, nbytes // 2, REGION):
+            count = min(REGION, nbytes // 2 - begin)
+            np.copyto(target[:count], source[:count])
+
+    return work
+
+
+def _digest(size: int, crc: bool) -> _Job:
+    """A file of `size` random bytes noted as written, slab by slab, in order."""
+    data = memoryview(np.random.default_rng(0).bytes(size))
+
+    def work() -> None:
+        ledger = BlockLedger(size, Blocks(size), _unread, crc)
+        for begin in range(0, size, _SLAB):
+            ledger.wrote(begin, data[begin : begin + _SLAB])
+
+    return _Job(work, size)
+
+
+def _unread(offset: int, length: int) -> bytes:
+    raise BenchmarkError(f"bytes {offset} to {offset + length} came in order, and were read back all the same")
+
+
+def _speeds(found: Data, what: str = "operation") -> list[float]:
+    """GB/s, round by round."""
+    return [found["bytes"] / GB / seconds for seconds in found[what]]
+
+
+def _share(found: Data) -> float:
+    """Median ratio of the operation's speed to the copy's."""
+    return spread(copy / ours for ours, copy in zip(found["operation"], found["copy"], strict=True)).median
