@@ -16,7 +16,7 @@ from .views import Piece, View, Zeros
 #: Runs longer than this gain nothing on any disk measured.
 LONG_RUN = 64 << 10
 
-#: Boxes larger than this gain nothing where their runs are long: what is small is still in the caches when it is written.
+#: Boxes larger than this gain nothing where their runs are long: smaller ones let reading and writing overlap.
 LARGE_BOX = 16 << 20
 
 

@@ -27,21 +27,7 @@ from .views import Leaf, Scaled, Stored, View, Zeros
 Bits = NDArray[np.unsignedinteger[Any]]
 BitType = np.dtype[np.unsignedinteger[Any]]
 
-_NETWORK = (
-    "nfs",
-    "cifs",
-    "smb",
-    "fuse",
-    "lustre",
-    "ceph",
-    "glusterfs",
-    "gpfs",
-    "beegfs",
-    "9p",
-    "afs",
-    "virtiofs",
-    "ocfs",
-)
+_IN_MEMORY = ("tmpfs", "ramfs")
 _IO = ("auto", "map", "read")
 _MOUNTS = 4 << 20
 _OPEN_FILES = 8
@@ -328,10 +314,14 @@ def check_io(io: str) -> None:
 
 
 def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:
-    """Whether windows are mapped: as `--io` says; for `auto`, where the files are on no network file system."""
+    """Whether windows are mapped: as `--io` says; for `auto`, where the files are in memory anyway.
+
+    Elsewhere large reads are faster, twice where the device reads little ahead, and a page fault that meets a lost
+    network or a broken disk is not a signal but an error (figures: `docs/performance.md`).
+    """
     if io != "auto":
         return io == "map"
-    return not any(_file_system(file.path).startswith(_NETWORK) for file in files[:1])
+    return any(_file_system(file.path) in _IN_MEMORY for file in files[:1])
 
 
 def _file_system(path: Path) -> str:
