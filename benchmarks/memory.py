@@ -184,16 +184,21 @@ def _limited(setting: Setting, say: Say) -> Data:
     try:
         with limited(LIMIT):
             pass  # a look whether it can be had, before anything is made
+        with source_of("mixtral", setting.folder, setting.quick) as source:
+            return {"bytes": size(source), "cases": _in_a_group(source, setting.rounds, say)}
     except BenchmarkError as error:
+        # Without root there may be no group, and the curves are worth keeping all the same.
         return {"note": f"in a control group: not measured, {error}", "cases": {}}
-    dest, cases = setting.folder / "dest", {}
-    with source_of("mixtral", setting.folder, setting.quick) as source:
-        for case in (CASES[name] for name in _IN_A_GROUP):
-            say(f"in a control group of {LIMIT // MIB} MiB: {case.title}")
-            free = partial(convert, source, dest, case.options, IN_LIMIT)
-            inside = partial(_convert_inside, source, dest, case.options)
-            cases[case.title] = every_round(interleaved({"without": free, "with": inside}, setting.rounds))
-        return {"bytes": size(source), "cases": cases}
+
+
+def _in_a_group(source: Path, rounds: int, say: Say) -> Data:
+    cases, dest = {}, source.with_name("dest")
+    for case in (CASES[name] for name in _IN_A_GROUP):
+        say(f"in a control group of {LIMIT // MIB} MiB: {case.title}")
+        free = partial(convert, source, dest, case.options, IN_LIMIT)
+        inside = partial(_convert_inside, source, dest, case.options)
+        cases[case.title] = every_round(interleaved({"without": free, "with": inside}, rounds))
+    return cases
 
 
 def _convert_inside(source: Path, dest: Path, words: Sequence[str]) -> Run:

@@ -49,21 +49,20 @@ class _Float(NamedTuple):
     sign_shift: int
 
 
-def _float(numpy: Any, mantissa_bits: int) -> _Float:
+def _float(numpy: Any, name: _NumKong, mantissa_bits: int) -> _Float:
     dtype = np.dtype(numpy)
     unsigned = np.dtype(f"u{dtype.itemsize}").type
     sign_shift = 8 * dtype.itemsize - 1
     exponent = (1 << sign_shift) - (1 << mantissa_bits)
     quiet_nan = exponent | 1 << (mantissa_bits - 1)
-    name: _NumKong = dtype.name
     return _Float(dtype, name, unsigned((1 << sign_shift) - 1), unsigned(exponent), unsigned(quiet_nan), sign_shift)
 
 
 _FLOATS = {
-    F16: _float(np.float16, 10),
-    BF16: _float(ml_dtypes.bfloat16, 7),
-    F32: _float(np.float32, 23),
-    F64: _float(np.float64, 52),
+    F16: _float(np.float16, "float16", 10),
+    BF16: _float(ml_dtypes.bfloat16, "bfloat16", 7),
+    F32: _float(np.float32, "float32", 23),
+    F64: _float(np.float64, "float64", 52),
 }
 # Casts of NumKong's that give the bits that NumPy's do whatever the processor, NaN apart, and many times as fast: its
 # others round subnormals, or lose NaN.
