@@ -72,7 +72,7 @@ _BY_NUMKONG = {("bfloat16", "float16"), ("float32", "float16"), ("float16", "flo
 # get the interpreter lock back. Then the longest row of a tile, and the row of one that is transposed.
 _F8_ELEMENTS = 112 << 10
 _F8_ROW = 16 << 10
-_F8_SIDE = 384
+_F8_SIDE = 800
 
 # Scales whose products with finite F8_E4M3 are all normal floats, far from any limit.
 _TAME = np.float32(2.0**-100), np.float32(2.0**100)
@@ -210,7 +210,12 @@ def _dequantise_strip(
             np.copyto(bits.view(_FLOATS[BF16].numpy), values, casting="unsafe")
         if has_nan:
             _set_nans(values, tile, bits)
-        if not in_place:
+        if in_place:
+            continue
+        if target_dtype == BF16:
+            # Rows of the scratch are no power of two apart, as `_Scratch` would have them.
+            np.copyto(target[rows], bits)
+        else:
             overflows += cast(bits, target[rows], BF16, target_dtype)
     return overflows
 
