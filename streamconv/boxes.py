@@ -56,6 +56,9 @@ def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:
 
     `itemsize` is that of the wider of source and output elements: window and box have a region each.
     """
+    if math.prod(b - a for a, b in cell) * itemsize <= min(region, LARGE_BOX):
+        yield cell
+        return
     by_source = _axes_by_source(view, cell)
     size = _box_size(cell, by_source, itemsize, region)
     order = tuple(reversed(by_source))

@@ -1,4 +1,4 @@
-"""Reading: windows of source tensors, mapped where the file system is local, read into counted buffers elsewhere.
+"""Reading: windows of source tensors, mapped where files are in memory anyway, read into counted buffers elsewhere.
 
 Each worker has one reader, and a reader holds one window at a time. Whether mapped or read, a window is never larger
 than the region the budget gives it: what is asked in a grid that is larger, or mostly holes, is asked in parts.

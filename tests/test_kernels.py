@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import permutations, product
 from typing import Any
@@ -458,22 +458,40 @@ def test_dequantise_every_pattern_times_many_scales(without_nan: bool) -> None:
     np.testing.assert_array_equal(out, expected[:, columns])
 
 
-def test_dequantise_whatever_instructions_numkong_may_use() -> None:
-    """Other processors take other ways through NumKong: all that this one can take give the same bits."""
-    weight, scale, expected = every_pattern_times_many_scales()
+def with_fewer_and_fewer_instructions() -> Iterator[None]:
+    """Other processors take other ways through NumKong: all that this one can take, to the one without any."""
     able = [name for name, has in numkong.get_capabilities().items() if has and name != "serial"]
-    disabled: list[str] = []
     try:
-        for name in [*reversed(able), ""]:
-            out = np.zeros(weight.shape, np.uint16)
-            kernels.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
-            np.testing.assert_array_equal(out, expected, err_msg=f"without {disabled}")
-            if name:
-                numkong.disable_capability(name)
-                disabled.append(name)
+        yield
+        for name in reversed(able):
+            numkong.disable_capability(name)
+            yield
     finally:
-        for name in disabled:
+        for name in able:
             numkong.enable_capability(name)
+
+
+def test_dequantise_whatever_instructions_numkong_may_use() -> None:
+    weight, scale, expected = every_pattern_times_many_scales()
+    for _ in with_fewer_and_fewer_instructions():
+        out = np.zeros(weight.shape, np.uint16)
+        kernels.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+        np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(("source", "target"), [(F16, F32), (BF16, F16), (F32, F16)], ids=str)
+def test_cast_whatever_instructions_numkong_may_use(source: DType, target: DType) -> None:
+    """Every pattern of 16 bits; of 32 every tie of float16 and what lies beside it, and a million others."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    if source == F32:
+        values = np.abs(bits.view(np.float16)[:0x7C00].astype(np.float32))
+        ties = np.append((values[:-1] + values[1:]) / 2, np.float32(65520)).view(np.uint32)
+        near = np.concatenate([values.view(np.uint32)[1:], ties])
+        positive = np.concatenate([near - 1, near, near + 1, np.arange(0x7F7FFFF0, 0x7F800010, dtype=np.uint32)])
+        bits = np.concatenate([positive, positive | sign(F32), random_bits(F32, 1 << 20)]).astype(np.uint32)
+    expected = by_torch(bits, source, target)
+    for _ in with_fewer_and_fewer_instructions():
+        check(bits, source, target, expected)
 
 
 @pytest.mark.parametrize(

@@ -188,9 +188,10 @@ def test_a_region_gives_its_pages_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "mapped"), [("ext4", True), ("xfs", True), ("nfs4", False), ("fuse.sshfs", False), ("9p", False)]
+    ("kind", "mapped"),
+    [("tmpfs", True), ("ramfs", True), ("ext4", False), ("xfs", False), ("nfs4", False), ("", False)],
 )
-def test_auto_reads_on_network_file_systems(kind: str, mapped: bool, monkeypatch) -> None:
+def test_auto_maps_what_is_in_memory_anyway(kind: str, mapped: bool, monkeypatch) -> None:
     monkeypatch.setattr(sources, "_file_system", lambda path: kind)
     files = (SourceFile(Path("a"), 1),)
     assert uses_mapping("auto", files) is mapped
@@ -201,4 +202,4 @@ def test_auto_reads_on_network_file_systems(kind: str, mapped: bool, monkeypatch
 def test_the_file_system_is_found(tmp_path: Path) -> None:
     assert sources._file_system(Path("/proc")) == "proc"
     assert sources._file_system(tmp_path / "nothing") == ""
-    assert uses_mapping("auto", ())
+    assert not uses_mapping("auto", ())
