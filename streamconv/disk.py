@@ -158,6 +158,12 @@ def release(descriptor: int) -> None:
         close(descriptor)
 
 
+def drop(descriptor: int, offset: int = 0, length: int = 0) -> None:
+    """Forget what nobody comes back to, if the system will: nothing depends on it but room for others."""
+    with suppress(OSError):
+        forget(descriptor, offset, length)
+
+
 def mode(path: StrPath, follow: bool = True) -> int:
     """The mode of what a name leads to, 0 where there is nothing, nor could be."""
     try:

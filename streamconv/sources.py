@@ -10,7 +10,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +243,7 @@ class Reader:
     def _drop_behind(self) -> None:
         """Drop the windows before this one, which are mapped no more."""
         for descriptor, offset, length in self._behind:
-            with suppress(OSError):
-                disk.forget(descriptor, offset, length)
+            disk.drop(descriptor, offset, length)
         self._behind.clear()
 
     def _close_one(self) -> None:
@@ -252,8 +251,7 @@ class Reader:
         self._behind.clear()
         descriptor = self._files.pop(next(iter(self._files)))
         if self.drops:
-            with suppress(OSError):
-                disk.forget(descriptor)
+            disk.drop(descriptor)
         disk.release(descriptor)
 
     def _open(self, file: SourceFile) -> int:

@@ -146,6 +146,7 @@ def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[in
                 raise VerificationError(f"{quote(path)} has {found} bytes, its manifest says {size}: convert again")
             for number in numbers:
                 yield number, _digest(path, descriptor, number * BLOCK, _block_size(size, number))
+                disk.drop(descriptor, number * BLOCK, BLOCK)
     finally:
         disk.release(descriptor)
 
@@ -260,8 +261,9 @@ class CompareSink:
         return crc
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files, and of what the page cache has of them."""
         for descriptor in self._open.values():
+            disk.drop(descriptor)
             disk.release(descriptor)
         self._open.clear()
 

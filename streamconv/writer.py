@@ -109,7 +109,7 @@ class OpenFile:
                 self.ledger.extend(len(tail))
             digests = self.ledger.ordered()
         disk.sync(self._open)
-        disk.forget(self._open)
+        disk.drop(self._open)
         return digests
 
     def sync(self) -> None:
@@ -119,7 +119,7 @@ class OpenFile:
                 finished = self.ledger.fresh()
                 disk.sync_data(self._descriptor)
                 for offset, length in finished:
-                    disk.forget(self._descriptor, offset, length)
+                    disk.drop(self._descriptor, offset, length)
 
     def close(self) -> None:
         """Let go of it."""

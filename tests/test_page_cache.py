@@ -71,6 +71,19 @@ def test_nothing_stays_in_the_page_cache(source: Path, tmp_path: Path, io: str, 
         assert after <= 0.05 * total, folder
 
 
+def test_what_is_verified_does_not_stay(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    run("convert", source, dest, "--max-mem", "200M", "--quiet")
+    for words in ((dest,), (source, dest)):
+        for path in dest.iterdir():
+            path.read_bytes()
+        assert cached(dest)[0] > 0
+        ended = run("verify", *words, "--max-mem", "200M", "--quiet")
+        assert ended.code == 0, ended.err
+        after, total = cached(dest)
+        assert after <= 0.05 * total, words
+
+
 def test_what_is_read_lazily_stays(source: Path, tmp_path: Path) -> None:
     """Who opens a checkpoint may come back to it."""
     import streamconv
