@@ -144,8 +144,7 @@ def _shared_memory() -> Path | None:
 
 
 def _describe(setting: Setting) -> Data:
-    folders = {"disk": setting.folder, "tmpfs": setting.memory}
-    return machine.describe({name: folder for name, folder in folders.items() if folder}, setting.quick)
+    return machine.describe(setting.places, setting.quick)
 
 
 def _measure(name: str, setting: Setting, results: Data) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from streamconv import samples
 from streamconv.dtypes import BF16
 from streamconv.families import find
-from streamconv.formats import safetensors, shards
 from streamconv.tensors import TensorSpec
 
 MIB = 1 << 20
@@ -78,8 +76,7 @@ def mixtral_of(folder: Path, size: int, sparse: bool = False, **changes: Any) ->
     one, two = (samples.hf_specs(family, {**MIXTRAL, **changes, "num_hidden_layers": n}) for n in (1, 2))
     layers = 1 + max(0, round((size - _nbytes(one)) / (_nbytes(two) - _nbytes(one))))
     config = {**MIXTRAL, **changes, "num_hidden_layers": layers}
-    write = write_sparse if sparse else samples.write_hf
-    write(folder, config, samples.hf_specs(family, config), _SHARD)
+    samples.write_hf(folder, config, samples.hf_specs(family, config), _SHARD, sparse=sparse)
     return folder
 
 
@@ -95,34 +92,15 @@ def deepseek_v3(folder: Path) -> Path:
     }
     specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
     specs.sort(key=lambda spec: [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")])
-    write_sparse(folder, config, specs, 4_300_000_000)
+    samples.write_hf(folder, config, specs, 4_300_000_000, sparse=True)
     return folder
 
 
 def matrices(folder: Path, count: int, rows: int, columns: int, sparse: bool = False) -> Path:
     """`count` bfloat16 matrices of one shape, of no known model."""
     specs = [TensorSpec(f"layers.{number}.weight", BF16, (rows, columns)) for number in range(count)]
-    write = write_sparse if sparse else samples.write_hf
-    write(folder, {}, specs, _SHARD)
+    samples.write_hf(folder, {}, specs, _SHARD, sparse=sparse)
     return folder
-
-
-def write_sparse(folder: Path, config: Mapping[str, Any], specs: list[TensorSpec], max_shard_size: int) -> None:
-    """Write a checkpoint whose headers are real and whose data are holes: zeros that take no room on the disk."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(dict(config), indent=2))
-    groups = shards.split(specs, max_shard_size)
-    weight_map: dict[str, str] = {}
-    for number, group in enumerate(groups, 1):
-        file = safetensors.lay_out(shards.hf_shard_name(number, len(groups)), group, {"format": "pt"})
-        with (folder / file.name).open("wb") as out:
-            for offset, literal in file.literals:
-                out.seek(offset)
-                out.write(literal)
-            out.truncate(file.size)
-        weight_map.update(dict.fromkeys(file.extents, file.name))
-    if len(groups) > 1:
-        (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(_nbytes(specs), weight_map))
 
 
 def _nbytes(specs: list[TensorSpec]) -> int:

@@ -28,10 +28,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .conversions import CASES, Case, command, removed, source_of, streamconv
+from .conversions import CASES, Case, source_of, streamconv, words
 from .measuring import BenchmarkError, Run, Spread, interleaved, ratios, spread
-from .measuring import measure as run
 from .results import Table
+from .running import run_and_remove
 
 BUDGET = "1G"
 THRESHOLD = 1.05
@@ -131,9 +131,8 @@ def _measure(case: Case, trees: Mapping[str, Path], folder: Path, arguments: arg
 
 
 def _convert(case: Case, tree: Path, source: Path, dest: Path) -> Run:
-    with removed(dest):
-        words = streamconv(command(case, source, dest, BUDGET))
-        return run(words, [source], env=_environment(tree), prepare=lambda: os.chdir(tree))
+    command = streamconv(words(case.options, source, dest, BUDGET))
+    return run_and_remove(command, source, dest, env=_environment(tree), prepare=lambda: os.chdir(tree))
 
 
 def _environment(tree: Path) -> dict[str, str]:

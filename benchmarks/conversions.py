@@ -78,14 +78,14 @@ def source_of(model: str, folder: Path, quick: bool) -> Iterator[Path]:
         yield (MODELS[model].small if quick else MODELS[model].full)(source)
 
 
-def command(case: Case, source: Path, dest: Path, max_mem: str) -> list[str]:
-    """What is given to Python to convert."""
-    return ["convert", str(source), str(dest), *case.options, "--max-mem", max_mem, "--quiet"]
+def words(options: Sequence[str], source: Path, dest: Path, max_mem: str) -> list[str]:
+    """What `streamconv` is told to convert."""
+    return ["convert", str(source), str(dest), *options, "--max-mem", max_mem, "--quiet"]
 
 
-def streamconv(words: Sequence[str]) -> list[str]:
+def streamconv(arguments: Sequence[str]) -> list[str]:
     """The command line of streamconv, in a process of its own."""
-    return [sys.executable, "-m", "streamconv", *words]
+    return [sys.executable, "-m", "streamconv", *arguments]
 
 
 @contextlib.contextmanager

@@ -7,16 +7,19 @@ converter itself costs. Where `cp` would share blocks instead of copying them, i
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamconv.units import format_size
 
 from . import machine, plots
-from .conversions import CASES, MODELS, Case, command, removed, size, source_of, streamconv
-from .measuring import Run, Spread, interleaved, spread
-from .measuring import measure as run
+from .conversions import CASES, MODELS, Case, removed, size, source_of, streamconv, words
+from .measuring import Spread, interleaved, ratio, spread
+from .measuring import measure as measure_once
 from .results import Data, Say, Setting, Table
+from .running import convert, run_and_remove
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,10 +35,8 @@ def measure(setting: Setting, say: Say) -> Data:
     data: Data = {"budget": BUDGET, "cases": [], "notes": []}
     if setting.memory is None:
         data["notes"].append("on tmpfs: not measured, there is none with room")
-    for where, folder in (("disk", setting.folder), ("tmpfs", setting.memory)):
-        if folder is not None:
-            for model in MODELS:
-                _measure_model(model, where, folder, setting, say, data)
+    for (where, folder), model in product(setting.places.items(), MODELS):
+        _measure_model(model, where, folder, setting, say, data)
     return data
 
 
@@ -54,12 +55,11 @@ def _measure_model(model: str, where: str, folder: Path, setting: Setting, say: 
 def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
     reference, dest = folder / "reference", folder / "dest"
     copy = ["cp", "-r", *_never_share(folder), str(reference), str(dest)]
-    convert = streamconv(command(case, source, dest, BUDGET))
     with removed(reference):
-        run(streamconv(command(case, source, reference, BUDGET)))
+        measure_once(streamconv(words(case.options, source, reference, BUDGET)))
         contestants = {
-            "streamconv": lambda: _run_and_remove(convert, source, dest),
-            "cp": lambda: _run_and_remove(copy, reference, dest),
+            "streamconv": partial(convert, source, dest, case.options, BUDGET),
+            "cp": partial(run_and_remove, copy, reference, dest),
         }
         runs = interleaved(contestants, rounds)
         return {
@@ -68,11 +68,6 @@ def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
             "peaks": [one.peak for one in runs["streamconv"]],
             **{name: [one.seconds for one in some] for name, some in runs.items()},
         }
-
-
-def _run_and_remove(words: list[str], cold: Path, dest: Path) -> Run:
-    with removed(dest):
-        return run(words, [cold])
 
 
 def _never_share(folder: Path) -> list[str]:
@@ -110,7 +105,7 @@ def _row(one: Data) -> list[str]:
 
 
 def _ratio(one: Data) -> Spread:
-    return spread(ours / theirs for ours, theirs in zip(one["streamconv"], one["cp"], strict=True))
+    return ratio(one["streamconv"], one["cp"])
 
 
 def figures(data: Data) -> dict[str, Figure]:

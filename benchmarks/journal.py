@@ -6,17 +6,17 @@ is the same. CPU is the share of a run's processor time that putting on record t
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import checkpoints, plots
-from .conversions import CASES, MODELS, Case, command, removed
-from .measuring import Run, Spread, interleaved, spread
-from .measuring import measure as run
+from .conversions import CASES, MODELS, Case, removed, words
+from .measuring import Spread, interleaved, ratio, spread
 from .results import Data, Say, Setting, Table
+from .running import run_and_remove
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,22 +57,17 @@ def measure(setting: Setting, say: Say) -> Data:
 
 
 def _measure_case(case: Case, source: Path, dest: Path, rounds: int) -> Data:
-    words = command(case, source, dest, BUDGET)
-    ways = {name: functools.partial(_convert, _after(before, words), source, dest) for name, before in _WAYS.items()}
+    told = words(case.options, source, dest, BUDGET)
+    ways = {name: partial(run_and_remove, _after(before, told), source, dest) for name, before in _WAYS.items()}
     runs = interleaved(ways, rounds)
     with removed(dest):
-        said = subprocess.run(_after(_CPU, words), check=True, capture_output=True, text=True).stderr
+        said = subprocess.run(_after(_CPU, told), check=True, capture_output=True, text=True).stderr
     return {"cpu": float(said.split()[-1]), **{name: [one.seconds for one in some] for name, some in runs.items()}}
 
 
-def _convert(words: list[str], source: Path, dest: Path) -> Run:
-    with removed(dest):
-        return run(words, [source])
-
-
-def _after(before: str, words: list[str]) -> list[str]:
+def _after(before: str, told: list[str]) -> list[str]:
     """The command line of a conversion before which some Python is run, in the same process."""
-    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli import main; main()", *words]
+    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli import main; main()", *told]
 
 
 def tables(data: Data) -> list[Table]:
@@ -87,7 +82,7 @@ def _row(one: Data) -> list[str]:
 
 
 def _ratio(one: Data, other: str) -> Spread:
-    return spread(ours / theirs for ours, theirs in zip(one["with"], one[other], strict=True))
+    return ratio(one["with"], one[other])
 
 
 def figures(data: Data) -> dict[str, Figure]:

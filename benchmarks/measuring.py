@@ -106,9 +106,14 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(found[0], statistics.median(found), found[-1])
 
 
+def ratio(ones: Sequence[float], others: Sequence[float]) -> Spread:
+    """One over the other, round by round."""
+    return spread(one / other for one, other in zip(ones, others, strict=True))
+
+
 def ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> Spread:
     """Time of one over time of the other, round by round."""
-    return spread(one.seconds / other.seconds for one, other in zip(ours, theirs, strict=True))
+    return ratio([run.seconds for run in ours], [run.seconds for run in theirs])
 
 
 def drop(path: Path) -> None:

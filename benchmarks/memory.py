@@ -19,7 +19,7 @@ from .cgroups import limited
 from .checkpoints import mixtral_of
 from .conversions import CASES, removed, size, source_of
 from .machine import room
-from .measuring import BenchmarkError, Run, interleaved, spread
+from .measuring import BenchmarkError, Run, interleaved, ratio, spread
 from .results import Data, Say, Setting, Table
 from .running import convert, every_round
 
@@ -214,6 +214,6 @@ def _table_of_limited(found: Data) -> Table:
 
 
 def _row(name: str, free: Data, inside: Data) -> tuple[str, ...]:
-    ratio = spread(a / b for a, b in zip(inside["seconds"], free["seconds"], strict=True))
+    slower = ratio(inside["seconds"], free["seconds"])
     peak = f"{max(inside['peak']) / MIB:.0f}"
-    return name, f"{spread(free['seconds']):.2f}", f"{spread(inside['seconds']):.2f}", f"{ratio:.2f}", "1.5", peak
+    return name, f"{spread(free['seconds']):.2f}", f"{spread(inside['seconds']):.2f}", f"{slower:.2f}", "1.5", peak

@@ -38,7 +38,7 @@ from streamconv.transforms import Join, Transform
 from streamconv.views import View
 
 from .conversions import removed
-from .measuring import BenchmarkError, spread
+from .measuring import BenchmarkError, ratio, spread
 from .results import Data, Say, Setting, Table
 
 if TYPE_CHECKING:
@@ -248,4 +248,4 @@ def _speeds(found: Data, what: str = "operation") -> list[float]:
 
 def _share(found: Data) -> float:
     """Median ratio of the operation's speed to the copy's."""
-    return spread(copy / ours for ours, copy in zip(found["operation"], found["copy"], strict=True)).median
+    return ratio(found["copy"], found["operation"]).median

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import plots
 from .conversions import CASES, Case, size, source_of
 from .machine import room
-from .measuring import Spread, interleaved, spread
+from .measuring import Spread, interleaved, ratio, spread
 from .results import Data, Say, Setting, Table
 from .running import convert, every_round
 
@@ -26,11 +25,8 @@ _CASES = ("same", "fp16", "transposed")
 
 def measure(setting: Setting, say: Say) -> Data:
     """Convert with either, in interleaved rounds, as far as there is room."""
-    places = {"disk": setting.folder, "tmpfs": setting.memory}
     found = []
-    for where, folder in places.items():
-        if folder is None:
-            continue
+    for where, folder in setting.places.items():
         with source_of("mixtral", folder, setting.quick) as source:
             for case in (CASES[name] for name in _CASES):
                 if room(folder) > case.growth * size(source):
@@ -61,13 +57,12 @@ def tables(data: Data) -> Sequence[Table]:
 
 
 def _ratio(one: Data) -> Spread:
-    return spread(a / b for a, b in zip(one["map"]["seconds"], one["read"]["seconds"], strict=True))
+    return ratio(one["map"]["seconds"], one["read"]["seconds"])
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
     """Ratios with their ranges."""
     series: dict[str, dict[str, Spread]] = {}
-    for where, case in product(("disk", "tmpfs"), data["cases"]):
-        if case["where"] == where:
-            series.setdefault(where, {})[case["case"]] = _ratio(case)
+    for one in data["cases"]:
+        series.setdefault(one["where"], {})[one["case"]] = _ratio(one)
     return {"reading": plots.ratios(TITLE, "seconds mapped / seconds read", series)}

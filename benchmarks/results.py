@@ -34,6 +34,12 @@ class Setting:
     rounds: int
     quick: bool
 
+    @property
+    def places(self) -> Mapping[str, Path]:
+        """The directories that there are, by `disk` and `tmpfs`."""
+        places = {"disk": self.folder, "tmpfs": self.memory}
+        return {where: folder for where, folder in places.items() if folder is not None}
+
 
 class Benchmark(Protocol):
     """A module of this package that measures something."""

@@ -5,29 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .conversions import removed, streamconv
+from .conversions import removed, streamconv, words
 from .measuring import Run, measure
 from .results import Data
 
 
+def run_and_remove(
+    command: Sequence[str],
+    source: Path,
+    dest: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Run:
+    """Run a command that reads a cold `source`, and remove what it wrote to `dest`, or began to.
+
+    Args:
+        command: and its arguments.
+        source, dest: directories.
+        env: its environment; this process's where absent.
+        prepare: called in the child before the command is.
+
+    Raises:
+        BenchmarkError: it failed.
+    """
+    with removed(dest), removed(dest.with_name(f"{dest.name}.partial")):
+        return measure(command, [source], env=env, prepare=prepare)
+
+
 def convert(
-    source: Path, dest: Path, words: Sequence[str], max_mem: str, prepare: Callable[[], None] | None = None
+    source: Path, dest: Path, options: Sequence[str], max_mem: str, prepare: Callable[[], None] | None = None
 ) -> Run:
     """Convert a cold checkpoint, and remove the result.
 
     Args:
         source: the checkpoint.
         dest: where the result is put.
-        words: further arguments of `streamconv convert`.
+        options: further arguments of `streamconv convert`.
         max_mem: the budget.
         prepare: called in the child before the command is.
 
     Raises:
         BenchmarkError: it failed.
     """
-    command = streamconv(["convert", str(source), str(dest), *words, "--max-mem", max_mem, "--quiet"])
-    with removed(dest), removed(dest.with_name(f"{dest.name}.partial")):
-        return measure(command, [source], prepare=prepare)
+    return run_and_remove(streamconv(words(options, source, dest, max_mem)), source, dest, prepare=prepare)
 
 
 def every_round(runs: Mapping[str, list[Run]]) -> Data:

@@ -18,7 +18,7 @@ from . import plots
 from .checkpoints import deepseek_v3, matrices
 from .conversions import CASES, MODELS, Case, removed, size, source_of, streamconv
 from .machine import room
-from .measuring import Run, Spread, interleaved, spread
+from .measuring import Run, Spread, interleaved, ratio, spread
 from .measuring import measure as run
 from .results import Data, Say, Setting, Table
 from .running import convert, every_round
@@ -73,9 +73,7 @@ def figures(data: Data) -> Mapping[str, Figure]:
 
 def _workers(setting: Setting, say: Say) -> Iterator[Data]:
     """Every case on disk and on tmpfs, as far as there is room, with each number of workers."""
-    places = {"disk": setting.folder, "tmpfs": setting.memory}
-    folders = {where: folder for where, folder in places.items() if folder is not None}
-    for (where, folder), model in product(folders.items(), MODELS):
+    for (where, folder), model in product(setting.places.items(), MODELS):
         with source_of(model, folder, setting.quick) as source:
             for case in (CASES[name] for name in _CASES if CASES[name].model == model):
                 if room(folder) > case.growth * size(source):
@@ -112,8 +110,7 @@ def _table_of_workers(found: Sequence[Data]) -> Table:
 
 def _speed_up(found: Data, count: str) -> Spread:
     """How many times faster so many workers are than one, round by round."""
-    one, many = found["rounds"]["1"]["seconds"], found["rounds"][count]["seconds"]
-    return spread(a / b for a, b in zip(one, many, strict=True))
+    return ratio(found["rounds"]["1"]["seconds"], found["rounds"][count]["seconds"])
 
 
 def _figure_of_workers(found: Sequence[Data]) -> Figure:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise, product
 
-from .grids import Box, flat_index
+from .grids import Box, box_shape, flat_index
 from .views import Piece, View, Zeros
 
 #: Runs longer than this gain nothing on any disk measured.
@@ -56,7 +56,7 @@ def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:
 
     `itemsize` is that of the wider of source and output elements: window and box have a region each.
     """
-    if math.prod(b - a for a, b in cell) * itemsize <= min(region, LARGE_BOX):
+    if math.prod(box_shape(cell)) * itemsize <= min(region, LARGE_BOX):  # most tensors of most models: nothing to weigh
         yield cell
         return
     by_source = _axes_by_source(view, cell)

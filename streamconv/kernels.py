@@ -64,6 +64,7 @@ _FLOATS = {
     F32: _float(np.float32, "float32", 23),
     F64: _float(np.float64, "float64", 52),
 }
+
 # Casts of NumKong's that give the bits that NumPy's do whatever the processor, NaN apart, and many times as fast: its
 # others round subnormals, or lose NaN.
 _BY_NUMKONG = {("bfloat16", "float16"), ("float32", "float16"), ("float16", "float32")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -66,33 +67,44 @@ def _tensors(rule: Rule, ranges: Ranges, sizes: Sizes) -> Iterator[tuple[str, tu
         yield from ((fill(pattern, filling, sizes), shape) for filling in fillings)
 
 
-def write_hf(folder: Path, config: Config, specs: list[TensorSpec], max_shard_size: int, seed: int = 0) -> None:
-    """Write a checkpoint of random normal values as transformers would: shards, index, config; a MiB at a time."""
+def write_hf(
+    folder: Path, config: Config, specs: list[TensorSpec], max_shard_size: int, seed: int = 0, *, sparse: bool = False
+) -> None:
+    """Write a checkpoint of random normal values as transformers would: shards, index, config; a MiB at a time.
+
+    With `sparse` the headers are real and the values holes: zeros that take no room on the disk.
+    """
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2))
     groups = shards.split(specs, max_shard_size)
-    generator = np.random.default_rng(seed)
+    generator = None if sparse else np.random.default_rng(seed)
     weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         name = shards.hf_shard_name(number, len(groups))
         file = safetensors.lay_out(name, group, {"format": "pt"})
-        _write_random(folder / name, file, group, generator)
+        _write(folder / name, file, group, generator)
         weight_map.update({spec.name: name for spec in group})
     if len(groups) > 1:
         total = sum(spec.nbytes for spec in specs)
         (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(total, weight_map))
 
 
-def _write_random(path: Path, file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator) -> None:
+def _write(path: Path, file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator | None) -> None:
     with path.open("wb") as out:
         for offset, literal in file.literals:
             out.seek(offset)
             out.write(literal)
-        for spec in specs:
-            out.seek(file.extents[spec.name][0][0])
-            for begin in range(0, spec.nbytes, _CHUNK):
-                count = min(_CHUNK, spec.nbytes - begin) // spec.dtype.itemsize
-                out.write(random_values(generator, count, spec.dtype).tobytes())
+        out.truncate(file.size)
+        if generator:
+            _write_random(out, file, specs, generator)
+
+
+def _write_random(out: IO[bytes], file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator) -> None:
+    for spec in specs:
+        out.seek(file.extents[spec.name][0][0])
+        for begin in range(0, spec.nbytes, _CHUNK):
+            count = min(_CHUNK, spec.nbytes - begin) // spec.dtype.itemsize
+            out.write(random_values(generator, count, spec.dtype).tobytes())
 
 
 def random_values(

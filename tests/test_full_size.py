@@ -6,7 +6,6 @@ What is measured, from outside, is memory: of the plan, and of a conversion from
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import subprocess
@@ -18,36 +17,11 @@ from pathlib import Path
 import pytest
 from running import command, descendants, environment, number
 
-from streamconv import samples
+from benchmarks import checkpoints
 from streamconv.dtypes import BF16, F8_E4M3, F32
-from streamconv.families import find
-from streamconv.formats import open_catalog, safetensors, shards
+from streamconv.formats import open_catalog
 
 MIB = 1 << 20
-
-V3 = {
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "model_type": "deepseek_v3",
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 61,
-    "num_nextn_predict_layers": 1,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 256,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 3,
-    "vocab_size": 129280,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
-}
 
 ENDLESS_DISK = """
 from streamconv.destination import Destination
@@ -57,22 +31,7 @@ Destination.check_room = lambda self, size: None
 
 @pytest.fixture(scope="module")
 def v3(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("v3")
-    (folder / "config.json").write_text(json.dumps(V3))
-    specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), V3))
-    specs.sort(key=lambda spec: [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")])
-    groups = shards.split(specs, 4_300_000_000)
-    weight_map = {}
-    for i, group in enumerate(groups, 1):
-        file = safetensors.lay_out(shards.hf_shard_name(i, len(groups)), group, {"format": "pt"})
-        with (folder / file.name).open("wb") as out:
-            for offset, literal in file.literals:
-                out.seek(offset)
-                out.write(literal)
-            out.truncate(file.size)
-        weight_map |= dict.fromkeys(file.extents, file.name)
-    (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(0, weight_map))
-    return folder
+    return checkpoints.deepseek_v3(tmp_path_factory.mktemp("v3") / "source")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from running import run
 
+import streamconv
 from streamconv import samples, sources
 from streamconv.families import find
 
@@ -84,10 +85,8 @@ def test_what_is_verified_does_not_stay(source: Path, tmp_path: Path) -> None:
         assert after <= 0.05 * total, words
 
 
-def test_what_is_read_lazily_stays(source: Path, tmp_path: Path) -> None:
+def test_what_is_read_lazily_stays(source: Path) -> None:
     """Who opens a checkpoint may come back to it."""
-    import streamconv
-
     checkpoint = streamconv.open(source)
     for name in checkpoint:
         checkpoint[name][:]

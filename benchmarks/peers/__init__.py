@@ -13,13 +13,13 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import measuring
+from ..conversions import streamconv
 from ..measuring import BenchmarkError, Run, interleaved, ratios, spread
 from ..results import Data, Say, Setting, Table
 from .environments import Environment, variables
@@ -41,9 +41,9 @@ def measure(setting: Setting, say: Say) -> Data:
 
     Returns:
         `tasks`: names, bytes written, whether both wrote the same, and of `theirs` and `ours` seconds and peak bytes,
-        round by round. `notes`: what was not measured, and why.
+        round by round.
     """
-    notes: dict[str, str] = {}
+    notes: list[str] = []
     environments = dict.fromkeys(task.environment for task in TASKS)
     ready = {one for one in environments if _prepared(one, setting, say, notes)}
     tasks = [task for task in TASKS if task.environment in ready]
@@ -64,10 +64,7 @@ def measure(setting: Setting, say: Say) -> Data:
 def tables(data: Data) -> Sequence[Table]:
     """Seconds as median (least-most) of all rounds, ratios of each round; of memory the most in any round."""
     columns = ("other tool", "task", "written", *_TIMES, *_MEMORY, "same tensors")
-    found = [Table(columns, [_row(task) for task in data["tasks"]])] if data["tasks"] else []
-    if data["notes"]:
-        found.append(Table(("not measured", "because"), [(what, _gist(why)) for what, why in data["notes"].items()]))
-    return found
+    return [Table(columns, [_row(task) for task in data["tasks"]])] if data["tasks"] else []
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
@@ -98,18 +95,16 @@ def _number(value: float) -> str:
     return f"{value:,.{0 if value >= 100 else 1}f}"
 
 
-def _prepared(environment: Environment, setting: Setting, say: Say, notes: dict[str, str]) -> bool:
+def _prepared(environment: Environment, setting: Setting, say: Say, notes: list[str]) -> bool:
     try:
         environment.prepare(not setting.quick, say)
     except BenchmarkError as error:
-        notes[environment.tool] = str(error)
+        notes.append(_not_measured(environment.tool, error))
         return False
     return True
 
 
-def _measure_task(
-    task: Task, source: Path, setting: Setting, say: Say, measured: list[Data], notes: dict[str, str]
-) -> None:
+def _measure_task(task: Task, source: Path, setting: Setting, say: Say, measured: list[Data], notes: list[str]) -> None:
     say(f"{task.environment.tool}: {task.title}")
     theirs, ours = setting.folder / "theirs", setting.folder / "ours"
     contestants = {
@@ -120,7 +115,7 @@ def _measure_task(
         runs = interleaved(contestants, min(setting.rounds, _MOST_ROUNDS))
         measured.append({**_names(task, theirs, ours), **{name: [*map(_figures, some)] for name, some in runs.items()}})
     except BenchmarkError as error:
-        notes[f"{task.environment.tool}: {task.title}"] = str(error)
+        notes.append(_not_measured(f"{task.environment.tool}, {task.title}", error))
     finally:
         shutil.rmtree(theirs, ignore_errors=True)
         shutil.rmtree(ours, ignore_errors=True)
@@ -146,7 +141,7 @@ def _names(task: Task, theirs: Path, ours: Path) -> Data:
 
 def _same(one: Path, other: Path) -> bool:
     """Whether two checkpoints have the same tensors, bit by bit."""
-    command: list[str | Path] = [sys.executable, "-m", "streamconv", "diff", one, other, "--max-mem", "512M", "--quiet"]
+    command = streamconv(["diff", str(one), str(other), "--max-mem", "512M", "--quiet"])
     return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
@@ -158,9 +153,9 @@ def _runs(figures: list[Data]) -> list[Run]:
     return [Run(**one) for one in figures]
 
 
-def _gist(error: str) -> str:
-    """The last line of an error message: of a traceback, what was raised."""
-    return error.strip().splitlines()[-1]
+def _not_measured(what: str, error: BenchmarkError) -> str:
+    """A note with the last line of an error message: of a traceback, what was raised."""
+    return f"{what}: not measured, {str(error).strip().splitlines()[-1]}"
 
 
 def _peak(runs: list[Run]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from streamconv import samples
 from streamconv.families import find
 
-from ..checkpoints import MIB
+from ..checkpoints import DEEPSEEK3, MIB
+from ..conversions import streamconv
 
 #: Llama-7B with 5 of its 32 layers: 2.5 GB of bfloat16.
 _LLAMA: Mapping[str, Any] = {
@@ -28,30 +28,8 @@ _LLAMA: Mapping[str, Any] = {
 }
 _SMALL_LLAMA = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 4}
 
-#: DeepSeek-V3 with a dense layer, one of 40 experts, and a small vocabulary: 2.8 GB, nine tenths of it FP8.
-_DEEPSEEK: Mapping[str, Any] = {
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "model_type": "deepseek_v3",
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 2,
-    "num_nextn_predict_layers": 0,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 40,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "vocab_size": 8192,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
-}
+#: DeepSeek-V3 with 40 experts and a larger vocabulary: 2.8 GB, nine tenths of it FP8.
+_DEEPSEEK: Mapping[str, Any] = {**DEEPSEEK3, "n_routed_experts": 40, "vocab_size": 8192}
 _SMALL_DEEPSEEK = {
     "hidden_size": 512,
     "intermediate_size": 1024,
@@ -92,16 +70,6 @@ def deepseek(folder: Path, small: bool) -> Path:
 
 
 def _convert(source: Path, dest: Path) -> Path:
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "streamconv",
-        "convert",
-        source,
-        dest,
-        "--max-mem",
-        "512M",
-        "--quiet",
-    ]
+    command = streamconv(["convert", str(source), str(dest), "--max-mem", "512M", "--quiet"])
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return dest

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..conversions import streamconv
 from . import sources
 from .environments import COMPRESSED_TENSORS, MINDFORMERS, MINDSPORE, Environment
 
@@ -66,7 +66,7 @@ class Task:
     def ours(self, source: Path, folder: Path) -> list[str]:
         """streamconv's command."""
         paths = [str(source), str(folder / self.our_name)]
-        return [sys.executable, "-m", "streamconv", "convert", *paths, *self.our_words, "--max-mem", "256M", "--quiet"]
+        return streamconv(["convert", *paths, *self.our_words, "--max-mem", "256M", "--quiet"])
 
 
 #: Those of one source follow each other, so that it is made once. MindFormers writes float32 unless told otherwise.
