@@ -66,6 +66,7 @@ def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
             "read": size(source),
             "written": size(reference),
             "peaks": [one.peak for one in runs["streamconv"]],
+            "cpu": {name: [one.cpu for one in some] for name, some in runs.items()},
             **{name: [one.seconds for one in some] for name, some in runs.items()},
         }
 
@@ -85,6 +86,8 @@ def tables(data: Data) -> list[Table]:
         "cp s",
         "ratio (least-most)",
         "goal",
+        "CPU s",
+        "CPU s of cp",
         f"peak memory ({data['budget']})",
     )
     return [Table(columns, [_row(one) for one in data["cases"]])]
@@ -100,6 +103,7 @@ def _row(one: Data) -> list[str]:
         f"{spread(one['cp']):.2f}",
         f"{_ratio(one):.2f}",
         "" if one["goal"] is None else f"{one['goal']:.1f}",
+        *(f"{spread(one['cpu'][name]).median:.1f}" for name in ("streamconv", "cp")),
         format_size(max(one["peaks"])),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import statistics
 import subprocess
 import threading
@@ -32,11 +33,13 @@ class Run:
         seconds: from its start until all that was written is on the disk.
         peak: bytes, the most that was resident: `VmHWM`, summed over its processes.
         memory: (seconds, bytes resident of them all), every 20 ms.
+        cpu: seconds of the processor, in the program and in the kernel on its behalf.
     """
 
     seconds: float
     peak: int
     memory: list[tuple[float, int]] = field(default_factory=list)
+    cpu: float = 0.0
 
 
 def measure(
@@ -64,7 +67,7 @@ def measure(
         drop(path)
     os.sync()
     with TemporaryFile() as said:
-        started = time.monotonic()
+        before, started = _cpu_of_children(), time.monotonic()
         process = subprocess.Popen(command, stdout=said, stderr=said, env=env, preexec_fn=prepare)  # noqa: PLW1509
         watch = _Watch(process.pid, started)
         code = process.wait()
@@ -76,7 +79,13 @@ def measure(
             said.seek(0)
             words = said.read().decode(errors="replace")[-_LAST_WORDS:]
             raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words}")
-    return Run(seconds, sum(watch.peaks.values()), watch.memory)
+    return Run(seconds, sum(watch.peaks.values()), watch.memory, _cpu_of_children() - before)
+
+
+def _cpu_of_children() -> float:
+    """Seconds of the processor that children took which have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:

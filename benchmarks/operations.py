@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamconv import samples, transforms, views
+from streamconv.access import Access
 from streamconv.blocks import BlockLedger, Blocks
 from streamconv.boxes import boxes, cells
 from streamconv.dtypes import BF16, F8_E4M3, F16, F32, DType
@@ -30,9 +31,10 @@ from streamconv.families.common import gate_and_up
 from streamconv.families.latent import even_then_odd
 from streamconv.formats import open_catalog
 from streamconv.grids import box_shape
+from streamconv.regions import Region
 from streamconv.scales import SUFFIX
 from streamconv.sizes import Sizes
-from streamconv.sources import Reader, Region, bits
+from streamconv.sources import Reader, bits
 from streamconv.tensors import TensorRef, TensorSpec
 from streamconv.transforms import Join, Transform
 from streamconv.views import View
@@ -94,7 +96,7 @@ def measure(setting: Setting, say: Say) -> Data:
     for number, operation in enumerate(operations(16 if setting.quick else 1)):
         say(operation.name)
         folder = setting.folder / f"source-{number}"
-        with removed(folder), closing(Reader(REGION, mapped=True)) as reader:
+        with removed(folder), closing(Reader(REGION, Access.MAP)) as reader:
             found[operation.name] = _timed(_job(reader, operation, folder), setting.rounds)
     for name, crc in (("xxh3 digest", False), ("xxh3 digest and CRC-32", True)):
         say(name)
@@ -232,7 +234,9 @@ def _digest(size: int, crc: bool) -> _Job:
     def work() -> None:
         ledger = BlockLedger(size, Blocks(size), _unread, crc)
         for begin in range(0, size, _SLAB):
-            ledger.wrote(begin, data[begin : begin + _SLAB])
+            slab = data[begin : begin + _SLAB]
+            ledger.digest(begin, slab)
+            ledger.wrote(begin, len(slab))
 
     return _Job(work, size)
 

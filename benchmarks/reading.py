@@ -1,14 +1,15 @@
-"""Windows of the source mapped, or read into buffers: what `--io map` and `--io read` cost, on disk and on tmpfs."""
+"""Files mapped, accessed through the page cache or past it: what the ways of `--io` cost, on disk and on tmpfs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import plots
-from .conversions import CASES, Case, size, source_of
+from .conversions import CASES, MODELS, Case, size, source_of
 from .machine import room
 from .measuring import Spread, interleaved, ratio, spread
 from .results import Data, Say, Setting, Table
@@ -17,18 +18,20 @@ from .running import convert, every_round
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLE = "Mapping or reading"
+TITLE = "Mapped, through the page cache, or past it"
 BUDGET = "1G"
 
-_CASES = ("same", "fp16", "transposed")
+_CASES = ("same", "fp16", "transposed", "fp8")
+_WAYS = ("map", "read", "direct")
+_RATIOS = {"map / read": "map", "direct / read": "direct"}
 
 
 def measure(setting: Setting, say: Say) -> Data:
-    """Convert with either, in interleaved rounds, as far as there is room."""
+    """Convert in every way, in interleaved rounds, as far as there is room."""
     found = []
-    for where, folder in setting.places.items():
-        with source_of("mixtral", folder, setting.quick) as source:
-            for case in (CASES[name] for name in _CASES):
+    for (where, folder), model in product(setting.places.items(), MODELS):
+        with source_of(model, folder, setting.quick) as source:
+            for case in (CASES[name] for name in _CASES if CASES[name].model == model):
                 if room(folder) > case.growth * size(source):
                     say(f"{case.title} on {where}")
                     found.append({"case": case.title, "where": where, **_measure(source, case, setting.rounds)})
@@ -37,32 +40,34 @@ def measure(setting: Setting, say: Say) -> Data:
 
 def _measure(source: Path, case: Case, rounds: int) -> Data:
     dest = source.with_name("dest")
-    ways = {io: partial(convert, source, dest, (*case.options, "--io", io), BUDGET) for io in ("map", "read")}
+    ways = {io: partial(convert, source, dest, (*case.options, "--io", io), BUDGET) for io in _WAYS}
     return every_round(interleaved(ways, rounds))
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """A row for each case and place."""
-    columns = ("case", "where", "mapped, s", "read, s", "mapped / read (least-most)")
+    """A row for each case and place: time, and processor time, of every way; and the ratios to reading."""
+    columns = ("case", "where", *(f"{way} s" for way in _WAYS), *(f"CPU s, {way}" for way in _WAYS), *_RATIOS)
     rows = [
         (
             one["case"],
             one["where"],
-            *(f"{spread(one[io]['seconds']):.2f}" for io in ("map", "read")),
-            f"{_ratio(one):.2f}",
+            *(f"{spread(one[way]['seconds']):.2f}" for way in _WAYS),
+            *(f"{spread(one[way]['cpu']).median:.1f}" for way in _WAYS),
+            *(f"{_ratio(one, way):.2f}" for way in _RATIOS.values()),
         )
         for one in data["cases"]
     ]
     return [Table(columns, rows)]
 
 
-def _ratio(one: Data) -> Spread:
-    return ratio(one["map"]["seconds"], one["read"]["seconds"])
+def _ratio(one: Data, way: str) -> Spread:
+    return ratio(one[way]["seconds"], one["read"]["seconds"])
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
     """Ratios with their ranges."""
     series: dict[str, dict[str, Spread]] = {}
     for one in data["cases"]:
-        series.setdefault(one["where"], {})[one["case"]] = _ratio(one)
-    return {"reading": plots.ratios(TITLE, "seconds mapped / seconds read", series)}
+        for label, way in _RATIOS.items():
+            series.setdefault(f"{label}, {one['where']}", {})[one["case"]] = _ratio(one, way)
+    return {"reading": plots.ratios(TITLE, "seconds / seconds through the page cache", series)}

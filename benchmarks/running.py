@@ -52,8 +52,8 @@ def convert(
 
 
 def every_round(runs: Mapping[str, list[Run]]) -> Data:
-    """What contestants took, round by round, as data: by name, `seconds` and `peak` (bytes)."""
+    """What contestants took, round by round, as data: by name, `seconds`, `peak` (bytes), `cpu` (seconds)."""
     return {
-        name: {"seconds": [run.seconds for run in some], "peak": [run.peak for run in some]}
+        name: {what: [getattr(run, what) for run in some] for what in ("seconds", "peak", "cpu")}
         for name, some in runs.items()
     }

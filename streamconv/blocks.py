@@ -1,7 +1,7 @@
 """Blocks: fixed 16 MiB ranges of an output file, the unit of digest and of durability.
 
 Boxes are written in any order; a block is done when all its bytes are. What arrives in order is digested from memory
-on the way; the rest is read back, most of it from the page cache, when the block is complete. Of a file that an earlier
+on the way; the rest is read back when the block is complete, most of it from the page cache. Of a file that an earlier
 run began, the blocks it finished are known, and what else it left is counted without being looked at.
 """
 
@@ -134,34 +134,39 @@ class BlockLedger:
     def held(self, offset: int, length: int) -> None:
         """Note that an earlier run wrote these bytes, which are not in memory."""
         for low, high in self.wanted(offset, length):
-            at = offset + low
-            while at < offset + high:
-                number, inside = divmod(at, BLOCK)
-                end = min(offset + high, at - inside + BLOCK)
-                self._add(number, inside, end - at)
-                at = end
+            self.wrote(offset + low, high - low)
 
-    def wrote(self, offset: int, data: Buffer) -> None:
-        """Note that the bytes of `data` are in the file at `offset`. Every byte of the file is noted once."""
-        begin = 0
-        while begin < len(data):
-            number, inside = divmod(offset + begin, BLOCK)
-            end = min(len(data), begin + BLOCK - inside)
-            self._add(number, inside, end - begin, data[begin:end])
-            begin = end
+    def digest(self, offset: int, data: Buffer) -> int:
+        """Digest bytes that are about to be written at `offset`, as far as what comes before them is digested.
 
-    def _add(self, number: int, inside: int, count: int, data: Buffer | None = None) -> None:
+        Returns:
+            How many of them, at the beginning, are not: these will be read back.
+        """
+        behind = 0
+        for number, inside, low, high in _by_block(offset, len(data)):
+            block = self._block(number)
+            with block.lock:
+                if block.hashed == inside:
+                    self._hash(block, data[low:high])
+                else:
+                    behind = high
+        return behind
+
+    def wrote(self, offset: int, count: int) -> None:
+        """Note that `count` bytes are in the file at `offset`. Every byte of the file is noted once."""
+        for number, _, low, high in _by_block(offset, count):
+            block = self._block(number)
+            with block.lock:
+                block.written += high - low
+                if block.written == block.size:
+                    self._finish(number, block)
+
+    def _block(self, number: int) -> _Block:
         with self._lock:
             if number not in self._open:
                 begin = number * BLOCK
                 self._open[number] = _Block(begin, min(BLOCK, self.size - begin))
-            block = self._open[number]
-        with block.lock:
-            if data is not None and block.hashed == inside:
-                self._hash(block, data)
-            block.written += count
-            if block.written == block.size:
-                self._finish(number, block)
+            return self._open[number]
 
     def _hash(self, block: _Block, data: Buffer) -> None:
         if block.digest is None:
@@ -236,10 +241,14 @@ class SealedLedger:
         """Blocks that are finished: none before the end."""
         return []
 
-    def wrote(self, offset: int, data: Buffer) -> None:
-        """Note that the bytes of `data` are in the file at `offset`. Every byte of the file is noted once."""
+    def digest(self, offset: int, data: Buffer) -> int:
+        """Digest bytes that are about to be written: none, and all will be read back."""
+        return len(data)
+
+    def wrote(self, offset: int, count: int) -> None:
+        """Note that `count` bytes are in the file at `offset`. Every byte of the file is noted once."""
         with self._lock:
-            self._written += len(data)
+            self._written += count
 
     def wanted(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Which of these bytes are to be written: all of them."""
@@ -276,6 +285,16 @@ class SealedLedger:
             digests.update(memoryview(data))
             crc = zlib.crc32(data, crc)
         return crc
+
+
+def _by_block(offset: int, count: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut `count` bytes at `offset` where blocks begin: block, place in it, low and high counted from `offset`."""
+    low = 0
+    while low < count:
+        number, inside = divmod(offset + low, BLOCK)
+        high = min(count, low + BLOCK - inside)
+        yield number, inside, low, high
+        low = high
 
 
 def _exactly(read_back: ReadBack, offset: int, length: int) -> bytes:

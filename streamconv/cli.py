@@ -128,10 +128,10 @@ _MAX_MEM = click.option(
 )
 _IO = click.option(
     "--io",
-    metavar="auto|map|read",
+    metavar="auto|map|read|direct",
     default="auto",
     show_default=True,
-    help="Map the source's files, or read them.",
+    help="Map the source's files, read them, or read and write past the page cache.",
 )
 _RESOURCES = (
     _MAX_MEM,

@@ -8,8 +8,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from . import adapters, disk, engine, identity, manifest, memory, sampling, verify
+from . import access, adapters, disk, engine, identity, manifest, memory, sampling, verify
 from . import config as configs
+from .access import Access
 from .engine import OnProgress, Progress
 from .errors import SourceChangedError, StreamconvError, VerificationError, quote, reading, storing
 from .journal import Ledger
@@ -17,7 +18,7 @@ from .partial import Partial
 from .recorder import Recorder
 from .report import Prepared, Report
 from .rules import TIED, Direction
-from .sources import check_unchanged, uses_mapping
+from .sources import check_unchanged
 from .units import format_size
 from .writer import FileSink
 
@@ -50,31 +51,29 @@ class Conversion(Prepared):
             StreamconvError: see its subclasses; nothing new is left under the final name.
         """
         started = time.monotonic()
-        budget, mapped = self.budget, uses_mapping(self.io, self.catalog.files)
+        budget = self.budget
         conversion = identity.describe(self, version(_NAME))
         with Partial(self.destination.path, self.destination.single, conversion, self.restart) as partial:
             if partial.is_finished() and not self.restart:
                 partial.settle()
                 tally = engine.Tally(self.plan.nbytes, self.plan.nbytes, self.plan.nbytes)
             else:
-                tally = self._run(partial, budget, mapped, on_progress)
+                tally = self._run(partial, budget, on_progress)
         return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
 
-    def _run(
-        self, partial: Partial, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None
-    ) -> engine.Tally:
+    def _run(self, partial: Partial, budget: memory.Budget, on_progress: OnProgress | None) -> engine.Tally:
         """Check → build → prove → put in place."""
         partial.check_same()
         self.destination.check(self.catalog, self.overwrite)
         names = [file.name for file in self.layout.files]
         self.destination.check_room(self.layout.total - partial.allocated(names))
         for check in self.plan.checks:
-            engine.check_same_bytes(check, budget, mapped)
+            engine.check_same_bytes(check, budget, self._access)
         recorder = self._recorder(partial, names)
         try:
-            tally, digests = self._build(partial.place, recorder, budget, mapped, on_progress)
+            tally, digests = self._build(partial.place, recorder, budget, on_progress)
             if self.verify:
-                self._prove(partial, budget, mapped, on_progress)
+                self._prove(partial, budget, on_progress)
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination meanwhile is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite)
@@ -89,7 +88,7 @@ class Conversion(Prepared):
             raise
         return tally
 
-    def _prove(self, partial: Partial, budget: memory.Budget, mapped: bool, on_progress: OnProgress | None) -> None:
+    def _prove(self, partial: Partial, budget: memory.Budget, on_progress: OnProgress | None) -> None:
         """Read what was built from the disk, not out of the page cache, and compare it with the source."""
 
         def verifying(progress: Progress) -> None:
@@ -98,7 +97,7 @@ class Conversion(Prepared):
 
         partial.forget([file.name for file in self.layout.files])
         try:
-            self._compare(partial.place, budget, mapped, verifying)
+            self._compare(partial.place, budget, verifying)
         except VerificationError as error:
             error.add("the storage did not keep what was written to it: check the device, and convert again")
             raise
@@ -116,21 +115,26 @@ class Conversion(Prepared):
         place: Path,
         recorder: Recorder,
         budget: memory.Budget,
-        mapped: bool,
         on_progress: OnProgress | None,
     ) -> tuple[engine.Tally, Mapping[str, list[str]]]:
         """All files, durable, with the digests of their blocks."""
-        sink = FileSink(self.layout, place, self.destination.single, recorder)
+        direct = access.of_destination(self.io, place.parent) is Access.DIRECT
+        sink = FileSink(self.layout, place, self.destination.single, recorder, direct)
         tally = engine.Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
         try:
             with recorder.recording(sink.sync):
-                engine.run(self.plan, sink, budget, mapped, on_progress, record=recorder, tally=tally)
+                engine.run(self.plan, sink, budget, self._access, on_progress, record=recorder, tally=tally)
             digests = sink.finish()
         finally:
             sink.close()
         if not self.destination.single:
             self._write_companions(place)
         return tally, digests
+
+    @property
+    def _access(self) -> Access:
+        """How windows come from the source."""
+        return access.of_source(self.io, self.catalog.files)
 
     def _what_is_left(self, partial: Partial, safe: int) -> str:
         if partial.is_in_place:
@@ -174,21 +178,19 @@ class Conversion(Prepared):
         Raises:
             VerificationError: a byte differs.
         """
-        mapped = uses_mapping(self.io, self.catalog.files)
-        return self._compare(self.destination.path, self.budget, mapped, on_progress, sample)
+        return self._compare(self.destination.path, self.budget, on_progress, sample)
 
     def _compare(
         self,
         path: Path,
         budget: memory.Budget,
-        mapped: bool,
         on_progress: OnProgress | None,
         sample: sampling.Sample | None = None,
     ) -> verify.Verified:
         sink = verify.CompareSink(self.layout, path)
         try:
             chosen = verify.chosen_boxes(self.layout, sample) if sample else None
-            tally = engine.run(self.plan, sink, budget, mapped, on_progress, chosen=chosen)
+            tally = engine.run(self.plan, sink, budget, self._access, on_progress, chosen=chosen)
             if sample is None:
                 sink.finish()
         finally:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from . import checking, disk, dtypes, families, layout, manifest, memory, sampling, target, verify
+from . import access, checking, disk, dtypes, families, layout, manifest, memory, sampling, target, verify
 from . import config as configs
 from .conversion import Conversion
 from .engine import OnProgress, Progress
@@ -18,7 +18,7 @@ from .layout import HF_SAFETENSORS, PEFT
 from .options import Question, decided_plan, parse_options, said_options
 from .report import Report
 from .rules import Direction
-from .sources import alike, check_io
+from .sources import alike
 from .units import parse_size
 
 PathLike = str | os.PathLike[str]
@@ -61,7 +61,7 @@ def plan(
         max_shard_size: bytes of a shard at the most, or a size such as `"5GB"`.
         workers: threads; as many as cores and memory allow where absent.
         config: the model's config.json where it does not lie beside the weights, or a MindFormers YAML.
-        io: `map` windows of the source, `read` them, or `auto`.
+        io: `map` windows of the source, `read` them, read and write `direct`, past the page cache, or `auto`.
         crc: append MindSpore's CRC to a `.ckpt`.
         overwrite: replace a checkpoint that is at `dest`.
         restart: throw away what an earlier run left, instead of going on from it.
@@ -136,7 +136,7 @@ def check(family: PathLike, source: PathLike, config: PathLike | None = None) ->
 
 
 def _check_words(io: str, workers: int | None) -> None:
-    check_io(io)
+    access.check_io(io)
     if workers is not None and not 1 <= workers <= 256:
         raise UsageError(f"--workers {workers}: a number between 1 and 256 is needed")
 

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from . import memory
+from . import access, memory
 from .boxes import boxes, cells
 from .comparing import Compared, comparable
 from .engine import OnProgress, Progress, read_box
 from .errors import quote
 from .formats import open_catalog
 from .grids import Box, box_shape, flat_index
-from .sources import Reader, Region, check_io, uses_mapping
+from .regions import Region
+from .sources import Reader
 from .tensors import Catalog, TensorRef
 from .units import counted, format_size, parse_size
 from .views import leaf
@@ -214,7 +215,7 @@ def diff_checkpoints(
     Args:
         a, b: a directory or a file each; names are compared as they are.
         max_mem: bytes of resident memory, or a size such as `"16G"`.
-        io: `map` windows of files, `read` them, or `auto`.
+        io: `map` windows of files, `read` them, `direct`, past the page cache, or `auto`.
         progress: called now and then; counts bytes of both sides.
 
     Raises:
@@ -223,7 +224,7 @@ def diff_checkpoints(
         BudgetError: the memory budget is too small.
         UsageError: a size or `io` that does not parse.
     """
-    check_io(io)
+    access.check_io(io)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
     one = open_catalog(Path(a), lambda: memory.header_room(limit))
     other = open_catalog(Path(b), lambda: memory.header_room(limit))
@@ -237,7 +238,9 @@ class _Comparison:
     def __init__(self, one: Catalog, other: Catalog, limit: int, io: str, on_progress: OnProgress | None) -> None:
         self._one, self._other, self._limit = one, other, limit
         self._half = memory.divide(limit, 1, len(one) + len(other)).region // 2
-        self._readers = [Reader(self._half, uses_mapping(io, catalog.files), drops=True) for catalog in (one, other)]
+        self._readers = [
+            Reader(self._half, access.of_source(io, catalog.files), drops=True) for catalog in (one, other)
+        ]
         self._spare = [Region(self._half), Region(self._half)]
         self._on_progress, self._done, self._started, self._said = on_progress, 0, time.monotonic(), -math.inf
         self._total = sum(one[name].nbytes + other[name].nbytes for name in one if self._readable(name))

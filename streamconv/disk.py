@@ -12,10 +12,14 @@ import fcntl
 import mmap
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 StrPath = str | os.PathLike[str]
+
+#: What goes past the page cache begins and ends at multiples of this, in the file and in memory: enough for any disk.
+ALIGNMENT = 4096
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -46,6 +50,20 @@ def read(descriptor: int, length: int, offset: int) -> bytes:
 def read_into(descriptor: int, target: memoryview, offset: int) -> int:
     """Read into memory; how many bytes it became."""
     return os.preadv(descriptor, [target], offset)
+
+
+def read_cached(descriptor: int, target: memoryview, offset: int) -> int:
+    """Read what the page cache has; how many bytes it became.
+
+    Raises:
+        BlockingIOError: it has none of it.
+    """
+    return os.preadv(descriptor, [target], offset, os.RWF_NOWAIT)
+
+
+def expect_no_order(descriptor: int) -> None:
+    """Have the system read nothing ahead."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def write(descriptor: int, data: memoryview, offset: int) -> int:
@@ -216,6 +234,58 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += write(descriptor, data[done:], offset + done)
+
+
+def are_cached(path: StrPath, offsets: Iterable[int]) -> list[bool]:
+    """For each offset, whether the page cache has the byte there."""
+    descriptor, byte = open_file(path, os.O_RDONLY), memoryview(bytearray(1))
+    found = []
+    try:
+        expect_no_order(descriptor)
+        for offset in offsets:
+            try:
+                found.append(read_cached(descriptor, byte, offset) == 1)
+            except BlockingIOError:
+                found.append(False)
+    finally:
+        release(descriptor)
+    return found
+
+
+def open_direct(descriptor: int, flags: int) -> int | None:
+    """Another descriptor of an open file, for what goes past the page cache; `None` where there is none to be had."""
+    with suppress(OSError, AttributeError):
+        return open_file(f"/proc/self/fd/{descriptor}", flags | os.O_DIRECT)
+    return None
+
+
+def read_pages(direct: int, target: memoryview, offset: int) -> int:
+    """Read past the page cache; target and offset are aligned.
+
+    Returns:
+        How many bytes could be read so: fewer where the file ends, or the system refuses. Why, who reads the next one
+        through the page cache is told.
+    """
+    done = 0
+    with suppress(OSError):
+        while done < len(target) and done % ALIGNMENT == 0:
+            count = read_into(direct, target[done:], offset + done)
+            if not count:
+                break
+            done += count
+    return done
+
+
+def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
+    """Write all of it past the page cache, or through it what the system refuses; data and offset are aligned."""
+    done = 0
+    try:
+        while done < len(data) and done % ALIGNMENT == 0:
+            done += write(direct, data[done:], offset + done)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+    write_all(cached, data[done:], offset + done)
 
 
 def read_file(path: StrPath, limit: int) -> bytes:

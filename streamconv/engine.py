@@ -21,13 +21,15 @@ from typing import Protocol
 
 import numpy as np
 
+from .access import Access
 from .boxes import Cells, boxes, cells, position
 from .errors import SourceChangedError, StorageError, quote
 from .grids import Box, box_shape, runs, slabs
 from .memory import Budget, resident_bytes
 from .outputs import Output, SameBytes
 from .plan import Plan
-from .sources import Bits, Reader, Region, bits
+from .regions import Bits, Region, phase
+from .sources import Reader, bits
 from .views import View, leaf
 
 _TICK = 0.1
@@ -66,6 +68,10 @@ Chosen = Callable[[int, str, Box], bool]
 
 class Sink(Protocol):
     """Where boxes go: to files, or to a comparison with files. Called from several threads."""
+
+    def phase(self, name: str, offset: int, count: int) -> int | None:
+        """How `count` bytes from `offset` of tensor `name` are to lie in memory (`regions.phase`); `None`: anyhow."""
+        ...
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Take bytes `offset` … of tensor `name`; says which file they belong to."""
@@ -127,7 +133,7 @@ def run(
     plan: Plan,
     sink: Sink,
     budget: Budget,
-    mapped: bool,
+    access: Access,
     on_progress: OnProgress | None = None,
     chosen: Chosen | None = None,
     record: Record | None = None,
@@ -139,7 +145,7 @@ def run(
         plan: what is to be done.
         sink: where boxes go.
         budget: how memory is divided.
-        mapped: map windows of the source; otherwise read them.
+        access: how windows come from the source.
         on_progress: called now and then.
         chosen: which boxes, by number, tensor and place; all where absent.
         record: what is done already; nothing where absent.
@@ -151,7 +157,7 @@ def run(
     record = record or Unrecorded()
     tally = tally or Tally(_total(plan, budget.region, chosen))
     work = _Shared(_tasks(plan, budget.region, record, chosen))
-    workers = [_Worker(work, sink, record, tally, budget, mapped) for _ in range(budget.workers)]
+    workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
     started = time.monotonic()
     try:
         for worker in workers:
@@ -173,7 +179,7 @@ def run(
     return tally
 
 
-def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
+def check_same_bytes(check: SameBytes, budget: Budget, access: Access) -> None:
     """Compare two tensors that have to hold the same bytes, or one with zeros.
 
     Raises:
@@ -181,14 +187,14 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
     """
     other = leaf(check.other)
     if check.kept is None:
-        _check_zeros(check, other, budget, mapped)
+        _check_zeros(check, other, budget, access)
         return
     kept = leaf(check.kept)
     same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
     # One worker's window and box make room for two of each, because what is not contiguous has to be moved.
     half = budget.region // 2
     one, two = Region(half), Region(half)
-    with closing(Reader(half, mapped)) as first, closing(Reader(half, mapped)) as second:
+    with closing(Reader(half, access)) as first, closing(Reader(half, access)) as second:
         for cell in cells(kept) if same else ():
             for box in boxes(kept, cell, kept.dtype.itemsize, half):
                 same = same and equal_bytes(read_box(first, kept, box, one), read_box(second, other, box, two))
@@ -196,9 +202,9 @@ def check_same_bytes(check: SameBytes, budget: Budget, mapped: bool) -> None:
         raise check.error
 
 
-def _check_zeros(check: SameBytes, view: View, budget: Budget, mapped: bool) -> None:
+def _check_zeros(check: SameBytes, view: View, budget: Budget, access: Access) -> None:
     spare = Region(budget.region)
-    with closing(Reader(budget.region, mapped)) as reader:
+    with closing(Reader(budget.region, access)) as reader:
         for cell in cells(view):
             for box in boxes(view, cell, view.dtype.itemsize, budget.region):
                 if read_box(reader, view, box, spare).any():
@@ -252,7 +258,7 @@ def _work(plan: Plan, region: int, record: Record) -> Iterator[_Task]:
     outputs = plan.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
     cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
-    widest = lru_cache(maxsize=64)(lambda number: _widest(outputs[number]))
+    widest = lru_cache(maxsize=64)(lambda number: outputs[number].widest)
     for number, cell in _in_source_order(plan):
         output = outputs[number]
         for part in record.left(number, cells_of(number).box(cell)):
@@ -273,11 +279,6 @@ def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
     rank = np.argsort(np.argsort(list(files)))
     for index in np.lexsort((cell, number, offset, rank[file])):
         yield int(number[index]), int(cell[index])
-
-
-def _widest(output: Output) -> int:
-    """Bytes of the widest element that is read or written."""
-    return max(output.dtype.itemsize, *{one.dtype.itemsize for one in output.view.leaves()})
 
 
 class _Shared:
@@ -307,10 +308,10 @@ class _Shared:
 class _Worker(threading.Thread):
     """Converts boxes until there are none: one window, one box of memory."""
 
-    def __init__(self, work: _Shared, sink: Sink, record: Record, tally: Tally, budget: Budget, mapped: bool) -> None:
+    def __init__(self, work: _Shared, sink: Sink, record: Record, tally: Tally, budget: Budget, access: Access) -> None:
         super().__init__(name="streamconv", daemon=True)
         self.error: BaseException | None = None
-        self.reader = Reader(budget.region, mapped, drops=True)
+        self.reader = Reader(budget.region, access, drops=True)
         self._work, self._sink, self._record, self._tally = work, sink, record, tally
         self._region = Region(budget.region)
 
@@ -326,11 +327,7 @@ class _Worker(threading.Thread):
 
     def _convert(self, task: _Task) -> None:
         output, box = task.output, task.box
-        data = self.reader.contiguous(output.view, box, output.dtype)
-        overflowed = 0
-        if data is None:
-            data = self._region.array(math.prod(box_shape(box)), bits(output.dtype))
-            overflowed = self.reader.place(output.view, box, data, output.dtype)
+        data, overflowed = self._made(output, box)
         # What became infinite is counted by the box, so such a box is on record whole or not at all.
         most = data.size if overflowed else _SLAB // output.dtype.itemsize
         begin = 0
@@ -340,6 +337,23 @@ class _Worker(threading.Thread):
                 return
             self._write(task, slab, data[begin : begin + count], overflowed)
             begin += count
+
+    def _made(self, output: Output, box: Box) -> tuple[Bits, int]:
+        """The box's elements, and how many values became infinite; where they lie in memory, the sink wants them."""
+        wanted = self._wanted_phase(output, box)
+        found = self.reader.contiguous(output.view, box, output.dtype)
+        if found is not None and wanted in (None, phase(found)):
+            return found, 0
+        data = self._region.array(math.prod(box_shape(box)), bits(output.dtype), wanted or 0)
+        if found is None:
+            return data, self.reader.place(output.view, box, data, output.dtype)
+        np.copyto(data, found)
+        return data, 0
+
+    def _wanted_phase(self, output: Output, box: Box) -> int | None:
+        run, starts = runs(box, output.view.shape)
+        itemsize = output.dtype.itemsize
+        return self._sink.phase(output.name, next(starts) * itemsize, run * itemsize)
 
     def _write(self, task: _Task, slab: Box, data: Bits, overflowed: int) -> None:
         with self._record.writing(task.number, slab, data.nbytes, overflowed), _of_source(task.output):

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import views
+from . import access, views
 from .errors import UnsupportedError, quote
 from .formats import open_catalog
 from .grids import box_shape
 from .kernels import numpy_dtype
-from .sources import Bits, Reader, bits, uses_mapping
+from .regions import Bits
+from .sources import Reader, bits
 from .tensors import Catalog, TensorRef
 from .views import View
 
@@ -80,7 +81,8 @@ class LazyTensor:
     def _read(self, box: tuple[tuple[int, int], ...]) -> Bits:
         target = np.empty(box_shape(box), bits(self.ref.dtype))
         view: View = views.leaf(self.ref)
-        reader = Reader(max(1, target.nbytes), uses_mapping(self.io, tuple(e.file for e in self.ref.extents)))
+        files = [extent.file for extent in self.ref.extents]
+        reader = Reader(max(1, target.nbytes), access.of_source(self.io, files, once=False))
         try:
             reader.place(view, box, target.reshape(-1), self.ref.dtype)
         finally:

@@ -16,6 +16,7 @@ import psutil
 
 from . import kernels
 from .errors import BudgetError
+from .regions import SLACK
 from .units import format_size
 
 MIB = 1 << 20
@@ -31,7 +32,7 @@ MIN_REGION = 8 * MIB
 MAX_REGION = 128 * MIB
 
 #: Per worker, beside window and box: its stack, the casts' scratch, one read of a block for its digest.
-WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * MIB
+WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * SLACK + 2 * MIB
 
 #: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
 RESERVE = 10 * MIB

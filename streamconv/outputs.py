@@ -37,6 +37,11 @@ class Output:
         """Name, dtype and shape."""
         return TensorSpec(self.name, self.dtype, self.view.shape)
 
+    @property
+    def widest(self) -> int:
+        """Bytes of the widest element that is read or written."""
+        return max(self.dtype.itemsize, *{leaf.dtype.itemsize for leaf in self.view.leaves()})
+
 
 @dataclass(frozen=True)
 class SameBytes:

@@ -1,4 +1,4 @@
-"""Reading: windows of source tensors, mapped where files are in memory anyway, read into counted buffers elsewhere.
+"""Reading: windows of source tensors, mapped, or read into counted buffers, through the page cache or past it.
 
 Each worker has one reader, and a reader holds one window at a time. Whether mapped or read, a window is never larger
 than the region the budget gives it: what is asked in a grid that is larger, or mostly holes, is asked in parts.
@@ -12,24 +12,21 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import disk, kernels
+from . import access, disk, kernels
+from .access import Access
+from .disk import ALIGNMENT
 from .dtypes import BF16, F8_E4M3, DType
-from .errors import SourceChangedError, UsageError, quote, reading, source_error
+from .errors import SourceChangedError, quote, reading, source_error
 from .grids import Box, Grid, box_shape, flat_index, runs
+from .regions import Bits, BitType, Region
 from .tensors import SourceFile, TensorRef, overlaps
 from .views import Leaf, Scaled, Stored, View, Zeros
 
-Bits = NDArray[np.unsignedinteger[Any]]
-BitType = np.dtype[np.unsignedinteger[Any]]
-
-_IN_MEMORY = ("tmpfs", "ramfs")
-_IO = ("auto", "map", "read")
-_MOUNTS = 4 << 20
 _OPEN_FILES = 8
 _FIRST = 64 << 10
 _WORTH_DROPPING = 64 << 10
@@ -42,24 +39,11 @@ def bits(dtype: DType) -> BitType:
     return _BITS[dtype.itemsize]
 
 
-class Region:
-    """Anonymous memory of a fixed size, used again and again; resident only where it was touched."""
+class _Open(NamedTuple):
+    """Descriptors of an open file: through the page cache, and past it where that is wanted and offered."""
 
-    def __init__(self, size: int) -> None:
-        # Private: shared anonymous pages would stay allocated after MADV_DONTNEED, only not count as ours any more.
-        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._used = False
-
-    def array(self, count: int, dtype: BitType, offset: int = 0) -> Bits:
-        """`count` elements from byte `offset` of it, as an array."""
-        self._used = True
-        return np.frombuffer(self._map, dtype, count, offset)
-
-    def release(self) -> None:
-        """Give its pages back."""
-        if self._used:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._used = False
+    cached: int
+    direct: int | None
 
 
 class Reader:
@@ -67,17 +51,17 @@ class Reader:
 
     Args:
         region: bytes of a window at the most.
-        mapped: map windows of files; otherwise read them.
+        access: how windows come from files.
         drops: drop what was read from the page cache, for nobody comes back to it, and others need the room.
     """
 
-    def __init__(self, region: int, mapped: bool, drops: bool = False) -> None:
+    def __init__(self, region: int, access: Access, drops: bool = False) -> None:
         self.region = region
-        self.mapped = mapped
+        self.access = access
         self.drops = drops
         self.bytes_read = 0
         self._buffer = Region(region)
-        self._files: dict[Path, int] = {}
+        self._files: dict[Path, _Open] = {}
         self._behind: list[tuple[int, int, int]] = []
 
     def close(self) -> None:
@@ -162,16 +146,22 @@ class Reader:
         size = math.prod(shape) * itemsize
         (number, inside, *_), *others = overlaps(_lengths(ref), low, high - low)
         self._drop_behind()
-        if self.mapped and not others and high - low <= min(self.region, 2 * size):
+        file, place = ref.extents[number].file, ref.extents[number].offset + inside
+        if others:
+            return self._read_box(ref, box)
+        if self.access is Access.MAP and high - low <= min(self.region, 2 * size):
             self._buffer.release()
-            data = self._map(ref.extents[number].file, ref.extents[number].offset + inside, high - low)
+            data = self._map(file, place, high - low)
             strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
             flat = np.frombuffer(data, np.uint8)
             return np.ndarray(shape, bits(ref.dtype), flat, 0, strides)
+        if self.access is Access.DIRECT and access.DIRECT_LEAST <= high - low == size:
+            phase = self._read_directly(file, place, size)
+            return self._buffer.array(math.prod(shape), bits(ref.dtype), phase).reshape(shape)
         return self._read_box(ref, box)
 
     def _map(self, file: SourceFile, offset: int, length: int) -> memoryview:
-        descriptor = self._open(file)
+        descriptor = self._open(file).cached
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
             mapping = disk.map_file(descriptor, offset + length - start, start)
@@ -205,8 +195,26 @@ class Reader:
             extent = ref.extents[number]
             self._read_file(extent.file, extent.offset + inside, target[low:high])
 
+    def _read_directly(self, file: SourceFile, offset: int, length: int) -> int:
+        """Read whole pages past the page cache, but for what it has; says where in the buffer byte `offset` is."""
+        phase = offset % ALIGNMENT
+        start, needed = offset - phase, phase + length
+        pages = self._buffer.array(-(-needed // ALIGNMENT) * ALIGNMENT, np.dtype(np.uint8)).data
+        found, done = self._open(file), 0
+        if found.direct is not None:
+            done = min(needed, disk.read_pages(found.direct, pages, start))
+        self._read_all(found.cached, file, start + done, pages[done:needed])
+        self._note_read(found.cached, offset, length)
+        return phase
+
     def _read_file(self, file: SourceFile, offset: int, target: memoryview) -> None:
-        descriptor, done = self._open(file), 0
+        descriptor = self._open(file).cached
+        self._read_all(descriptor, file, offset, target)
+        self._note_read(descriptor, offset, len(target))
+
+    @staticmethod
+    def _read_all(descriptor: int, file: SourceFile, offset: int, target: memoryview) -> None:
+        done = 0
         while done < len(target):
             try:
                 count = disk.read_into(descriptor, target[done:], offset + done)
@@ -215,12 +223,11 @@ class Reader:
             if count == 0:
                 raise _changed(file, f"it ends at byte {offset + done}")
             done += count
-        self._note_read(descriptor, offset, done)
 
     def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
         """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the buffer."""
         weight, scale = self._quantised(leaf, box)
-        behind = weight.size + weight.size % BF16.itemsize
+        behind = ALIGNMENT + weight.size + weight.size % BF16.itemsize
         target = self._buffer.array(weight.size, bits(BF16), behind).reshape(weight.shape)
         kernels.dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
         return target
@@ -249,24 +256,29 @@ class Reader:
     def _close_one(self) -> None:
         """Close the file that was opened first, and drop what is left of it in the cache: the pages windows share."""
         self._behind.clear()
-        descriptor = self._files.pop(next(iter(self._files)))
+        found = self._files.pop(next(iter(self._files)))
         if self.drops:
-            disk.drop(descriptor)
-        disk.release(descriptor)
+            disk.drop(found.cached)
+        disk.release(found.cached)
+        if found.direct is not None:
+            disk.release(found.direct)
 
-    def _open(self, file: SourceFile) -> int:
-        """The file's descriptor, after a look whether the file is as long as it was: less, mapped, would be fatal."""
-        descriptor = self._files.get(file.path)
+    def _open(self, file: SourceFile) -> _Open:
+        """The file's descriptors, after a look whether the file is as long as it was: less, mapped, would be fatal."""
+        found = self._files.get(file.path)
         try:
-            if descriptor is None:
+            if found is None:
                 if len(self._files) >= _OPEN_FILES:
                     self._close_one()
-                descriptor = self._files[file.path] = disk.open_file(file.path, os.O_RDONLY)
-            found = disk.status(descriptor)
+                found = _Open(disk.open_file(file.path, os.O_RDONLY), None)
+                if self.access is Access.DIRECT:
+                    found = found._replace(direct=disk.open_direct(found.cached, os.O_RDONLY))
+                self._files[file.path] = found
+            status = disk.status(found.cached)
         except OSError as error:
             raise source_error(error, "cannot open", file.path) from error
-        _check_unchanged(file, found)
-        return descriptor
+        _check_unchanged(file, status)
+        return found
 
 
 def check_unchanged(files: Iterable[SourceFile]) -> None:
@@ -297,40 +309,8 @@ def alike(one: TensorRef, other: TensorRef) -> bool:
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     count = min(one.nbytes, _FIRST)
-    with closing(Reader(count or 1, mapped=False)) as reader:
+    with closing(Reader(count or 1, Access.READ)) as reader:
         return reader.first(one, count) == reader.first(other, count)
-
-
-def check_io(io: str) -> None:
-    """Refuse what is no way to read.
-
-    Raises:
-        UsageError: not one of `auto`, `map`, `read`.
-    """
-    if io not in _IO:
-        raise UsageError(f"--io {quote(io)}: not one of {', '.join(_IO)}")
-
-
-def uses_mapping(io: str, files: tuple[SourceFile, ...]) -> bool:
-    """Whether windows are mapped: as `--io` says; for `auto`, where the files are in memory anyway.
-
-    Elsewhere large reads are faster, twice where the device reads little ahead, and a page fault that meets a lost
-    network or a broken disk is not a signal but an error (figures: `docs/performance.md`).
-    """
-    if io != "auto":
-        return io == "map"
-    return any(_file_system(file.path) in _IN_MEMORY for file in files[:1])
-
-
-def _file_system(path: Path) -> str:
-    """The type of the file system that `path` lies on, from the mount table."""
-    try:
-        device = disk.look(path).st_dev
-        lines = disk.read_file("/proc/self/mountinfo", _MOUNTS).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    return next((line.split(" - ")[1].split()[0] for line in lines if line.split()[2] == wanted), "")
 
 
 def _changed(file: SourceFile, what: str) -> SourceChangedError:

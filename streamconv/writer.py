@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from . import disk
+from . import access, disk
 from .blocks import BlockLedger, Blocks, OnBlock, ReadBack, SealedLedger
+from .disk import ALIGNMENT
 from .errors import storage_error, storing
 from .formats import ckpt
 from .layout import Layout
+from .regions import phase
 from .tensors import OutputFile, overlaps
 
 
@@ -48,15 +50,17 @@ class OpenFile:
         path: where it lies.
         file: what it has to be.
         past: what an earlier run left.
+        direct: write past the page cache what is long enough.
     """
 
-    def __init__(self, path: Path, file: OutputFile, past: Past) -> None:
+    def __init__(self, path: Path, file: OutputFile, past: Past, direct: bool = False) -> None:
         self.path = path
         self.file = file
         self.is_finishing = False
         self._lock = threading.Lock()
         body = file.size - (ckpt.CRC_TAIL_BYTES if file.crc_tail else 0)
         self._descriptor: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        self._direct = disk.open_direct(self._descriptor, os.O_WRONLY) if direct else None
         on_block = partial(past.note_block, file.name)
         self.ledger = _ledger(body, file, past.blocks(file.name), self._read_back, on_block)
         try:
@@ -88,9 +92,28 @@ class OpenFile:
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes in their place, but for those in blocks that an earlier run finished."""
         for low, high in self.ledger.wanted(offset, len(data)):
-            part = data[low:high]
-            disk.write_all(self._open, part, offset + low)
-            self.ledger.wrote(offset + low, part)
+            part, place = data[low:high], offset + low
+            if self._direct is not None and self._goes_direct(place, part):
+                behind = self.ledger.digest(place, part)
+                self._write(place, part[:behind])
+                self._write_pages(self._direct, place + behind, part[behind:])
+            else:
+                self._write(place, part)
+                self.ledger.digest(place, part)
+            self.ledger.wrote(place, len(part))
+
+    @staticmethod
+    def _goes_direct(offset: int, data: memoryview) -> bool:
+        """Whether the device can take it from where it lies in memory, and is worth a request."""
+        return len(data) >= access.DIRECT_LEAST and phase(data) == offset % ALIGNMENT
+
+    def _write_pages(self, direct: int, offset: int, data: memoryview) -> None:
+        """Write whole pages past the page cache, and what is left of them at both ends through it."""
+        low = min(-offset % ALIGNMENT, len(data))
+        high = low + (len(data) - low) // ALIGNMENT * ALIGNMENT
+        self._write(offset, data[:low])
+        disk.write_pages(self._open, direct, data[low:high], offset + low)
+        self._write(offset + high, data[high:])
 
     def _write(self, offset: int, data: memoryview) -> None:
         disk.write_all(self._open, data, offset)
@@ -124,9 +147,11 @@ class OpenFile:
     def close(self) -> None:
         """Let go of it."""
         with self._lock:
-            descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            disk.release(descriptor)
+            descriptors = self._descriptor, self._direct
+            self._descriptor = self._direct = None
+        for descriptor in descriptors:
+            if descriptor is not None:
+                disk.release(descriptor)
 
 
 def _ledger(
@@ -145,16 +170,23 @@ class FileSink:
         place: the directory to write in, or the file itself where the layout has just one and `single` is set.
         single: `place` is the file.
         past: what earlier runs left there.
+        direct: write past the page cache what is long enough, and lies in memory as in the file.
     """
 
-    def __init__(self, layout: Layout, place: Path, single: bool, past: Past) -> None:
+    def __init__(self, layout: Layout, place: Path, single: bool, past: Past, direct: bool = False) -> None:
         self._place, self._single = place, single
         self._by_tensor = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, OpenFile] = {}
         self._lock = threading.Lock()
         self._has_new_names = False
         self.digests: dict[str, list[str]] = {}
-        self._layout, self._past = layout, past
+        self._layout, self._past, self._direct = layout, past, direct
+
+    def phase(self, name: str, offset: int, count: int) -> int | None:
+        """How `count` bytes from `offset` of tensor `name` are to lie in memory, to be written past the page cache."""
+        if not self._direct or count < access.DIRECT_LEAST:
+            return None
+        return pieces(self._by_tensor[name].extents[name], offset, count)[0][0] % ALIGNMENT
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Write bytes `offset` … of tensor `name`.
@@ -211,7 +243,7 @@ class FileSink:
     def _opened(self, file: OutputFile) -> OpenFile:
         with self._lock:
             if file.name not in self._open:
-                self._open[file.name] = OpenFile(self._path(file), file, self._past)
+                self._open[file.name] = OpenFile(self._path(file), file, self._past, self._direct)
                 self._has_new_names = True
             return self._open[file.name]
 

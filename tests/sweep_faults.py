@@ -27,7 +27,7 @@ import pytest
 import running
 
 import streamconv
-from streamconv import blocks, cli, disk, engine, manifest, recorder
+from streamconv import access, blocks, cli, disk, engine, manifest, recorder, regions, sources, writer
 from streamconv.errors import EXIT_CODES
 
 ROOT = Path(__file__).parent
@@ -39,6 +39,8 @@ PRIMITIVES = (
         "close",
         "read",
         "read_into",
+        "read_cached",
+        "expect_no_order",
         "write",
         "truncate",
         "map_file",
@@ -108,6 +110,9 @@ def small_units() -> Iterator[None]:
         for module in (blocks, manifest, importlib.import_module("streamconv.verify")):
             patch.setattr(module, "BLOCK", 4 << 10)
         patch.setattr(engine, "_SLAB", 1 << 10)
+        for each in (disk, regions, sources, writer):
+            patch.setattr(each, "ALIGNMENT", 512)
+        patch.setattr(access, "DIRECT_LEAST", 512)
         patch.setattr(recorder, "BATCH", 4 << 10)
         patch.setattr(recorder, "WINDOW", 8 << 10)
         yield
@@ -147,8 +152,9 @@ SCENARIOS = {
     "replaced ckpt": Scenario("dest.ckpt", old=True),
     "torch file": Scenario("dest.bin", ("--reverse",), reverse=True),
     "read into buffers": Scenario("dest", ("--io", "read", "--dtype", "fp16", "--max-shard-size", "6KB")),
+    "past the page cache": Scenario("dest", ("--io", "direct", "--dtype", "fp16")),
     "verified": Scenario("dest", ("--verify",)),
-    "gone on with": Scenario("dest", ("--dtype", "fp16"), begun=True),
+    "gone on with": Scenario("dest", ("--io", "read", "--dtype", "fp16"), begun=True),
 }
 
 

@@ -108,6 +108,9 @@ class Model:
     def _opened(self, descriptor: int, path: Any, flags: int, mode: int = 0) -> None:
         if Path(path) == self._root_path:
             self._open[descriptor] = self.root
+        again = Path(path)
+        if again.parent == Path("/proc/self/fd") and int(again.name) in self._open:
+            self._open[descriptor] = self._open[int(again.name)]
         if (place := self._place(path)) is None:
             return
         directory, name = place

@@ -10,7 +10,7 @@ import pytest
 from running import run
 
 import streamconv
-from streamconv import samples, sources
+from streamconv import access, samples
 from streamconv.families import find
 
 MIB = 1 << 20
@@ -32,7 +32,7 @@ def source(tmp_path_factory) -> Path:
     """107 MiB of bfloat16, on disk."""
     folder = tmp_path_factory.mktemp("page_cache") / "source"
     samples.write_hf(folder, CONFIG, samples.hf_specs(find("mixtral"), CONFIG), 40_000_000)
-    if sources._file_system(folder) in ("tmpfs", "ramfs"):
+    if access._file_system(folder) in ("tmpfs", "ramfs"):
         pytest.skip("on tmpfs the page cache is the file")
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
@@ -56,7 +56,7 @@ def cached(folder: Path) -> tuple[int, int]:
     return found, total
 
 
-@pytest.mark.parametrize("io", ["read", "map"])
+@pytest.mark.parametrize("io", ["read", "map", "direct"])
 @pytest.mark.parametrize("words", [(), ("--dtype", "fp32"), ("-o", "use_gmm=true")], ids=["same", "widened", "turned"])
 def test_nothing_stays_in_the_page_cache(source: Path, tmp_path: Path, io: str, words: tuple[str, ...]) -> None:
     for path in source.iterdir():

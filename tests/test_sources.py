@@ -1,4 +1,4 @@
-"""Reading: mapped or read, whole or in parts, across slices: the same bytes; and a file that changed is noticed."""
+"""Reading: in every way, whole or in parts, across slices: the same bytes; and a file that changed is noticed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import running
 from running import FIXTURES
 
 import streamconv
-from streamconv import dtypes, sources, views
+from streamconv import access, disk, dtypes, sources, views
+from streamconv.access import Access
 from streamconv.errors import SourceError
 from streamconv.formats import ckpt, open_catalog, safetensors
-from streamconv.sources import Reader, Region, bits, uses_mapping
-from streamconv.tensors import SourceFile, TensorRef, TensorSpec
+from streamconv.sources import Reader, bits
+from streamconv.tensors import TensorRef, TensorSpec
 
 SPEC = TensorSpec("t", dtypes.F32, (11, 53, 5))
+
+
+@pytest.fixture(autouse=True)
+def short_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read past the page cache, where that is the way, tensors of any size."""
+    monkeypatch.setattr(access, "DIRECT_LEAST", 1)
 
 
 def stored(folder: Path, slice_bytes: int | None = None, spec: TensorSpec = SPEC) -> TensorRef:
@@ -34,14 +41,14 @@ def placed(reader: Reader, view: views.View, dtype: dtypes.DType) -> bytes:
     return target.tobytes()
 
 
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("way", Access)
 @pytest.mark.parametrize("slice_bytes", [None, 4096, 1001, 37])
 @pytest.mark.parametrize("region", [64, 1000, 1 << 20])
-def test_regions_and_slices_change_nothing(mapped: bool, slice_bytes: int | None, region: int, tmp_path: Path) -> None:
+def test_regions_and_slices_change_nothing(way: Access, slice_bytes: int | None, region: int, tmp_path: Path) -> None:
     """1001 and 37 bytes end in the middle of elements."""
     ref = stored(tmp_path, slice_bytes)
     assert len(ref.extents) == (1 if slice_bytes is None else -(-SPEC.nbytes // slice_bytes))
-    reader, view = Reader(region, mapped), views.leaf(ref)
+    reader, view = Reader(region, way), views.leaf(ref)
     expected = np.frombuffer(golden.golden_bytes(SPEC), np.float32).reshape(SPEC.shape)
     assert placed(reader, view, dtypes.F32) == expected.tobytes()
     turned = views.permute(view, (2, 0, 1))
@@ -51,10 +58,10 @@ def test_regions_and_slices_change_nothing(mapped: bool, slice_bytes: int | None
     reader.close()
 
 
-@pytest.mark.parametrize("mapped", [True, False])
-def test_contiguous_boxes_come_as_they_lie(mapped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", Access)
+def test_contiguous_boxes_come_as_they_lie(way: Access, tmp_path: Path) -> None:
     ref = stored(tmp_path)
-    view, reader = views.leaf(ref), Reader(1 << 20, mapped)
+    view, reader = views.leaf(ref), Reader(1 << 20, way)
     expected = np.frombuffer(golden.golden_bytes(SPEC), np.uint32).reshape(SPEC.shape)
     found = reader.contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32)
     assert found is not None
@@ -67,23 +74,23 @@ def test_contiguous_boxes_come_as_they_lie(mapped: bool, tmp_path: Path) -> None
         assert reader.contiguous(view, box, dtype) is None
     assert reader.contiguous(views.permute(view, (1, 0, 2)), ((0, 53), (3, 4), (0, 5)), dtypes.F32) is not None
     assert reader.contiguous(views.permute(view, (1, 0, 2)), ((0, 53), (3, 5), (0, 5)), dtypes.F32) is None
-    assert Reader(64, mapped).contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
+    assert Reader(64, way).contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
 
 
 @pytest.mark.parametrize("kind", ["dest", "dest.ckpt"])
 @pytest.mark.parametrize("dtype", [None, "fp16"])
-def test_read_equals_map(kind: str, dtype: str | None, tmp_path: Path) -> None:
+def test_every_way_gives_the_same_bytes(kind: str, dtype: str | None, tmp_path: Path) -> None:
     source = running.llama(tmp_path / "source")
     trees = []
-    for io in ("map", "read", "auto"):
+    for io in ("map", "read", "direct", "auto"):
         (tmp_path / io).mkdir()
         streamconv.convert(source, tmp_path / io / kind, io=io, dtype=dtype, options={"qkv_concat": True})
         trees.append(running.tree(tmp_path / io))
-    assert trees[0] == trees[1] == trees[2]
+    assert all(tree == trees[0] for tree in trees)
 
 
 @pytest.mark.parametrize("slice_bytes", [1000, 1001, 37])
-@pytest.mark.parametrize("io", ["map", "read"])
+@pytest.mark.parametrize("io", ["map", "read", "direct"])
 def test_a_sliced_ckpt_converts_as_a_whole_one(slice_bytes: int, io: str, tmp_path: Path) -> None:
     streamconv.convert(running.tiny(tmp_path / "hf"), tmp_path / "whole.ckpt", options={"qkv_concat": True})
     refs = open_catalog(tmp_path / "whole.ckpt")
@@ -102,17 +109,17 @@ def test_mindspores_uneven_slices(tmp_path: Path) -> None:
     for name in ("sliced_1KiB", "sliced_1KiB_crc", "sliced_async_uneven_1KiB"):
         source = FIXTURES / f"{name}.ckpt"
         assert any(len(r.extents) > 1 for r in open_catalog(source).values())
-        for io in ("map", "read"):
+        for io in ("map", "read", "direct"):
             streamconv.convert(source, tmp_path / f"{name}-{io}", model="raw", io=io)
             assert golden.found(tmp_path / f"{name}-{io}") == golden.found(source)
 
 
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("way", Access)
 @pytest.mark.parametrize("change", [-1, -4000, 1])
-def test_a_file_of_another_length_is_noticed_before_it_is_touched(mapped: bool, change: int, tmp_path: Path) -> None:
+def test_a_file_of_another_length_is_noticed_before_it_is_touched(way: Access, change: int, tmp_path: Path) -> None:
     view = views.leaf(stored(tmp_path))
     path = tmp_path / "a.ckpt"
-    reader = Reader(4096, mapped)
+    reader = Reader(4096, way)
     box = ((0, 1), (0, 1), (0, 5))
     reader.place(view, box, np.empty(5, np.uint32), dtypes.F32)
     size = path.stat().st_size
@@ -122,7 +129,7 @@ def test_a_file_of_another_length_is_noticed_before_it_is_touched(mapped: bool, 
 
 
 def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> None:
-    """Between the look at its length and the reading: refused as well, by map and by read."""
+    """Between the look at its length and the reading: refused as well, whatever the way."""
     view = views.leaf(stored(tmp_path))
     path = tmp_path / "a.ckpt"
     size = path.stat().st_size
@@ -136,17 +143,17 @@ def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> Non
         return os.stat_result(values)
 
     monkeypatch.setattr(os, "fstat", before)
-    for mapped in (True, False):
+    for way in Access:
         with pytest.raises(SourceError, match=r"a\.ckpt changed during the run"):
-            Reader(1 << 20, mapped).place(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
+            Reader(1 << 20, way).place(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
 
 
-@pytest.mark.parametrize("mapped", [True, False])
-def test_a_file_that_is_gone(mapped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", Access)
+def test_a_file_that_is_gone(way: Access, tmp_path: Path) -> None:
     view = views.leaf(stored(tmp_path))
     (tmp_path / "a.ckpt").unlink()
     with pytest.raises(SourceError, match=r"cannot open .*a\.ckpt: No such file or directory"):
-        placed(Reader(4096, mapped), view, dtypes.F32)
+        placed(Reader(4096, way), view, dtypes.F32)
 
 
 def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
@@ -157,9 +164,10 @@ def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
     real = sources.mmap.mmap
     monkeypatch.setattr(os, "preadv", fail)
     monkeypatch.setattr(sources.mmap, "mmap", lambda *a, **k: real(*a, **k) if a[0] == -1 else fail())
-    for mapped, doing in ((True, "cannot map"), (False, "cannot read byte")):
+    doings = {Access.MAP: "cannot map", Access.READ: "cannot read byte", Access.DIRECT: "cannot read byte"}
+    for way, doing in doings.items():
         with pytest.raises(SourceError, match=rf"{doing} .*a\.ckpt: Input/output error; the device reports an error"):
-            placed(Reader(4096, mapped), view, dtypes.F32)
+            placed(Reader(4096, way), view, dtypes.F32)
 
 
 def test_few_files_are_open_at_once(tmp_path: Path) -> None:
@@ -169,37 +177,63 @@ def test_few_files_are_open_at_once(tmp_path: Path) -> None:
         name = f"{spec.name}.safetensors"
         golden.write(tmp_path / name, safetensors.lay_out(name, [spec], {}), {spec.name: golden.golden_bytes(spec)})
         refs.append(open_catalog(tmp_path / name)[spec.name])
-    reader = Reader(4096, True)
+    reader = Reader(4096, Access.DIRECT)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for ref, spec in zip([*refs, *refs], [*specs, *specs], strict=True):
         assert placed(reader, views.leaf(ref), dtypes.F32) == golden.golden_bytes(spec)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 8
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2 * 8
     reader.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_region_gives_its_pages_back() -> None:
-    region = Region(1 << 20)
-    region.array(10, bits(dtypes.F32), 8)[...] = 7
-    region.release()
-    assert not region.array(100, bits(dtypes.F32)).any()
-    region.release()
-    region.release()
+def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:
+    """All of it, or from where it refuses on: a file system may change its mind in the middle of a file."""
+    view, read_into = views.leaf(stored(tmp_path)), disk.read_into
+    direct = set()
+    open_direct = disk.open_direct
+
+    def opened(descriptor: int, flags: int) -> int | None:
+        if (found := open_direct(descriptor, flags)) is not None:
+            direct.add(found)
+        return found
+
+    def refusing(after: int, count: int):
+        left = [after]
+
+        def read(descriptor: int, target: memoryview, offset: int) -> int:
+            if descriptor not in direct:
+                return read_into(descriptor, target, offset)
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(22, "Invalid argument")
+            return read_into(descriptor, target[:count], offset)
+
+        return read
+
+    monkeypatch.setattr(disk, "open_direct", opened)
+    for after, count in ((0, 4096), (1, 4096), (2, 4096), (1, 8192)):
+        monkeypatch.setattr(disk, "read_into", refusing(after, count))
+        reader = Reader(1 << 20, Access.DIRECT)
+        assert placed(reader, view, dtypes.F32) == golden.golden_bytes(SPEC)
+        reader.close()
+    assert direct or not hasattr(os, "O_DIRECT")
 
 
-@pytest.mark.parametrize(
-    ("kind", "mapped"),
-    [("tmpfs", True), ("ramfs", True), ("ext4", False), ("xfs", False), ("nfs4", False), ("", False)],
-)
-def test_auto_maps_what_is_in_memory_anyway(kind: str, mapped: bool, monkeypatch) -> None:
-    monkeypatch.setattr(sources, "_file_system", lambda path: kind)
-    files = (SourceFile(Path("a"), 1),)
-    assert uses_mapping("auto", files) is mapped
-    assert uses_mapping("map", files)
-    assert not uses_mapping("read", files)
+def test_the_file_that_was_looked_at_is_the_one_read_directly(tmp_path: Path, monkeypatch) -> None:
+    """Another of its name may take its place between the two times that it is opened."""
+    view, open_direct = views.leaf(stored(tmp_path)), disk.open_direct
+
+    def replaced_before(descriptor: int, flags: int) -> int | None:
+        (tmp_path / "other").write_bytes(bytes((tmp_path / "a.ckpt").stat().st_size))
+        (tmp_path / "other").replace(tmp_path / "a.ckpt")
+        return open_direct(descriptor, flags)
+
+    monkeypatch.setattr(disk, "open_direct", replaced_before)
+    assert placed(Reader(1 << 20, Access.DIRECT), view, dtypes.F32) == golden.golden_bytes(SPEC)
 
 
-def test_the_file_system_is_found(tmp_path: Path) -> None:
-    assert sources._file_system(Path("/proc")) == "proc"
-    assert sources._file_system(tmp_path / "nothing") == ""
-    assert not uses_mapping("auto", ())
+def test_nothing_is_read_directly_that_is_short(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(access, "DIRECT_LEAST", SPEC.nbytes + 1)
+    monkeypatch.setattr(disk, "read_pages", None)
+    view = views.leaf(stored(tmp_path))
+    assert placed(Reader(1 << 20, Access.DIRECT), view, dtypes.F32) == golden.golden_bytes(SPEC)

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import golden
 import helpers
+import numpy as np
 import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconv import blocks, dtypes, layout
+from streamconv import access, blocks, disk, dtypes, layout
 from streamconv.blocks import BLOCK
 from streamconv.errors import StorageError
 from streamconv.formats import ckpt
 from streamconv.layout import CKPT, MS_SAFETENSORS
+from streamconv.regions import Region
 from streamconv.tensors import TensorSpec
 from streamconv.writer import FileSink, OpenFile, pieces
 
@@ -38,22 +40,36 @@ def boxes(specs: list[TensorSpec], size: int, seed: int) -> list[tuple[str, int,
     return parts
 
 
-def written(folder: Path, placed: layout.Layout, parts: list[tuple[str, int, bytes]]) -> dict[str, list[str]]:
-    sink = FileSink(placed, folder, False, helpers.Fresh(placed.files))
+def written(
+    folder: Path, placed: layout.Layout, parts: list[tuple[str, int, bytes]], direct: bool = False
+) -> dict[str, list[str]]:
+    sink = FileSink(placed, folder, False, helpers.Fresh(placed.files), direct)
     for name, offset, data in parts:
-        assert sink.put(name, offset, memoryview(data)) in {file.name for file in placed.files}
+        lying = in_phase(data, sink.phase(name, offset, len(data)))
+        assert sink.put(name, offset, lying) in {file.name for file in placed.files}
     digests = sink.finish()
     sink.close()
     return digests
 
 
+def in_phase(data: bytes, phase: int | None) -> memoryview:
+    """The bytes as they are to lie in memory."""
+    lying = Region(len(data)).array(len(data), np.dtype("<u1"), phase or 0)
+    lying[...] = np.frombuffer(data, np.uint8)
+    return lying.data
+
+
 @pytest.mark.parametrize("kind", [CKPT, MS_SAFETENSORS])
 @pytest.mark.parametrize("size", [1, 13, 4096])
 @pytest.mark.parametrize("crc", [False, True])
-def test_any_order_gives_the_same_file(kind: str, size: int, crc: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("direct", [False, True])
+def test_any_order_gives_the_same_file(
+    kind: str, size: int, crc: bool, direct: bool, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(access, "DIRECT_LEAST", 1)
     placed = layout.lay_out(SPECS, kind, "a.ckpt", 1000, crc and kind == CKPT)
     data = {spec.name: golden.golden_bytes(spec) for spec in SPECS}
-    digests = written(tmp_path, placed, boxes(SPECS, size, size))
+    digests = written(tmp_path, placed, boxes(SPECS, size, size), direct)
     for file in placed.files:
         golden.write(tmp_path / "expected", file, data)
         expected = (tmp_path / "expected").read_bytes()
@@ -166,3 +182,91 @@ def test_an_old_and_longer_file_is_cut(tmp_path: Path) -> None:
     file = OpenFile(tmp_path / "a.ckpt", placed.files[0], helpers.Fresh(placed.files))
     file.close()
     assert (tmp_path / "a.ckpt").stat().st_size == placed.files[0].size
+
+
+BIG = [TensorSpec("a", dtypes.F32, (3, 1 << 19)), TensorSpec("b", U8, (5_000_001,)), TensorSpec("c", U8, (17,))]
+
+
+@pytest.mark.parametrize("kind", [CKPT, MS_SAFETENSORS])
+@pytest.mark.parametrize("seed", range(3))
+def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed, tmp_path, monkeypatch) -> None:
+    """What lies before bytes that are written yet will be read back: that goes through it too."""
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 21)
+    directly, write_pages = [], disk.write_pages
+
+    def pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
+        directly.append((offset, len(data)))
+        write_pages(cached, direct, data, offset)
+
+    monkeypatch.setattr(disk, "write_pages", pages)
+    placed = layout.lay_out(BIG, kind, "a.ckpt", 1, False)
+    (tmp_path / "through").mkdir()
+    (tmp_path / "past").mkdir()
+    written(tmp_path / "through", placed, boxes(BIG, 2_500_000, seed))
+    assert not directly
+    digests = written(tmp_path / "past", placed, boxes(BIG, 2_500_000, seed), direct=True)
+    for file in placed.files:
+        content = (tmp_path / "past" / file.name).read_bytes()
+        assert content == (tmp_path / "through" / file.name).read_bytes()
+        blocked = [content[begin : begin + (1 << 21)] for begin in range(0, len(content), 1 << 21)]
+        assert digests[file.name] == [xxhash.xxh3_128_hexdigest(block) for block in blocked]
+    assert all(offset % disk.ALIGNMENT == count % disk.ALIGNMENT == 0 for offset, count in directly)
+    with (tmp_path / "past" / placed.files[0].name).open("rb") as file:
+        if (direct := disk.open_direct(file.fileno(), os.O_RDONLY)) is not None:
+            os.close(direct)
+            assert directly
+
+
+def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(disk, "write_pages", None)
+    spec = TensorSpec("a", U8, (3_000_000,))
+    placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
+    sink = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files), direct=True)
+    wanted = sink.phase("a", 0, spec.nbytes)
+    assert wanted is not None
+    data = golden.golden_bytes(spec)
+    sink.put("a", 0, in_phase(data, (wanted + 8) % disk.ALIGNMENT))
+    sink.finish()
+    sink.close()
+    assert data in (tmp_path / "a.ckpt").read_bytes()
+
+
+def test_anything_goes_where_nothing_is_written_directly(tmp_path: Path) -> None:
+    placed = layout.lay_out(BIG, CKPT, "a.ckpt", 1, False)
+    past = helpers.Fresh(placed.files)
+    assert FileSink(placed, tmp_path, False, past).phase("a", 0, 1 << 20) is None
+    assert FileSink(placed, tmp_path, False, past, direct=True).phase("a", 0, (1 << 20) - 1) is None
+    assert FileSink(placed, tmp_path, False, past, direct=True).phase("a", 0, 1 << 20) is not None
+
+
+def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_cache(tmp_path, monkeypatch) -> None:
+    """All of it, or from where it refuses on; and an error is an error."""
+    write, calls = disk.write, [0]
+    path = tmp_path / "file"
+    cached = os.open(path, os.O_RDWR | os.O_CREAT)
+    other = os.open(path, os.O_RDWR)
+    data = in_phase(os.urandom(5 * disk.ALIGNMENT), 0)
+    for number, count, error in ((0, 0, 22), (1, 4096, 22), (1, 8000, None), (2, 4096, 95)):
+
+        def refusing(descriptor: int, part: memoryview, offset: int, most=count, after=number, code=error) -> int:
+            if descriptor != other:
+                return write(descriptor, part, offset)
+            calls[0] += 1
+            if code is not None and calls[0] > after:
+                raise OSError(code, "no")
+            return write(descriptor, part[:most], offset)
+
+        calls[0] = 0
+        monkeypatch.setattr(disk, "write", refusing)
+        os.ftruncate(cached, 0)
+        disk.write_pages(cached, other, data, disk.ALIGNMENT)
+        assert path.read_bytes() == bytes(disk.ALIGNMENT) + bytes(data)
+
+    def full(descriptor: int, part: memoryview, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        disk.write_pages(cached, other, data, 0)
+    os.close(cached)
+    os.close(other)
