@@ -7,7 +7,7 @@ wherever shape and budget allow; then it grows along the source, so that shards 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
 from .grids import Box, box_shape, flat_index
@@ -68,6 +68,16 @@ def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:
         yield tuple((start[a], min(start[a] + size[a], stop)) for a, (_, stop) in enumerate(cell))
 
 
+def is_scattered(view: View, itemsize: int, region: int) -> bool:
+    """Whether a region is too small for boxes of a view with long runs in source and output, as of a transpose."""
+    cell = next(cells(view), None)
+    if cell is None or math.prod(box_shape(cell)) * itemsize <= region:
+        return False
+    by_source = _axes_by_source(view, cell)
+    size, extent = _box_size(cell, by_source, itemsize, region), box_shape(cell)
+    return min(_run(size, extent, order) for order in (by_source, _by_output(cell))) * itemsize < LONG_RUN
+
+
 def position(view: View, cell: Box) -> tuple[str, int]:
     """Where the first element of a cell lies: path and offset, for sorting."""
     piece = _element(view, [low for low, _ in cell])
@@ -80,8 +90,8 @@ def position(view: View, cell: Box) -> tuple[str, int]:
 
 def _box_size(cell: Box, by_source: list[int], itemsize: int, region: int) -> list[int]:
     """Grow from one element: whichever side has the shorter run, until both are long; then along the source."""
-    extent = [stop - start for start, stop in cell]
-    by_output = list(range(len(cell) - 1, -1, -1))
+    extent = box_shape(cell)
+    by_output = _by_output(cell)
     size = [1] * len(cell)
     budget = region // itemsize
     while True:
@@ -93,7 +103,7 @@ def _box_size(cell: Box, by_source: list[int], itemsize: int, region: int) -> li
             return [_even(most, length) for most, length in zip(size, extent, strict=True)]
 
 
-def _grow(size: list[int], extent: list[int], order: list[int], budget: int) -> bool:
+def _grow(size: list[int], extent: Sequence[int], order: list[int], budget: int) -> bool:
     """Double the box along the first axis of `order` that is not full, as far as the budget allows."""
     axis = next((a for a in order if size[a] < extent[a]), None)
     if axis is None:
@@ -111,7 +121,7 @@ def _even(most: int, length: int) -> int:
     return -(-length // -(-length // most))
 
 
-def _run(size: list[int], extent: list[int], order: list[int]) -> int:
+def _run(size: list[int], extent: Sequence[int], order: list[int]) -> int:
     """Elements of a contiguous run of a box, for the side on which the axes lie in that order, fastest first."""
     run = 1
     for axis in order:
@@ -119,6 +129,11 @@ def _run(size: list[int], extent: list[int], order: list[int]) -> int:
         if size[axis] < extent[axis]:
             break
     return run
+
+
+def _by_output(cell: Box) -> list[int]:
+    """The axes from the fastest in the output to the slowest."""
+    return list(range(len(cell) - 1, -1, -1))
 
 
 def _axes_by_source(view: View, cell: Box) -> list[int]:

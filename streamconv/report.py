@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .blocks import BLOCK
+from .boxes import is_scattered
 from .config import ModelConfig
 from .destination import Destination
 from .dtypes import FLOAT
@@ -16,6 +17,7 @@ from .errors import quote
 from .families import Family, spell
 from .layout import CKPT, HF_SAFETENSORS, Layout
 from .memory import Budget, divide, least_limit
+from .outputs import Output
 from .plan import Plan
 from .tensors import Catalog
 from .units import counted, format_size
@@ -37,7 +39,7 @@ class Prepared:
         limit: bytes of memory allowed.
         max_shard_size: bytes of an output shard at the most.
         workers: threads asked for, `None` for as many as fit.
-        io: `auto`, `map` or `read`.
+        io: `auto`, `map`, `read` or `direct`.
         overwrite: whether a checkpoint at the destination is replaced.
         restart: whether what an earlier run left is thrown away.
         verify: whether the result is compared with the source before it gets its name.
@@ -62,10 +64,28 @@ class Prepared:
     def budget(self) -> Budget:
         """How the memory is divided, from what is resident now.
 
+        Among fewer workers than could be, where only then what is transposed can be moved in long runs: thousands of
+        short ones for a box take longer than a second worker saves.
+
         Raises:
             BudgetError: it is too small.
         """
-        return divide(self.limit, self.workers, len(self.plan.outputs), self._sources, self.layout.total // BLOCK)
+        most = self._divided(self.workers)
+        if self.workers is not None:
+            return most
+        every = (most, *(self._divided(count) for count in range(most.workers - 1, 0, -1)))
+        return next((budget for budget in every if not self._is_scattered(budget.region)), most)
+
+    def _divided(self, workers: int | None) -> Budget:
+        return divide(self.limit, workers, len(self.plan.outputs), self._sources, self.layout.total // BLOCK)
+
+    def _is_scattered(self, region: int) -> bool:
+        return any(is_scattered(output.view, output.widest, region) for output in self._kinds)
+
+    @cached_property
+    def _kinds(self) -> Sequence[Output]:
+        """One output of every shape."""
+        return list({(output.view.shape, output.dtype): output for output in self.plan.outputs}.values())
 
     @cached_property
     def _sources(self) -> int:

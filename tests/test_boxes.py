@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv import views
-from streamconv.boxes import boxes, cells, position
+from streamconv.boxes import boxes, cells, is_scattered, position
 from streamconv.grids import Box, box_shape, runs, whole
 from streamconv.tensors import SourceFile
 
@@ -80,6 +80,17 @@ def test_boxes_of_a_transpose_follow_the_source(region) -> None:
     (cell,) = cells(view)
     firsts = [next(view.box(box)).grid.start for box in boxes(view, cell, 2, region)]
     assert firsts == sorted(firsts)
+
+
+def test_what_is_transposed_is_scattered_until_it_fits() -> None:
+    weight = views.leaf(ref("w", (7168, 2048), "BF16"))
+    turned = views.permute(weight, (1, 0))
+    assert is_scattered(turned, 2, 22 * MIB)
+    assert not is_scattered(turned, 2, 28 * MIB)
+    assert not is_scattered(weight, 2, 1 * MIB)
+    assert is_scattered(views.stack([turned, turned]), 2, 22 * MIB)
+    assert not is_scattered(views.stack([turned, turned]), 2, 28 * MIB), "its experts are cells"
+    assert not is_scattered(views.leaf(ref("none", (0, 3))), 2, 1)
 
 
 def test_a_region_of_one_element_is_enough() -> None:

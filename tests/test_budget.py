@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from running import descendants, number
 
-from streamconv import samples
+import streamconv
+from streamconv import memory, samples
 from streamconv.families import find
 from streamconv.units import parse_size
 
@@ -159,3 +160,19 @@ def test_torch_files_with_tensors_larger_than_the_budget(tmp_path) -> None:
     loaded = torch.load(tmp_path / "back.bin", weights_only=True, mmap=True)
     assert torch.equal(loaded["plain"], big.bfloat16())
     assert torch.equal(loaded["turned"], big.t().bfloat16())
+
+
+def test_fewer_workers_where_what_is_transposed_would_be_scattered_else(source, tmp_path, monkeypatch) -> None:
+    """An expert fits one worker's window and box, but not one of two."""
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 60 * MIB)
+    monkeypatch.setattr(memory, "_cores", lambda: 2)
+
+    def workers(max_mem: str, asked: int | None = None, **options: bool) -> int:
+        words = {"options": options, "max_mem": max_mem, "workers": asked}
+        return streamconv.plan(source, tmp_path / "dest", **words).budget.workers
+
+    assert workers("160M", use_gmm=True) == 1
+    assert workers("200M", use_gmm=True) == 2
+    assert workers("160M", asked=2, use_gmm=True) == 2, "the user knows better"
+    assert workers("160M", use_gmm=False) == 2, "nothing is transposed"
+    assert workers("110M", use_gmm=True) == 2, "it does not fit one either"
