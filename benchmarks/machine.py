@@ -7,11 +7,16 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 
+from streamconv.regions import Region
 from streamconv.units import format_size
 
 from .measuring import drop, spread
@@ -79,13 +84,12 @@ def _processor() -> str:
 
 def _describe_folder(folder: Path, quick: bool) -> Data:
     found = mount(folder)
-    writes, reads = zip(*_speeds(folder / "speed", 64 << 20 if quick else 1 << 30), strict=True)
+    speeds = list(_speeds(folder, 64 << 20 if quick else 1 << 30))
     return {
         "file_system": found.kind,
         "device": found.device,
         "read_ahead": _read_ahead(found.number),
-        "write": writes,
-        "read": reads,
+        **{way: [one[way] for one in speeds] for way in ("write", "read", "both")},
     }
 
 
@@ -99,41 +103,67 @@ def _read_ahead(number: str) -> int | None:
     return None
 
 
-def _speeds(path: Path, size: int, repeats: int = 3) -> Iterator[tuple[float, float]]:
-    """Bytes a second of writing a file until it is synced, and of reading it, cold, again and again."""
+def _speeds(folder: Path, size: int, repeats: int = 3) -> Iterator[dict[str, float]]:
+    """Bytes a second that the device alone writes, reads, and does both of at once, again and again."""
+    one, other = folder / "speed-1", folder / "speed-2"
+    region = Region(_BLOCK)
     # Random, since some disks compress.
-    buffer = bytearray(os.urandom(min(size, _BLOCK)))
+    buffer = region.array(min(size, _BLOCK), np.dtype(np.uint8))
+    buffer[...] = np.frombuffer(os.urandom(len(buffer)), np.uint8)
+    write, read = (partial(work, size=size, buffer=buffer.data) for work in (_write, _read))
     try:
         for _ in range(repeats):
-            written = size / _seconds(_write, path, buffer, size)
-            drop(path)
-            yield written, size / _seconds(_read, path, buffer)
+            speeds = {"write": size / _seconds(partial(write, one))}
+            drop(one)
+            speeds["read"] = size / _seconds(partial(read, one))
+            drop(one)
+            speeds["both"] = 2 * size / _seconds(partial(read, one), partial(write, other))
+            yield speeds
+            other.unlink()
     finally:
-        path.unlink(missing_ok=True)
+        one.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
 
 
-def _seconds(work: Callable[..., None], *arguments: object) -> float:
+def _seconds(*works: Callable[[], None]) -> float:
+    """How long they take, side by side."""
     started = time.monotonic()
-    work(*arguments)
+    with ThreadPoolExecutor(len(works)) as threads:
+        for done in [threads.submit(work) for work in works]:
+            done.result()
     return time.monotonic() - started
 
 
-def _write(path: Path, buffer: bytearray, size: int) -> None:
-    with path.open("wb", buffering=0) as file:
-        for _ in range(0, size, len(buffer)):
-            file.write(buffer)
-        os.fsync(file.fileno())
+def _write(path: Path, size: int, buffer: memoryview) -> None:
+    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+        for offset in range(0, size, len(buffer)):
+            os.pwrite(descriptor, buffer, offset)
+        os.fsync(descriptor)
 
 
-def _read(path: Path, buffer: bytearray) -> None:
-    with path.open("rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass
+def _read(path: Path, size: int, buffer: memoryview) -> None:
+    with _opened(path, os.O_RDONLY) as descriptor:
+        for offset in range(0, size, len(buffer)):
+            os.preadv(descriptor, [buffer], offset)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor for access past the page cache, where the file system offers that."""
+    try:
+        descriptor = os.open(path, flags | os.O_DIRECT)
+    except OSError:
+        descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _line(name: str, folder: Data) -> str:
     ahead = "" if folder["read_ahead"] is None else f", read-ahead {format_size(folder['read_ahead'])}"
-    read, write = (spread(speed / 1e9 for speed in folder[way]) for way in ("read", "write"))
+    read, write, both = (spread(speed / 1e9 for speed in folder[way]) for way in ("read", "write", "both"))
     return (
-        f"{name}: {folder['file_system']} on {folder['device']}{ahead}, reads {read:.2f} GB/s, writes {write:.2f} GB/s"
+        f"{name}: {folder['file_system']} on {folder['device']}{ahead}, past the page cache reads {read:.2f} GB/s, "
+        f"writes {write:.2f} GB/s, both at once {both:.2f} GB/s in all"
     )
