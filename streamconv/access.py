@@ -23,6 +23,9 @@ _PROBES = 16
 #: and from its putting them together.
 DIRECT_LEAST = 1 << 20
 
+#: The same where a part of a tensor is read, such as a head: what would be read ahead is another part, for another time.
+DIRECT_LEAST_OF_PART = 64 << 10
+
 
 class Access(Enum):
     """How bytes come from files and get there; the values are words of `--io`."""

@@ -155,7 +155,8 @@ class Reader:
             strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
             flat = np.frombuffer(data, np.uint8)
             return np.ndarray(shape, bits(ref.dtype), flat, 0, strides)
-        if self.access is Access.DIRECT and access.DIRECT_LEAST <= high - low == size:
+        least = access.DIRECT_LEAST if size == ref.nbytes else access.DIRECT_LEAST_OF_PART
+        if self.access is Access.DIRECT and least <= high - low == size:
             phase = self._read_directly(file, place, size)
             return self._buffer.array(math.prod(shape), bits(ref.dtype), phase).reshape(shape)
         return self._read_box(ref, box)

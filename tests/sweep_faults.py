@@ -113,6 +113,7 @@ def small_units() -> Iterator[None]:
         for each in (disk, regions, sources, writer):
             patch.setattr(each, "ALIGNMENT", 512)
         patch.setattr(access, "DIRECT_LEAST", 512)
+        patch.setattr(access, "DIRECT_LEAST_OF_PART", 512)
         patch.setattr(recorder, "BATCH", 4 << 10)
         patch.setattr(recorder, "WINDOW", 8 << 10)
         yield

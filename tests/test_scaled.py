@@ -58,6 +58,7 @@ LAYOUTS = {
 def short_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read past the page cache, where that is the way, matrices of any size."""
     monkeypatch.setattr(access, "DIRECT_LEAST", 1)
+    monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 1)
 
 
 @pytest.mark.parametrize("way", Access)

@@ -26,6 +26,7 @@ SPEC = TensorSpec("t", dtypes.F32, (11, 53, 5))
 def short_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read past the page cache, where that is the way, tensors of any size."""
     monkeypatch.setattr(access, "DIRECT_LEAST", 1)
+    monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 1)
 
 
 def stored(folder: Path, slice_bytes: int | None = None, spec: TensorSpec = SPEC) -> TensorRef:
@@ -233,7 +234,20 @@ def test_the_file_that_was_looked_at_is_the_one_read_directly(tmp_path: Path, mo
 
 
 def test_nothing_is_read_directly_that_is_short(tmp_path: Path, monkeypatch) -> None:
+    """A part of a tensor may be shorter than a whole one: nothing beside it is wanted now."""
+    read_pages, directly = disk.read_pages, []
+    monkeypatch.setattr(disk, "read_pages", lambda *a: directly.append(a) or read_pages(*a))
     monkeypatch.setattr(access, "DIRECT_LEAST", SPEC.nbytes + 1)
-    monkeypatch.setattr(disk, "read_pages", None)
-    view = views.leaf(stored(tmp_path))
-    assert placed(Reader(1 << 20, Access.DIRECT), view, dtypes.F32) == golden.golden_bytes(SPEC)
+    monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 4 * 53 * 5)
+    ref = stored(tmp_path)
+    view, reader = views.leaf(ref), Reader(1 << 20, Access.DIRECT)
+    if reader._open(ref.extents[0].file).direct is None:
+        pytest.skip("the file system has no way past the page cache")
+    assert placed(reader, view, dtypes.F32) == golden.golden_bytes(SPEC)
+    assert not directly
+    for rows, count in ((52, 0), (53, 1)):
+        target = np.empty(rows * 5, np.uint32)
+        reader.place(view, ((3, 4), (0, rows), (0, 5)), target, dtypes.F32)
+        expected = np.frombuffer(golden.golden_bytes(SPEC), np.uint32).reshape(SPEC.shape)[3, :rows]
+        assert np.array_equal(target, expected.reshape(-1))
+        assert len(directly) == count
