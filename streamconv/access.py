@@ -23,7 +23,7 @@ _PROBES = 16
 #: and from its putting them together.
 DIRECT_LEAST = 1 << 20
 
-#: The same where a part of a tensor is read, such as a head: what would be read ahead is another part, for another time.
+#: The same where a part of a tensor is read, such as a head: what would be read ahead is for another time.
 DIRECT_LEAST_OF_PART = 64 << 10
 
 
