@@ -53,7 +53,9 @@ def command(*words: object, before: str = "") -> list[str]:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **(extra or {})}
+    """The environment of a command: as users have it, with buffers."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**buffered, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
 def run(

@@ -567,8 +567,15 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """The most bytes allocated at a time while `call` runs; NumPy reports its arrays to tracemalloc."""
+    """The most bytes allocated at a time while `call` runs; NumPy reports its arrays to tracemalloc.
+
+    The least of three: what other threads of the tests allocate meanwhile is counted too.
+    """
     call()
+    return min(_traced(call) for _ in range(3))
+
+
+def _traced(call: Callable[[], object]) -> int:
     tracemalloc.start()
     try:
         call()
