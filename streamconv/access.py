@@ -87,8 +87,9 @@ def _are_cached(files: Sequence[SourceFile]) -> bool:
     for file in files:
         inside = [place - before for place in places if before <= place < before + file.size]
         before += file.size
-        with suppress(OSError):
-            found += sum(disk.are_cached(file.path, inside))
+        if inside:
+            with suppress(OSError):
+                found += sum(disk.are_cached(file.path, inside))
     return 2 * found > _PROBES
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -131,9 +132,9 @@ class Conversion(Prepared):
             self._write_companions(place)
         return tally, digests
 
-    @property
+    @cached_property
     def _access(self) -> Access:
-        """How windows come from the source."""
+        """How windows come from the source: found out once, for that looks into its files."""
         return access.of_source(self.io, self.catalog.files)
 
     def _what_is_left(self, partial: Partial, safe: int) -> str:

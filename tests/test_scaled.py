@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from streamconv import access, views
+from streamconv import views
 from streamconv.access import Access
 from streamconv.boxes import boxes, cells
 from streamconv.dtypes import BF16, F8_E4M3, F16, F32
@@ -17,6 +17,8 @@ from streamconv.formats import safetensors
 from streamconv.grids import box_shape
 from streamconv.sources import Reader
 from streamconv.tensors import TensorSpec
+
+pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 
 ROWS, COLUMNS, EXPERTS = 300, 200, 3  # edge blocks of 44 rows and 72 columns
 
@@ -52,13 +54,6 @@ LAYOUTS = {
     ),
     "every other row": (lambda stacked: views.cut(stacked, 1, 1, ROWS, 2), lambda a: a[:, 1::2]),
 }
-
-
-@pytest.fixture(autouse=True)
-def short_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read past the page cache, where that is the way, matrices of any size."""
-    monkeypatch.setattr(access, "DIRECT_LEAST", 1)
-    monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 1)
 
 
 @pytest.mark.parametrize("way", Access)

@@ -19,14 +19,9 @@ from streamconv.formats import ckpt, open_catalog, safetensors
 from streamconv.sources import Reader, bits
 from streamconv.tensors import TensorRef, TensorSpec
 
+pytestmark = pytest.mark.usefixtures("short_is_long_enough")
+
 SPEC = TensorSpec("t", dtypes.F32, (11, 53, 5))
-
-
-@pytest.fixture(autouse=True)
-def short_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read past the page cache, where that is the way, tensors of any size."""
-    monkeypatch.setattr(access, "DIRECT_LEAST", 1)
-    monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 1)
 
 
 def stored(folder: Path, slice_bytes: int | None = None, spec: TensorSpec = SPEC) -> TensorRef:
