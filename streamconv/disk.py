@@ -56,9 +56,13 @@ def read_cached(descriptor: int, target: memoryview, offset: int) -> int:
     """Read what the page cache has; how many bytes it became.
 
     Raises:
-        BlockingIOError: it has none of it.
+        BlockingIOError: it has none of it, or this Python cannot ask: one that was built against a C library before
+            glibc 2.26, as conda-forge's and uv's are, has neither the flag nor the call that takes it.
     """
-    return os.preadv(descriptor, [target], offset, os.RWF_NOWAIT)
+    nowait = getattr(os, "RWF_NOWAIT", None)
+    if nowait is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return os.preadv(descriptor, [target], offset, nowait)
 
 
 def expect_no_order(descriptor: int) -> None:

@@ -107,3 +107,24 @@ def test_names_are_swapped_in_one_step(tmp_path: Path) -> None:
     assert sorted(running.tree(tmp_path)) == ["one", "one/other", "other", "other/one"]
     with pytest.raises(FileNotFoundError):
         disk.exchange(tmp_path / "one", tmp_path / "gone")
+
+
+#: As in Pythons that were built against a C library before glibc 2.26: conda-forge's, uv's.
+OLD_PYTHON = "import os\nfor name in [n for n in dir(os) if n.startswith('RWF_')]: delattr(os, name)"
+
+
+def test_without_a_way_to_ask_the_page_cache_nothing_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"a" * 100)
+    monkeypatch.delattr(os, "RWF_NOWAIT")
+    assert disk.are_cached(tmp_path / "a", [0, 50]) == [False, False]
+
+
+@pytest.mark.parametrize("io", ["auto", "direct"])
+def test_pythons_without_preadv2_convert_verify_and_compare(tmp_path: Path, io: str) -> None:
+    """Wherever the tests run, the file system is one where `auto` asks the page cache."""
+    ext4 = "import streamconv.access as a\na._file_system, a._has_huge_pages = (lambda path: 'ext4'), (lambda: True)"
+    before = f"{OLD_PYTHON}\n{ext4}"
+    source, dest = running.tiny(tmp_path / "hf"), tmp_path / "ms"
+    for words in (("convert", source, dest), ("verify", source, dest), ("diff", dest, dest)):
+        ended = running.run(*words, "--io", io, before=before)
+        assert ended.code == 0, ended.err
