@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamconv import samples
-from streamconv.dtypes import BF16
+from streamconv import testing as samples
 from streamconv.families import find
-from streamconv.tensors import TensorSpec
+from streamconv.tensors.dtypes import BF16
+from streamconv.tensors.refs import TensorSpec
 
 MIB = 1 << 20
 _SHARD = 500_000_000

@@ -25,11 +25,11 @@ TITLE = "What the journal costs"
 BUDGET = "512M"
 
 # Run in the conversion's process before it.
-_OFF = "import streamconv.recorder as r; r.BATCH = r.WINDOW = 1 << 60; r.PAUSE = 1e6"
-_MUTE = "import streamconv.journal as j; j.Journal.append = lambda self, records: None"
+_OFF = "import streamconv.output.recorder as r; r.BATCH = r.WINDOW = 1 << 60; r.PAUSE = 1e6"
+_MUTE = "import streamconv.output.journal as j; j.Journal.append = lambda self, records: None"
 _CPU = """
 import atexit, resource, sys, time
-import streamconv.journal as j
+import streamconv.output.journal as j
 spent, append = [0.0], j.Journal.append
 def timed(self, records):
     before = time.thread_time()
@@ -67,7 +67,7 @@ def _measure_case(case: Case, source: Path, dest: Path, rounds: int) -> Data:
 
 def _after(before: str, told: list[str]) -> list[str]:
     """The command line of a conversion before which some Python is run, in the same process."""
-    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli import main; main()", *told]
+    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli.commands import main; main()", *told]
 
 
 def tables(data: Data) -> list[Table]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from streamconv.regions import Region
+from streamconv.storage.regions import Region
 from streamconv.units import format_size
 
 from .measuring import drop, spread

@@ -22,22 +22,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamconv import samples, transforms, views
-from streamconv.access import Access
-from streamconv.blocks import BlockLedger, Blocks
-from streamconv.boxes import boxes, cells
-from streamconv.dtypes import BF16, F8_E4M3, F16, F32, DType
-from streamconv.families.common import gate_and_up
-from streamconv.families.latent import even_then_odd
-from streamconv.formats import open_catalog
-from streamconv.grids import box_shape
-from streamconv.regions import Region
-from streamconv.scales import SUFFIX
-from streamconv.sizes import Sizes
-from streamconv.sources import Reader, bits
-from streamconv.tensors import TensorRef, TensorSpec
-from streamconv.transforms import Join, Transform
-from streamconv.views import View
+from streamconv import testing as samples
+from streamconv.engine.boxes import boxes, cells
+from streamconv.engine.reader import Reader, bits
+from streamconv.families.parts.decoder import gate_and_up
+from streamconv.families.parts.latent_attention import even_then_odd
+from streamconv.formats.catalog import open_catalog
+from streamconv.output.blocks import BlockLedger, Blocks
+from streamconv.planning.fp8_scales import SUFFIX
+from streamconv.rules import transforms
+from streamconv.rules.sizes import Sizes
+from streamconv.rules.transforms import Join, Transform
+from streamconv.storage.access import Access
+from streamconv.storage.regions import Region
+from streamconv.tensors import views
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, DType
+from streamconv.tensors.grids import box_shape
+from streamconv.tensors.refs import TensorRef, TensorSpec
+from streamconv.tensors.views import View
 
 from .conversions import removed
 from .measuring import BenchmarkError, ratio, spread

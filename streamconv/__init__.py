@@ -6,12 +6,12 @@ print(plan)
 plan.run()
 """
 
-from .convert import Conversion, Progress, Report, convert, plan
-from .convert import verify_checkpoint as verify
-from .diff import Diff
-from .diff import diff_checkpoints as diff
+from .api import Conversion, Progress, Report, convert, plan
+from .api import verify_checkpoint as verify
+from .checkpoint import Checkpoint, LazyTensor, open  # noqa: A004 - as in gzip.open
+from .checks.diff import Diff
+from .checks.diff import diff_checkpoints as diff
 from .errors import StreamconvError
-from .lazy import Checkpoint, LazyTensor, open  # noqa: A004 - as in gzip.open
 
 __all__ = [
     "Checkpoint",

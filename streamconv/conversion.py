@@ -9,19 +9,26 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from . import access, adapters, disk, engine, identity, manifest, memory, sampling, verify
-from . import config as configs
-from .access import Access
-from .engine import OnProgress, Progress
+from .checks import against_manifest as verify
+from .checks import sample as sampling
+from .configs import model_config as configs
+from .configs import peft as adapters
+from .engine import budget as memory
+from .engine import workers as engine
+from .engine.reader import check_unchanged
+from .engine.workers import OnProgress, Progress
 from .errors import SourceChangedError, StreamconvError, VerificationError, quote, reading, storing
-from .journal import Ledger
-from .partial import Partial
-from .recorder import Recorder
+from .output import fingerprint as identity
+from .output import manifest
+from .output.journal import Ledger
+from .output.recorder import Recorder
+from .output.staging import Partial
+from .output.writer import FileSink
 from .report import Prepared, Report
-from .rules import TIED, Direction
-from .sources import check_unchanged
+from .rules.statements import TIED, Direction
+from .storage import access, disk
+from .storage.access import Access
 from .units import format_size
-from .writer import FileSink
 
 #: Errors after which nothing that was built is trusted.
 _MAKES_WORTHLESS = (SourceChangedError, VerificationError)

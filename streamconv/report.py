@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .blocks import BLOCK
-from .boxes import is_scattered
-from .config import ModelConfig
-from .destination import Destination
-from .dtypes import FLOAT
-from .engine import Tally
+from .configs.model_config import ModelConfig
+from .engine.boxes import is_scattered
+from .engine.budget import Budget, divide, least_limit
+from .engine.workers import Tally
 from .errors import quote
-from .families import Family, spell
-from .layout import CKPT, HF_SAFETENSORS, Layout
-from .memory import Budget, divide, least_limit
-from .outputs import Output
-from .plan import Plan
-from .tensors import Catalog
+from .families.registry import Family, spell
+from .formats.layout import CKPT, HF_SAFETENSORS, Layout
+from .output.blocks import BLOCK
+from .output.destination import Destination
+from .planning.outputs import Output
+from .planning.plan import Plan
+from .tensors.dtypes import FLOAT
+from .tensors.refs import Catalog
 from .units import counted, format_size
 
 _SHOWN = 12

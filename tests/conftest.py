@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconv import access
+from streamconv.storage import access
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parent.parent))  # the benchmarks, which are not installed

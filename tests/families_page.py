@@ -7,8 +7,8 @@ from pathlib import Path
 
 from test_golden import COUNTS
 
+from streamconv.cli.listings import family_parts
 from streamconv.families import Family, Option, families, spell
-from streamconv.inspection import family_parts
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 MARK = "<!-- From here on written by tests/families_page.py. -->\n"

@@ -15,9 +15,10 @@ import ml_dtypes  # noqa: F401 - registers bfloat16 and float8 with NumPy
 import numpy as np
 import pytest
 
-from streamconv import dtypes
-from streamconv.formats import ckpt, open_catalog, safetensors, shards
-from streamconv.tensors import OutputFile, TensorRef, TensorSpec
+from streamconv.formats import ckpt, safetensors, shards
+from streamconv.formats.catalog import open_catalog
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import OutputFile, TensorRef, TensorSpec
 
 TORCH = (".bin", ".pth", ".pt")
 FOLDER = Path(__file__).parent / "golden"

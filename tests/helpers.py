@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from streamconv import dtypes, families, samples, views
-from streamconv.blocks import Blocks
-from streamconv.grids import Box, Grid, box_shape, whole
-from streamconv.plan import Plan, make_plan
-from streamconv.rules import Direction
-from streamconv.tensors import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
-from streamconv.writer import Part
+from streamconv import testing as samples
+from streamconv.families import registry as families
+from streamconv.output.blocks import Blocks
+from streamconv.output.writer import Part
+from streamconv.planning.plan import Plan, make_plan
+from streamconv.rules.statements import Direction
+from streamconv.tensors import dtypes, views
+from streamconv.tensors.grids import Box, Grid, box_shape, whole
+from streamconv.tensors.refs import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 
 FILE = SourceFile(Path("model.safetensors"), 1 << 60)
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import running
 
-from streamconv import dtypes
-from streamconv.formats import ckpt, safetensors, shards, torch_layout
-from streamconv.tensors import OutputFile, TensorSpec
+from streamconv.formats import ckpt, safetensors, shards
+from streamconv.formats import torch_writer as torch_layout
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import OutputFile, TensorSpec
 
 Make = Callable[[Path], object]
 ESCAPE = "\x1b[31mred\x1b]0;owned\x07"

@@ -33,8 +33,8 @@ from hostile import (
     write,
 )
 
+from streamconv.configs.mindformers_yaml import _MOST_MERGED
 from streamconv.formats import shards
-from streamconv.mindformers import _MOST_MERGED
 
 RAW = ("--model", "raw")
 

@@ -19,10 +19,11 @@ import golden
 from test_every_family import choices
 
 import streamconv
-from streamconv import families, views
 from streamconv.errors import StreamconvError
 from streamconv.families import Family, Rule
-from streamconv.transforms import Chain, Each, Join, Part, Same, Transform, Transpose
+from streamconv.families import registry as families
+from streamconv.rules.transforms import Chain, Each, Join, Part, Same, Transform, Transpose
+from streamconv.tensors import views
 
 Table = Sequence[object]
 

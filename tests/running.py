@@ -17,10 +17,13 @@ import helpers
 import pytest
 
 import streamconv
-from streamconv import cli, dtypes, samples
+from streamconv import testing as samples
+from streamconv.cli import commands as cli
 from streamconv.families import find
-from streamconv.formats import open_catalog, safetensors, shards
-from streamconv.tensors import TensorSpec
+from streamconv.formats import safetensors, shards
+from streamconv.formats.catalog import open_catalog
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "mindspore"
@@ -28,7 +31,7 @@ FIXTURES = Path(__file__).parent / "fixtures" / "mindspore"
 #: Each box takes a while, so that a signal meets the run half way.
 SLOW = """
 import time
-import streamconv.writer as writer
+import streamconv.output.writer as writer
 fast = writer.FileSink.put
 def put(*arguments):
     time.sleep(0.05)
@@ -48,7 +51,7 @@ class Ended:
 
 def command(*words: object, before: str = "") -> list[str]:
     """The command line; with `before`, that Python is run first, in the same process."""
-    start = ["-c", f"{before}\nfrom streamconv.cli import main\nmain()"] if before else ["-m", "streamconv"]
+    start = ["-c", f"{before}\nfrom streamconv.cli.commands import main\nmain()"] if before else ["-m", "streamconv"]
     return [sys.executable, *start, *map(str, words)]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
 import io
 import shutil
 import sys
@@ -27,8 +26,13 @@ import pytest
 import running
 
 import streamconv
-from streamconv import access, blocks, cli, disk, engine, manifest, recorder, regions, sources, writer
+from streamconv.checks import against_manifest
+from streamconv.cli import commands as cli
+from streamconv.engine import reader as sources
+from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
+from streamconv.output import blocks, manifest, recorder, writer
+from streamconv.storage import access, disk, regions
 
 ROOT = Path(__file__).parent
 
@@ -107,7 +111,7 @@ def _shortened(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def small_units() -> Iterator[None]:
     """Blocks, slabs and batches of kilobytes: a tiny model has as many of them as a large one."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (blocks, manifest, importlib.import_module("streamconv.verify")):
+        for module in (blocks, manifest, against_manifest):
             patch.setattr(module, "BLOCK", 4 << 10)
         patch.setattr(engine, "_SLAB", 1 << 10)
         for each in (disk, regions, sources, writer):

@@ -28,7 +28,7 @@ from pathlib import Path
 import running
 import xxhash
 
-from streamconv import samples
+from streamconv import testing as samples
 from streamconv.families import find
 
 CONFIG = {**running.MIXTRAL, "num_hidden_layers": 2, "intermediate_size": 3584, "vocab_size": 8000}
@@ -42,15 +42,15 @@ _SPREAD = 0.01
 #: A slow disk; and the bytes of every write but the journal's are counted in a mapped file.
 COUNTING = """
 import mmap, os, struct, time
-import streamconv.recorder as recorder
-import streamconv.disk as disk
+import streamconv.output.recorder as recorder
+import streamconv.storage.disk as disk
 recorder.BATCH = 8 << 20
 _sync = disk.sync_data
 def sync(descriptor):
     time.sleep(0.04)
     _sync(descriptor)
 disk.sync_data = sync
-import streamconv.journal as journal
+import streamconv.output.journal as journal
 _file = os.open({path!r}, os.O_RDWR)
 _count, _write, _append = mmap.mmap(_file, 8), disk.write, journal.Journal.append
 _quiet = False

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from sweep_faults import SCENARIOS, Bench, Scenario, small_units
 
-from streamconv import disk
+from streamconv.storage import disk
 
 
 @dataclass(eq=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from streamconv import access
-from streamconv.access import Access
 from streamconv.errors import UsageError
-from streamconv.tensors import SourceFile
+from streamconv.storage import access
+from streamconv.storage.access import Access
+from streamconv.tensors.refs import SourceFile
 
 FILES = (SourceFile(Path("a"), 1),)
 BY_KIND = {

@@ -11,10 +11,10 @@ import pytest
 from helpers import LLAMA, hf
 
 import streamconv
-from streamconv import samples
-from streamconv.dtypes import BF16, F32
+from streamconv import testing as samples
 from streamconv.errors import SourceError, UsageError
-from streamconv.tensors import TensorSpec
+from streamconv.tensors.dtypes import BF16, F32
+from streamconv.tensors.refs import TensorSpec
 
 SPELLINGS = ("lora_a", "lora_A.weight", "mindpet_delta_lora_a", "tk_delta_lora_a")
 MODELS = {

@@ -13,9 +13,10 @@ import pytest
 from running import ROOT, run
 
 import streamconv
-from streamconv import families, samples
+from streamconv import testing as samples
 from streamconv.errors import UsageError
 from streamconv.families import load
+from streamconv.families import registry as families
 
 PAGE = (Path(__file__).parent.parent / "docs" / "adding-a-model.md").read_text()
 PHI3, TEST, ACME = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -12,8 +12,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv import blocks
-from streamconv.blocks import BlockLedger, Blocks, SealedLedger, combine_crc
+from streamconv.output import blocks
+from streamconv.output.blocks import BlockLedger, Blocks, SealedLedger, combine_crc
 
 SMALL = 64
 

@@ -10,10 +10,10 @@ from helpers import arrays, indices, ref, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv import views
-from streamconv.boxes import boxes, cells, is_scattered, position
-from streamconv.grids import Box, box_shape, runs, whole
-from streamconv.tensors import SourceFile
+from streamconv.engine.boxes import boxes, cells, is_scattered, position
+from streamconv.tensors import views
+from streamconv.tensors.grids import Box, box_shape, runs, whole
+from streamconv.tensors.refs import SourceFile
 
 MIB = 1 << 20
 

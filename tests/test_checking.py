@@ -10,11 +10,11 @@ from helpers import LLAMA, hf
 from running import run
 
 import streamconv
-from streamconv import samples
-from streamconv.convert import check
-from streamconv.dtypes import BF16
+from streamconv import testing as samples
+from streamconv.api import check
 from streamconv.errors import UsageError
-from streamconv.tensors import TensorSpec
+from streamconv.tensors.dtypes import BF16
+from streamconv.tensors.refs import TensorSpec
 
 HEAD = "from streamconv.families import *\n"
 TABLE = """

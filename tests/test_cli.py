@@ -18,7 +18,7 @@ import running
 from running import call, run, tree
 
 import streamconv
-from streamconv import cli
+from streamconv.cli import commands as cli
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
 
@@ -43,13 +43,19 @@ def break_config(folder: Path) -> None:
 
 
 FORCED = """
-import streamconv.engine as engine
+import streamconv.engine.workers as engine
 def fail(*arguments): raise RuntimeError("forced \\x1b[31m")
 engine.{name} = fail
 """
 
 FAILURES = {
-    "a fault while planning": (1, {"before": "import streamconv.layout as m\nm.lay_out = 1"}, [], None, "report it"),
+    "a fault while planning": (
+        1,
+        {"before": "import streamconv.formats.layout as m\nm.lay_out = 1"},
+        [],
+        None,
+        "report it",
+    ),
     "a fault while writing": (1, {"before": FORCED.format(name="_put")}, [], None, "forced \\x1b[31m"),
     "no such dtype": (2, {}, ["--dtype", "fp64"], None, "'fp64' is not one of fp32, fp16, bf16"),
     "a shard is short": (3, {}, [], shorten, "model-00002-of-00003.safetensors ends 5 bytes early"),
@@ -161,7 +167,7 @@ def stuck(folder: Path, seconds: float) -> str:
     """Reading takes that long, and says when it begins."""
     return f"""
 import pathlib, time
-import streamconv.engine as engine
+import streamconv.engine.workers as engine
 def contiguous(*_):
     pathlib.Path({str(folder / "stuck")!r}).touch()
     time.sleep({seconds})
@@ -312,7 +318,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-NO_CHECK = "from streamconv.destination import Destination\nDestination.check_room = lambda *_: None"
+NO_CHECK = "from streamconv.output.destination import Destination\nDestination.check_room = lambda *_: None"
 
 
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
@@ -579,8 +585,8 @@ def test_help(words: list[str], capsys) -> None:
 
 def test_help_is_cheap() -> None:
     code = (
-        "import sys\nfrom streamconv import cli\n"
-        "cli.cli.main(['convert', '--help'], standalone_mode=False)\n"
+        "import sys\nfrom streamconv.cli import commands\n"
+        "commands.cli.main(['convert', '--help'], standalone_mode=False)\n"
         "assert not {'torch', 'mindspore', 'transformers', 'safetensors.torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=running.environment())

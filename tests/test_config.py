@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from streamconv import config as configs
-from streamconv.config import ModelConfig, companions, load, mended
-from streamconv.dtypes import BF16, F16, F32
+from streamconv.configs import model_config as configs
+from streamconv.configs.model_config import ModelConfig, companions, load, mended
 from streamconv.errors import SourceError, UsageError
+from streamconv.tensors.dtypes import BF16, F16, F32
 
 
 def test_beside_the_weights_given_or_none(tmp_path) -> None:

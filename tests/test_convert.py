@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import streamconv
 from streamconv.errors import DestinationError, SourceError, UnsupportedError, UsageError
-from streamconv.formats import open_catalog
+from streamconv.formats.catalog import open_catalog
 
 # -- names of files ----------------------------------------------------------------------------------------------------
 

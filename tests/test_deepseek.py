@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from running import call
 
 import streamconv
-from streamconv import families, samples
-from streamconv.dtypes import BF16, F8_E4M3, F16, F32
+from streamconv import testing as samples
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError, UsageError
+from streamconv.families import registry as families
 from streamconv.formats import safetensors, shards
-from streamconv.scales import SUFFIX
-from streamconv.tensors import TensorSpec
+from streamconv.planning.fp8_scales import SUFFIX
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
+from streamconv.tensors.refs import TensorSpec
 
 Tensors = dict[str, np.ndarray]
 Options = Mapping[str, Any]

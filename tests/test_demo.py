@@ -10,7 +10,7 @@ import pytest
 import running
 from running import call, run
 
-from streamconv import demo
+from streamconv.cli import demo
 
 #: Small enough for every day; the real one has a test of its own.
 SMALL = {**demo._CONFIG, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 80, "num_attention_heads": 4}

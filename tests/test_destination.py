@@ -12,8 +12,8 @@ import running
 from running import tree
 
 import streamconv
-from streamconv import disk
 from streamconv.errors import DestinationError, StorageError, UsageError
+from streamconv.storage import disk
 
 
 @pytest.fixture

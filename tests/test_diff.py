@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from running import call
 
 import streamconv
-from streamconv import dtypes
-from streamconv.comparing import Compared
+from streamconv.checks.elements import Compared
 from streamconv.errors import BudgetError, SourceError, UsageError
 from streamconv.formats import ckpt, safetensors
-from streamconv.tensors import TensorSpec
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 NAMES = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0"}
 NAMES |= {"complex64": "C64", "bool": "BOOL"}
@@ -253,7 +253,7 @@ def test_tensors_cut_out_of_a_torch_storage(tmp_path: Path) -> None:
 def test_the_first_and_the_count_across_windows(io: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of a few KiB, and a B whose rows are A's columns: the first is still the first."""
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr("streamconv.memory.MAX_REGION", 16 << 10)
+    monkeypatch.setattr("streamconv.engine.budget.MAX_REGION", 16 << 10)
     rng = np.random.default_rng(7)
     one = rng.integers(0, 2**32, (300, 200), np.uint32).view(F32)
     other = one.copy()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import running
 
-from streamconv import disk
+from streamconv.storage import disk
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
-ELSEWHERE = {"disk.py", "memory.py", "demo.py", "samples.py", "cli.py"}
+ELSEWHERE = {"disk.py", "budget.py", "demo.py", "testing.py", "commands.py"}
 #: Calls on files by name, as a method or a function of a module, that `disk` has a word for.
 WORDS = {
     *("open", "fdopen", "pread", "preadv", "pwrite", "read_text", "read_bytes", "write_text", "write_bytes"),
@@ -44,7 +44,7 @@ def test_no_operation_on_files_goes_past_the_layer() -> None:
 
 def test_that_test_finds_them() -> None:
     assert calls_past_the_layer(Path(__file__))
-    assert calls_past_the_layer(running.ROOT / "streamconv" / "disk.py")
+    assert calls_past_the_layer(running.ROOT / "streamconv" / "storage" / "disk.py")
 
 
 def test_short_reads_and_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +122,8 @@ def test_without_a_way_to_ask_the_page_cache_nothing_is_cached(tmp_path: Path, m
 @pytest.mark.parametrize("io", ["auto", "direct"])
 def test_pythons_without_preadv2_convert_verify_and_compare(tmp_path: Path, io: str) -> None:
     """Wherever the tests run, the file system is one where `auto` asks the page cache."""
-    ext4 = "import streamconv.access as a\na._file_system, a._has_huge_pages = (lambda path: 'ext4'), (lambda: True)"
-    before = f"{OLD_PYTHON}\n{ext4}"
+    on_ext4 = "a._file_system, a._has_huge_pages = (lambda path: 'ext4'), (lambda: True)"
+    before = f"{OLD_PYTHON}\nimport streamconv.storage.access as a\n{on_ext4}"
     source, dest = running.tiny(tmp_path / "hf"), tmp_path / "ms"
     for words in (("convert", source, dest), ("verify", source, dest), ("diff", dest, dest)):
         ended = running.run(*words, "--io", io, before=before)

@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamconv
-from streamconv import samples
-from streamconv.dtypes import BF16, F32
+from streamconv import testing as samples
 from streamconv.errors import UsageError
 from streamconv.families import Copy, Drop, Family, Rule, Tied, families, spell
 from streamconv.formats import safetensors, shards
-from streamconv.tensors import TensorSpec
+from streamconv.tensors.dtypes import BF16, F32
+from streamconv.tensors.refs import TensorSpec
 
 Drawn = Mapping[str, Any]
 

@@ -27,7 +27,7 @@ def test_every_run_ends_well_or_with_a_message_and_is_resumable(
 
 
 def test_all_primitives_are_made_to_fail() -> None:
-    source = (running.ROOT / "streamconv" / "disk.py").read_text()
+    source = (running.ROOT / "streamconv" / "storage" / "disk.py").read_text()
     primitives = source[: source.index("# -- made of them")]
     assert {node.name for node in ast.parse(primitives).body if isinstance(node, ast.FunctionDef)} == set(PRIMITIVES)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -14,8 +13,10 @@ import pytest
 import running
 
 import streamconv
+from streamconv.checks import against_manifest
 from streamconv.errors import StreamconvError, VerificationError
-from streamconv.formats import open_catalog
+from streamconv.formats.catalog import open_catalog
+from streamconv.output import blocks, manifest
 
 #: Small, so that small files have many.
 BLOCK = 2048
@@ -32,8 +33,8 @@ KINDS = {
 @pytest.fixture(scope="module")
 def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("blocks", "manifest", "verify"):
-            patch.setattr(sys.modules[f"streamconv.{module}"], "BLOCK", BLOCK)
+        for module in (blocks, manifest, against_manifest):
+            patch.setattr(module, "BLOCK", BLOCK)
         yield
 
 

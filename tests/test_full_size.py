@@ -18,13 +18,13 @@ import pytest
 from running import command, descendants, environment, number
 
 from benchmarks import checkpoints
-from streamconv.dtypes import BF16, F8_E4M3, F32
-from streamconv.formats import open_catalog
+from streamconv.formats.catalog import open_catalog
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F32
 
 MIB = 1 << 20
 
 ENDLESS_DISK = """
-from streamconv.destination import Destination
+from streamconv.output.destination import Destination
 Destination.check_room = lambda self, size: None
 """
 

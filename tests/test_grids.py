@@ -9,7 +9,7 @@ from helpers import indices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.grids import (
+from streamconv.tensors.grids import (
     Box,
     Grid,
     Loop,

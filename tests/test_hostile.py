@@ -26,7 +26,7 @@ from hostile import ESCAPE, ODD, encode, honest, llama, replaced, u8, write
 from hostile_menu import LAUGHS, MENU, RAW, YAML, Case
 
 import streamconv
-from streamconv import memory
+from streamconv.engine import budget as memory
 from streamconv.formats import ckpt, shards
 
 #: Only what hangs takes so long, be the machine ever so busy.
@@ -287,7 +287,8 @@ def test_a_scale_of_an_adapter_that_is_none(alpha: str, tmp_path: Path, capsys: 
 BUDGET = 96 << 20
 PEAK = """
 import sys
-from streamconv import cli, memory
+from streamconv.cli import commands as cli
+from streamconv.engine import budget as memory
 sys.argv[0] = "streamconv"
 code = cli._run()
 print(code, memory.peak_bytes())

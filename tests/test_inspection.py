@@ -13,7 +13,7 @@ from running import FIXTURES, call
 
 import streamconv
 from streamconv.families import families, spell
-from streamconv.formats import open_catalog
+from streamconv.formats.catalog import open_catalog
 from streamconv.units import counted
 
 

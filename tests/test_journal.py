@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv import disk, dtypes, journal, layout, views
 from streamconv.errors import StorageError
-from streamconv.grids import Box
-from streamconv.journal import Journal, Ledger, Owner, Seal, heading
-from streamconv.outputs import Output
-from streamconv.tensors import TensorSpec
+from streamconv.formats import layout
+from streamconv.output import journal
+from streamconv.output.journal import Journal, Ledger, Owner, Seal, heading
+from streamconv.planning.outputs import Output
+from streamconv.storage import disk
+from streamconv.tensors import dtypes, views
+from streamconv.tensors.grids import Box
+from streamconv.tensors.refs import TensorSpec
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamconv import kernels
-from streamconv.dtypes import BF16, F8_E4M3, F16, F32, F64, DType
+from streamconv.engine import kernels
 from streamconv.errors import InternalError
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, F64, DType
 
 Array = NDArray[Any]
 

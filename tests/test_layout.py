@@ -9,10 +9,10 @@ from helpers import LLAMA, catalog, hf, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.dtypes import BF16, F32, from_safetensors
 from streamconv.errors import UnsupportedError
-from streamconv.layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, lay_out
-from streamconv.tensors import TensorSpec
+from streamconv.formats.layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, lay_out
+from streamconv.tensors.dtypes import BF16, F32, from_safetensors
+from streamconv.tensors.refs import TensorSpec
 
 
 def specs(*sizes: int) -> list[TensorSpec]:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from running import FIXTURES
 
 import streamconv
-from streamconv import dtypes
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.formats import ckpt, safetensors
-from streamconv.tensors import TensorSpec
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 READABLE = [d for d in dtypes._TABLE if d.numpy]
 SHAPES = ((), (1,), (7,), (5, 3), (2, 3, 4), (3, 1, 2, 2), (2, 0, 3), (0, 4))

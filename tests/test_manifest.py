@@ -14,7 +14,7 @@ import xxhash
 from running import run, tree
 
 import streamconv
-from streamconv.blocks import BLOCK
+from streamconv.output.blocks import BLOCK
 
 FORWARD = [case for case in golden.cases("llama", "mixtral") if not case.arguments["reverse"]]
 

@@ -7,12 +7,14 @@ import dataclasses
 import pytest
 from helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
-from streamconv import dtypes, families, matching
 from streamconv.errors import SourceError, UnsupportedError
-from streamconv.rules import Rule
-from streamconv.scales import Scales
-from streamconv.sizes import Ranges, Sizes
-from streamconv.tensors import TensorSpec
+from streamconv.families import registry as families
+from streamconv.planning import matching
+from streamconv.planning.fp8_scales import Scales
+from streamconv.rules.sizes import Ranges, Sizes
+from streamconv.rules.statements import Rule
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 BIASED = {**LLAMA, "attention_bias": True}
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv import memory
+from streamconv.engine import budget as memory
+from streamconv.engine.budget import MAX_REGION, MIB, MIN_REGION, divide
 from streamconv.errors import BudgetError
-from streamconv.memory import MAX_REGION, MIB, MIN_REGION, divide
 from streamconv.units import parse_size
 
 NO_LIMIT_V1 = 9223372036854771712

@@ -10,8 +10,9 @@ import pytest
 from helpers import LLAMA, MIXTRAL, hf
 
 import streamconv
-from streamconv import mindformers, samples
-from streamconv.config import load
+from streamconv import testing as samples
+from streamconv.configs import mindformers_yaml as mindformers
+from streamconv.configs.model_config import load
 from streamconv.errors import SourceError, UsageError
 from streamconv.families import find
 

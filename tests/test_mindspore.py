@@ -12,7 +12,7 @@ import golden
 import pytest
 
 import streamconv
-from streamconv import samples
+from streamconv import testing as samples
 from streamconv.families import find
 
 if not importlib.util.find_spec("mindspore"):

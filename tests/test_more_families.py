@@ -18,11 +18,12 @@ import pytest
 from running import call
 
 import streamconv
-from streamconv import families, samples
-from streamconv.dtypes import BF16, F16, F32, DType, from_safetensors
+from streamconv import testing as samples
 from streamconv.errors import SourceError, UnsupportedError, UsageError
+from streamconv.families import registry as families
 from streamconv.formats import safetensors, shards
-from streamconv.tensors import TensorSpec
+from streamconv.tensors.dtypes import BF16, F16, F32, DType, from_safetensors
+from streamconv.tensors.refs import TensorSpec
 
 Tensors = dict[str, np.ndarray]
 I64 = from_safetensors("I64", "I64")

@@ -11,7 +11,7 @@ from helpers import LLAMA, hf
 from running import run
 
 import streamconv
-from streamconv import samples
+from streamconv import testing as samples
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.families import find
 

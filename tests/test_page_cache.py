@@ -10,8 +10,9 @@ import pytest
 from running import run
 
 import streamconv
-from streamconv import access, samples
+from streamconv import testing as samples
 from streamconv.families import find
+from streamconv.storage import access
 
 MIB = 1 << 20
 CONFIG = {

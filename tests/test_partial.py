@@ -17,9 +17,10 @@ import running
 from running import stopped, tree
 
 import streamconv
-from streamconv import disk, journal, recorder
-from streamconv import partial as partials
 from streamconv.errors import DestinationError, StorageError
+from streamconv.output import journal, recorder
+from streamconv.output import staging as partials
+from streamconv.storage import disk
 
 
 @pytest.fixture
@@ -371,7 +372,7 @@ def test_the_old_one_that_is_aside_comes_back_when_no_new_one_comes(source: Path
     crashed_between_two_renames(source, tmp_path / "dest", monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(recorder.Recorder, "_flush", lambda self: None)
-        patch.setattr("streamconv.writer.FileSink.finish", lambda self: 1 / 0)
+        patch.setattr("streamconv.output.writer.FileSink.finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             streamconv.convert(source, tmp_path / "dest", restart=True)
     assert tree(tmp_path / "dest") == tree(tmp_path / "old")

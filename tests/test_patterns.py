@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.patterns import Binder, compile_pattern, fill, holes, template, words
-from streamconv.sizes import Ranges, Sizes
+from streamconv.rules.patterns import Binder, compile_pattern, fill, holes, template, words
+from streamconv.rules.sizes import Ranges, Sizes
 
 ENORM = "model.layers.{mtp+layers}.enorm.weight"
 EXPERT = "model.layers.{moe}.experts.{expert}.w1.weight"

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from running import run
 
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError
-from streamconv.formats import open_catalog, pickles
+from streamconv.formats import pickles
+from streamconv.formats.catalog import open_catalog
 
 MARK = "executed"
 TOUCH = f"touch {MARK}"

@@ -11,13 +11,14 @@ import pytest
 from helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
 import streamconv
-from streamconv import families, samples
-from streamconv.dtypes import BF16, F32, from_safetensors
+from streamconv import testing as samples
 from streamconv.errors import SourceError, UnsupportedError, UsageError
 from streamconv.families import Family
-from streamconv.rules import Drop, Rule, Tied
-from streamconv.tensors import TensorSpec
-from streamconv.transforms import Join
+from streamconv.families import registry as families
+from streamconv.rules.statements import Drop, Rule, Tied
+from streamconv.rules.transforms import Join
+from streamconv.tensors.dtypes import BF16, F32, from_safetensors
+from streamconv.tensors.refs import TensorSpec
 
 TIED = {**LLAMA, "tie_word_embeddings": True}
 EMBEDDING, HEAD, MS_EMBEDDING = "model.embed_tokens.weight", "lm_head.weight", "model.tok_embeddings.embedding_weight"

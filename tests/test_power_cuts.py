@@ -8,8 +8,8 @@ import pytest
 import sweep_power
 from sweep_faults import SCENARIOS, Bench, small_units
 
-from streamconv import disk
-from streamconv.writer import OpenFile
+from streamconv.output.writer import OpenFile
+from streamconv.storage import disk
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -16,9 +16,9 @@ import golden
 import pytest
 import running
 
-from streamconv import progress
-from streamconv.engine import Progress
-from streamconv.progress import ProgressBar, line
+from streamconv.cli import progress_bar as progress
+from streamconv.cli.progress_bar import ProgressBar, line
+from streamconv.engine.workers import Progress
 
 MIB = 1 << 20
 

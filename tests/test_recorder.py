@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import test_journal
 
-from streamconv import disk, recorder
 from streamconv.errors import StorageError
-from streamconv.journal import Journal, Ledger
-from streamconv.recorder import BATCH, WINDOW, Recorder
+from streamconv.output import recorder
+from streamconv.output.journal import Journal, Ledger
+from streamconv.output.recorder import BATCH, WINDOW, Recorder
+from streamconv.storage import disk
 
 MIB = 1 << 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamconv.disk import ALIGNMENT
-from streamconv.regions import SLACK, Region, phase
+from streamconv.storage.disk import ALIGNMENT
+from streamconv.storage.regions import SLACK, Region, phase
 
 U8, U32 = np.dtype("<u1"), np.dtype("<u4")
 

@@ -10,11 +10,11 @@ import pytest
 from repositories import REPOSITORIES, Repository, expand
 
 import streamconv
-from streamconv.dtypes import BF16, F32, from_safetensors
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.families import families
 from streamconv.formats import safetensors, shards
-from streamconv.tensors import TensorSpec
+from streamconv.tensors.dtypes import BF16, F32, from_safetensors
+from streamconv.tensors.refs import TensorSpec
 
 INDEX = from_safetensors("I64", "index")
 

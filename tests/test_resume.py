@@ -16,9 +16,11 @@ import sweep_faults
 from running import StoppedError, run, stopped, tree
 
 import streamconv
-from streamconv import conversion, disk, journal
-from streamconv.memory import Budget
-from streamconv.writer import FileSink
+from streamconv import conversion
+from streamconv.engine.budget import Budget
+from streamconv.output import journal
+from streamconv.output.writer import FileSink
+from streamconv.storage import disk
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_what_decides_no_byte_may_differ(tmp_path: Path) -> None:
 #: Behind the twentieth mapping the file is emptied: the next look at it is deadly.
 CUT = """
 import os
-import streamconv.disk as disk
+import streamconv.storage.disk as disk
 mapped, count = disk.map_file, []
 def map_file(descriptor, length, offset):
     found = mapped(descriptor, length, offset)

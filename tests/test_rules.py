@@ -6,7 +6,7 @@ import difflib
 
 import pytest
 
-from streamconv.rules import Drop, Matcher, Rule, Tied
+from streamconv.rules.statements import Drop, Matcher, Rule, Tied
 
 TABLE = [
     Rule("model.layers.{layer}.{norm:input|post}_layernorm.weight", "l.{layer}.{norm}"),

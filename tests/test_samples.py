@@ -12,11 +12,13 @@ from helpers import LLAMA, MIXTRAL, hf
 from safetensors import safe_open
 
 import streamconv
-from streamconv import dtypes, families, samples
-from streamconv.dtypes import BF16, F16, F32, F64
-from streamconv.formats import open_catalog
-from streamconv.plan import make_plan
-from streamconv.rules import Direction
+from streamconv import testing as samples
+from streamconv.families import registry as families
+from streamconv.formats.catalog import open_catalog
+from streamconv.planning.plan import make_plan
+from streamconv.rules.statements import Direction
+from streamconv.tensors import dtypes
+from streamconv.tensors.dtypes import BF16, F16, F32, F64
 
 
 @pytest.fixture

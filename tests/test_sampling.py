@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,8 +17,10 @@ from hypothesis import strategies as st
 from running import call, flip
 
 import streamconv
+from streamconv.checks import against_manifest
+from streamconv.checks.sample import Sample, sample
 from streamconv.errors import UsageError, VerificationError
-from streamconv.sampling import Sample, sample
+from streamconv.output import blocks, manifest
 
 BLOCK = 512
 KINDS = {
@@ -82,9 +83,9 @@ def test_what_is_not(text: str | float, said: str, tmp_path: Path, capsys: Any) 
 @pytest.fixture(scope="module")
 def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("blocks", "manifest", "verify"):
-            patch.setattr(sys.modules[f"streamconv.{module}"], "BLOCK", BLOCK)
-        patch.setattr("streamconv.memory.MAX_REGION", 4096)
+        for module in (blocks, manifest, against_manifest):
+            patch.setattr(module, "BLOCK", BLOCK)
+        patch.setattr("streamconv.engine.budget.MAX_REGION", 4096)
         yield
 
 

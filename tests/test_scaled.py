@@ -9,14 +9,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from streamconv import views
-from streamconv.access import Access
-from streamconv.boxes import boxes, cells
-from streamconv.dtypes import BF16, F8_E4M3, F16, F32
+from streamconv.engine.boxes import boxes, cells
+from streamconv.engine.reader import Reader
 from streamconv.formats import safetensors
-from streamconv.grids import box_shape
-from streamconv.sources import Reader
-from streamconv.tensors import TensorSpec
+from streamconv.storage.access import Access
+from streamconv.tensors import views
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
+from streamconv.tensors.grids import box_shape
+from streamconv.tensors.refs import TensorSpec
 
 pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 

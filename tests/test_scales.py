@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from helpers import catalog
 
-from streamconv.dtypes import BF16, F8_E4M3, F16, F32, DType
 from streamconv.errors import UnsupportedError
-from streamconv.scales import Scales, pair
-from streamconv.tensors import TensorSpec
+from streamconv.planning.fp8_scales import Scales, pair
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, DType
+from streamconv.tensors.refs import TensorSpec
 
 FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamconv.errors import InternalError, UsageError
-from streamconv.sizes import Ranges, ShapeConflictError, Sizes
+from streamconv.rules.sizes import Ranges, ShapeConflictError, Sizes
 
 TABLE = {
     "hidden": "hidden_size | n_embd",

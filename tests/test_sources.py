@@ -12,12 +12,15 @@ import running
 from running import FIXTURES
 
 import streamconv
-from streamconv import access, disk, dtypes, sources, views
-from streamconv.access import Access
+from streamconv.engine import reader as sources
+from streamconv.engine.reader import Reader, bits
 from streamconv.errors import SourceError
-from streamconv.formats import ckpt, open_catalog, safetensors
-from streamconv.sources import Reader, bits
-from streamconv.tensors import TensorRef, TensorSpec
+from streamconv.formats import ckpt, safetensors
+from streamconv.formats.catalog import open_catalog
+from streamconv.storage import access, disk
+from streamconv.storage.access import Access
+from streamconv.tensors import dtypes, views
+from streamconv.tensors.refs import TensorRef, TensorSpec
 
 pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 

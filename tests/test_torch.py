@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamconv
-from streamconv import samples
+from streamconv import testing as samples
 from streamconv.errors import SourceError, StreamconvError, UsageError
-from streamconv.formats import open_catalog
+from streamconv.formats.catalog import open_catalog
 
 torch = pytest.importorskip("torch")
 

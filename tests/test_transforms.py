@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError, UsageError
-from streamconv.sizes import Sizes
-from streamconv.transforms import (
+from streamconv.rules.sizes import Sizes
+from streamconv.rules.transforms import (
     Blank,
     Chain,
     Each,

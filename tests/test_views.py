@@ -10,9 +10,9 @@ from helpers import indices, read, ref, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv import dtypes, views
 from streamconv.errors import UnsupportedError
-from streamconv.grids import whole
+from streamconv.tensors import dtypes, views
+from streamconv.tensors.grids import whole
 
 
 @settings(max_examples=400, deadline=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamconv.words import followed, suggestion
+from streamconv.text import followed, suggestion
 
 
 @pytest.mark.parametrize(

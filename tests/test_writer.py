@@ -16,14 +16,16 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconv import access, blocks, disk, dtypes, layout
-from streamconv.blocks import BLOCK
 from streamconv.errors import StorageError
-from streamconv.formats import ckpt
-from streamconv.layout import CKPT, MS_SAFETENSORS
-from streamconv.regions import Region
-from streamconv.tensors import TensorSpec
-from streamconv.writer import FileSink, OpenFile, pieces
+from streamconv.formats import ckpt, layout
+from streamconv.formats.layout import CKPT, MS_SAFETENSORS
+from streamconv.output import blocks
+from streamconv.output.blocks import BLOCK
+from streamconv.output.writer import FileSink, OpenFile, pieces
+from streamconv.storage import access, disk
+from streamconv.storage.regions import Region
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 U8 = dtypes.from_safetensors("U8", "here")
 SPECS = [TensorSpec("a", dtypes.F32, (100, 7)), TensorSpec("b", dtypes.BF16, ()), TensorSpec("c", U8, (0, 3))]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamconv import samples
+from streamconv import testing as samples
 from streamconv.families import find
 
 from ..checkpoints import DEEPSEEK3, MIB

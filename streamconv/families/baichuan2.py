@@ -5,10 +5,19 @@ The head of the 7B and 13B is normalised when the model runs; the checkpoint hol
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Join, Part
-from .base import Config, Family, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, feed_forward, layer_norms, linear, rotary_buffers
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Join, Part
+from .parts.decoder import (
+    DECODER_SIZES,
+    TRAINING_STATE,
+    L,
+    decoder_ends,
+    feed_forward,
+    layer_norms,
+    linear,
+    rotary_buffers,
+)
 
 _THIRDS = Part(Join(("1", "1", "1")))
 

@@ -5,11 +5,11 @@ From MindFormers' `models/blip2/convert_weight.py`. EVA's attention has no bias 
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Blank
-from .base import Config, Family, Options
-from .common import TRAINING_STATE, norm
-from .encoders import SIZES, block, patches, qkv, same
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Blank
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import SIZES, block, patches, qkv, same
 
 _EYE, _BLOCK = "visual_encoder.", "visual_encoder.blocks.{layer}."
 _WORDS = ("bert.embeddings.", "bert.encoder.layer.{deep}.", "bert.encoder.layer.{cross}.crossattention.")

@@ -5,11 +5,11 @@ From MindFormers 1.3.2, `models/bloom/convert_weight.py`. A `transformer.` befor
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Join, Part
-from .base import Config, Family, Options
-from .common import TRAINING_STATE, norm
-from .encoders import qkv, turned
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Join, Part
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import qkv, turned
 
 _TOP = "{prefix:|transformer.}"
 _HF, _MS = _TOP + "h.{layer}.", _TOP + "blocks.{layer}."

@@ -5,9 +5,9 @@ MindFormers 1.3.2's ChatGLM2 model looks for `embedding_weight` (proven by loadi
 
 from __future__ import annotations
 
-from ..rules import Statement
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Statement
 from . import glm_n
-from .base import Config, Family, Options
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

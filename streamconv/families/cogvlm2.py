@@ -6,11 +6,11 @@ layer has the same rotary frequencies; MindFormers has them once.
 
 from __future__ import annotations
 
-from ..rules import Copy, Rule, Statement
-from ..transforms import Join, Part, Unsqueeze
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, L, norm
-from .encoders import same
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Copy, Rule, Statement
+from ..rules.transforms import Join, Part, Unsqueeze
+from .parts.decoder import TRAINING_STATE, L, norm
+from .parts.encoder import same
 
 _EYE, _EYE_MS, _ADAPTER = "model.vision.", "vision_encoder.", "mlp_adapter."
 _LAYER, _LAYER_MS = _EYE + "transformer.layers.{block}.", _EYE_MS + "blocks.{block}."

@@ -7,12 +7,12 @@ has it, 1.5 and later with `mla_weight_split` (proven by forward passes on both)
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Same, Transpose
-from . import latent
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
-from .latent import MOE
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Same, Transpose
+from .parts import latent_attention as latent
+from .parts.decoder import TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
+from .parts.latent_attention import MOE
 
 _FP32 = ("ms",)
 

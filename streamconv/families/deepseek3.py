@@ -8,12 +8,21 @@ and later, 2.x too. Names, layouts and what is float32 are from MindFormers' own
 from __future__ import annotations
 
 from ..errors import UsageError
-from ..rules import Copy, Drop, Rule, Statement
-from ..transforms import Join, Same, Transpose, Unfold
-from . import latent
-from .base import Config, Family, Option, Options
-from .common import INTERLEAVE_MLP, TRAINING_STATE, L, decoder_ends, gate_and_up, head, layer_norms, rotary_buffers
-from .latent import BOTH, DENSE, MOE, MTP
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Copy, Drop, Rule, Statement
+from ..rules.transforms import Join, Same, Transpose, Unfold
+from .parts import latent_attention as latent
+from .parts.decoder import (
+    INTERLEAVE_MLP,
+    TRAINING_STATE,
+    L,
+    decoder_ends,
+    gate_and_up,
+    head,
+    layer_norms,
+    rotary_buffers,
+)
+from .parts.latent_attention import BOTH, DENSE, MOE, MTP
 
 _MS = ("ms",)
 _SWAPPED = Transpose((0, 2, 1))

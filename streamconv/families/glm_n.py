@@ -6,11 +6,11 @@ before the odd ones (of the whole head, although GLM rotates only half of it), f
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Each, Fold, Join, Part, Same, Transform, Transpose, Unfold
-from . import lora
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Each, Fold, Join, Part, Same, Transform, Transpose, Unfold
+from .parts import lora
+from .parts.decoder import TRAINING_STATE
 
 L = "transformer.encoder.layers.{layer}."
 _QKV, _UP = L + "self_attention.query_key_value.", L + "mlp.dense_h_to_4h."

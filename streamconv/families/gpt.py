@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement
-from ..transforms import Join, Part, Transpose
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, norm
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Drop, Rule, Statement
+from ..rules.transforms import Join, Part, Transpose
+from .parts.decoder import TRAINING_STATE, norm
 
 _MS = "backbone.blocks.{layer}."
 _COLUMNS = Part(Join(("1", "1", "1"), axis=1)) >> Transpose()

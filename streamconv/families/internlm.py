@@ -6,11 +6,11 @@ first releases, whose configs have no `rotary`.
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement
-from ..sizes import look_up
+from ..rules.family import Config, Family, Options
+from ..rules.sizes import look_up
+from ..rules.statements import Drop, Rule, Statement
 from . import llama
-from .base import Config, Family, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, layer_norms
+from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, layer_norms
 
 _FREQUENCIES = L + "self_attn.rotary_emb.inv_freq"
 

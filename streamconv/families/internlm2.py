@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Join, Part
-from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, head, rotary_buffers
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Join, Part
+from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, head, rotary_buffers
 
 _QKV_ROWS = "(heads+2*kv)*head_dim"
 _HF, _MS = L + "attention.wqkv.", L + "attention."

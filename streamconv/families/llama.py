@@ -7,11 +7,11 @@ shapes.
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Join
-from . import lora
-from .base import Config, Family, Option, Options
-from .common import (
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Join
+from .parts import lora
+from .parts.decoder import (
     DECODER_SIZES,
     TRAINING_STATE,
     L,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..rules import Drop, Rule, Statement
-from ..transforms import Join
-from .base import Config, Family, Options
-from .common import TRAINING_STATE, attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
-from .encoders import same
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Drop, Rule, Statement
+from ..rules.transforms import Join
+from .parts.decoder import TRAINING_STATE, attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
+from .parts.encoder import same
 
 _EYE, _EYE_MS = "vision_tower.vision_model.", "vision_encoder."
 _LAYER, _LAYER_MS = _EYE + "encoder.layers.{block}.", _EYE_MS + "transformer.resblocks.{block}."

@@ -5,10 +5,10 @@ From MindFormers' `models/mae/convert_weight.py`: as ViT, but the final norms ke
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, norm
-from .encoders import SIZES, biased_block, patches, same
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import SIZES, biased_block, patches, same
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Same, Transpose
-from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Same, Transpose
+from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
 
 _MOE = L + "block_sparse_moe."
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement
-from ..transforms import Join, Part
-from .base import Config, Family, Options
-from .common import DECODER_SIZES, TRAINING_STATE
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Drop, Rule, Statement
+from ..rules.transforms import Join, Part
+from .parts.decoder import DECODER_SIZES, TRAINING_STATE
 
 _HF, _MS = "transformer.h.{layer}.", "transformer.layers.{layer}."
 

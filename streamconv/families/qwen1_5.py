@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..rules import Statement
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Statement
 from . import llama
-from .base import Config, Family, Options
-from .common import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
+from .parts.decoder import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import llama, lora
-from .base import Family
-from .common import DECODER_SIZES
+from ..rules.family import Family
+from . import llama
+from .parts import lora
+from .parts.decoder import DECODER_SIZES
 
 FAMILY = Family(
     name="qwen2_5",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Same, Transpose
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Same, Transpose
 from . import llama
-from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
+from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
 
 _ROUTED, _SHARED = L + "feed_forward.routed_experts.", L + "feed_forward.shared_experts."
 _PROJECTIONS = (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3"))

@@ -6,10 +6,10 @@ lie one after the other.
 
 from __future__ import annotations
 
-from ..rules import TIED, Copy, Rule, Statement
-from ..transforms import Join
-from .base import Config, Family, Option, Options
-from .common import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, gate_and_up, head, rotary_buffers
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import TIED, Copy, Rule, Statement
+from ..rules.transforms import Join
+from .parts.decoder import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, gate_and_up, head, rotary_buffers
 
 MS = "decoder.layers.{layer}."
 _EMBEDDING, _HEAD, _HEAD_MS = "model.embed_tokens.weight", "lm_head.weight", "output_layer.weight"

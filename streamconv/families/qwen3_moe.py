@@ -5,10 +5,10 @@ MindFormers' graph network holds them in two dimensions (`mcore`), its pynative 
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Join, Same, Transform, Transpose, Unfold
-from .base import Config, Family, Option, Options
-from .common import L
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Join, Same, Transform, Transpose, Unfold
+from .parts.decoder import L
 from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
 
 

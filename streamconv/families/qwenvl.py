@@ -6,12 +6,12 @@ to a multiple of 512 for each of `emb_strategy` devices.
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement
-from ..transforms import Join, Pad, Part, Same
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Drop, Rule, Statement
+from ..rules.transforms import Join, Pad, Part, Same
 from . import qwen
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, norm
-from .encoders import THIRDS, qkv, same, turned
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import THIRDS, qkv, same, turned
 
 _LLM, _HF, _EYE, _EYE_MS = "llm_model.", "transformer.h.{layer}.", "transformer.visual.", "vision_encoder."
 _BLOCK = "transformer.resblocks.{block}."

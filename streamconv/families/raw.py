@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from .base import Config, Family, Options
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Rule, Statement
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

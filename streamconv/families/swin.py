@@ -6,10 +6,10 @@ begin with `encoder.` already.
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, norm
-from .encoders import THIRDS, same, turned
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import THIRDS, same, turned
 
 _MS = "encoder."
 _BIAS = "relative_position_bias"

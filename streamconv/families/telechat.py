@@ -7,10 +7,10 @@ of `mp` devices).
 
 from __future__ import annotations
 
-from ..rules import Drop, Rule, Statement
-from ..transforms import Fold, Join, Part, Transpose, Unfold
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, L
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Drop, Rule, Statement
+from ..rules.transforms import Fold, Join, Part, Transpose, Unfold
+from .parts.decoder import TRAINING_STATE, L
 
 SIZES = {
     "vocab": "vocab_size",

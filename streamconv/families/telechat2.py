@@ -5,11 +5,11 @@ From MindFormers' `research/telechat2/convert_weight.py`; experts as on its mast
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Unsqueeze
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Unsqueeze
 from . import telechat
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, L
+from .parts.decoder import TRAINING_STATE, L
 
 _HF = "transformer.h.{layer}."
 

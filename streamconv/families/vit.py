@@ -6,10 +6,10 @@ From MindFormers' `models/vit/convert_weight.py`: q, k and v apart, linears turn
 
 from __future__ import annotations
 
-from ..rules import Statement
-from .base import Config, Family, Options
-from .common import TRAINING_STATE, norm
-from .encoders import SIZES, biased_block, patches, same
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Statement
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import SIZES, biased_block, patches, same
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

@@ -5,10 +5,10 @@ From MindFormers' `models/whisper/convert_weight.py`, which reads one torch file
 
 from __future__ import annotations
 
-from ..rules import Rule, Statement
-from ..transforms import Same, Transform, Unsqueeze
-from .base import Config, Family, Options
-from .common import TRAINING_STATE, norm
+from ..rules.family import Config, Family, Options
+from ..rules.statements import Rule, Statement
+from ..rules.transforms import Same, Transform, Unsqueeze
+from .parts.decoder import TRAINING_STATE, norm
 
 _ENCODER, _DECODER = "model.encoder.", "model.decoder."
 _DEEP = _ENCODER + "layers.{encoder}.", _DECODER + "layers.{decoder}."

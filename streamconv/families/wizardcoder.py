@@ -5,11 +5,11 @@ From MindFormers 1.5's `research/wizardcoder/convert_weight.py`, whose 6144 and 
 
 from __future__ import annotations
 
-from ..rules import TIED, Rule, Statement, Tied
-from ..transforms import Join, Part
-from .base import Config, Family, Option, Options
-from .common import TRAINING_STATE, norm
-from .encoders import qkv, turned
+from ..rules.family import Config, Family, Option, Options
+from ..rules.statements import TIED, Rule, Statement, Tied
+from ..rules.transforms import Join, Part
+from .parts.decoder import TRAINING_STATE, norm
+from .parts.encoder import qkv, turned
 
 _HF, _MS = "transformer.h.{layer}.", "backbone.blocks.{layer}."
 _ONE_KEY = Part(Join(("heads", "1", "1")))

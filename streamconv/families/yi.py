@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..rules.family import Family
 from . import llama
-from .base import Family
-from .common import DECODER_SIZES
+from .parts.decoder import DECODER_SIZES
 
 FAMILY = Family(
     name="yi",

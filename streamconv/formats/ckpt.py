@@ -20,11 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import dtypes
 from ..errors import InternalError, SourceError, UnsupportedError, quote
-from ..tensors import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
-from .files import MAX_RANK, opened, read_at, refuse_lfs_pointer, shape_nbytes
-from .wire import BYTES, VARINT, Field, Window
+from ..tensors import dtypes
+from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from .headers import MAX_RANK, opened, read_at, refuse_lfs_pointer, shape_nbytes
+from .protobuf import BYTES, VARINT, Field, Window
 
 SLICE_BYTES = 512 << 20
 CRC_TAIL_BYTES = 17

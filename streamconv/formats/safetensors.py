@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from .. import dtypes
 from ..errors import InternalError, SourceError, UnsupportedError, quote
-from ..tensors import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
-from .files import is_unicode, opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
+from ..tensors import dtypes
+from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from .headers import is_unicode, opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
 
 METADATA = "__metadata__"
 

@@ -15,8 +15,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ..errors import SourceError, quote
-from ..tensors import TensorSpec
-from .files import is_unicode, opened, parse_json_object, read_at
+from ..tensors.refs import TensorSpec
+from .headers import is_unicode, opened, parse_json_object, read_at
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..errors import UnsupportedError
-from ..tensors import Cutout
+from ..tensors.refs import Cutout
 
 
 def cutout(shape: Sequence[int], strides: Sequence[int], where: str) -> Cutout | None:

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError, quote
-from ..tensors import SourceFile
-from .files import read_at
+from ..tensors.refs import SourceFile
+from .headers import read_at
 
 MAGIC = b"PK\x03\x04"
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.formats import ckpt
-from streamconv.tensors import OutputFile, TensorRef
+from streamconv.tensors.refs import OutputFile, TensorRef
 
 
 def file_bytes(output: OutputFile, data: Mapping[str, bytes]) -> bytes:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv import dtypes
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import ckpt
-from streamconv.tensors import TensorSpec
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 F32, BF16 = dtypes.F32, dtypes.BF16
 

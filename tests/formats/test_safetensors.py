@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors import deserialize
 from safetensors.numpy import save
 
-from streamconv import dtypes
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import safetensors
-from streamconv.tensors import TensorSpec
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 LIMIT = 100_000_000
 F32, BF16, U8 = dtypes.F32, dtypes.BF16, dtypes.from_safetensors("U8", "test")

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconv import dtypes
 from streamconv.errors import SourceError, UnsupportedError
-from streamconv.formats import ckpt, open_catalog, safetensors, shards
-from streamconv.tensors import TensorSpec
+from streamconv.formats import ckpt, safetensors, shards
+from streamconv.formats.catalog import open_catalog
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
 
 F32 = dtypes.F32
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

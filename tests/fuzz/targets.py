@@ -23,12 +23,15 @@ import running
 import safetensors as library
 
 import streamconv
-from streamconv import manifest, mindformers, samples
-from streamconv.config import mended
+from streamconv import testing as samples
+from streamconv.configs import mindformers_yaml as mindformers
+from streamconv.configs.model_config import mended
 from streamconv.errors import StreamconvError
 from streamconv.families import find
-from streamconv.formats import ckpt, safetensors, shards, torch
-from streamconv.tensors import SourceFile, TensorRef
+from streamconv.formats import ckpt, safetensors, shards
+from streamconv.formats import torch_reader as torch
+from streamconv.output import manifest
+from streamconv.tensors.refs import SourceFile, TensorRef
 
 #: Bytes of header, and what one input may take: twenty times as much, and what the allocator makes of it.
 LIMIT = 1 << 20

@@ -1,0 +1,1 @@
+"""Results proven against their manifest or their source, and checkpoints compared."""

@@ -1,0 +1,308 @@
+"""`streamconv diff`: what two checkpoints of any formats have in common, by name, shape, dtype and value.
+
+Headers say most of it. Tensors of one name and shape are read side by side, window by window in A's file order, by
+one thread; what differs is counted, and nothing that is kept grows with a tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ..engine import budget as memory
+from ..engine.boxes import boxes, cells
+from ..engine.reader import Reader
+from ..engine.workers import OnProgress, Progress, read_box
+from ..errors import quote
+from ..formats.catalog import open_catalog
+from ..storage import access
+from ..storage.regions import Region
+from ..tensors.grids import Box, box_shape, flat_index
+from ..tensors.refs import Catalog, TensorRef
+from ..tensors.views import leaf
+from ..units import counted, format_size, parse_size
+from .elements import Compared, comparable
+
+_SHOWN = 20
+_TICK = 0.1
+
+#: What can differ, in the order in which it is said, with the words of the summary.
+KINDS = {
+    "only in A": "only in A",
+    "only in B": "only in B",
+    "shape": "of another shape",
+    "dtype": "of another dtype",
+    "values": "with other values",
+    "bits": "with the same values in other bits",
+}
+_UNLIKE = (
+    "are in both: if one has HuggingFace's names and the other MindSpore's, convert one of them first, or compare an "
+    "output with what it was made from: streamconv verify SOURCE DEST"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A tensor that is not the same in both.
+
+    Attributes:
+        kind: one of `KINDS`, the first that holds.
+        one, other: the tensor in A and in B; `None` where it is not there.
+        compared: how its elements compare; `None` where they cannot be compared.
+    """
+
+    kind: str
+    one: TensorRef | None
+    other: TensorRef | None
+    compared: Compared | None = None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return (self.one or self.other).name  # type: ignore[union-attr]
+
+    def __str__(self) -> str:
+        sides = [f"{side} {r.dtype} {list(r.shape)}" for side, r in (("A", self.one), ("B", self.other)) if r]
+        if self.kind in ("values", "bits"):
+            sides = sides[:1]
+            sides[0] = sides[0].removeprefix("A ")
+        return "; ".join([f"{quote(self.name)}  {', '.join(sides)}", *self._values()])
+
+    def _values(self) -> Iterator[str]:
+        """What there is to say of its values."""
+        found = self.compared
+        if found is None:
+            return
+        if found.same:
+            yield "same values"
+        if found.unequal:
+            yield f"{found.unequal} of {counted(found.elements, 'element')} differ, the first at {self._first()}"
+        if found.largest is not None:
+            yield f"the largest difference is {_number(found.largest)}"
+        if found.nans:
+            yield f"{found.nans} of them NaN in one only"
+        if found.bits_only:
+            where = "" if found.unequal else f", the first at {self._first()}"
+            yield f"{found.bits_only} of {counted(found.elements, 'element')} equal, but in other bits{where}"
+
+    def _first(self) -> str:
+        first = self.first
+        return f"{first['index']}: A {first['a']}, B {first['b']}" if first else ""
+
+    @property
+    def first(self) -> dict[str, object] | None:
+        """The first element that differs, in value before in bits: its index, and its value in A and in B as text."""
+        found = self.compared
+        element = found and (found.first or found.first_bits)
+        if not (found and element and self.one):
+            return None
+        a, b = found.shown(element)
+        return {"index": [int(i) for i in np.unravel_index(element.number, self.one.shape)], "a": a, "b": b}
+
+    def to_json(self) -> dict[str, object]:
+        """Everything as plain values; a difference that is infinite is the text `inf`."""
+        sides = {
+            side: ref and {"dtype": ref.dtype.name, "shape": list(ref.shape)}
+            for side, ref in (("a", self.one), ("b", self.other))
+        }
+        found = self.compared
+        if found is None:
+            return {"name": self.name, "kind": self.kind, **sides}
+        largest = found.largest if found.largest is None or math.isfinite(found.largest) else str(found.largest)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            **sides,
+            "elements": found.elements,
+            "unequal": found.unequal,
+            "bits_only": found.bits_only,
+            "nans": found.nans,
+            "largest": largest,
+            "first": self.first,
+        }
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What was found. `print` it.
+
+    Attributes:
+        a, b: the two checkpoints.
+        common: how many tensor names are in both.
+        count: bytes of tensors that were compared, of both sides together.
+        differences: what differs: by kind, and in A's file order (B's, for what is only there).
+    """
+
+    a: Catalog
+    b: Catalog
+    common: int
+    count: int
+    differences: Sequence[Difference]
+
+    @property
+    def same(self) -> bool:
+        """Whether names, shapes, dtypes and all bits are the same."""
+        return not self.differences
+
+    @property
+    def summary(self) -> str:
+        """All of it in one sentence."""
+        names = f"{quote(self.a.path)} and {quote(self.b.path)}"
+        if self.same:
+            return f"{names} hold the same: {counted(self.common, 'tensor')}, {format_size(self.a.nbytes)}, bit for bit"
+        counts = Counter(d.kind for d in self.differences)
+        same = sum(d.kind == "dtype" and d.compared is not None and d.compared.same for d in self.differences)
+        words = {**KINDS, "dtype": f"{KINDS['dtype']} (and the same values: {same})"}
+        parts = ", ".join(f"{counts[kind]} {words[kind]}" for kind in KINDS if counts[kind])
+        equal = self.common - sum(counts[kind] for kind in KINDS if not kind.startswith("only"))
+        return f"{names} differ: of the tensors, {parts}; {equal} the same{self._advice}"
+
+    @property
+    def _advice(self) -> str:
+        """What to do where names have little in common: of a Llama, the two sides call one tensor the same."""
+        if 2 * self.common >= min(len(self.a), len(self.b)):
+            return ""
+        return f"; {'few' if self.common else 'no'} names {_UNLIKE}"
+
+    def __str__(self) -> str:
+        return "\n".join([*self.details(), self.summary])
+
+    def details(self) -> Iterator[str]:
+        """What the summary counts, for people: of every kind the first tensors."""
+        for kind, words in KINDS.items():
+            found = [d for d in self.differences if d.kind == kind]
+            if found:
+                yield f"{counted(len(found), 'tensor')} {words}"
+                yield from (f"  {one}" for one in islice(found, _SHOWN))
+            if len(found) > _SHOWN:
+                yield f"  and {len(found) - _SHOWN} more (--json lists all)"
+
+    def json_lines(self) -> Iterator[str]:
+        """For programs: all of it as one JSON object, a line for each tensor that differs."""
+        head = {
+            "a": str(self.a.path),
+            "b": str(self.b.path),
+            "same": self.same,
+            "common": self.common,
+            "bytes": self.count,
+        }
+        yield json.dumps(head).removesuffix("}") + ', "differences": ['
+        last = len(self.differences) - 1
+        for number, difference in enumerate(self.differences):
+            yield json.dumps(difference.to_json()) + ("," if number < last else "")
+        yield "]}"
+
+
+def diff_checkpoints(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    max_mem: str | int | None = None,
+    io: str = "auto",
+    progress: OnProgress | None = None,
+) -> Diff:
+    """Compare two checkpoints of any supported formats, by name, shape, dtype and value.
+
+    Args:
+        a, b: a directory or a file each; names are compared as they are.
+        max_mem: bytes of resident memory, or a size such as `"16G"`.
+        io: `map` windows of files, `read` them, `direct`, past the page cache, or `auto`.
+        progress: called now and then; counts bytes of both sides.
+
+    Raises:
+        SourceError: one is broken or unreadable, or changes meanwhile.
+        UnsupportedError: one is of a format or holds a dtype that is not supported.
+        BudgetError: the memory budget is too small.
+        UsageError: a size or `io` that does not parse.
+    """
+    access.check_io(io)
+    limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
+    one = open_catalog(Path(a), lambda: memory.header_room(limit))
+    other = open_catalog(Path(b), lambda: memory.header_room(limit))
+    memory.check_planning(limit, len(one) + len(other))
+    return _Comparison(one, other, limit, io, progress).run()
+
+
+class _Comparison:
+    """Compares, with two readers whose windows, and what is moved out of them, make up one worker's two regions."""
+
+    def __init__(self, one: Catalog, other: Catalog, limit: int, io: str, on_progress: OnProgress | None) -> None:
+        self._one, self._other, self._limit = one, other, limit
+        self._half = memory.divide(limit, 1, len(one) + len(other)).region // 2
+        self._readers = [
+            Reader(self._half, access.of_source(io, catalog.files), drops=True) for catalog in (one, other)
+        ]
+        self._spare = [Region(self._half), Region(self._half)]
+        self._on_progress, self._done, self._started, self._said = on_progress, 0, time.monotonic(), -math.inf
+        self._total = sum(one[name].nbytes + other[name].nbytes for name in one if self._readable(name))
+
+    def run(self) -> Diff:
+        one, other = self._one, self._other
+        found = [Difference("only in A", one[name], None) for name in one if name not in other]
+        found += [Difference("only in B", None, other[name]) for name in other if name not in one]
+        with closing(self._readers[0]), closing(self._readers[1]):
+            common = [one[name] for name in one if name in other]
+            found += [d for ref in common if (d := self._compare(ref, other[ref.name]))]
+        found.sort(key=lambda difference: list(KINDS).index(difference.kind))
+        return Diff(one, other, len(common), self._done, found)
+
+    def _readable(self, name: str) -> bool:
+        """Whether there are elements of the two tensors that can be compared."""
+        one, other = self._one[name], self._other.get(name)
+        return other is not None and one.shape == other.shape and comparable(one.dtype, other.dtype)
+
+    def _compare(self, one: TensorRef, other: TensorRef) -> Difference | None:
+        if one.shape != other.shape:
+            return Difference("shape", one, other)
+        compared = self._elements(one, other) if self._readable(one.name) else None
+        if one.dtype != other.dtype:
+            return Difference("dtype", one, other, compared)
+        if compared is None or compared.same:
+            return None
+        return Difference("values" if compared.unequal else "bits", one, other, compared)
+
+    def _elements(self, one: TensorRef, other: TensorRef) -> Compared:
+        found = Compared(one.dtype, other.dtype, math.prod(one.shape))
+        a, b = leaf(one), leaf(other)
+        for cell in cells(a):
+            for box in boxes(a, cell, max(one.dtype.itemsize, other.dtype.itemsize), self._half):
+                # Nothing here holds the windows: the next ones must not come beside them.
+                found.add(
+                    read_box(self._readers[0], a, box, self._spare[0]),
+                    read_box(self._readers[1], b, box, self._spare[1]),
+                    _numbering(box, one.shape),
+                )
+                self._report(math.prod(box_shape(box)) * (one.dtype.itemsize + other.dtype.itemsize), one)
+        return found
+
+    def _report(self, count: int, ref: TensorRef) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self._on_progress and (now - self._said >= _TICK or self._done == self._total):
+            self._said, file = now, ref.extents[0].file.path.name
+            resident = memory.resident_bytes()
+            self._on_progress(Progress(self._done, self._total, now - self._started, resident, self._limit, file))
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _numbering(box: Box, shape: tuple[int, ...]) -> Callable[[int], int]:
+    """From an element's place in a box to its number in the tensor."""
+
+    def number(place: int) -> int:
+        inside = np.unravel_index(place, box_shape(box))
+        return flat_index([low + int(i) for (low, _), i in zip(box, inside, strict=True)], shape)
+
+    return number

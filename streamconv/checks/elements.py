@@ -1,0 +1,170 @@
+"""Elements of two tensors compared: by their bits, and where those or the dtypes differ, by their values.
+
+Two values are compared in a type that holds both exactly: a whole number of 64 bits beside a float takes NumPy's
+long double, whose mantissa has 64 bits or more wherever Linux runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.kernels import numpy_dtype
+from ..errors import quote
+from ..tensors.dtypes import F64, FLOAT, INTEGER, STR, DType
+
+Bits: TypeAlias = NDArray[Any]
+
+# Elements at a time: 16 bytes each for both values and their difference come to less than a worker's overhead.
+_STEP = 1 << 15
+
+
+class Element(NamedTuple):
+    """An element that differs: its row-major number in the tensor, and its bits in the one and in the other."""
+
+    number: int
+    one: int
+    other: int
+
+
+@dataclass(slots=True)
+class Compared:
+    """How the elements of two tensors of one shape compare.
+
+    Attributes:
+        one, other: the two dtypes.
+        elements: how many elements each tensor has.
+        unequal: how many differ in value. NaN is equal to NaN, +0 to -0.
+        bits_only: how many have equal values, but other bits; counted where the dtypes are the same.
+        nans: how many of the unequal are NaN on one side only.
+        largest: the largest absolute difference of two numbers, a whole one where both are; `None` where there is none.
+        first: the first element that differs in value.
+        first_bits: the first one that differs in its bits only.
+    """
+
+    one: DType
+    other: DType
+    elements: int
+    unequal: int = 0
+    bits_only: int = 0
+    nans: int = 0
+    largest: float | None = None
+    first: Element | None = None
+    first_bits: Element | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether no value and, where the dtypes are the same, no bit differs."""
+        return not self.unequal and not self.bits_only
+
+    def add(self, one: Bits, other: Bits, number: Callable[[int], int]) -> None:
+        """Compare parts of the two tensors.
+
+        Args:
+            one: the elements' bits, flat.
+            other: those of the other tensor, as many.
+            number: an element's row-major number in the tensor, for its place in the part; grows with the place.
+        """
+        for begin in range(0, len(one), _STEP):
+            left, right = one[begin : begin + _STEP], other[begin : begin + _STEP]
+            if self.one != self.other:
+                places = np.arange(len(left))
+            elif np.array_equal(left, right):
+                continue
+            else:
+                places = np.flatnonzero(left != right)
+            with np.errstate(all="ignore"):
+                self._note(left[places], right[places], partial(_at, number, places + begin))
+
+    def _note(self, left: Bits, right: Bits, number: Callable[[int], int]) -> None:
+        common = _common(self.one, self.other)
+        a, b = _values(left, self.one).astype(common), _values(right, self.other).astype(common)
+        a_nan, b_nan = a != a, b != b  # noqa: PLR0124 - that is what NaN is
+        differs = (a != b) & ~(a_nan & b_nan)
+        self.unequal += int(np.count_nonzero(differs))
+        self.nans += int(np.count_nonzero(a_nan ^ b_nan))
+        self.first = _earlier(self.first, left, right, differs, number)
+        if self.one == self.other:
+            self.bits_only += int(np.count_nonzero(~differs))
+            self.first_bits = _earlier(self.first_bits, left, right, ~differs, number)
+        numbers = differs & ~a_nan & ~b_nan
+        if self.one != STR and numbers.any():
+            self._widen(_distance(a[numbers], b[numbers]))
+
+    def _widen(self, distance: np.floating[Any]) -> None:
+        whole = {self.one.kind, self.other.kind} == {INTEGER}
+        largest = int(distance) if whole else float(distance)
+        self.largest = largest if self.largest is None else max(self.largest, largest)
+
+    def shown(self, element: Element) -> tuple[str, str]:
+        """The two values of an element; with their bits where those are all that differs."""
+        digits = 17 if F64 in (self.one, self.other) else 9
+        one, other = _shown(element.one, self.one, digits), _shown(element.other, self.other, digits)
+        if element is self.first_bits:
+            width = 2 * self.one.itemsize
+            return f"{one} (0x{element.one:0{width}x})", f"{other} (0x{element.other:0{width}x})"
+        return one, other
+
+
+def _at(number: Callable[[int], int], places: NDArray[np.int64], index: int) -> int:
+    return number(int(places[index]))
+
+
+def comparable(one: DType, other: DType) -> bool:
+    """Whether elements of the two dtypes are values of one kind: text and nibbles compare with their own only."""
+    return one == other or (one.numpy is not None and other.numpy is not None)
+
+
+def _earlier(
+    known: Element | None, left: Bits, right: Bits, found: NDArray[np.bool_], number: Callable[[int], int]
+) -> Element | None:
+    """The first element that is found here, if no earlier one is known."""
+    if not found.any():
+        return known
+    place = int(found.argmax())
+    element = Element(number(place), int(left[place]), int(right[place]))
+    return element if known is None or element.number < known.number else known
+
+
+def _distance(one: Bits, other: Bits) -> np.floating[Any]:
+    wide = np.result_type(one.dtype, np.longdouble) if one.dtype.kind in "iu" else one.dtype
+    result: np.floating[Any] = np.abs(one.astype(wide) - other.astype(wide)).max()
+    return result
+
+
+def _common(one: DType, other: DType) -> np.dtype[Any]:
+    """A type that holds every value of both exactly."""
+    types = [_type(dtype) for dtype in (one, other)]
+    if "c" in (types[0].kind, types[1].kind):
+        return np.dtype(np.clongdouble)
+    whole = [dtype.kind == INTEGER or dtype.numpy is None for dtype in (one, other)]
+    if all(whole):
+        both = np.result_type(*types)
+        return both if both.kind in "iu" else np.dtype(np.longdouble)
+    long = any(is_whole and kind.itemsize == 8 for is_whole, kind in zip(whole, types, strict=True))
+    return np.dtype(np.longdouble if long else np.float64)
+
+
+def _type(dtype: DType) -> np.dtype[Any]:
+    """How NumPy reads an element. A boolean is a byte, for not every byte is a boolean."""
+    return np.dtype(f"u{dtype.itemsize}") if dtype.numpy in (None, "bool") else numpy_dtype(dtype)
+
+
+def _values(bits: Bits, dtype: DType) -> Bits:
+    return bits.view(_type(dtype))
+
+
+def _shown(bits: int, dtype: DType, digits: int) -> str:
+    if dtype == STR:
+        return repr(quote(chr(bits))) if bits <= 0x10FFFF else f"0x{bits:x}"
+    value = _values(np.array([bits], f"u{dtype.itemsize}"), dtype)[0]
+    if dtype.kind == INTEGER or dtype.numpy is None:
+        return str(int(value))
+    if dtype.kind == FLOAT or not np.iscomplexobj(value):
+        return f"{float(value):.{digits}g}"
+    return str(complex(value))

@@ -1,0 +1,98 @@
+"""Progress for people: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from ..engine.workers import Progress
+from ..errors import quote
+from ..units import format_size
+
+_EVERY = 10.0
+# Without it tqdm draws while it is being made, and a signal then leaves a bar that nobody can close.
+_NOT_YET = 1e-9
+_BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining} {postfix}"
+
+
+class ProgressBar:
+    """Shows `Progress` events on a stream; used as a context manager."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._bar: tqdm[Any] | None = None
+        self._said = time.monotonic()
+        self._has_begun = False
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show an event, as long as anyone can see it: the work goes on without."""
+        with contextlib.suppress(OSError):
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
+        if not self._has_begun and progress.resumed:
+            done, total = format_size(progress.resumed), format_size(progress.total)
+            self._stream.write(f"going on: {done} of {total} are there from an earlier run\n")
+        self._has_begun = True
+        if self._terminal:
+            self._draw(progress)
+        elif time.monotonic() - self._said >= _EVERY:
+            self._said = time.monotonic()
+            self._stream.write(line(progress) + "\n")
+            self._stream.flush()
+
+    def _draw(self, progress: Progress) -> None:
+        bar = self._bar
+        if bar is None:
+            bar = self._bar = tqdm(
+                total=progress.total,
+                initial=progress.resumed,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                file=self._stream,
+                bar_format=_BAR,
+                delay=_NOT_YET,
+                **_shape(self._stream),
+            )
+        bar.set_postfix_str(f"mem {_memory(progress)} {quote(progress.file)}", refresh=False)
+        bar.update(progress.done - bar.n)
+
+
+def _shape(stream: TextIO) -> dict[str, Any]:
+    """How tqdm learns the terminal's size: it asks; of 0 columns, as in some containers, it would use none."""
+    with contextlib.suppress(OSError, ValueError):
+        if os.get_terminal_size(stream.fileno()).columns == 0:
+            return {"ncols": 120, "nrows": 24}
+    return {"dynamic_ncols": True}
+
+
+def line(progress: Progress) -> str:
+    """One line: bytes, rate, time left, memory, file."""
+    share = progress.done / progress.total if progress.total else 1
+    rate = (progress.done - progress.resumed) / progress.seconds if progress.seconds else 0
+    left = f"{(progress.total - progress.done) / rate:.0f} s left" if rate else "time left unknown"
+    return (
+        f"{share:4.0%} {format_size(progress.done)} of {format_size(progress.total)}, {format_size(rate)}/s, {left}, "
+        f"memory {_memory(progress)}, {quote(progress.file)}"
+    )
+
+
+def _memory(progress: Progress) -> str:
+    return format_size(progress.resident) + (f"/{format_size(progress.limit)}" if progress.limit else "")

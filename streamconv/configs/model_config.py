@@ -1,0 +1,145 @@
+"""What says how a model is made: its config.json, found beside the weights or given, or a MindFormers YAML."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import SourceError, UsageError, quote, reading
+from ..formats.headers import is_deep, opened, refuse_costly
+from ..storage import disk
+from ..tensors.dtypes import TORCH_NAMES, DType
+from . import mindformers_yaml as mindformers
+
+CONFIG = "config.json"
+
+#: Bytes of a config.json at the most; and of a YAML, which takes ten times as long and as much memory to read.
+LIMIT = 16 << 20
+YAML_LIMIT = 64 << 10
+
+#: Files that make a checkpoint a model: they go along with the weights, both ways.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece*.model",
+    "*.tiktoken",
+    "chat_template.*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "configuration_*.py",
+    "modeling_*.py",
+    "tokenization_*.py",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A config, or the lack of one.
+
+    Attributes:
+        path: where it was read, `None` where there is none.
+        values: what it says, under HuggingFace's names.
+        said: what a MindFormers YAML says, under its own names; nothing for a config.json.
+    """
+
+    path: Path | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+    said: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def goes_along(self) -> bool:
+        """Whether it is the config.json that a converted checkpoint wants beside it."""
+        return self.path is not None and not self.said and "peft_type" not in self.values
+
+
+def load(directory: Path, given: Path | None, room: int | None = None) -> ModelConfig:
+    """The config given by hand, else the one beside the weights, else an empty one.
+
+    Args:
+        directory: where the weights are.
+        given: what `--config` names: a file, or the directory of one.
+        room: bytes of JSON that the memory budget allows; as many as a config may have where absent.
+
+    Raises:
+        UsageError: the one given does not exist.
+        SourceError: it is neither a JSON object nor a MindFormers YAML, or larger than `room` allows.
+    """
+    path = given or directory / CONFIG
+    with reading(path):
+        path = path / CONFIG if given and disk.is_directory(path) else path
+        found = disk.exists(path)
+    if not found:
+        if given:
+            raise UsageError(f"--config {quote(given)}: there is no such file")
+        return ModelConfig()
+    if path.suffix not in (".yaml", ".yml"):
+        return ModelConfig(path, read_json(path, room))
+    said = mindformers.parse(_read(path, YAML_LIMIT), quote(path))
+    return ModelConfig(path, mindformers.as_config(said), said)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with opened(path) as (descriptor, file):
+        if file.size > limit:
+            raise SourceError(f"{quote(path)} is larger than {limit} bytes: that is no config")
+        return disk.read_up_to(descriptor, limit, 0)
+
+
+def read_json(path: Path, room: int | None = None) -> Mapping[str, object]:
+    """The JSON object in a small file.
+
+    Raises:
+        SourceError: it cannot be read, is too large for a config or for `room`, or holds no JSON object.
+    """
+    text = _read(path, LIMIT)
+    if room is not None:
+        refuse_costly(text, quote(path), room)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{quote(path)} is not JSON: {quote(error)}; fetch it again") from error
+    if not isinstance(values, dict):
+        raise SourceError(f"{quote(path)} holds no JSON object; fetch it again")
+    if is_deep(values):
+        raise SourceError(f"{quote(path)} is nested deeper than any config; fetch it again")
+    return values
+
+
+def mended(config: ModelConfig, dtype: DType | None, dequantised: bool, settled: Mapping[str, object]) -> bytes:
+    """The config for the converted checkpoint.
+
+    Args:
+        config: the source's.
+        dtype: what it has to say of the dtype; `None` leaves that as it was.
+        dequantised: whether `quantization_config` is true no longer.
+        settled: further keys, set where the config has them.
+    """
+    values = {**config.values, **{key: value for key, value in settled.items() if key in config.values}}
+    if dequantised:
+        values.pop("quantization_config", None)
+    if dtype is not None:
+        for key in [k for k in ("torch_dtype", "dtype") if k in values] or ["torch_dtype"]:
+            values[key] = TORCH_NAMES[dtype]
+    # In ASCII, as transformers writes it: half a surrogate pair is legal in JSON's escapes, and nowhere else.
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def companions(config: ModelConfig, directory: Path) -> list[Path]:
+    """Tokenizer, generation and code files beside the config (or the weights), sorted by name."""
+    home = config.path.parent if config.path else directory
+    with reading(home, "listing"):
+        return [home / name for name in disk.names(home) if is_companion(name) and disk.is_file(home / name)]
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of this name goes along with the weights."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)

@@ -1,0 +1,196 @@
+"""The budget: what the user allows, what host and container have, and what each worker may hold.
+
+Resident memory is what counts (`VmHWM`): the interpreter, the plan, and for each worker one window of a source and
+one box of an output. All of it is known before the first byte is read, so a budget that is too small is refused, with
+the number that would do.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..errors import BudgetError
+from ..storage.regions import SLACK
+from ..units import format_size
+from . import kernels
+
+MIB = 1 << 20
+
+#: What a budget is where none is given: at most this, and at most a quarter of what is available.
+DEFAULT_LIMIT = 2 << 30
+
+#: Per worker: a window and a box of at least this many bytes each, so that a transpose of 2-byte elements has runs of
+#: a page (2,048 x 2,048 elements) on both sides.
+MIN_REGION = 8 * MIB
+
+#: Larger regions bring nothing: runs are long enough, and smaller boxes let reading and writing overlap.
+MAX_REGION = 128 * MIB
+
+#: Per worker, beside window and box: its stack, the casts' scratch, one read of a block for its digest.
+WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * SLACK + 2 * MIB
+
+#: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
+RESERVE = 10 * MIB
+
+#: Per tensor written: its lines of the manifest while that is put together, where its bytes go, and what is on record.
+TENSOR_OVERHEAD = 640
+
+#: Per block written: its digest, its CRC, and whether an earlier run finished it.
+BLOCK_OVERHEAD = 24
+
+#: Per tensor read: its place in the list of work.
+SOURCE_OVERHEAD = 64
+
+#: Per tensor of the source: what planning may add to its reference.
+PLAN_OVERHEAD = 1 << 10
+
+_DEFAULT_WORKERS = 4
+_JITTER = 4 * MIB
+_OBJECTS_PER_BYTE = 20
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How the allowed memory is divided.
+
+    Attributes:
+        limit: bytes of resident memory allowed.
+        base: bytes resident before the conversion starts: interpreter, plan, reserve.
+        workers: threads that convert.
+        region: bytes of each worker's window, and again of its output box.
+    """
+
+    limit: int
+    base: int
+    workers: int
+    region: int
+
+    @property
+    def peak(self) -> int:
+        """The most that will be resident."""
+        return self.base + self.workers * _worker(self.region)
+
+
+def divide(
+    limit: int, workers: int | None, tensors: int, sources: int = 0, blocks: int = 0, *, resident: int | None = None
+) -> Budget:
+    """Divide `limit` bytes among `workers` (None: as many as cores and budget allow).
+
+    Args:
+        limit: bytes allowed.
+        workers: threads asked for.
+        tensors, sources: how many are written, and how many read for that.
+        blocks: of 16 MiB, how many are written.
+        resident: bytes resident now; measured where absent.
+
+    Raises:
+        BudgetError: it does not suffice for the workers asked, or for one; the message names what would.
+    """
+    base = (resident_bytes() if resident is None else resident) + RESERVE
+    base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD + blocks * BLOCK_OVERHEAD
+    if limit < base + (workers or 1) * _worker(MIN_REGION):
+        least = least_limit(base, workers or 1)
+        many = f" with {workers} workers" if workers and workers > 1 else ""
+        raise BudgetError(
+            f"a budget of {format_size(limit)} is too small: this needs {format_size(least)}{many} "
+            f"({format_size(base)} for the interpreter and the plan); give --max-mem {least // MIB}M or more"
+        )
+    count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (limit - base) // _worker(MIN_REGION)))
+    region = min(MAX_REGION, ((limit - base) // count - WORKER_OVERHEAD) // 2)
+    return Budget(limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def least_limit(base: int, workers: int = 1) -> int:
+    """The smallest budget to recommend: whole MiB, with room for what differs from one start to the next."""
+    return -(-(base + workers * _worker(MIN_REGION) + _JITTER) // MIB) * MIB
+
+
+def default_limit() -> int:
+    """A quarter of what the host and its container have available, at most 2 GiB, in bytes."""
+    return min(DEFAULT_LIMIT, available_bytes() // 4)
+
+
+def available_bytes() -> int:
+    """Memory that can be had now: the host's, or what the tightest control group (v1 or v2) leaves."""
+    return min([psutil.virtual_memory().available, *_cgroup_rooms()])
+
+
+def resident_bytes() -> int:
+    """Bytes of this process that are resident now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """The most that was ever resident of this process: `VmHWM`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resident_bytes()
+
+
+def header_room(limit: int) -> int:
+    """The most bytes of a header that may be parsed now: as objects they take many times the bytes of the JSON."""
+    return max(MIB, (limit - resident_bytes()) // _OBJECTS_PER_BYTE)
+
+
+def check_planning(limit: int, tensors: int) -> None:
+    """Refuse to plan so many tensors where that alone would need more than the budget.
+
+    Raises:
+        BudgetError: it would; the message names what does.
+    """
+    needed = resident_bytes() + RESERVE + tensors * PLAN_OVERHEAD
+    if needed > limit and tensors * PLAN_OVERHEAD > MIB:
+        least = least_limit(needed)
+        raise BudgetError(
+            f"a budget of {format_size(limit)} is too small: to plan {tensors} tensors alone takes "
+            f"{format_size(needed)}; give --max-mem {least // MIB}M or more"
+        )
+
+
+def _worker(region: int) -> int:
+    return 2 * region + WORKER_OVERHEAD
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What each control group around this process leaves: its limit less what is charged, page cache not counted."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    rooms: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            rooms += _rooms(root, path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            rooms += _rooms(
+                root / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            )
+    return rooms
+
+
+def _rooms(root: Path, path: str, limit: str, usage: str, cache: str) -> list[int]:
+    """The room left in a group and all groups above it. In a container the mount shows the own group as the root."""
+    rooms = []
+    parts = [p for p in path.split("/") if p]
+    for depth in range(len(parts), -1, -1):
+        folder = root.joinpath(*parts[:depth])
+        try:
+            most = (folder / limit).read_text().strip()
+            used = int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if most.isdecimal():
+            rooms.append(max(0, int(most) - used + int(stat.get(cache, 0))))
+    return rooms

@@ -1,0 +1,68 @@
+"""Rules of encoders that MindFormers builds of its own layers: linears turned; q, k and v apart."""
+
+from __future__ import annotations
+
+from ...rules.statements import Rule, Statement
+from ...rules.transforms import Join, Part, Transpose
+from .decoder import norm
+
+THIRDS = Part(Join(("1", "1", "1")))
+
+
+def turned(hf: str, ms: str, rows: str | None = None, columns: str | None = None) -> list[Statement]:
+    """A linear: its weight turned, its bias as it is; without `rows`, of any size."""
+    shape = f"{rows}, {columns}" if rows else None
+    return [Rule(hf + ".weight", ms + ".weight", shape, Transpose()), Rule(hf + ".bias", ms + ".bias", rows)]
+
+
+def same(hf: str, ms: str, rows: str | None = None, others: str = "", optional: bool = False) -> list[Statement]:
+    """A weight of `rows` and `others` axes with its bias, as they are."""
+    weight = f"{rows}, {others}" if rows else None
+    return [
+        Rule(f"{hf}.{kind}", f"{ms}.{kind}", shape, optional=optional)
+        for kind, shape in (("weight", weight), ("bias", rows))
+    ]
+
+
+def qkv(kind: str, attention: str) -> tuple[str, ...]:
+    """MindFormers' names for q, k and v of an attention."""
+    return tuple(f"{attention}dense{i}.{kind}" for i in (1, 2, 3))
+
+
+def block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
+    """A block of a vision transformer, but for the biases of q, k and v."""
+    dense = qkv("weight", ms + "attention.")
+    return [
+        *norm(hf + "norm1", ms + "layernorm1", hidden),
+        Rule(hf + "attn.qkv.weight", dense, f"3*{hidden}, {hidden}", THIRDS),
+        *turned(hf + "attn.proj", ms + "attention.projection", hidden, hidden),
+        *norm(hf + "norm2", ms + "layernorm2", hidden),
+        *turned(hf + "mlp.fc1", ms + "output.mapping", ffn, hidden),
+        *turned(hf + "mlp.fc2", ms + "output.projection", hidden, ffn),
+    ]
+
+
+def biased_block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
+    """A block whose q, k and v have one bias."""
+    bias = Rule(hf + "attn.qkv.bias", qkv("bias", ms + "attention."), f"3*{hidden}", THIRDS)
+    return [*block(hf, ms, hidden, ffn), bias]
+
+
+def patches(hf: str, ms: str) -> list[Statement]:
+    """What stands before the blocks of a vision transformer."""
+    return [
+        Rule(hf + "cls_token", ms + "cls_tokens", "1, 1, hidden"),
+        Rule(hf + "pos_embed", ms + "pos_embed", "1, tokens, hidden"),
+        *same(hf + "patch_embed.proj", ms + "patch_embed.proj", "hidden", "channels, patch, patch"),
+    ]
+
+
+#: What a config may say of an image encoder; mostly there is none, and names and shapes tell.
+SIZES = {
+    "hidden": "hidden_size",
+    "ffn": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "channels": "num_channels",
+    "patch": "patch_size",
+    "tokens": "num_positions",
+}

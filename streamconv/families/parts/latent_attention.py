@@ -1,0 +1,136 @@
+"""What DeepSeek's V2 and V3 share: sizes, latent attention and experts, under MindFormers' classic names.
+
+A layer is named by its prefix, the same on both sides. `DENSE` and `MOE` are the layers with one feed-forward network
+and with experts, `MTP` those that predict further tokens, stored after all others.
+"""
+
+from __future__ import annotations
+
+from ...rules.family import Config
+from ...rules.statements import Rule, Statement
+from ...rules.transforms import Each, Fold, Join, Part, Same, Transform, Transpose, Unfold
+from .decoder import DECODER_SIZES
+
+DENSE, MOE, MTP = "model.layers.{dense}.", "model.layers.{moe}.", "model.layers.{mtp+layers}."
+
+#: Router biases stay in float32 on both sides: rounded, they choose other experts.
+BOTH = ("hf", "ms")
+
+SIZES = {
+    **DECODER_SIZES,
+    "q_rank": "q_lora_rank",
+    "kv_rank": "kv_lora_rank",
+    "nope": "qk_nope_head_dim",
+    "rope": "qk_rope_head_dim",
+    "value": "v_head_dim",
+    "experts": "n_routed_experts",
+    "shared": "n_shared_experts",
+    "expert_ffn": "moe_intermediate_size",
+    "dense": "first_k_dense_replace | =0",
+    "mtp": "num_nextn_predict_layers",
+}
+
+RANGES = {
+    "layer": "layers",
+    "dense": "dense",
+    "moe": "dense..layers",
+    "mtp": "mtp",
+    "expert": "experts",
+}
+
+WHOLE, REORDERED, SPLIT = "whole", "reordered", "split"
+
+_Q, _KV, _KV_UP = "heads*(nope+rope), q_rank", "kv_rank+rope, hidden", "heads*(nope+value), kv_rank"
+_PER_HEAD = Part(Join(("nope", "rope"), "heads"))
+_LATENT = Part(Join(("kv_rank", "rope")))
+
+
+def even_then_odd(heads: str) -> Transform:
+    """The rotary rows of every head, even ones before odd ones: from pairs side by side to two halves."""
+    return Fold(0, heads) >> Fold(1, "rope//2") >> Transpose((0, 2, 1, 3)) >> Unfold(1, "2") >> Unfold(0, heads)
+
+
+def has_q_lora(config: Config) -> bool:
+    """Whether q is projected down and up, as in all but the Lite models."""
+    return config.get("q_lora_rank") is not None
+
+
+def latent_attention(layer: str, config: Config, form: str, fp32: tuple[str, ...]) -> list[Statement]:
+    """Attention through latent vectors; `form` is that of q's, k's and v's up-projections.
+
+    `WHOLE`: as HuggingFace has them. `SPLIT`: rotary rows apart and even ones first, keys and values apart.
+    `REORDERED`: rotary rows in their place, even ones first, keys and values apart.
+    """
+    return [
+        *_queries(layer, config, form, fp32),
+        *_keys_and_values(layer, form),
+        Rule(layer + "self_attn.kv_a_layernorm.weight", layer + "attention.lkv_norm.weight", "kv_rank", fp32=fp32),
+        Rule(layer + "self_attn.o_proj.weight", layer + "attention.wo.weight", "hidden, heads*value"),
+    ]
+
+
+def _queries(layer: str, config: Config, form: str, fp32: tuple[str, ...]) -> list[Statement]:
+    hf, ms = layer + "self_attn.", layer + "attention."
+    if not has_q_lora(config):
+        return [Rule(hf + "q_proj.weight", ms + "q_proj.weight", "heads*(nope+rope), hidden")]
+    forms: dict[str, tuple[str | tuple[str, ...], Transform]] = {
+        WHOLE: (ms + "l2q_proj.weight", Same()),
+        REORDERED: (ms + "l2q_proj.weight", _reordered(_PER_HEAD, "heads")),
+        SPLIT: ((ms + "l2q_nope_proj.weight", ms + "l2q_pe_proj.weight"), _split(_PER_HEAD, "heads")),
+    }
+    names, up = forms[form]
+    return [
+        Rule(hf + "q_a_proj.weight", ms + "q2l_proj.weight", "q_rank, hidden"),
+        Rule(hf + "q_a_layernorm.weight", ms + "lq_norm.weight", "q_rank", fp32=fp32),
+        Rule(hf + "q_b_proj.weight", names, _Q, up),
+    ]
+
+
+def _keys_and_values(layer: str, form: str) -> list[Statement]:
+    hf, ms = layer + "self_attn.", layer + "attention."
+    down, up = hf + "kv_a_proj_with_mqa.weight", hf + "kv_b_proj.weight"
+    if form == WHOLE:
+        return [Rule(down, ms + "kv2l.weight", _KV), Rule(up, ms + "lkv2kv.weight", _KV_UP)]
+    latent: Statement = Rule(down, ms + "kv2l.weight", _KV, _reordered(_LATENT, "1"))
+    if form == SPLIT:
+        latent = Rule(down, (ms + "kv2l_latent_kv.weight", ms + "kv2l_k_pe.weight"), _KV, _split(_LATENT, "1"))
+    names = ms + "lkv2kv_k_nope.weight", ms + "lkv2kv_v.weight"
+    return [latent, Rule(up, names, _KV_UP, Part(Join(("nope", "value"), "heads")))]
+
+
+def _split(part: Part, heads: str) -> Transform:
+    return part >> Each((Same(), even_then_odd(heads)))
+
+
+def _reordered(part: Part, heads: str) -> Transform:
+    return _split(part, heads) >> part.inverse
+
+
+def feed_forward(layer: str, hf: str, ms: str, ffn: str) -> list[Statement]:
+    """A gated feed-forward network: gate, down and up are w1, w2 and w3."""
+    return [
+        Rule(f"{layer}{hf}.{name}.weight", f"{layer}{ms}.{w}.weight", shape) for name, w, shape in _gate_down_up(ffn)
+    ]
+
+
+def dense_layers() -> list[Statement]:
+    """The feed-forward networks of the layers without experts."""
+    return feed_forward(DENSE, "mlp", "feed_forward", "ffn")
+
+
+def shared_experts(layer: str) -> list[Statement]:
+    """The experts that every token takes, side by side in one network of `shared` times the width."""
+    return feed_forward(layer, "mlp.shared_experts", "feed_forward.shared_experts", "shared*expert_ffn")
+
+
+def stacked_experts(layer: str, layout: Transform) -> list[Statement]:
+    """The routed experts, one stack for each of w1, w2 and w3."""
+    hf, ms = layer + "mlp.experts.{expert}.", layer + "feed_forward.routed_experts.ffn."
+    return [
+        Rule(f"{hf}{name}.weight", f"{ms}{w}.weight", shape, layout) for name, w, shape in _gate_down_up("expert_ffn")
+    ]
+
+
+def _gate_down_up(ffn: str) -> tuple[tuple[str, str, str], ...]:
+    wide, narrow = f"{ffn}, hidden", f"hidden, {ffn}"
+    return ("gate_proj", "w1", wide), ("down_proj", "w2", narrow), ("up_proj", "w3", wide)

@@ -1,0 +1,298 @@
+"""Torch's files (`.bin`, `.pt`, `.pth`): a zip archive of a pickle that describes tensors, and of their storages.
+
+    ROOT/data.pkl                 the pickle; a storage is a persistent id ("storage", type, key, location, elements)
+    ROOT/data/KEY                 the bytes of a storage
+    ROOT/byteorder, ROOT/version  `little`, `3`; and others that matter to nobody here
+
+Source: torch 2.13, `torch/serialization.py` and `torch/_utils.py`, and files that it wrote. A tensor is a call of
+`_rebuild_tensor_v2(storage, offset, size, strides, …)`; a parameter is a call around that; dtypes that have no
+storage type of their own come as `_rebuild_tensor_v3(UntypedStorage, …, dtype)`. Nothing is called or imported:
+`pickles` only tells what would be.
+
+What is read is one state dict: the dictionary itself, or the one under `model`, `state_dict`, `module` or
+`model_state_dict` where the tensors are there. All else (optimizers, epochs, dictionaries in the state dict) is
+listed as ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SourceError, UnsupportedError, quote
+from ..tensors import dtypes
+from ..tensors.refs import Extent, SourceFile, TensorRef
+from . import pickles, zips
+from .headers import MAX_RANK, is_unicode, opened, read_at, refuse_lfs_pointer, shape_nbytes
+from .pickles import Call, Name, Reference, Table
+from .shards import listing
+from .strides import cutout, last_element
+
+#: Storage types with the dtype of their elements, and dtypes that come with an untyped storage: torch's names.
+TYPED = {
+    "torch.FloatStorage": "F32",
+    "torch.DoubleStorage": "F64",
+    "torch.HalfStorage": "F16",
+    "torch.BFloat16Storage": "BF16",
+    "torch.LongStorage": "I64",
+    "torch.IntStorage": "I32",
+    "torch.ShortStorage": "I16",
+    "torch.CharStorage": "I8",
+    "torch.ByteStorage": "U8",
+    "torch.BoolStorage": "BOOL",
+    "torch.ComplexFloatStorage": "C64",
+}
+UNTYPED = {
+    "torch.uint16": "U16",
+    "torch.uint32": "U32",
+    "torch.uint64": "U64",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.float8_e8m0fnu": "F8_E8M0",
+}
+UNTYPED_STORAGE = "torch.storage.UntypedStorage"
+REBUILD, REBUILD_UNTYPED = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"
+
+# Calls around a tensor, which is their first argument.
+_AROUND = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+_SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+# Arguments of a rebuilding call: how many there are at least, and the place of the dtype and of the metadata.
+_REBUILDS = {"torch._utils._rebuild_tensor": (4, None, 4), REBUILD: (6, None, 6), REBUILD_UNTYPED: (7, 6, 7)}
+# What torch.load(weights_only=True) takes too, and what stands for no tensor. A training configuration names dtypes.
+_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "complex128", "complex64"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
+_INERT = {
+    "torch.Size",
+    "torch.Tensor",
+    "torch.nn.parameter.Parameter",
+    "torch.device",
+    "collections.Counter",
+    *(f"torch.{dtype}" for dtype in _DTYPES),
+    "_codecs.encode",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")),
+}
+_ALLOWED = frozenset({*TYPED, *UNTYPED, UNTYPED_STORAGE, *_AROUND, _SUBCLASS, *_REBUILDS, *_INERT})
+
+# Real ones have two at most: a parameter of a class of its own.
+_MOST_AROUND = 4
+
+_ROOTS = ("model", "state_dict", "module", "model_state_dict")
+# Of a key that names no tensor. The same long text may be a key a million times.
+_SHOWN = 160
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_TAR_MARK = 257, b"ustar"
+_RESAVE = (
+    "save it again: python -c \"import torch; torch.save(torch.load('OLD', weights_only=True), 'NEW')\" "
+    "with the files' names in place of OLD and NEW"
+)
+
+
+class _Archive(NamedTuple):
+    """A torch file: the file, the name of the folder that all its entries lie in, and the entries."""
+
+    file: SourceFile
+    root: str
+    entries: Mapping[str, zips.Entry]
+
+
+def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef], dict[str, str]]:
+    """The tensors of a torch file, by offset, and what else it holds, by reason. Tensor bytes are not read.
+
+    Args:
+        path: the file.
+        header_limit: bytes that directory and pickle may have together; longer ones are refused unread.
+
+    Raises:
+        SourceError: unreadable, truncated, damaged, not certain in its meaning, or longer headers.
+        UnsupportedError: an old format, TorchScript, a pickle that wants more than tensors, a dtype or a kind of
+            tensor that streamconv does not know.
+    """
+    with opened(path) as (descriptor, file):
+        _refuse_foreign(descriptor, file)
+        entries = zips.entries(descriptor, file, header_limit)
+        archive = _Archive(file, _root(file, entries), entries)
+        left = header_limit - sum(zips.DIRECTORY_COST + len(name) for name in entries)
+        order = entries.get(f"{archive.root}/byteorder")
+        if order is not None:
+            _check_order(file, zips.content(descriptor, file, order, 64))
+        data = zips.content(descriptor, file, entries[f"{archive.root}/data.pkl"], left)
+        value = pickles.load(data, _ALLOWED, quote(path.name), left)
+    ignored: dict[str, str] = {}
+    refs = _tensors(archive, _state_dict(file, value, ignored), ignored)
+    return file, {ref.name: ref for ref in sorted(refs, key=lambda ref: ref.extents[0].offset)}, ignored
+
+
+def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
+    name = quote(file.path.name)
+    if not file.size:
+        raise SourceError(f"{name} is an empty file: copy or download it again")
+    head = read_at(descriptor, 0, min(file.size, 512), file)
+    refuse_lfs_pointer(head, file)
+    at, mark = _TAR_MARK
+    if head.startswith(_LEGACY) or head.startswith(mark, at):
+        raise UnsupportedError(f"{name} is of a format that torch wrote before version 1.6; {_RESAVE}")
+    if not head.startswith(zips.MAGIC):
+        raise UnsupportedError(f"{name} is no torch file: it does not begin as a zip archive; nothing of it was read")
+
+
+def _root(file: SourceFile, entries: Mapping[str, zips.Entry]) -> str:
+    """The folder in which all entries lie."""
+    roots = {name.partition("/")[0] for name in entries}
+    root = min(roots, default="")
+    name = quote(file.path.name)
+    if f"{root}/constants.pkl" in entries or any(entry.startswith(f"{root}/code/") for entry in entries):
+        raise UnsupportedError(
+            f"{name} is a TorchScript archive, a program and not a checkpoint; load it with torch.jit.load and "
+            "torch.save its state_dict()"
+        )
+    if len(roots) != 1 or f"{root}/data.pkl" not in entries:
+        raise SourceError(f"{name} is a zip archive, but none that torch.save wrote: it has no FOLDER/data.pkl alone")
+    return root
+
+
+def _check_order(file: SourceFile, order: bytes) -> None:
+    if order == b"big":
+        raise UnsupportedError(f"{quote(file.path.name)} was written on a big-endian machine; {_RESAVE} on another")
+    if order != b"little":
+        raise SourceError(f"{quote(file.path.name)} states the byte order {quote(order)}; the file is damaged")
+
+
+def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Table:
+    """The dictionary of the model's tensors; what lies beside it is noted as ignored."""
+    name = quote(file.path.name)
+    if not isinstance(value, Table):
+        raise UnsupportedError(f"{name} holds no dictionary; torch.save the state_dict() of the model")
+    known = [(key, one) for key, one in value.pairs if isinstance(key, str) and key in _ROOTS]
+    roots = known if len(known) > len(_ROOTS) else [(key, one) for key, one in known if _holds_tensors(one)]
+    if len(roots) > 1:
+        raise SourceError(
+            f"{name} holds {len(roots)} state dicts, {listing([key for key, _ in roots])}: which one is the model "
+            "is not certain; load it with torch, and save the one to convert alone"
+        )
+    for chosen, table in roots:
+        ignored.update({_label(file, key): "not part of the model" for key, _ in value.pairs if key is not chosen})
+        if isinstance(table, Table):
+            return table
+    if not _holds_tensors(value):
+        keys = listing([key for key, _ in value.pairs if isinstance(key, str)]) or "nothing"
+        raise UnsupportedError(
+            f"{name} holds no state dict, but {keys}: tensors are read from the dictionary itself, or from the one "
+            f"under {', '.join(_ROOTS)}; load it with torch, and save the state dict alone"
+        )
+    return value
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, Table) and any(_rebuild(one) for _, one in value.pairs)
+
+
+def _label(file: SourceFile, key: object) -> str:
+    shown = key[:_SHOWN] if isinstance(key, str) else key if isinstance(key, int | float) else "a key that is no text"
+    return f"{file.path.name}: {shown}"
+
+
+def _rebuild(value: object) -> Call | None:
+    """The rebuilding call of a tensor, out of what may be around it; `None` if this is no tensor."""
+    for _ in range(_MOST_AROUND):
+        match value:
+            case Call(function) if function in _REBUILDS:
+                return value
+            case Call(function, [inner, *_]) if function in _AROUND:
+                value = inner
+            case Call(function, [Name(inner), _, tuple(arguments), _]) if function == _SUBCLASS:
+                value = Call(inner, arguments)
+            case _:
+                return None
+    return None
+
+
+def _tensors(archive: _Archive, table: Table, ignored: dict[str, str]) -> Iterator[TensorRef]:
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    seen: set[str] = set()
+    name = quote(archive.file.path.name)
+    for key, value in table.pairs:
+        call = _rebuild(value)
+        if call is None:
+            what = "a dictionary inside the state dict" if isinstance(value, Table) else "not a tensor"
+            ignored[_label(archive.file, key)] = what
+            continue
+        if isinstance(key, str) and key in seen:
+            raise SourceError(f"{name} has tensor {quote(key)} twice, so which one counts is not certain")
+        if not isinstance(key, str) or not is_unicode(key):
+            raise SourceError(f"{name} has a tensor whose name is no text; load it with torch, and give it one")
+        seen.add(key)
+        yield _tensor(archive, key, call, shapes)
+
+
+def _tensor(archive: _Archive, name: str, call: Call, shapes: dict[tuple[int, ...], tuple[int, ...]]) -> TensorRef:
+    where = f"{quote(archive.file.path.name)}: tensor {quote(name)}"
+    least, dtype_at, metadata_at = _REBUILDS[call.function]
+    arguments = call.arguments
+    if len(arguments) < least:
+        raise _broken(where, "is described by too few values")
+    if any(one is not None and not (isinstance(one, Table) and not one.pairs) for one in arguments[metadata_at:]):
+        raise UnsupportedError(
+            f"{where} is negated or conjugated only by a note; load the file with torch, resolve_neg() and "
+            "resolve_conj() it, and save it again"
+        )
+    dtype, entry = _storage(archive, arguments[0], None if dtype_at is None else arguments[dtype_at], where)
+    offset, shape, strides = _number(arguments[1], where), _numbers(arguments[2], where), _numbers(arguments[3], where)
+    if len(shape) != len(strides):
+        raise _broken(where, f"has {len(shape)} dimensions and {len(strides)} strides")
+    shape = shapes.setdefault(shape, shape)
+    begin = offset * dtype.itemsize
+    if not shape_nbytes(shape, dtype, where):
+        return TensorRef(name, dtype, shape, (Extent(archive.file, entry.begin, 0),))
+    end = begin + (last_element(shape, strides) + 1) * dtype.itemsize
+    if end > entry.size:
+        raise _broken(where, f"reaches to byte {end} of its storage, which has {entry.size}")
+    cut = cutout(shape, strides, where)
+    nbytes = shape_nbytes(cut.shape if cut else shape, dtype, where)
+    # A slice's array may end, with what belongs to others, beyond the storage.
+    extent = Extent(archive.file, entry.begin + begin, min(nbytes, entry.size - begin))
+    return TensorRef(name, dtype, shape, (extent,), cut)
+
+
+def _storage(archive: _Archive, storage: object, dtype: object, where: str) -> tuple[dtypes.DType, zips.Entry]:
+    """The dtype of a tensor, and the entry that holds its storage."""
+    match storage:
+        case Reference(id=("storage", Name(kind), str(key), str(), int(count))):
+            pass
+        case _:
+            raise _broken(where, "has a storage that is none")
+    if kind == UNTYPED_STORAGE:
+        known, width = UNTYPED.get(dtype.text, "") if isinstance(dtype, Name) else "", 1
+    else:
+        known = TYPED.get(kind, "") if dtype is None else ""
+        width = dtypes.from_safetensors(known, where).itemsize if known else 1
+    if not known:
+        raise _broken(where, "has no dtype that goes with its storage")
+    entry = archive.entries.get(f"{archive.root}/data/{key}")
+    if entry is None:
+        raise _broken(where, f"lies in storage {quote(key)}, which is not in the file")
+    if entry.size != count * width:
+        raise _broken(where, f"lies in a storage of {count} elements, and its entry has {entry.size} bytes")
+    return dtypes.from_safetensors(known, where), entry
+
+
+def _numbers(value: object, where: str) -> tuple[int, ...]:
+    match value:
+        case Call(function="torch.Size", arguments=(tuple(inner),)):
+            value = inner
+    if not isinstance(value, tuple) or len(value) > MAX_RANK:
+        raise _broken(where, "has a shape or strides that are no tuple, or a too long one")
+    return tuple(_number(one, where) for one in value)
+
+
+def _number(value: object, where: str) -> int:
+    # `type is int` because True is an int to Python. Anything above 2^63 is damage, and would not print.
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise _broken(where, "has a shape, stride or offset that is no whole number from 0 up")
+    return value
+
+
+def _broken(where: str, what: str) -> SourceError:
+    return SourceError(f"{where} {what}; the file is damaged: copy or download it again")

@@ -1,0 +1,136 @@
+"""The destination: where a result may go, and what it may replace."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..configs.model_config import is_companion
+from ..errors import DestinationError, StorageError, UsageError, quote, storing
+from ..storage import disk
+from ..tensors.refs import Catalog
+from ..units import format_size
+
+_WEIGHTS = (".safetensors", ".ckpt", ".bin")
+
+#: What a directory may hold beside weights and still be replaced by --overwrite: the files of a checkpoint.
+_CHECKPOINT_ENDINGS = (
+    *_WEIGHTS,
+    ".json",
+    ".model",
+    ".txt",
+    ".py",
+    ".jinja",
+    ".tiktoken",
+    ".md",
+)
+
+
+class Destination:
+    """A directory of files, or a single file (`.ckpt`, or torch's), to be written.
+
+    Args:
+        path: its final name.
+        single: it is one file, with its manifest beside it.
+    """
+
+    def __init__(self, path: Path, single: bool) -> None:
+        self.path = path if single else _nameable(path)
+        self.single = single
+
+    def check(self, source: Catalog, overwrite: bool) -> None:
+        """Refuse a destination that is the source, that holds it, or that is not ours to write.
+
+        Raises:
+            UsageError: it has no parent directory.
+            DestinationError: it exists and may not be replaced.
+            StorageError: it cannot be looked at.
+        """
+        with storing(self.path, "cannot look at"):
+            self._check(source, overwrite)
+
+    def _check(self, source: Catalog, overwrite: bool) -> None:
+        if not disk.is_directory(self.path.parent):
+            raise UsageError(f"{quote(self.path.parent)} is not a directory: create it first")
+        self._check_apart(source)
+        if not disk.exists(self.path):
+            return
+        self._check_kind()
+        if not self.single and not disk.names(self.path):
+            return
+        if not overwrite:
+            raise DestinationError(
+                f"{quote(self.path)} exists; choose another destination, or replace it with --overwrite"
+            )
+        if not self.single:
+            self._check_replaceable()
+
+    def _check_kind(self) -> None:
+        if self.single and not disk.is_file(self.path):
+            raise DestinationError(f"{quote(self.path)} exists and is not a regular file; choose another destination")
+        if not self.single and not disk.is_directory(self.path):
+            raise DestinationError(f"{quote(self.path)} exists and is not a directory; choose another destination")
+        if os.path.ismount(self.path):
+            raise DestinationError(
+                f"{quote(self.path)} is a mount point, which no rename can put in place: name a directory inside it"
+            )
+
+    def _check_apart(self, source: Catalog) -> None:
+        """By inode: a name says nothing about what lies behind links and mounts."""
+        inside = {disk.identity(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
+        entries = [self.path / name for name in disk.names(self.path)] if disk.is_directory(self.path) else []
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        held = {disk.identity(p) for p in (self.path, partial, *entries) if disk.mode(p)}
+        if disk.is_directory(source.path) and disk.identity(source.path) in inside:
+            raise DestinationError(
+                f"{quote(self.path)} lies in the source's directory, which is never written to: "
+                "choose another destination"
+            )
+        for file in source.files:
+            # A source that is gone by now is the reader's to report.
+            if disk.mode(file.path) and disk.identity(file.path) in held:
+                raise DestinationError(
+                    f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination"
+                )
+
+    def _check_replaceable(self) -> None:
+        names = disk.names(self.path)
+        foreign = [name for name in names if disk.is_directory(self.path / name) or not _of_checkpoint(name)]
+        if foreign or not any(name.endswith(_WEIGHTS) for name in names):
+            what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
+            raise DestinationError(
+                f"{quote(self.path)} holds {what}: --overwrite replaces only checkpoints; "
+                "remove it yourself, or choose another destination"
+            )
+
+    def check_room(self, size: int) -> None:
+        """Refuse what the file system has no room for.
+
+        Raises:
+            StorageError: fewer than `size` bytes are free.
+        """
+        with storing(self.path.parent, "cannot look at"):
+            free = disk.room(self.path.parent)
+        if free < size:
+            raise StorageError(
+                f"{quote(self.path.parent)} has {format_size(free)} free, and {format_size(size)} are to be written: "
+                "make room, or choose another destination (nothing was written)"
+            )
+
+
+def _nameable(path: Path) -> Path:
+    """The directory by a name that a rename can put in place: of a link, and of `.`, what they lead to.
+
+    Raises:
+        UsageError: it is the root.
+    """
+    with storing(path, "cannot look at"):
+        if path.name in ("", "..") or disk.is_link(path):
+            path = Path(os.path.realpath(path))
+    if not path.name:
+        raise UsageError(f"{quote(path)} is the root of the file system: name a directory in it")
+    return path
+
+
+def _of_checkpoint(name: str) -> bool:
+    return name.endswith(_CHECKPOINT_ENDINGS) or is_companion(name)

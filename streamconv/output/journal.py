@@ -1,0 +1,239 @@
+"""The journal: a file beside the one being built that says what of it is durable, so that a run can go on from there.
+
+A line a record, each with its own checksum, appended only after the data that it speaks of is durable:
+
+    {"journal": 1, "streamconv": …, "plan": …, …}    the conversion; the first line
+    ["held", process, host, since]                   who writes it
+    ["block", file, block, digest, crc]              a 16 MiB block is complete
+    ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
+    ["aside"]                                        the old destination is moved to `DEST.partial.old`
+    ["sealed", digest, device, inode]                all is done, under this manifest, and will get its final name
+
+A line that is not as it was written counts for nothing: what it spoke of is written again. Files and tensors are
+numbers in the layout's and the plan's order, which the first line pins down.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from ..errors import storing
+from ..planning.outputs import Output
+from ..storage import disk
+from ..tensors.grids import Box, box_shape, flat_index, joined, runs, whole, without
+from ..tensors.refs import OutputFile
+from .blocks import Blocks
+from .writer import Part
+
+VERSION = 1
+
+_CHUNK = 1 << 20
+_LONGEST = 64 << 20
+_CHECK_BYTES = 16
+
+
+class Owner(NamedTuple):
+    """The process that writes: its number, its host, and when it was started (seconds since 1970)."""
+
+    process: int
+    host: str
+    since: float
+
+
+class Seal(NamedTuple):
+    """What was about to get its final name: the manifest's digest, and the device and inode that go by that name."""
+
+    digest: str
+    device: int
+    inode: int
+
+
+class Journal:
+    """The file itself: lines with checksums, appended and synced.
+
+    Args:
+        path: where it lies.
+        descriptor: of it, open for reading and writing.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self._end = disk.status(descriptor).st_size
+
+    def records(self) -> Iterator[object]:
+        """All records that are as they were written, in order."""
+        for text in self._lines():
+            check, _, payload = text.partition(b" ")
+            if check == _check(payload):
+                try:
+                    yield json.loads(payload)
+                except (ValueError, RecursionError):
+                    continue
+
+    def _lines(self) -> Iterator[bytes]:
+        rest, at = b"", 0
+        while data := disk.read(self._descriptor, _CHUNK, at):
+            at += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            yield from lines
+            if len(rest) > _LONGEST:
+                rest = b""
+        yield rest
+
+    def append(self, records: Iterable[object]) -> None:
+        """Add records, durable when this returns. If it fails, the next ones come in place of these.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
+        # A line that was cut off by a crash must not take the next one with it.
+        data = b"\n" * (self._end > 0) + b"".join(map(_line, records))
+        with storing(self._path):
+            disk.write_all(self._descriptor, memoryview(data), self._end)
+            disk.sync_data(self._descriptor)
+        self._end += len(data)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        disk.truncate(self._descriptor, 0)
+        self._end = 0
+
+
+def _line(record: object) -> bytes:
+    payload = json.dumps(record, separators=(",", ":")).encode()
+    return b"%s %s\n" % (_check(payload), payload)
+
+
+def _check(payload: bytes) -> bytes:
+    return xxhash.xxh3_64_hexdigest(payload).encode()
+
+
+@dataclass
+class Heading:
+    """What a journal says of the run as a whole.
+
+    Attributes:
+        conversion: what is converted to what, empty where that line is missing or damaged.
+        owner: the last process that wrote it.
+        seal: what was about to get its final name, if it came to that.
+        is_aside: the old destination may be at `DEST.partial.old`.
+        has_records: something was on record as durable.
+    """
+
+    conversion: Mapping[str, object] = field(default_factory=dict)
+    owner: Owner | None = None
+    seal: Seal | None = None
+    is_aside: bool = False
+    has_records: bool = False
+
+
+def heading(records: Iterable[object]) -> Heading:
+    """Read a journal for what concerns the run as a whole."""
+    found = Heading()
+    for record in records:
+        match record:
+            case dict() if not found.conversion:
+                found.conversion = record
+            case ["held", int(process), str(host), int() | float() as since]:
+                found.owner = Owner(process, host, since)
+            case ["sealed", str(digest), int(device), int(inode)]:
+                found.seal = Seal(digest, device, inode)
+            case ["aside"]:
+                found.is_aside = True
+            case ["block" | "box", *_]:
+                found.has_records = True
+    return found
+
+
+class Ledger:
+    """What is durable of the tensors and files of a plan, as far as a journal says so.
+
+    Args:
+        outputs: the plan's tensors.
+        files: the layout's files that hold tensors.
+    """
+
+    def __init__(self, outputs: Sequence[Output], files: Sequence[OutputFile]) -> None:
+        self._outputs, self._files = outputs, files
+        self._blocks = {file.name: Blocks(0 if file.seals else file.size) for file in files}
+        self._whole = bytearray(len(outputs))
+        self._parts: dict[int, list[Box]] = {}
+        self._numbers: dict[str, int] = {}
+        self.overflowed: dict[str, int] = {}
+
+    def load(self, records: Iterable[object], is_there: Callable[[OutputFile], bool]) -> None:
+        """Believe the records, but for those of files that are not there, or not as long as they were made."""
+        gone = {number for number, file in enumerate(self._files) if not is_there(file)}
+        lost = {name for number in gone for name in self._files[number].extents}
+        for record in records:
+            match record:
+                case ["block", int(file), int(number), str(digest), int(crc)] if file not in gone:
+                    self._load_block(file, number, bytes.fromhex(digest), crc)
+                case ["box", int(number), list(box), int(overflowed)] if self._outputs[number].name not in lost:
+                    self._load_box(number, tuple((low, high) for low, high in box), overflowed)
+        if any(self._whole) or self._parts:
+            self._numbers = {output.name: number for number, output in enumerate(self._outputs)}
+
+    def _load_block(self, file: int, number: int, digest: bytes, crc: int) -> None:
+        self._blocks[self._files[file].name].put(number, digest, crc)
+
+    def _load_box(self, number: int, box: Box, overflowed: int) -> None:
+        output = self._outputs[number]
+        if overflowed:
+            self.overflowed[output.name] = self.overflowed.get(output.name, 0) + overflowed
+        parts = self._parts.setdefault(number, [])
+        while pair := next(((part, both) for part in parts if (both := joined(part, box))), None):
+            parts.remove(pair[0])
+            box = pair[1]
+        parts.append(box)
+        if box == whole(output.view.shape):
+            self._whole[number] = 1
+            del self._parts[number]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensors that are durable."""
+        sizes = [output.spec.nbytes for output, is_whole in zip(self._outputs, self._whole, strict=True) if is_whole]
+        return sum(sizes) + sum(
+            math.prod(box_shape(box)) * self._outputs[number].dtype.itemsize
+            for number, boxes in self._parts.items()
+            for box in boxes
+        )
+
+    def blocks(self, file: str) -> Blocks:
+        """The finished blocks of a file."""
+        return self._blocks[file]
+
+    def left(self, number: int, box: Box) -> list[Box]:
+        """What of a box of an output is not written, as boxes."""
+        if self._whole[number]:
+            return []
+        rest = [box]
+        for part in self._parts.get(number, ()):
+            rest = [piece for one in rest for piece in without(one, part)]
+        return rest
+
+    def parts(self, tensor: str) -> Iterator[Part]:
+        """What is written of a tensor, in bytes of it."""
+        number = self._numbers.get(tensor)
+        if number is None:
+            return
+        output = self._outputs[number]
+        shape, itemsize = output.view.shape, output.dtype.itemsize
+        boxes = [whole(shape)] if self._whole[number] else self._parts.get(number, ())
+        for box in boxes:
+            run, starts = runs(box, shape)
+            first = flat_index((low for low, _ in box), shape)
+            last = flat_index((high - 1 for _, high in box), shape)
+            yield Part(first * itemsize, (last + 1) * itemsize, _in_bytes(run, starts, itemsize))
+
+
+def _in_bytes(run: int, starts: Iterable[int], itemsize: int) -> Iterator[tuple[int, int]]:
+    return ((start * itemsize, run * itemsize) for start in starts)

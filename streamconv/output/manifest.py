@@ -1,0 +1,202 @@
+"""The manifest: what a destination holds, how it was made, and the digests that prove it.
+
+It names no time, no path, and of the source only what the plan's digest covers: the same plan gives the same manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from ..errors import SourceError, quote, reading
+from ..formats.headers import is_deep, opened, read_at, refuse_costly
+from ..formats.layout import Layout
+from ..planning.plan import Plan
+from ..storage import disk
+from .blocks import BLOCK
+
+MANIFEST = "streamconv.json"
+_LIMIT = 256 << 20
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it was read."""
+
+    path: Path
+    values: Mapping[str, object]
+
+    def __getitem__(self, key: str) -> object:
+        return self.values.get(key)
+
+    def text(self, key: str) -> str:
+        """A value that is text.
+
+        Raises:
+            SourceError: it is missing, or something else.
+        """
+        value = self[key]
+        if not isinstance(value, str):
+            raise _broken(self, f"{key} is not as streamconv writes it")
+        return value
+
+    def number(self, key: str) -> int:
+        """A value that is a whole number.
+
+        Raises:
+            SourceError: it is missing, or something else.
+        """
+        value = self[key]
+        if type(value) is not int:
+            raise _broken(self, f"{key} is not as streamconv writes it")
+        return value
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """The family's options that made the checkpoint."""
+        return _object(self, "options")
+
+    @property
+    def files(self) -> Mapping[str, tuple[int, Sequence[str]]]:
+        """File name → its size and the digests of its blocks."""
+        result = {}
+        for name, entry in _object(self, "files").items():
+            match entry:
+                case {"size": int(size), "blocks": list(blocks)} if _plain(name) and all(
+                    isinstance(b, str) for b in blocks
+                ):
+                    result[name] = (size, blocks)
+                case _:
+                    raise _broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
+        return result
+
+    @property
+    def tensors(self) -> Mapping[str, tuple[str, Sequence[Sequence[int]]]]:
+        """Tensor name → its file and its (offset, length) pairs there."""
+        result = {}
+        for name, entry in _object(self, "tensors").items():
+            match entry:
+                case {"file": str(file), "extents": list(extents)} if all(map(_is_extent, extents)):
+                    result[name] = (file, extents)
+                case _:
+                    raise _broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
+        return result
+
+
+def write(
+    plan: Plan,
+    layout: Layout,
+    max_shard_size: int,
+    digests: Mapping[str, Sequence[str]],
+    overflowed: Mapping[str, int],
+    version: str,
+) -> bytes:
+    """The manifest's bytes."""
+    values = {
+        "streamconv": version,
+        "manifest": VERSION,
+        "model": plan.family,
+        "direction": plan.direction.value,
+        "options": dict(sorted(plan.options.items())),
+        "dtype": plan.dtype and plan.dtype.name,
+        "format": layout.format,
+        "max_shard_size": max_shard_size,
+        "crc": any(file.crc_tail for file in layout.files),
+        "plan": plan.digest,
+        "block": BLOCK,
+        "dropped": dict(sorted(plan.dropped.items())),
+        "dequantised": plan.dequantised,
+        "cast": dict(_casts(plan)),
+        "overflowed": dict(sorted(overflowed.items())),
+        "files": {
+            **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
+            **{name: {"size": len(text), "blocks": _block_digests(text)} for name, text in layout.texts.items()},
+        },
+    }
+    head = json.dumps(values, indent=1, ensure_ascii=False).removesuffix("\n}")
+    # One line a tensor, each made on its own: with 46,000 of them the objects would be many times the text.
+    tensors = ",\n".join(_lines(layout))
+    return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
+
+
+def _casts(plan: Plan) -> Iterator[tuple[str, list[str]]]:
+    """The outputs that were cast, each with the dtypes it was cast from."""
+    for output in plan.outputs:
+        dtypes = {leaf.dtype for leaf in output.view.leaves()}
+        if dtypes != {output.dtype}:
+            yield output.name, sorted(map(str, dtypes))
+
+
+def _lines(layout: Layout) -> Iterator[str]:
+    for file in layout.files:
+        for name, extents in file.extents.items():
+            entry = {"file": file.name, "extents": extents}
+            yield f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
+
+
+def find(path: Path, room: int | None = None) -> Manifest | None:
+    """The manifest of a checkpoint (a directory or a `.ckpt` file), `None` where streamconv has not written it.
+
+    Args:
+        path: the checkpoint.
+        room: bytes of JSON that the memory budget allows; as many as a manifest may have where absent.
+
+    Raises:
+        SourceError: there is one, but it is broken, or larger than `room` allows.
+    """
+    with reading(path):
+        place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
+        if not disk.exists(place):
+            return None
+    with opened(place) as (descriptor, file):
+        if file.size > _LIMIT:
+            raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
+        if room is not None and file.size > room:
+            raise SourceError(
+                f"{quote(place)} has {file.size} bytes, and the manifest alone needs more than the memory budget "
+                f"allows ({room} bytes); it was not read; raise the budget"
+            )
+        text = read_at(descriptor, 0, file.size, file)
+    refuse_costly(text, quote(place), _LIMIT if room is None else room)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
+    if not isinstance(values, dict) or is_deep(values) or values.get("manifest") != VERSION:
+        raise SourceError(
+            f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again"
+        )
+    return Manifest(place, values)
+
+
+def _object(manifest: Manifest, key: str) -> Mapping[str, object]:
+    value = manifest[key]
+    if not isinstance(value, dict):
+        raise _broken(manifest, f"{key} is missing")
+    return value
+
+
+def _block_digests(data: bytes) -> list[str]:
+    return [xxhash.xxh3_128_hexdigest(data[begin : begin + BLOCK]) for begin in range(0, len(data), BLOCK)]
+
+
+def _is_extent(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
+
+
+def _plain(name: str) -> bool:
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in (b"", b".", b"..") and not set(encoded) & set(b"/\0")
+
+
+def _broken(manifest: Manifest, what: str) -> SourceError:
+    return SourceError(f"{quote(manifest.path)}: {what}; remove it, or convert again")

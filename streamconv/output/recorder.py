@@ -1,0 +1,166 @@
+"""The recorder: on its own thread it makes durable what the workers wrote, puts that on record, and holds them back.
+
+At no time are more than `WINDOW` bytes written and not on record: that is what a kill or a power cut can cost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from ..errors import StreamconvError
+from ..tensors.grids import Box
+from .blocks import Blocks
+from .journal import Journal, Ledger
+from .writer import Part
+
+#: Bytes written and not on record, at the most.
+WINDOW = 64 << 20
+
+#: Bytes, and seconds, after which what was written is put on record.
+BATCH = 32 << 20
+PAUSE = 0.5
+
+
+class Recorder:
+    """Keeps the journal of a run.
+
+    Args:
+        journal: the journal.
+        ledger: what it says that earlier runs left.
+        numbers: the files' numbers in the layout.
+    """
+
+    def __init__(self, journal: Journal, ledger: Ledger, numbers: dict[str, int]) -> None:
+        self.safe = ledger.nbytes
+        self.overflowed = ledger.overflowed
+        self._journal, self._ledger, self._numbers = journal, ledger, numbers
+        self._sync: Callable[[], None] = lambda: None
+        self._batch: list[object] = []
+        self._batch_bytes = 0
+        self._unsafe = 0
+        self._waiting = 0
+        self._error: BaseException | None = None
+        self._is_stopped = False
+        self._changed = threading.Condition()
+        self._flushing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="streamconv-recorder", daemon=True)
+
+    @contextmanager
+    def recording(self, sync: Callable[[], None]) -> Iterator[None]:
+        """Record what is written in the block, to its end; `sync` makes durable all that was written so far.
+
+        Raises:
+            StorageError: something could not be made durable, or not be put on record.
+        """
+        self._sync = sync
+        self._thread.start()
+        try:
+            yield
+        except BaseException:
+            with suppress(StreamconvError):
+                self._stop()
+            raise
+        self._stop()
+
+    def _stop(self) -> None:
+        """Put the rest on record and end."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._flush()
+        self._raise()
+
+    # -- what the workers tell -----------------------------------------------------------------------------------------
+
+    def left(self, number: int, box: Box) -> Iterable[Box]:
+        """What of a box of an output no earlier run wrote."""
+        return self._ledger.left(number, box)
+
+    @contextmanager
+    def writing(self, number: int, box: Box, count: int, overflowed: int) -> Iterator[None]:
+        """Around the writing of a box of `count` bytes: waits until there may be more that is not on record.
+
+        Raises:
+            StorageError: something could not be made durable.
+        """
+        self._admit(count)
+        try:
+            yield
+        except BaseException:
+            with self._changed:
+                self._unsafe -= count
+            raise
+        with self._changed:
+            self._batch.append(["box", number, box, overflowed])
+            self._batch_bytes += count
+            self._notify()
+
+    def _admit(self, count: int) -> None:
+        with self._changed:
+            if not self._has_room(count):
+                self._waiting += 1
+                self._notify()
+                self._changed.wait_for(lambda: self._has_room(count))
+                self._waiting -= 1
+            self._raise()
+            self._unsafe += count
+
+    def _has_room(self, count: int) -> bool:
+        return self._error is not None or not self._unsafe or self._unsafe + count <= WINDOW
+
+    def blocks(self, file: str) -> Blocks:
+        """The finished blocks of a file."""
+        return self._ledger.blocks(file)
+
+    def parts(self, tensor: str) -> Iterator[Part]:
+        """What earlier runs wrote of a tensor."""
+        return self._ledger.parts(tensor)
+
+    def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
+        """A block is complete."""
+        with self._changed:
+            self._batch.append(["block", self._numbers[file], number, digest.hex(), crc])
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_stopped and self._error is None:
+            with self._changed:
+                self._changed.wait_for(self._is_due, PAUSE)
+            self._flush()
+
+    def _is_due(self) -> bool:
+        full = self._batch_bytes >= BATCH or (self._waiting and self._batch_bytes)
+        return bool(self._is_stopped or full)
+
+    def _notify(self) -> None:
+        if self._is_due():
+            self._changed.notify_all()
+
+    def _flush(self) -> None:
+        """Data first, then the records that speak of it."""
+        with self._flushing:
+            with self._changed:
+                batch, count = self._batch, self._batch_bytes
+                self._batch, self._batch_bytes = [], 0
+            if not batch:
+                return
+            try:
+                self._sync()
+                self._journal.append(batch)
+            except BaseException as error:
+                with self._changed:
+                    self._error = self._error or error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._unsafe -= count
+                self.safe += count
+                self._changed.notify_all()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error

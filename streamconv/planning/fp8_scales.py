@@ -1,0 +1,77 @@
+"""Block scales: which FP8 weight goes with which `NAME_scale_inv`, wherever in the checkpoint the two lie.
+
+DeepSeek's format: `NAME` is F8_E4M3 `[rows, columns]`, `NAME_scale_inv` F32 `[ceil(rows/128), ceil(columns/128)]`; the
+weight is the product. The block's size is `weight_block_size` of the config's `quantization_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import UnsupportedError, quote
+from ..tensors.dtypes import F8_E4M3
+from ..tensors.refs import TensorRef
+
+SUFFIX = "_scale_inv"
+_BLOCK = (128, 128)
+_LEAST = 16  # smaller blocks have so many scales that no window would count them as small
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The scales of a checkpoint.
+
+    Attributes:
+        of: name of a weight → its scales.
+        block: rows and columns of a block.
+        missing, surplus: findings: weights without scales, scales without a weight.
+        active: whether the checkpoint has such weights at all.
+    """
+
+    of: Mapping[str, TensorRef] = field(default_factory=dict)
+    block: tuple[int, int] = _BLOCK
+    missing: tuple[str, ...] = ()
+    surplus: tuple[str, ...] = ()
+    active: bool = False
+
+    def is_scale(self, name: str) -> bool:
+        """Whether a tensor's name is that of scales: they belong to their weight, and no rule has to know them."""
+        return self.active and name.endswith(SUFFIX)
+
+
+def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scales:
+    """Pair the FP8 weights of a checkpoint with their scales; one without any such scales has none to miss.
+
+    Raises:
+        UnsupportedError: the config's blocks are smaller than 16 x 16.
+    """
+    weights = {name: ref for name, ref in tensors.items() if ref.dtype == F8_E4M3}
+    names = [name for name in tensors if name.endswith(SUFFIX)] if weights else []
+    if not weights or not (names or _quantisation(config)):
+        return Scales()
+    found, surplus = {}, []
+    for name in names:
+        weight = weights.get(name.removesuffix(SUFFIX))
+        if weight is None:
+            surplus.append(f"{quote(name)}: there is no F8_E4M3 tensor {quote(name.removesuffix(SUFFIX))} to scale")
+        else:
+            found[weight.name] = tensors[name]
+    missing = [f"{quote(name)}: its scales {quote(name + SUFFIX)} are missing" for name in weights if name not in found]
+    return Scales(found, _block_size(config), tuple(missing), tuple(surplus), active=True)
+
+
+def _quantisation(config: Mapping[str, object]) -> Mapping[str, object]:
+    """What the config says of quantisation in blocks; empty where it says nothing."""
+    said = config.get("quantization_config")
+    return said if isinstance(said, dict) and "weight_block_size" in said else {}
+
+
+def _block_size(config: Mapping[str, object]) -> tuple[int, int]:
+    match _quantisation(config).get("weight_block_size", [*_BLOCK]):
+        case [int(rows), int(columns)] if min(rows, columns) >= _LEAST:
+            return rows, columns
+        case other:
+            raise UnsupportedError(
+                f"config.json: weight_block_size is {quote(other)}; blocks of [rows, columns] from {_LEAST} up are read"
+            )

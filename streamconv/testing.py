@@ -1,0 +1,115 @@
+"""Samples: checkpoints with a family's real names and shapes and random values, for the demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from .engine.kernels import numpy_dtype
+from .families.registry import Config, Family, Options
+from .formats import safetensors, shards
+from .planning.fp8_scales import SUFFIX
+from .rules.patterns import Bindings, fill, numbers, words
+from .rules.sizes import Ranges, Sizes
+from .rules.statements import Copy, Rule, Tied
+from .tensors.dtypes import BF16, F8_E4M3, F32, DType
+from .tensors.refs import OutputFile, TensorSpec
+
+_CHUNK = 1 << 20
+
+
+def hf_specs(
+    family: Family,
+    config: Config,
+    options: Options | None = None,
+    dtype: DType = BF16,
+    optional: bool = False,
+) -> list[TensorSpec]:
+    """Every HF tensor of a model of this config, by the family's own table; with `optional`, the optional ones too.
+
+    All are of `dtype` but for those that models keep in float32 on HuggingFace's side as well.
+    """
+    chosen = {option.name: option.default for option in family.options} | dict(options or {})
+    sizes = family.sized(config, chosen)
+    table = family.rules(config, chosen)
+    rules = {rule.hf: rule for rule in table if isinstance(rule, Rule) and (optional or not rule.optional)}
+    shapes = {s.hf: s.shape for s in table if isinstance(s, Tied)} | {hf: rule.shape for hf, rule in rules.items()}
+    copies = [Rule(s.hf, s.hf, shapes[s.of]) for s in table if isinstance(s, Copy) and s.of in shapes]
+    return [
+        TensorSpec(name, F32 if "hf" in rule.fp32 else dtype, shape)
+        for rule in (*rules.values(), *copies)
+        for name, shape in _tensors(rule, Ranges(family.ranges, sizes), sizes)
+    ]
+
+
+def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]:
+    """The tensors of a model as DeepSeek publishes it: projections in FP8, each with the scales of its blocks."""
+    result = []
+    for spec in specs:
+        if len(spec.shape) != 2 or "_proj" not in spec.name or ".eh_proj." in spec.name:
+            result.append(spec)
+            continue
+        rows, columns = (-(-size // block) for size in spec.shape)
+        result += [TensorSpec(spec.name, F8_E4M3, spec.shape), TensorSpec(spec.name + SUFFIX, F32, (rows, columns))]
+    return result
+
+
+def _tensors(rule: Rule, ranges: Ranges, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for pattern, spec in zip(rule.patterns("hf"), rule.shapes(), strict=True):
+        shape = tuple(sizes.number(symbol) for symbol in spec.split(",")) if spec else ()
+        fillings: list[Bindings] = list(words(pattern))
+        for hole in sorted(numbers((pattern,))):
+            fillings = [{**f, hole: i} for f in fillings for i in ranges.numbers(hole)]
+        yield from ((fill(pattern, filling, sizes), shape) for filling in fillings)
+
+
+def write_hf(
+    folder: Path, config: Config, specs: list[TensorSpec], max_shard_size: int, seed: int = 0, *, sparse: bool = False
+) -> None:
+    """Write a checkpoint of random normal values as transformers would: shards, index, config; a MiB at a time.
+
+    With `sparse` the headers are real and the values holes: zeros that take no room on the disk.
+    """
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2))
+    groups = shards.split(specs, max_shard_size)
+    generator = None if sparse else np.random.default_rng(seed)
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        name = shards.hf_shard_name(number, len(groups))
+        file = safetensors.lay_out(name, group, {"format": "pt"})
+        _write(folder / name, file, group, generator)
+        weight_map.update({spec.name: name for spec in group})
+    if len(groups) > 1:
+        total = sum(spec.nbytes for spec in specs)
+        (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(total, weight_map))
+
+
+def _write(path: Path, file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator | None) -> None:
+    with path.open("wb") as out:
+        for offset, literal in file.literals:
+            out.seek(offset)
+            out.write(literal)
+        out.truncate(file.size)
+        if generator:
+            _write_random(out, file, specs, generator)
+
+
+def _write_random(out: IO[bytes], file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator) -> None:
+    for spec in specs:
+        out.seek(file.extents[spec.name][0][0])
+        for begin in range(0, spec.nbytes, _CHUNK):
+            count = min(_CHUNK, spec.nbytes - begin) // spec.dtype.itemsize
+            out.write(random_values(generator, count, spec.dtype).tobytes())
+
+
+def random_values(
+    generator: np.random.Generator, count: int, dtype: DType
+) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+    """Normal values of the size that weights have."""
+    values = generator.standard_normal(count, np.float32) * np.float32(0.02)
+    return values.astype(numpy_dtype(dtype))
