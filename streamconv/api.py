@@ -12,8 +12,8 @@ from .checks import sample as sampling
 from .configs import model_config as configs
 from .conversion import Conversion
 from .engine import budget as memory
+from .engine.progress import OnProgress, Progress
 from .engine.reader import alike
-from .engine.workers import OnProgress, Progress
 from .errors import UsageError, quote, reading
 from .families import registry as families
 from .families.registry import Family, Value
@@ -92,7 +92,8 @@ def plan(
     kind = target.kind(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
     question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), alike)
-    planned = decided_plan(question, given, made_by, said_options(chosen, model_config.said))
+    recorded = (made_by.text("model"), made_by.options) if made_by else None
+    planned = decided_plan(question, given, recorded, said_options(chosen, model_config.said))
     if planned.is_adapter and kind == HF_SAFETENSORS:
         kind = PEFT
     specs = [output.spec for output in planned.outputs]

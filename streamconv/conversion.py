@@ -11,12 +11,14 @@ from pathlib import Path
 
 from .checks import against_manifest as verify
 from .checks import sample as sampling
+from .checks.against_source import CompareSink, chosen_boxes
 from .configs import model_config as configs
 from .configs import peft as adapters
 from .engine import budget as memory
 from .engine import workers as engine
+from .engine.progress import OnProgress, Progress, Tally
 from .engine.reader import check_unchanged
-from .engine.workers import OnProgress, Progress
+from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, quote, reading, storing
 from .output import fingerprint as identity
 from .output import manifest
@@ -24,7 +26,8 @@ from .output.journal import Ledger
 from .output.recorder import Recorder
 from .output.staging import Partial
 from .output.writer import FileSink
-from .report import Prepared, Report
+from .prepared import Prepared
+from .report import Report, describe, plan_values
 from .rules.statements import TIED, Direction
 from .storage import access, disk
 from .storage.access import Access
@@ -38,6 +41,13 @@ _NAME = "streamconv"
 
 class Conversion(Prepared):
     """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it."""
+
+    def __str__(self) -> str:
+        return "\n".join(describe(self))
+
+    def to_json(self) -> dict[str, object]:
+        """Everything the plan says, as plain values."""
+        return plan_values(self)
 
     def check(self) -> None:
         """What can be wrong although the plan is made.
@@ -60,23 +70,23 @@ class Conversion(Prepared):
         """
         started = time.monotonic()
         budget = self.budget
-        conversion = identity.describe(self, version(_NAME))
+        conversion = identity.describe(self.plan, self.layout, self.catalog, self.max_shard_size, version(_NAME))
         with Partial(self.destination.path, self.destination.single, conversion, self.restart) as partial:
             if partial.is_finished() and not self.restart:
                 partial.settle()
-                tally = engine.Tally(self.plan.nbytes, self.plan.nbytes, self.plan.nbytes)
+                tally = Tally(self.plan.nbytes, self.plan.nbytes, self.plan.nbytes)
             else:
                 tally = self._run(partial, budget, on_progress)
         return Report(self, budget, tally, time.monotonic() - started, memory.peak_bytes())
 
-    def _run(self, partial: Partial, budget: memory.Budget, on_progress: OnProgress | None) -> engine.Tally:
+    def _run(self, partial: Partial, budget: memory.Budget, on_progress: OnProgress | None) -> Tally:
         """Check → build → prove → put in place."""
         partial.check_same()
         self.destination.check(self.catalog, self.overwrite)
         names = [file.name for file in self.layout.files]
         self.destination.check_room(self.layout.total - partial.allocated(names))
         for check in self.plan.checks:
-            engine.check_same_bytes(check, budget, self._access)
+            check_same_bytes(check, budget, self._access)
         recorder = self._recorder(partial, names)
         try:
             tally, digests = self._build(partial.place, recorder, budget, on_progress)
@@ -124,11 +134,11 @@ class Conversion(Prepared):
         recorder: Recorder,
         budget: memory.Budget,
         on_progress: OnProgress | None,
-    ) -> tuple[engine.Tally, Mapping[str, list[str]]]:
+    ) -> tuple[Tally, Mapping[str, list[str]]]:
         """All files, durable, with the digests of their blocks."""
         direct = access.of_destination(self.io, place.parent) is Access.DIRECT
         sink = FileSink(self.layout, place, self.destination.single, recorder, direct)
-        tally = engine.Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
+        tally = Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
         try:
             with recorder.recording(sink.sync):
                 engine.run(self.plan, sink, budget, self._access, on_progress, record=recorder, tally=tally)
@@ -174,7 +184,9 @@ class Conversion(Prepared):
 
     def _adapter_config(self) -> bytes:
         alpha = self.plan.options.get(adapters.ALPHA)
-        return adapters.peft_config(self.plan.outputs, self.config, self.catalog.directory, alpha)
+        return adapters.peft_config(
+            [output.spec for output in self.plan.outputs], self.config, self.catalog.directory, alpha
+        )
 
     def _mended_config(self) -> bytes:
         settled = {**self.family.settled(self.plan.options), **({TIED: False} if self.plan.untied else {})}
@@ -195,9 +207,9 @@ class Conversion(Prepared):
         on_progress: OnProgress | None,
         sample: sampling.Sample | None = None,
     ) -> verify.Verified:
-        sink = verify.CompareSink(self.layout, path)
+        sink = CompareSink(self.layout, path)
         try:
-            chosen = verify.chosen_boxes(self.layout, sample) if sample else None
+            chosen = chosen_boxes(self.layout, sample) if sample else None
             tally = engine.run(self.plan, sink, budget, self._access, on_progress, chosen=chosen)
             if sample is None:
                 sink.finish()

@@ -18,7 +18,7 @@ import running
 
 from streamconv.cli import progress_bar as progress
 from streamconv.cli.progress_bar import ProgressBar, line
-from streamconv.engine.workers import Progress
+from streamconv.engine.progress import Progress
 
 MIB = 1 << 20
 

@@ -6,7 +6,8 @@ import difflib
 
 import pytest
 
-from streamconv.rules.statements import Drop, Matcher, Rule, Tied
+from streamconv.rules.matcher import Matcher
+from streamconv.rules.statements import Drop, Rule, Tied
 
 TABLE = [
     Rule("model.layers.{layer}.{norm:input|post}_layernorm.weight", "l.{layer}.{norm}"),

@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
 from ..engine.budget import resident_bytes
-from ..engine.workers import Chosen, OnProgress, Progress
+from ..engine.progress import OnProgress, Progress
 from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, quote, reading
-from ..formats import ckpt
 from ..formats.catalog import open_catalog
-from ..formats.layout import Layout
-from ..output.blocks import BLOCK, SEAL_BYTES, seal_bytes
+from ..output.blocks import BLOCK
 from ..output.manifest import Manifest
-from ..output.writer import pieces
 from ..storage import disk
-from ..tensors.grids import Box
-from ..tensors.refs import OutputFile
 from .sample import Sample
 
 _CHUNK = 1 << 20
@@ -197,128 +189,6 @@ def _part(extents: Sequence[Sequence[int]], begin: int, end: int) -> str:
     if low >= high:
         return ""
     return f"all its {size} bytes" if high - low == size else f"bytes {low} to {high} of its {size}"
-
-
-def chosen_boxes(layout: Layout, sample: Sample) -> Chosen:
-    """Which boxes are compared: the sample's, and the first one of a tensor of each file."""
-    firsts = set()
-    for file in layout.files:
-        names = [name for name, extents in file.extents.items() if any(length for _, length in extents)]
-        if names:
-            firsts.add(names[sample.one_of(len(names), file.name)])
-
-    def chosen(number: int, name: str, box: Box) -> bool:
-        return sample.takes(number) or (name in firsts and not any(low for low, _ in box))
-
-    return chosen
-
-
-class CompareSink:
-    """Takes the boxes of a conversion and compares them with files that are there already.
-
-    Sizes, headers and indices are compared at once, in full.
-
-    Raises, from `put`:
-        VerificationError: a byte differs; the message names file, tensor and byte.
-    """
-
-    def __init__(self, layout: Layout, path: Path) -> None:
-        self._path, self._folder = path, _is_directory(path)
-        self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
-        self._open: dict[str, int] = {}
-        self._files = layout.files
-        texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
-        try:
-            for file in (*layout.files, *texts):
-                self._check_frame(file)
-        except BaseException:
-            self.close()
-            raise
-
-    def phase(self, name: str, offset: int, count: int) -> int | None:
-        """Bytes that are compared may lie in memory anyhow."""
-        return None
-
-    def put(self, name: str, offset: int, data: memoryview) -> str:
-        """Compare bytes `offset` … of tensor `name`."""
-        file = self._by_tensor[name]
-        for place, low, high in pieces(file.extents[name], offset, len(data)):
-            for begin in range(low, high, _CHUNK):
-                part = data[begin : min(high, begin + _CHUNK)]
-                self._compare(file, place + begin - low, part, f"tensor {quote(name)}, byte {offset + begin}")
-        return file.name
-
-    def finish(self) -> None:
-        """Compare the CRCs, over bytes that are proven by now: not called for a sample, for they are of whole files."""
-        for file in self._files:
-            if file.crc_tail:
-                body = file.size - ckpt.CRC_TAIL_BYTES
-                self._compare(file, body, memoryview(ckpt.crc_tail(self._crc(file, 0, body))), "the CRC")
-            for seal in file.seals:
-                expected = memoryview(seal_bytes(self._crc(file, seal.begin, seal.end)))
-                self._compare(file, seal.near, expected, "a CRC")
-                self._compare(file, seal.far, expected, "a CRC in the directory")
-
-    def _crc(self, file: OutputFile, begin: int, end: int) -> int:
-        crc = 0
-        for at in range(begin, end, _CHUNK):
-            crc = zlib.crc32(self._read(file, at, min(_CHUNK, end - at)), crc)
-        return crc
-
-    def close(self) -> None:
-        """Let go of the files, and of what the page cache has of them."""
-        for descriptor in self._open.values():
-            disk.drop(descriptor)
-            disk.release(descriptor)
-        self._open.clear()
-
-    def _check_frame(self, file: OutputFile) -> None:
-        place = self._place(file)
-        try:
-            with reading(place):
-                descriptor = self._open[file.name] = disk.open_file(place, os.O_RDONLY)
-        except SourceError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise VerificationError(f"{quote(place)} is missing: convert again") from error
-            raise
-        with reading(place):
-            size = disk.status(descriptor).st_size
-        if size != file.size:
-            raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
-        for offset, data in _unsealed(file):
-            self._compare(file, offset, data, "a header" if file.extents else "the index")
-
-    def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
-        # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
-        found = np.frombuffer(self._read(file, offset, len(expected)), np.uint8)
-        wanted = np.frombuffer(expected, np.uint8)
-        if np.array_equal(found, wanted):
-            return
-        least = min(len(found), len(wanted))
-        unequal = found[:least] != wanted[:least]
-        first = int(unequal.argmax()) if unequal.any() else least
-        raise VerificationError(
-            f"{quote(self._place(file))} differs from what the source gives at byte {offset + first} ({what} + {first})"
-        )
-
-    def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
-        with reading(self._place(file)):
-            return disk.read_up_to(self._open[file.name], length, offset)
-
-    def _place(self, file: OutputFile) -> Path:
-        return self._path / file.name if self._folder else self._path
-
-
-def _unsealed(file: OutputFile) -> Iterator[tuple[int, memoryview]]:
-    """The literals of a file with their offsets, but for the seals in them."""
-    seals = chain((seal.near for seal in file.seals), (seal.far for seal in file.seals))
-    seal = next(seals, file.size)
-    for offset, data in file.literals:
-        begin, end = offset, offset + len(data)
-        while seal < end:
-            yield begin, memoryview(data)[begin - offset : seal - offset]
-            begin, seal = seal + SEAL_BYTES, next(seals, file.size)
-        yield begin, memoryview(data)[begin - offset :]
 
 
 def needed(manifest: Manifest | None, path: Path) -> Manifest:

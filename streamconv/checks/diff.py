@@ -21,8 +21,8 @@ import numpy as np
 
 from ..engine import budget as memory
 from ..engine.boxes import boxes, cells
-from ..engine.reader import Reader
-from ..engine.workers import OnProgress, Progress, read_box
+from ..engine.progress import OnProgress, Progress
+from ..engine.reader import Reader, read_box
 from ..errors import quote
 from ..formats.catalog import open_catalog
 from ..storage import access

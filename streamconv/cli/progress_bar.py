@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ..engine.workers import Progress
+from ..engine.progress import Progress
 from ..errors import quote
 from ..units import format_size
 

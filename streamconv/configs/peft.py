@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, quote, reading
-from ..planning.outputs import Output
 from ..storage import disk
+from ..tensors.refs import TensorSpec
 from .model_config import ModelConfig, read_json
 
 CONFIG = "adapter_config.json"
@@ -30,11 +30,11 @@ _DEFAULTS = {
 }
 
 
-def peft_config(outputs: Sequence[Output], config: ModelConfig, directory: Path, alpha: object) -> bytes:
+def peft_config(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path, alpha: object) -> bytes:
     """The adapter_config.json of an adapter.
 
     Args:
-        outputs: its tensors, under PEFT's names.
+        specs: its tensors, under PEFT's names.
         config: what was given with --config: an adapter_config.json, or a MindFormers YAML.
         directory: where the source's own adapter_config.json would lie.
         alpha: `lora_alpha` as given by hand, `None` if it was not.
@@ -44,7 +44,7 @@ def peft_config(outputs: Sequence[Output], config: ModelConfig, directory: Path,
         SourceError: the rank in the file is not the tensors', or these have several, or lora_alpha is no number.
     """
     found = _found(config, directory)
-    rank, said = _rank(outputs), found.get("r")
+    rank, said = _rank(specs), found.get("r")
     if said not in (None, rank):
         raise SourceError(f"{CONFIG} says r = {quote(said)}, and the adapter's tensors have rank {rank}")
     told = next((one for one in (alpha, found.get(ALPHA), _pet(config).get(ALPHA)) if one is not None), None)
@@ -56,7 +56,7 @@ def peft_config(outputs: Sequence[Output], config: ModelConfig, directory: Path,
     # The text of a number may be without end, and that of lists in a YAML, which may hold one another, is.
     if not isinstance(told, int | float) or isinstance(told, bool) or not 0 < told < _MOST_ALPHA:
         raise SourceError(f"{ALPHA} is no number between 0 and {_MOST_ALPHA}; give the right one with -o {ALPHA}=N")
-    values = {**_DEFAULTS, **found, "r": rank, ALPHA: told, "target_modules": _modules(outputs)}
+    values = {**_DEFAULTS, **found, "r": rank, ALPHA: told, "target_modules": _modules(specs)}
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
@@ -75,12 +75,12 @@ def _pet(config: ModelConfig) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _rank(outputs: Sequence[Output]) -> int:
-    ranks = sorted({output.view.shape[0] for output in outputs if ".lora_A." in output.name})
+def _rank(specs: Sequence[TensorSpec]) -> int:
+    ranks = sorted({spec.shape[0] for spec in specs if ".lora_A." in spec.name})
     if len(ranks) != 1:
         raise SourceError(f"the adapter's tensors have the ranks {', '.join(map(str, ranks))}; PEFT's r is one number")
     return ranks[0]
 
 
-def _modules(outputs: Sequence[Output]) -> list[str]:
-    return sorted({output.name.split(".lora_")[0].rsplit(".", 1)[1] for output in outputs})
+def _modules(specs: Sequence[TensorSpec]) -> list[str]:
+    return sorted({spec.name.split(".lora_")[0].rsplit(".", 1)[1] for spec in specs})

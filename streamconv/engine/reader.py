@@ -354,3 +354,12 @@ def _as_box(flat: Bits, grid: Grid) -> Bits:
 def _in_order(grid: Grid, shape: tuple[int, ...]) -> bool:
     """Whether the grid puts the elements of a dense box of `shape` in row-major order."""
     return all(loop.step == 1 and loop.stride == math.prod(shape[loop.axis + 1 :]) for loop in grid.loops)
+
+
+def read_box(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
+    """A box of a view in row-major order, moved into `spare` where it does not lie so on disk."""
+    data = reader.contiguous(view, box, view.dtype)
+    if data is None:
+        data = spare.array(math.prod(box_shape(box)), bits(view.dtype))
+        reader.place(view, box, data, view.dtype)
+    return data

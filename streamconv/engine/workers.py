@@ -12,58 +12,27 @@ import errno
 import math
 import threading
 import time
-from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 
 from ..errors import SourceChangedError, StorageError, quote
-from ..planning.outputs import Output, SameBytes
+from ..planning.outputs import Output
 from ..planning.plan import Plan
 from ..storage.access import Access
 from ..storage.regions import Bits, Region, phase
 from ..tensors.grids import Box, box_shape, runs, slabs
-from ..tensors.views import View, leaf
-from .boxes import Cells, boxes, cells, position
 from .budget import Budget, resident_bytes
+from .progress import OnProgress, Progress, Tally
 from .reader import Reader, bits
+from .tasks import Chosen, Record, Task, Unrecorded, tasks, total_bytes
 
 _TICK = 0.1
-_STEP = 1 << 18
 
 #: Bytes that are written, and put on record, as one.
 _SLAB = 8 << 20
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done, total: bytes of output.
-        seconds: since it began.
-        resident, limit: bytes of memory in use, and allowed.
-        file: the file being written.
-        resumed: bytes of output that earlier runs wrote.
-    """
-
-    done: int
-    total: int
-    seconds: float
-    resident: int
-    limit: int
-    file: str
-    resumed: int = 0
-
-
-OnProgress = Callable[[Progress], None]
-
-#: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
-Chosen = Callable[[int, str, Box], bool]
 
 
 class Sink(Protocol):
@@ -76,57 +45,6 @@ class Sink(Protocol):
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Take bytes `offset` … of tensor `name`; says which file they belong to."""
         ...
-
-
-class Record(Protocol):
-    """What of the outputs earlier runs wrote, and who learns of what this one writes. Called from several threads."""
-
-    def left(self, number: int, box: Box) -> Iterable[Box]:
-        """What of a box of output `number` is still to be written."""
-        ...
-
-    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
-        """Entered before a box of `count` bytes is written, left when it is."""
-        ...
-
-
-class Unrecorded:
-    """Nothing was written before, and nobody wants to know."""
-
-    def left(self, number: int, box: Box) -> Iterable[Box]:
-        return (box,)
-
-    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-@dataclass
-class Tally:
-    """What the workers count: bytes in and out, and per tensor the values that became infinite.
-
-    Attributes:
-        total, done: bytes of output, and how many are done, by earlier runs too.
-        resumed: bytes that earlier runs wrote.
-        read: bytes of the source that this run read.
-        file: the file written last.
-        overflowed: tensor → finite values that became infinite.
-    """
-
-    total: int
-    done: int = 0
-    resumed: int = 0
-    read: int = 0
-    file: str = ""
-    overflowed: dict[str, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, name: str, count: int, overflowed: int, file: str) -> None:
-        """Note a box."""
-        with self.lock:
-            self.done += count
-            self.file = file
-            if overflowed:
-                self.overflowed[name] = self.overflowed.get(name, 0) + overflowed
 
 
 def run(
@@ -155,8 +73,8 @@ def run(
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
     record = record or Unrecorded()
-    tally = tally or Tally(_total(plan, budget.region, chosen))
-    work = _Shared(_tasks(plan, budget.region, record, chosen))
+    tally = tally or Tally(total_bytes(plan, budget.region, chosen))
+    work = _Shared(tasks(plan, budget.region, record, chosen))
     workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
     started = time.monotonic()
     try:
@@ -179,52 +97,6 @@ def run(
     return tally
 
 
-def check_same_bytes(check: SameBytes, budget: Budget, access: Access) -> None:
-    """Compare two tensors that have to hold the same bytes, or one with zeros.
-
-    Raises:
-        StreamconvError: the check's own: they differ.
-    """
-    other = leaf(check.other)
-    if check.kept is None:
-        _check_zeros(check, other, budget, access)
-        return
-    kept = leaf(check.kept)
-    same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
-    # One worker's window and box make room for two of each, because what is not contiguous has to be moved.
-    half = budget.region // 2
-    one, two = Region(half), Region(half)
-    with closing(Reader(half, access)) as first, closing(Reader(half, access)) as second:
-        for cell in cells(kept) if same else ():
-            for box in boxes(kept, cell, kept.dtype.itemsize, half):
-                same = same and equal_bytes(read_box(first, kept, box, one), read_box(second, other, box, two))
-    if not same:
-        raise check.error
-
-
-def _check_zeros(check: SameBytes, view: View, budget: Budget, access: Access) -> None:
-    spare = Region(budget.region)
-    with closing(Reader(budget.region, access)) as reader:
-        for cell in cells(view):
-            for box in boxes(view, cell, view.dtype.itemsize, budget.region):
-                if read_box(reader, view, box, spare).any():
-                    raise check.error
-
-
-def read_box(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
-    """A box of a view in row-major order, moved into `spare` where it does not lie so on disk."""
-    data = reader.contiguous(view, box, view.dtype)
-    if data is None:
-        data = spare.array(math.prod(box_shape(box)), bits(view.dtype))
-        reader.place(view, box, data, view.dtype)
-    return data
-
-
-def equal_bytes(one: Bits, other: Bits) -> bool:
-    """Whether two arrays hold the same bits, compared in steps that stay in the cache."""
-    return all(np.array_equal(one[i : i + _STEP], other[i : i + _STEP]) for i in range(0, len(one), _STEP))
-
-
 def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgress | None) -> None:
     if on_progress is not None:
         seconds = time.monotonic() - started
@@ -232,64 +104,15 @@ def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgres
         on_progress(Progress(tally.done, tally.total, seconds, found, budget.limit, tally.file, tally.resumed))
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    number: int
-    output: Output
-    box: Box
-
-
-def _total(plan: Plan, region: int, chosen: Chosen | None) -> int:
-    """Bytes of output to be made."""
-    if chosen is None:
-        return plan.nbytes
-    tasks = _tasks(plan, region, Unrecorded(), chosen)
-    return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in tasks)
-
-
-def _tasks(plan: Plan, region: int, record: Record, chosen: Chosen | None) -> Iterator[_Task]:
-    """The boxes to be worked on."""
-    every = _work(plan, region, record)
-    return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
-
-
-def _work(plan: Plan, region: int, record: Record) -> Iterator[_Task]:
-    """All boxes that are left to do, in the order in which their sources lie on disk."""
-    outputs = plan.outputs
-    # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
-    cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
-    widest = lru_cache(maxsize=64)(lambda number: outputs[number].widest)
-    for number, cell in _in_source_order(plan):
-        output = outputs[number]
-        for part in record.left(number, cells_of(number).box(cell)):
-            for box in boxes(output.view, part, widest(number), region):
-                yield _Task(number, output, box)
-
-
-def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
-    """Every cell, as number of its output and number in that. As arrays: there may be a hundred thousand."""
-    files: dict[str, int] = {}
-    table = array("q")
-    for number, output in enumerate(plan.outputs):
-        found = Cells(output.view)
-        for cell in range(len(found)):
-            path, offset = position(output.view, found.box(cell))
-            table.extend((files.setdefault(path, len(files)), offset, number, cell))
-    file, offset, number, cell = np.frombuffer(table, np.int64).reshape(-1, 4).T
-    rank = np.argsort(np.argsort(list(files)))
-    for index in np.lexsort((cell, number, offset, rank[file])):
-        yield int(number[index]), int(cell[index])
-
-
 class _Shared:
     """Hands out tasks, to one worker at a time, until told to stop."""
 
-    def __init__(self, tasks: Iterator[_Task]) -> None:
-        self._tasks = tasks
+    def __init__(self, work: Iterator[Task]) -> None:
+        self._tasks = work
         self._lock = threading.Lock()
         self._stopped = False
 
-    def __iter__(self) -> Iterator[_Task]:
+    def __iter__(self) -> Iterator[Task]:
         while True:
             with self._lock:
                 task = None if self._stopped else next(self._tasks, None)
@@ -325,7 +148,7 @@ class _Worker(threading.Thread):
         finally:
             self.reader.close()
 
-    def _convert(self, task: _Task) -> None:
+    def _convert(self, task: Task) -> None:
         output, box = task.output, task.box
         data, overflowed = self._made(output, box)
         # What became infinite is counted by the box, so such a box is on record whole or not at all.
@@ -355,7 +178,7 @@ class _Worker(threading.Thread):
         itemsize = output.dtype.itemsize
         return self._sink.phase(output.name, next(starts) * itemsize, run * itemsize)
 
-    def _write(self, task: _Task, slab: Box, data: Bits, overflowed: int) -> None:
+    def _write(self, task: Task, slab: Box, data: Bits, overflowed: int) -> None:
         with self._record.writing(task.number, slab, data.nbytes, overflowed), _of_source(task.output):
             file = _put(self._sink, task.output, slab, data)
         self._tally.add(task.output.name, data.nbytes, overflowed, file)

@@ -9,9 +9,11 @@ from datetime import datetime
 import xxhash
 
 from ..errors import quote
-from ..families.registry import spell
-from ..report import Prepared
+from ..formats.layout import Layout
+from ..planning.plan import Plan
+from ..rules.family import spell
 from ..tensors import dtypes
+from ..tensors.refs import Catalog
 from . import journal
 
 Conversion = Mapping[str, object]
@@ -31,9 +33,8 @@ _WORDS = {
 }
 
 
-def describe(prepared: Prepared, version: str) -> Conversion:
-    """The conversion that was prepared, by this version of streamconv."""
-    plan, layout = prepared.plan, prepared.layout
+def describe(plan: Plan, layout: Layout, catalog: Catalog, max_shard_size: int, version: str) -> Conversion:
+    """Describe a conversion that is planned and laid out, by this version of streamconv."""
     values = {
         "journal": journal.VERSION,
         "streamconv": version,
@@ -42,11 +43,11 @@ def describe(prepared: Prepared, version: str) -> Conversion:
         "options": {name: spell(value) for name, value in sorted(plan.options.items())},
         "dtype": next((word for word, dtype in dtypes.TARGETS.items() if dtype == plan.dtype), None),
         "format": layout.format,
-        "max_shard_size": prepared.max_shard_size,
+        "max_shard_size": max_shard_size,
         "crc": any(file.crc_tail for file in layout.files),
         "plan": plan.digest,
         "files": _digest([[file.name, file.size] for file in layout.files]),
-        "source": _source(prepared),
+        "source": _source(catalog),
     }
     found: Conversion = json.loads(json.dumps(values))
     return found
@@ -56,16 +57,14 @@ def _digest(value: object) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(value).encode())
 
 
-def _source(prepared: Prepared) -> Mapping[str, list[object]]:
+def _source(catalog: Catalog) -> Mapping[str, list[object]]:
     """Of each file its size, when it was written, and a digest of what its header says."""
-    headers = {file.path: xxhash.xxh3_128() for file in prepared.catalog.files}
-    for ref in prepared.catalog.values():
+    headers = {file.path: xxhash.xxh3_128() for file in catalog.files}
+    for ref in catalog.values():
         for extent in ref.extents:
             text = f"{ref.name}\0{ref.dtype}{ref.shape}{extent.offset}+{extent.length}{ref.cutout}"
             headers[extent.file.path].update(text.encode("utf-8", "surrogatepass"))
-    return {
-        file.path.name: [file.size, file.modified, headers[file.path].hexdigest()] for file in prepared.catalog.files
-    }
+    return {file.path.name: [file.size, file.modified, headers[file.path].hexdigest()] for file in catalog.files}
 
 
 def differences(begun: Conversion, now: Conversion) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..errors import StreamconvError, UsageError, quote
 from ..families.registry import Config, Family, Value, spell
+from ..rules.matcher import Matcher
 from ..rules.sizes import Ranges
-from ..rules.statements import Direction, Matcher, Statement
+from ..rules.statements import Direction, Statement
 from ..tensors.refs import Catalog, Extent, SourceFile, TensorRef
 from .options import Question, decided_plan, told_options
 from .plan import Plan

@@ -8,9 +8,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from ..errors import quote
+from ..rules.matcher import Match, Matcher
 from ..rules.patterns import Bindings, fill, numbers
 from ..rules.sizes import Ranges, Sizes
-from ..rules.statements import Copy, Drop, Match, Matcher, Rule, Statement, Tied
+from ..rules.statements import Copy, Drop, Rule, Statement, Tied
 from ..tensors.refs import TensorRef
 from .fp8_scales import Scales
 

@@ -8,10 +8,10 @@ from itertools import product
 
 from ..errors import StreamconvError, UsageError, quote
 from ..families.registry import Config, Family, Option, Value, spell, whole_number
-from ..output.manifest import Manifest
+from ..rules.matcher import Matcher
 from ..rules.patterns import holes
 from ..rules.sizes import Ranges
-from ..rules.statements import Direction, Matcher, Rule, Statement
+from ..rules.statements import Direction, Rule, Statement
 from ..tensors.dtypes import DType
 from ..tensors.refs import Catalog
 from ..text import followed, suggestion
@@ -19,6 +19,9 @@ from .outputs import Alike
 from .plan import EmptyPlanError, Plan, make_plan
 
 Chosen = Mapping[str, Value]
+
+#: A model family's name, and the options of it that made a checkpoint, as its manifest records them.
+Recorded = tuple[str, Mapping[str, object]]
 
 
 def parse_options(family: Family, given: Mapping[str, Value]) -> dict[str, Value]:
@@ -59,13 +62,13 @@ class Question:
         return make_plan(self.catalog, self.family, self.config, options, self.direction, self.dtype, self.alike)
 
 
-def decided_plan(question: Question, given: Chosen, made_by: Manifest | None, said: Chosen) -> Plan:
+def decided_plan(question: Question, given: Chosen, recorded: Recorded | None, said: Chosen) -> Plan:
     """The plan, with every option decided.
 
     Args:
         question: what is to be converted.
         given: options given by hand.
-        made_by: the manifest of the source, which remembers those that it was made with.
+        recorded: those that the source was made with, as its manifest says.
         said: what a MindFormers YAML says of them.
     """
     family = question.family
@@ -73,14 +76,14 @@ def decided_plan(question: Question, given: Chosen, made_by: Manifest | None, sa
         defaults = {option.name: option.default for option in family.options}
         known = {**said, **given}
         return question.plan({**defaults, **told_options(question, known), **known})
-    return _only_fitting(question, {**said, **_recorded(family, made_by), **given})
+    return _only_fitting(question, {**said, **_recorded(family, recorded), **given})
 
 
-def _recorded(family: Family, made_by: Manifest | None) -> dict[str, Value]:
-    if made_by is None or made_by["model"] != family.name:
+def _recorded(family: Family, recorded: Recorded | None) -> dict[str, Value]:
+    if recorded is None or recorded[0] != family.name:
         return {}
     known = {option.name for option in family.options} | family.numbers.keys()
-    return {name: _parsed(family, name, str(value)) for name, value in made_by.options.items() if name in known}
+    return {name: _parsed(family, name, str(value)) for name, value in recorded[1].items() if name in known}
 
 
 def told_options(question: Question, given: Chosen) -> Chosen:

@@ -15,8 +15,9 @@ from itertools import chain, islice
 
 from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError, quote
 from ..families.registry import Config, Family, Options, spell
+from ..rules.matcher import Matcher
 from ..rules.sizes import Ranges, ShapeConflictError, Sizes
-from ..rules.statements import Direction, Matcher, Rule, Statement
+from ..rules.statements import Direction, Rule, Statement
 from ..rules.transforms import Same
 from ..tensors.dtypes import BF16, DType
 from ..tensors.refs import Catalog, TensorRef

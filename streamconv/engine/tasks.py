@@ -1,0 +1,94 @@
+"""Which boxes a run works on, and in which order."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from ..planning.outputs import Output
+from ..planning.plan import Plan
+from ..tensors.grids import Box, box_shape
+from .boxes import Cells, boxes, position
+
+#: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
+Chosen = Callable[[int, str, Box], bool]
+
+
+class Record(Protocol):
+    """What of the outputs earlier runs wrote, and who learns of what this one writes. Called from several threads."""
+
+    def left(self, number: int, box: Box) -> Iterable[Box]:
+        """What of a box of output `number` is still to be written."""
+        ...
+
+    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
+        """Entered before a box of `count` bytes is written, left when it is."""
+        ...
+
+
+class Unrecorded:
+    """Nothing was written before, and nobody wants to know."""
+
+    def left(self, number: int, box: Box) -> Iterable[Box]:
+        return (box,)
+
+    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A box to be worked on, of output `number` of the plan."""
+
+    number: int
+    output: Output
+    box: Box
+
+
+def total_bytes(plan: Plan, region: int, chosen: Chosen | None) -> int:
+    """Bytes of output to be made."""
+    if chosen is None:
+        return plan.nbytes
+    every = tasks(plan, region, Unrecorded(), chosen)
+    return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in every)
+
+
+def tasks(plan: Plan, region: int, record: Record, chosen: Chosen | None) -> Iterator[Task]:
+    """The boxes to be worked on."""
+    every = _work(plan, region, record)
+    return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
+
+
+def _work(plan: Plan, region: int, record: Record) -> Iterator[Task]:
+    """All boxes that are left to do, in the order in which their sources lie on disk."""
+    outputs = plan.outputs
+    # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
+    cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
+    widest = lru_cache(maxsize=64)(lambda number: outputs[number].widest)
+    for number, cell in _in_source_order(plan):
+        output = outputs[number]
+        for part in record.left(number, cells_of(number).box(cell)):
+            for box in boxes(output.view, part, widest(number), region):
+                yield Task(number, output, box)
+
+
+def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Every cell, as number of its output and number in that. As arrays: there may be a hundred thousand."""
+    files: dict[str, int] = {}
+    table = array("q")
+    for number, output in enumerate(plan.outputs):
+        found = Cells(output.view)
+        for cell in range(len(found)):
+            path, offset = position(output.view, found.box(cell))
+            table.extend((files.setdefault(path, len(files)), offset, number, cell))
+    file, offset, number, cell = np.frombuffer(table, np.int64).reshape(-1, 4).T
+    rank = np.argsort(np.argsort(list(files)))
+    for index in np.lexsort((cell, number, offset, rank[file])):
+        yield int(number[index]), int(cell[index])
