@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamconv.units import format_size
+from streamconv.text import format_size
 
 from . import machine, plots
 from .conversions import CASES, MODELS, Case, removed, size, source_of, streamconv, words

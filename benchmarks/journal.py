@@ -67,7 +67,7 @@ def _measure_case(case: Case, source: Path, dest: Path, rounds: int) -> Data:
 
 def _after(before: str, told: list[str]) -> list[str]:
     """The command line of a conversion before which some Python is run, in the same process."""
-    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli.commands import main; main()", *told]
+    return [sys.executable, "-c", f"{before}\nfrom streamconv.cli.main import main; main()", *told]
 
 
 def tables(data: Data) -> list[Table]:

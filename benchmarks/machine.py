@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from streamconv.storage.regions import Region
-from streamconv.units import format_size
+from streamconv.text import format_size
 
 from .measuring import drop, spread
 from .results import Data

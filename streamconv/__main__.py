@@ -1,6 +1,6 @@
 """`python -m streamconv`."""
 
-from .cli.commands import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ from .conversion import Conversion
 from .engine import budget as memory
 from .engine.progress import OnProgress, Progress
 from .engine.reader import alike
-from .errors import UsageError, quote, reading
+from .errors import UsageError, reading
 from .families import registry as families
 from .families.registry import Family, Value
 from .formats import layout
@@ -28,6 +28,7 @@ from .report import Report
 from .rules.statements import Direction
 from .storage import access, disk
 from .tensors import dtypes
+from .text import quote
 from .units import parse_size
 
 PathLike = str | os.PathLike[str]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .engine.kernels import numpy_dtype
 from .engine.reader import Reader, bits
-from .errors import UnsupportedError, quote
+from .errors import UnsupportedError
 from .formats.catalog import open_catalog
 from .storage import access
 from .storage.regions import Bits
@@ -21,6 +21,7 @@ from .tensors import views
 from .tensors.grids import box_shape
 from .tensors.refs import Catalog, TensorRef
 from .tensors.views import View
+from .text import quote
 
 Index = int | slice
 

@@ -19,7 +19,7 @@ from .engine import workers as engine
 from .engine.progress import OnProgress, Progress, Tally
 from .engine.reader import check_unchanged
 from .engine.same_bytes import check_same_bytes
-from .errors import SourceChangedError, StreamconvError, VerificationError, quote, reading, storing
+from .errors import SourceChangedError, StreamconvError, VerificationError, reading, storing
 from .output import fingerprint as identity
 from .output import manifest
 from .output.journal import Ledger
@@ -31,7 +31,7 @@ from .report import Report, describe, plan_values
 from .rules.statements import TIED, Direction
 from .storage import access, disk
 from .storage.access import Access
-from .units import format_size
+from .text import format_size, quote
 
 #: Errors after which nothing that was built is trusted.
 _MAKES_WORTHLESS = (SourceChangedError, VerificationError)

@@ -1,7 +1,8 @@
 """One hierarchy of errors; every class carries the exit code that the command line ends with.
 
-A message says what is wrong, where (file, tensor, byte), why, and what to do next. Text that comes out of a file
-(names, paths) is passed through `quote`, so that no control character of a hostile file reaches a terminal.
+A message says what is wrong, where (file, tensor, byte) and why; its hint says what to do next (STYLE.md). Text that
+comes out of a file (names, paths) is passed through `text.quote`, so that no control character of a hostile file
+reaches a terminal.
 """
 
 from __future__ import annotations
@@ -11,18 +12,36 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SHOWN = 160
+from .text import in_python, quote
 
 
 class StreamconvError(Exception):
-    """Base of all errors that streamconv raises on purpose. `exit_code` is what the process ends with."""
+    """Base of all errors that streamconv raises on purpose.
+
+    `str` gives the message, notes in lines of their own, and last a line `hint: …`; settings are spelled as Python
+    has them. The command line spells them as flags.
+
+    Attributes:
+        message: what is wrong, where (file, tensor, byte) and why.
+        hint: what to do next; may be empty.
+        exit_code: what the command line ends with.
+    """
 
     exit_code = 1
 
-    def add(self, text: str) -> None:
-        """Say something more, in a line of its own."""
-        if text:
-            self.args = (f"{self}\n{text}",)
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return in_python("\n".join([self.message, *([f"hint: {self.hint}"] if self.hint else [])]))
+
+    def add(self, note: str, hint: str = "") -> None:
+        """Append a line to the message; `hint`, where given, takes the place of the hint."""
+        if note:
+            self.message = f"{self.message}\n{note}"
+        self.hint = hint or self.hint
 
 
 class InternalError(StreamconvError):
@@ -31,7 +50,7 @@ class InternalError(StreamconvError):
     exit_code = 1
 
 
-class UsageError(StreamconvError):
+class UsageError(StreamconvError, ValueError):
     """The call is wrong: an unknown word, a missing option, a value that does not parse."""
 
     exit_code = 2
@@ -59,8 +78,8 @@ class StorageError(StreamconvError):
     exit_code = 5
 
 
-class BudgetError(StreamconvError):
-    """The memory budget is too small; the message names the number that would do."""
+class BudgetError(StreamconvError, MemoryError):
+    """The memory limit is too low; the hint names the smallest that works."""
 
     exit_code = 6
 
@@ -101,40 +120,34 @@ EXIT_CODES = {
 }
 
 _NEXT_STEP = {
-    errno.ENOSPC: "make room and run again",
-    errno.EDQUOT: "free some of the quota and run again",
-    errno.EFBIG: "a limit on the size of files is in force (ulimit -f): raise it, or write smaller shards",
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some of the quota and run the same command again",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write smaller shards",
     errno.EROFS: "choose a destination on a writable file system",
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
-    errno.EIO: "the device reports an error: check it before anything else",
+    errno.EIO: "the device reports an I/O error; check it first",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
-def quote(text: object) -> str:
-    """Text from outside, made safe for a terminal: unprintable characters escaped, long text cut in the middle."""
-    shown = str(text)
-    if not shown.isprintable():
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
-    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN // 2]}…{shown[-_SHOWN // 2 :]}"
-
-
 def storage_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> StorageError:
-    """The `StorageError` for an operating-system error met while writing `path`."""
-    hint = _NEXT_STEP.get(error.errno or 0, "check the destination and run again")
-    return StorageError(f"{doing} {quote(path)}: {error.strerror or error}; {hint}")
+    """Return the `StorageError` for an operating-system error met while writing `path`."""
+    return StorageError(f"{doing} {quote(path)}: {error.strerror or error}", _next_step(error, "the destination"))
 
 
 def source_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> SourceError:
-    """The `SourceError` for an operating-system error met while reading `path`."""
-    hint = _NEXT_STEP.get(error.errno or 0, "check the path and run again")
-    return SourceError(f"{doing} {quote(path)}: {error.strerror or error}; {hint}")
+    """Return the `SourceError` for an operating-system error met while reading `path`."""
+    return SourceError(f"{doing} {quote(path)}: {error.strerror or error}", _next_step(error, "the path"))
+
+
+def _next_step(error: OSError, what: str) -> str:
+    return _NEXT_STEP.get(error.errno or 0, f"check {what} and run again")
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], doing: str = "cannot read") -> Iterator[None]:
-    """Say of an operating-system error in the block that it was met while reading `path`."""
+    """Turn an operating-system error in the block into a `SourceError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -143,7 +156,7 @@ def reading(path: str | os.PathLike[str], doing: str = "cannot read") -> Iterato
 
 @contextmanager
 def storing(path: str | os.PathLike[str], doing: str = "cannot write") -> Iterator[None]:
-    """Say of an operating-system error in the block that it was met while writing `path`."""
+    """Turn an operating-system error in the block into a `StorageError` that names `path`."""
     try:
         yield
     except OSError as error:

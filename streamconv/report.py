@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from .engine.budget import Budget, least_limit
 from .engine.progress import Tally
-from .errors import quote
 from .families.registry import spell
 from .formats.layout import CKPT, HF_SAFETENSORS
 from .planning.plan import Plan
 from .prepared import Prepared
 from .tensors.dtypes import FLOAT
-from .units import counted, format_size
+from .text import counted, format_size, quote
 
 _SHOWN = 12
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .errors import UsageError, quote
+from .errors import UsageError
+from .text import quote
 
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([KMGT]?)(I?B)?\s*", re.IGNORECASE)
@@ -39,18 +40,3 @@ def _bytes_of(text: str, what: str) -> int:
     base = 1000 if unit and suffix and suffix.upper() == "B" else 1024
     factor = base ** _POWER[unit.upper()]
     return int(float(number) * factor) if "." in number else int(number) * factor
-
-
-def counted(count: int, noun: str) -> str:
-    """A count with its noun: `1 file`, `2 files`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def format_size(count: float) -> str:
-    """A count of bytes for people, in binary units: `12 B`, `3.4 MiB`, `1.25 GiB`."""
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{count:.0f} B" if unit == "B" else f"{value:.4g} {unit}"

@@ -18,7 +18,7 @@ import pytest
 
 import streamconv
 from streamconv import testing as samples
-from streamconv.cli import commands as cli
+from streamconv.cli import main as cli
 from streamconv.families import find
 from streamconv.formats import safetensors, shards
 from streamconv.formats.catalog import open_catalog
@@ -51,7 +51,7 @@ class Ended:
 
 def command(*words: object, before: str = "") -> list[str]:
     """The command line; with `before`, that Python is run first, in the same process."""
-    start = ["-c", f"{before}\nfrom streamconv.cli.commands import main\nmain()"] if before else ["-m", "streamconv"]
+    start = ["-c", f"{before}\nfrom streamconv.cli.main import main\nmain()"] if before else ["-m", "streamconv"]
     return [sys.executable, *start, *map(str, words)]
 
 
@@ -88,7 +88,7 @@ def call(capsys: Any, *words: object) -> Ended:
     before = sys.argv
     sys.argv = ["streamconv", *map(str, words)]
     try:
-        code = cli._run()
+        code = cli.run()
     finally:
         sys.argv = before
     captured = capsys.readouterr()

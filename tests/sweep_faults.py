@@ -27,7 +27,7 @@ import running
 
 import streamconv
 from streamconv.checks import against_manifest
-from streamconv.cli import commands as cli
+from streamconv.cli import main as cli
 from streamconv.engine import reader as sources
 from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
@@ -36,25 +36,6 @@ from streamconv.storage import access, disk, regions
 
 ROOT = Path(__file__).parent
 
-#: The calls that reach the system, as they stand in `disk` until its second half.
-PRIMITIVES = (
-    *(
-        "open_file",
-        "close",
-        "read",
-        "read_into",
-        "read_cached",
-        "expect_no_order",
-        "write",
-        "truncate",
-        "map_file",
-        "sync",
-        "sync_data",
-        "forget",
-        "status",
-    ),
-    *("look", "names", "make_directory", "remove_directory", "remove", "rename", "exchange", "lock", "room"),
-)
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR", "ENOMEM", "short")
 _SHORT = {"read": 1, "read_into": 1, "write": 1}
 
@@ -78,7 +59,7 @@ class Fault:
     where: str = ""
 
     @contextlib.contextmanager
-    def installed(self, only: Sequence[str] = PRIMITIVES) -> Iterator[None]:
+    def installed(self, only: Sequence[str] = disk.PRIMITIVES) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             for name in _SHORT if self.error == "short" else only:
                 patch.setattr(disk, name, self._failing(name, getattr(disk, name)))
@@ -129,7 +110,7 @@ def command(*words: object) -> tuple[int, str]:
     sys.argv = ["streamconv", *map(str, words)]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = cli._run()
+            code = cli.run()
     finally:
         sys.argv = before
     return code, said.getvalue()
@@ -253,7 +234,7 @@ def try_one(bench: Bench, fault: Fault, counts: Counts) -> None:
     what = f"{fault}: exit code {code}, {said}"
     assert code in EXIT_CODES and code != 1, what
     assert "Traceback" not in said, what
-    assert said.startswith("streamconv: ") if code else True, what
+    assert said.startswith("error: ") if code else True, what
     try:
         counts.left[bench.check_final()] += 1
         if code == 0:

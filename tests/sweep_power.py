@@ -69,7 +69,7 @@ class Model:
         self.images: list[tuple[str, Image]] = []
 
     def _read(self, path: Path) -> Any:
-        identity = disk.identity(path)
+        identity = disk.device_and_inode(path)
         if path.is_file():
             return File(identity, bytearray(path.read_bytes()), path.read_bytes())
         names = {entry.name: self._read(entry) for entry in path.iterdir()}
@@ -114,7 +114,7 @@ class Model:
         if (place := self._place(path)) is None:
             return
         directory, name = place
-        node = directory.names.setdefault(name, File(disk.identity(path)))
+        node = directory.names.setdefault(name, File(disk.device_and_inode(path)))
         if flags & os.O_TRUNC and isinstance(node, File):
             node.content.clear()
         self._open[descriptor] = node
@@ -136,7 +136,7 @@ class Model:
 
     def _made(self, _: object, path: Any) -> None:
         if place := self._place(path):
-            place[0].names[place[1]] = Directory(disk.identity(path))
+            place[0].names[place[1]] = Directory(disk.device_and_inode(path))
 
     def _removed(self, _: object, path: Any) -> None:
         if place := self._place(path):
@@ -182,13 +182,13 @@ def lay_out(image: Image, folder: Path, identities: dict[tuple[int, int], tuple[
     """Make an image real; `identities` learns which of the model's a real one is."""
     content, identity = image
     folder.mkdir()
-    identities[disk.identity(folder)] = identity
+    identities[disk.device_and_inode(folder)] = identity
     for name, (inside, own) in content.items():
         if isinstance(inside, dict):
             lay_out((inside, own), folder / name, identities)
         else:
             (folder / name).write_bytes(inside)
-            identities[disk.identity(folder / name)] = own
+            identities[disk.device_and_inode(folder / name)] = own
 
 
 def sweep(scenario: Scenario, root: Path, first: int = 0, every: int = 1) -> Counter[str]:
@@ -211,11 +211,11 @@ def try_one(bench: Bench, what: str, image: Image, counts: Counter[str]) -> None
     shutil.rmtree(bench.work)
     identities: dict[tuple[int, int], tuple[int, int]] = {}
     lay_out(image, bench.work, identities)
-    identity = disk.identity
+    identity = disk.device_and_inode
     try:
         counts[bench.check_final()] += 1
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(disk, "identity", lambda path: identities.get(identity(path), identity(path)))
+            patch.setattr(disk, "device_and_inode", lambda path: identities.get(identity(path), identity(path)))
             bench.check_resumed()
     except AssertionError as error:
         raise AssertionError(f"{what}, of {sorted(image[0])}: {error}") from error

@@ -142,7 +142,7 @@ def test_neither_torch_nor_mindspore_is_imported(source, tmp_path, words) -> Non
     """I9."""
     arguments = [{"SOURCE": str(source), "DEST": str(tmp_path / "o")}.get(word, word) for word in words]
     code = (
-        "import sys; sys.argv[1:] = sys.argv[1:]\nfrom streamconv.cli.commands import main\n"
+        "import sys; sys.argv[1:] = sys.argv[1:]\nfrom streamconv.cli.main import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
         "assert not {'torch', 'mindspore', 'transformers'} & set(sys.modules)"
     )

@@ -18,7 +18,8 @@ import running
 from running import call, run, tree
 
 import streamconv
-from streamconv.cli import commands as cli
+from streamconv.cli import commands
+from streamconv.cli import main as cli
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
 
@@ -80,7 +81,7 @@ def test_a_failure_leaves_nothing_and_the_old_intact(what: str, kind: str, tmp_p
         ended = run("convert", source, dest, *words, "--overwrite", "--quiet", **how)
         assert ended.code == code, ended.err
         assert message in ended.err
-        assert ended.err.startswith("streamconv: ")
+        assert ended.err.startswith("error: ")
         assert ended.out == ""
         assert tree(tmp_path) == before
 
@@ -144,7 +145,7 @@ def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     assert process.returncode == 128 + number, err
     said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated"}[number]
     assert re.fullmatch(
-        rb"streamconv: %s\n.* of 219\.8 KiB are safe in .*/%s\.partial: the same command goes on from there, and with "
+        rb"error: %s\n.* of 219\.8 KiB are safe in .*/%s\.partial: the same command goes on from there, and with "
         rb"--restart it begins anew\n" % (said, name.encode()),
         err,
     )
@@ -185,7 +186,7 @@ def test_a_signal_before_anything_is_on_record_leaves_nothing(tmp_path: Path) ->
     _, err = process.communicate(timeout=60)
     (tmp_path / "stuck").unlink(missing_ok=True)
     assert process.returncode == 130
-    assert err == b"streamconv: interrupted\nnothing is left of it\n"
+    assert err == b"error: interrupted\nnothing is left of it\n"
     assert tree(tmp_path) == before
 
 
@@ -200,8 +201,8 @@ def test_a_run_that_is_stuck_is_ended_all_the_same(signals: int, tmp_path: Path)
         process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert (b"stopped at once" if signals == 2 else b"in the middle of a slow operation") in err
-    assert b"what is on record is safe, and the same command goes on from there" in err
+    assert (b"stopped at once" if signals == 2 else b"during a slow operation") in err
+    assert b"completed work is saved; run the same command to resume" in err
     assert run("convert", source, dest, "--quiet").code == 0
     assert streamconv.verify(source, dest)
 
@@ -332,7 +333,7 @@ def test_a_full_disk(name: str, tmp_path: Path, small_disk: Path) -> None:
     assert [p.name for p in small_disk.iterdir()] == ["ballast"]
     filled = run(*words, before=NO_CHECK)
     assert filled.code == 5
-    assert "No space left on device; make room" in filled.err
+    assert "No space left on device\n" in filled.err
     assert not (small_disk / name).exists()
     (small_disk / "ballast").unlink()
     assert run(*words, "--workers", 1).code == 0
@@ -366,7 +367,10 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
             env=running.environment(),
         )
     assert done.returncode == 5
-    assert done.stderr == "streamconv: cannot write the report: No space left on device; make room and run again\n"
+    assert (
+        done.stderr
+        == "error: cannot write the report: No space left on device\nhint: free some space and run the same command again\n"
+    )
 
 
 # -- pipes and terminals -----------------------------------------------------------------------------------------------
@@ -451,12 +455,12 @@ def test_an_error_leaves_stdout_empty(tmp_path: Path, capsys) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 USAGE = {
-    "no command": ([], "Missing command; see streamconv --help"),
-    "a command misspelt": (["convret"], "there is no command 'convret'; did you mean convert? See streamconv"),
-    "no such command": (["zzz"], "there is no command 'zzz'; see streamconv --help"),
-    "an option misspelt": (["convert", "S", "D", "--modle", "llama"], "Did you mean '--model'? See streamconv"),
+    "no command": ([], "Missing command\nhint: see streamconv --help"),
+    "a command misspelt": (["convret"], "there is no command 'convret'\nhint: did you mean convert?"),
+    "no such command": (["zzz"], "there is no command 'zzz'\nhint: see streamconv --help"),
+    "an option misspelt": (["convert", "S", "D", "--modle", "llama"], "Did you mean '--model'?\nhint: see streamconv"),
     "no such option": (["convert", "S", "D", "--zzz"], "--zzz"),
-    "a number": (["convert", "S", "D", "--workers", "many"], "'many' is not a valid integer; see"),
+    "a number": (["convert", "S", "D", "--workers", "many"], "'many' is not a valid integer\nhint: see"),
     "no worker": (["convert", "S", "D", "--workers", "0"], "a number between 1 and 256 is needed"),
     "no SOURCE": (["convert"], "SOURCE is missing"),
     "no DEST": (["convert", "S"], "DEST is missing"),
@@ -468,7 +472,7 @@ USAGE = {
     "no such model": (["convert", "S", "D", "--model", "zzz"], "`streamconv models` lists them"),
     "models misspelt": (["models", "mixtrl"], "did you mean mixtral?"),
     "an option of the family": (["convert", "S", "D", "-o", "qkv_conat=true"], "did you mean qkv_concat?"),
-    "an option of none": (["convert", "S", "D", "--model", "raw", "-o", "a=b"], "raw has no option 'a'; it has none"),
+    "an option of none": (["convert", "S", "D", "--model", "raw", "-o", "a=b"], "raw takes no options"),
     "a value": (["convert", "S", "D", "-o", "qkv_concat=maybe"], "qkv_concat=maybe: not one of false, true, blocks"),
     "no value": (["convert", "S", "D", "-o", "qkv_concat"], "write -o NAME=VALUE"),
     "an empty value": (["convert", "S", "D", "-o", "qkv_concat="], "write -o NAME=VALUE"),
@@ -514,7 +518,7 @@ def test_wrong_usage_says_what_and_what_next(what: str, sources: Path, capsys, m
     ended = call(capsys, *words)
     assert ended.code == 2, ended.err
     assert message in ended.err
-    assert "\nstreamconv: " in "\n" + ended.err
+    assert "\nerror: " in "\n" + ended.err
     assert "\x1b" not in ended.err
     assert ".;" not in ended.err
     assert ended.out == ""
@@ -602,7 +606,7 @@ def test_the_examples_of_the_help_work(tmp_path: Path, capsys, monkeypatch) -> N
     monkeypatch.chdir(tmp_path)
     running.tiny(Path("Mixtral-8x7B"), model_type="mixtral", num_local_experts=3)
     running.tiny(Path("Llama-3.1-8B"))
-    lines = [line.split() for line in cli._CONVERT_HELP.splitlines() if line.startswith("  streamconv ")]
+    lines = [line.split() for line in commands._CONVERT_HELP.splitlines() if line.startswith("  streamconv ")]
     assert len(lines) == 5
     for words in lines:
         if words[2] == "./old.ckpt":
@@ -611,7 +615,7 @@ def test_the_examples_of_the_help_work(tmp_path: Path, capsys, monkeypatch) -> N
 
 
 def test_memory_refused_by_the_system_is_6() -> None:
-    assert cli._explained(MemoryError())[1] == 6
+    assert cli._explained(MemoryError())[0] == 6
 
 
 def test_a_fault_shows_where_on_demand(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_a_dangling_link_in_the_destination_is_no_fault(source: Path, tmp_path: 
 
 
 def test_room_is_asked_for_first(source: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(disk, "room", lambda path: 4096)
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 4096)
     with pytest.raises(StorageError, match=r"4 KiB free, and .* KiB are to be written: make .*nothing was written"):
         streamconv.convert(source, tmp_path / "dest")
     assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208

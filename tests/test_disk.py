@@ -13,7 +13,7 @@ import running
 from streamconv.storage import disk
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
-ELSEWHERE = {"disk.py", "budget.py", "demo.py", "testing.py", "commands.py"}
+ELSEWHERE = {"disk.py", "budget.py", "demo.py", "testing.py", "terminal.py"}
 #: Calls on files by name, as a method or a function of a module, that `disk` has a word for.
 WORDS = {
     *("open", "fdopen", "pread", "preadv", "pwrite", "read_text", "read_bytes", "write_text", "write_bytes"),
@@ -68,7 +68,7 @@ def test_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     assert disk.exists(tmp_path / "nowhere") and not disk.is_file(tmp_path / "nowhere")
     for name in ("loop", "gone", "file/below", "n" * 300, "nul\0"):
         assert disk.mode(tmp_path / name) == 0
-    assert disk.identity(tmp_path / "link") == disk.identity(tmp_path / "file")
+    assert disk.device_and_inode(tmp_path / "link") == disk.device_and_inode(tmp_path / "file")
 
 
 def test_a_tree_is_removed_and_links_in_it_are_not_followed(tmp_path: Path) -> None:

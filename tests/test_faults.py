@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import running
 import sweep_faults
-from sweep_faults import ERRORS, PRIMITIVES, SCENARIOS
+from sweep_faults import ERRORS, SCENARIOS
+
+from streamconv.storage import disk
 
 EVERY = 97
 
@@ -29,7 +31,9 @@ def test_every_run_ends_well_or_with_a_message_and_is_resumable(
 def test_all_primitives_are_made_to_fail() -> None:
     source = (running.ROOT / "streamconv" / "storage" / "disk.py").read_text()
     primitives = source[: source.index("# -- made of them")]
-    assert {node.name for node in ast.parse(primitives).body if isinstance(node, ast.FunctionDef)} == set(PRIMITIVES)
+    assert {node.name for node in ast.parse(primitives).body if isinstance(node, ast.FunctionDef)} == set(
+        disk.PRIMITIVES
+    )
 
 
 def test_a_wrong_result_would_be_seen(tmp_path: Path) -> None:

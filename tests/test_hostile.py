@@ -91,7 +91,7 @@ def judge(case: Case, folder: Path, capsys: Any) -> None:
         assert ended.code == code, ended.err
         if code:
             assert ended.out == ""
-            assert ended.err.startswith("streamconv: ")
+            assert ended.err.startswith("error: ")
             if case.inspects is None or words[0] != "inspect":
                 assert [text for text in case.said if text not in ended.err] == [], ended.err
     assert running.tree(folder / "in") == before
@@ -287,10 +287,10 @@ def test_a_scale_of_an_adapter_that_is_none(alpha: str, tmp_path: Path, capsys: 
 BUDGET = 96 << 20
 PEAK = """
 import sys
-from streamconv.cli import commands as cli
+from streamconv.cli import main as cli
 from streamconv.engine import budget as memory
 sys.argv[0] = "streamconv"
-code = cli._run()
+code = cli.run()
 print(code, memory.peak_bytes())
 """
 

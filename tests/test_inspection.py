@@ -14,7 +14,7 @@ from running import FIXTURES, call
 import streamconv
 from streamconv.families import families, spell
 from streamconv.formats.catalog import open_catalog
-from streamconv.units import counted
+from streamconv.text import counted
 
 
 @pytest.mark.parametrize("kind", ["hf", "dest", "dest.ckpt"])

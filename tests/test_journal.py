@@ -29,7 +29,7 @@ def open_journal(tmp_path: Path) -> Iterator[Journal]:
     path = tmp_path / "dest.partial.streamconv"
     descriptor = disk.open_file(path, os.O_RDWR | os.O_CREAT)
     yield Journal(path, descriptor)
-    disk.release(descriptor)
+    disk.close_quietly(descriptor)
 
 
 def again(tmp_path: Path) -> Journal:

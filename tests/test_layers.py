@@ -74,12 +74,12 @@ def imported(module: str, path: Path) -> Iterator[str]:
 
 
 def room(module: str) -> str:
-    first = module.split(".")[0]
+    first = module.split(".", maxsplit=1)[0]
     return first if first in MAY_IMPORT else "" if first in ("", "__main__") else first
 
 
 def is_allowed(module: str, other: str) -> bool:
-    if other.split(".")[0] in COMMON:
+    if other.split(".", maxsplit=1)[0] in COMMON:
         return module not in COMMON or COMMON.index(other) < COMMON.index(module)
     if room(module) == room(other):
         return True

@@ -39,7 +39,7 @@ def test_the_model_of_a_disk_keeps_what_was_synced_and_nothing_else(tmp_path: Pa
         file = disk.open_file(bench.work / "half", 0o102)
         disk.write_all(file, memoryview(b"lost"), 0)
         disk.sync_directory(bench.work)
-        disk.release(file)
+        disk.close_quietly(file)
         disk.write_synced(bench.work / "nameless", b"abc")
     model.take()
     names_lost, sizes_lost, bytes_lost = (dict(image) for _, (image, _) in model.images[-3:])

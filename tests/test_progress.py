@@ -68,7 +68,7 @@ def test_a_message_after_the_bar_has_a_line_of_its_own(tmp_path: Path) -> None:
     words = ("convert", running.llama(tmp_path / "source"), tmp_path / "dest", "--workers", 1)
     code, drawn = on_a_terminal(*words, number=signal.SIGTERM)
     assert code == 143
-    assert drawn.rstrip().split("\n")[-2].strip() == "streamconv: terminated"
+    assert drawn.rstrip().split("\n")[-2].strip() == "error: terminated"
 
 
 def test_lines_now_and_then_elsewhere(monkeypatch) -> None:

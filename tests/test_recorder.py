@@ -24,7 +24,7 @@ def made(tmp_path: Path):
     descriptor = disk.open_file(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
     journal = Journal(tmp_path / "journal", descriptor)
     yield journal, Recorder(journal, Ledger(test_journal.OUTPUTS, test_journal.FILES), {"a.ckpt": 0})
-    disk.release(descriptor)
+    disk.close_quietly(descriptor)
 
 
 def test_the_promise() -> None:

@@ -281,5 +281,5 @@ def test_the_journal_takes_the_umask(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     descriptor = disk.open_file(path, os.O_RDONLY)
     records = list(journal.Journal(path, descriptor).records())
-    disk.release(descriptor)
+    disk.close_quietly(descriptor)
     assert records[1][0] == "held"

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UsageError
-from streamconv.units import format_size, parse_size
+from streamconv.text import format_size
+from streamconv.units import parse_size
 
 G = 1 << 30
 

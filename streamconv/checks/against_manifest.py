@@ -15,11 +15,12 @@ import xxhash
 
 from ..engine.budget import resident_bytes
 from ..engine.progress import OnProgress, Progress
-from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, quote, reading
+from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, reading
 from ..formats.catalog import open_catalog
 from ..output.blocks import BLOCK
 from ..output.manifest import Manifest
 from ..storage import disk
+from ..text import quote
 from .sample import Sample
 
 _CHUNK = 1 << 20
@@ -134,14 +135,14 @@ def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[in
         raise
     try:
         with reading(path):
-            found = disk.status(descriptor).st_size
+            found = disk.fstat(descriptor).st_size
             if found != size:
                 raise VerificationError(f"{quote(path)} has {found} bytes, its manifest says {size}: convert again")
             for number in numbers:
                 yield number, _digest(path, descriptor, number * BLOCK, _block_size(size, number))
-                disk.drop(descriptor, number * BLOCK, BLOCK)
+                disk.try_drop_cache(descriptor, number * BLOCK, BLOCK)
     finally:
-        disk.release(descriptor)
+        disk.close_quietly(descriptor)
 
 
 def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:

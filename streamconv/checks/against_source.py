@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.tasks import Chosen
-from ..errors import SourceError, VerificationError, quote, reading
+from ..errors import SourceError, VerificationError, reading
 from ..formats import ckpt
 from ..formats.layout import Layout
 from ..output.blocks import SEAL_BYTES, seal_bytes
@@ -19,6 +19,7 @@ from ..output.writer import pieces
 from ..storage import disk
 from ..tensors.grids import Box
 from ..tensors.refs import OutputFile
+from ..text import quote
 from .against_manifest import _CHUNK, _is_directory
 from .sample import Sample
 
@@ -92,8 +93,8 @@ class CompareSink:
     def close(self) -> None:
         """Let go of the files, and of what the page cache has of them."""
         for descriptor in self._open.values():
-            disk.drop(descriptor)
-            disk.release(descriptor)
+            disk.try_drop_cache(descriptor)
+            disk.close_quietly(descriptor)
         self._open.clear()
 
     def _check_frame(self, file: OutputFile) -> None:
@@ -106,7 +107,7 @@ class CompareSink:
                 raise VerificationError(f"{quote(place)} is missing: convert again") from error
             raise
         with reading(place):
-            size = disk.status(descriptor).st_size
+            size = disk.fstat(descriptor).st_size
         if size != file.size:
             raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
         for offset, data in _unsealed(file):

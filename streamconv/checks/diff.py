@@ -23,14 +23,14 @@ from ..engine import budget as memory
 from ..engine.boxes import boxes, cells
 from ..engine.progress import OnProgress, Progress
 from ..engine.reader import Reader, read_box
-from ..errors import quote
 from ..formats.catalog import open_catalog
 from ..storage import access
 from ..storage.regions import Region
 from ..tensors.grids import Box, box_shape, flat_index
 from ..tensors.refs import Catalog, TensorRef
 from ..tensors.views import leaf
-from ..units import counted, format_size, parse_size
+from ..text import counted, format_size, quote
+from ..units import parse_size
 from .elements import Compared, comparable
 
 _SHOWN = 20

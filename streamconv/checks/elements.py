@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.kernels import numpy_dtype
-from ..errors import quote
 from ..tensors.dtypes import F64, FLOAT, INTEGER, STR, DType
+from ..text import quote
 
 Bits: TypeAlias = NDArray[Any]
 

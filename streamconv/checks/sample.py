@@ -10,7 +10,8 @@ from secrets import randbits
 
 import xxhash
 
-from ..errors import UsageError, quote
+from ..errors import UsageError
+from ..text import quote
 
 _FRACTION = re.compile(r"\s*([0-9]{0,9}\.?[0-9]{1,12})\s*(%?)\s*")
 

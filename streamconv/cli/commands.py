@@ -1,37 +1,17 @@
-"""The command line: words, exit codes, a progress bar. All it does is `convert.py`'s, `verify.py`'s and `diff.py`'s."""
+"""The commands: words and options. All they do is the public API's."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from ..errors import (
-    BudgetError,
-    InterruptedRunError,
-    StreamconvError,
-    UnsupportedError,
-    UsageError,
-    VerificationError,
-    quote,
-    storage_error,
-)
-from ..text import followed, suggestion
-from ..units import counted
-
-#: Seconds in which a run may end in good order after a signal.
-_PATIENCE = 1.5
-_WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+from ..errors import UnsupportedError, UsageError, VerificationError
+from ..text import counted, did_you_mean, quote
+from .terminal import print_lines, progress_bar, say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,8 +39,8 @@ class _Commands(click.Group):
         """Find the command, or fail with the one that looks most like it."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            what = f"there is no command {quote(name)!r}{suggestion(name, self.commands)}"
-            raise UsageError(followed(what, "see streamconv --help"))
+            near = did_you_mean(name, self.commands)
+            raise UsageError(f"there is no command {quote(name)!r}", near or "see streamconv --help")
         return super().resolve_command(ctx, args)
 
 
@@ -160,8 +140,8 @@ def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Convert."""
     conversion = _plan(arguments)
     if not quiet:
-        _tell(str(conversion))
-    with _progress(quiet) as on_progress:
+        say(str(conversion))
+    with progress_bar(quiet) as on_progress:
         report = conversion.run(on_progress)
     click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
 
@@ -177,9 +157,7 @@ def plan(as_json: bool, **arguments: Any) -> None:
     if as_json:
         click.echo(json.dumps(conversion.to_json(), indent=1))
         return
-    lines = tensor_lines(conversion)
-    while some := list(islice(lines, 1000)):
-        click.echo("\n".join(some))
+    print_lines(tensor_lines(conversion))
     click.echo(str(conversion))
 
 
@@ -286,7 +264,7 @@ def verify(
     if not first:
         raise UsageError("DEST is missing: streamconv verify [SOURCE] DEST")
     given = {name: value for name, value in arguments.items() if value is not None} if second else {}
-    with _progress(quiet) as on_progress:
+    with progress_bar(quiet) as on_progress:
         result = verify_checkpoint(first, second, progress=on_progress, fraction=fraction, **given)
     if as_json:
         values = {"files": result.files, "tensors": result.tensors, "bytes": result.count, "total": result.total}
@@ -319,11 +297,10 @@ def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """
     from ..checks.diff import diff_checkpoints
 
-    with _progress(quiet) as on_progress:
+    with progress_bar(quiet) as on_progress:
         found = diff_checkpoints(a, b, progress=on_progress, **arguments)
     lines = found.json_lines() if as_json else iter([found.summary]) if found.same else found.details()
-    while some := list(islice(lines, 1000)):
-        click.echo("\n".join(some))
+    print_lines(lines)
     if not found.same:
         raise VerificationError(found.summary)
 
@@ -336,104 +313,3 @@ def demo(keep: str | None, max_mem: str) -> None:
     from .demo import run
 
     run(keep, max_mem, click.echo)
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    if quiet:
-        yield None
-        return
-    from .progress_bar import ProgressBar
-
-    with ProgressBar(sys.stderr) as bar:
-        yield bar
-
-
-def main() -> None:
-    """Run the command line; ends the process with the exit code of what happened."""
-    stop = _Stop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background
-            signal.signal(number, stop)
-    code = _run()
-    for stream in (sys.stdout, sys.stderr):
-        _let_go(stream)
-    sys.exit(code)
-
-
-def _let_go(stream: TextIO) -> None:
-    """What could not be written was reported, or nobody is there to hear it: that the interpreter tries once more at
-    its end must not change the exit code.
-    """
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _run() -> int:
-    try:
-        cli.main(standalone_mode=False)
-    except (BrokenPipeError, SystemExit):
-        # Whoever read our output has gone (click makes that SystemExit): nothing is left to say, and no one to say it
-        # to. The work itself was done before, see _tell.
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        message, code = _explained(error)
-        if code == 1 and os.environ.get("STREAMCONV_TRACEBACK"):
-            raise
-        _tell(f"streamconv: {message}")
-        return code
-    return 0
-
-
-def _tell(text: str) -> None:
-    """Say it on stderr; a closed pipe there stops no work."""
-    with contextlib.suppress(OSError):
-        click.echo(text, err=True)
-
-
-def _explained(error: BaseException) -> tuple[str, int]:
-    """What to say of an error, and the exit code."""
-    match error:
-        case StreamconvError():
-            return str(error), error.exit_code
-        case click.exceptions.Abort() | KeyboardInterrupt():
-            return _WORDS[signal.SIGINT], 128 + signal.SIGINT
-        case click.ClickException():
-            message = quote(error.format_message().rstrip("."))
-            return followed(message, "see streamconv --help"), UsageError.exit_code
-        case MemoryError():
-            return "the system refused memory that the budget allows: give a smaller --max-mem", BudgetError.exit_code
-        case OSError(filename=None):
-            # Whatever has a name is reported where it is opened; without one it is our own output.
-            storage = storage_error(error, "cannot write", "the report")
-            return str(storage), storage.exit_code
-    fault = f"{type(error).__name__}: {quote(error)}"
-    return f"a fault of streamconv: {fault}; please report it (STREAMCONV_TRACEBACK=1 shows where)", 1
-
-
-class _Stop:
-    """The handler of SIGINT and SIGTERM: the first ends the run in good order, or after a while without; a second at
-    once. Whatever the moment, a conversion goes on from what is on record.
-    """
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal."""
-        if self._asked:
-            self._end(number, "stopped at once")
-        self._asked = True
-        last = threading.Timer(_PATIENCE, self._end, (number, f"{_WORDS[number]}, in the middle of a slow operation"))
-        last.daemon = True
-        last.start()
-        raise InterruptedRunError(_WORDS[number], number)
-
-    @staticmethod
-    def _end(number: int, what: str) -> None:
-        with contextlib.suppress(OSError):
-            text = f"streamconv: {what}; what is on record is safe, and the same command goes on from there\n"
-            os.write(sys.stderr.fileno(), text.encode())
-        os._exit(128 + number)

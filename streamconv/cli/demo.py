@@ -17,9 +17,10 @@ import xxhash
 from .. import testing as samples
 from ..checkpoint import LazyTensor
 from ..checkpoint import open as open_checkpoint
-from ..errors import InternalError, StreamconvError, UsageError, VerificationError, quote, storage_error
+from ..errors import InternalError, StreamconvError, UsageError, VerificationError, storage_error
 from ..families.registry import find
-from ..units import format_size, parse_size
+from ..text import format_size, quote
+from ..units import parse_size
 
 Say = Callable[[str], object]
 

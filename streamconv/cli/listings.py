@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..errors import UsageError, quote
+from ..errors import UsageError
 from ..families.parts.decoder import TRAINING_STATE
 from ..families.registry import Family, Option, Options, Value, spell
 from ..rules.statements import Copy, Drop, Rule, Statement, Tied
 from ..rules.transforms import Same
 from ..tensors.refs import Catalog
-from ..units import counted, format_size
+from ..text import counted, format_size, quote
 
 
 def catalog_lines(catalog: Catalog) -> list[str]:

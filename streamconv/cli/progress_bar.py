@@ -11,8 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..engine.progress import Progress
-from ..errors import quote
-from ..units import format_size
+from ..text import format_size, quote
 
 _EVERY = 10.0
 # Without it tqdm draws while it is being made, and a signal then leaves a bar that nobody can close.

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import yaml
 
-from ..errors import SourceError, quote
+from ..errors import SourceError
+from ..text import quote
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers", "num_layers", "n_layer"),

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import SourceError, UsageError, quote, reading
+from ..errors import SourceError, UsageError, reading
 from ..formats.headers import is_deep, opened, refuse_costly
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType
+from ..text import quote
 from . import mindformers_yaml as mindformers
 
 CONFIG = "config.json"
@@ -137,7 +138,7 @@ def companions(config: ModelConfig, directory: Path) -> list[Path]:
     """Tokenizer, generation and code files beside the config (or the weights), sorted by name."""
     home = config.path.parent if config.path else directory
     with reading(home, "listing"):
-        return [home / name for name in disk.names(home) if is_companion(name) and disk.is_file(home / name)]
+        return [home / name for name in disk.listdir(home) if is_companion(name) and disk.is_file(home / name)]
 
 
 def is_companion(name: str) -> bool:

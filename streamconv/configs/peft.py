@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import SourceError, UsageError, quote, reading
+from ..errors import SourceError, UsageError, reading
 from ..storage import disk
 from ..tensors.refs import TensorSpec
+from ..text import quote
 from .model_config import ModelConfig, read_json
 
 CONFIG = "adapter_config.json"

@@ -16,7 +16,7 @@ import psutil
 
 from ..errors import BudgetError
 from ..storage.regions import SLACK
-from ..units import format_size
+from ..text import format_size
 from . import kernels
 
 MIB = 1 << 20

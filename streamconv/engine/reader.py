@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SourceChangedError, quote, reading, source_error
+from ..errors import SourceChangedError, reading, source_error
 from ..storage import access, disk
 from ..storage.access import Access
 from ..storage.disk import ALIGNMENT
@@ -26,6 +26,7 @@ from ..tensors.dtypes import BF16, F8_E4M3, DType
 from ..tensors.grids import Box, Grid, box_shape, flat_index, runs
 from ..tensors.refs import SourceFile, TensorRef, overlaps
 from ..tensors.views import Leaf, Scaled, Stored, View, Zeros
+from ..text import quote
 from . import kernels
 
 _OPEN_FILES = 8
@@ -252,7 +253,7 @@ class Reader:
     def _drop_behind(self) -> None:
         """Drop the windows before this one, which are mapped no more."""
         for descriptor, offset, length in self._behind:
-            disk.drop(descriptor, offset, length)
+            disk.try_drop_cache(descriptor, offset, length)
         self._behind.clear()
 
     def _close_one(self) -> None:
@@ -260,10 +261,10 @@ class Reader:
         self._behind.clear()
         found = self._files.pop(next(iter(self._files)))
         if self.drops:
-            disk.drop(found.cached)
-        disk.release(found.cached)
+            disk.try_drop_cache(found.cached)
+        disk.close_quietly(found.cached)
         if found.direct is not None:
-            disk.release(found.direct)
+            disk.close_quietly(found.direct)
 
     def _open(self, file: SourceFile) -> _Open:
         """The file's descriptors, after a look whether the file is as long as it was: less, mapped, would be fatal."""
@@ -276,7 +277,7 @@ class Reader:
                 if self.access is Access.DIRECT:
                     found = found._replace(direct=disk.open_direct(found.cached, os.O_RDONLY))
                 self._files[file.path] = found
-            status = disk.status(found.cached)
+            status = disk.fstat(found.cached)
         except OSError as error:
             raise source_error(error, "cannot open", file.path) from error
         _check_unchanged(file, status)
@@ -292,7 +293,7 @@ def check_unchanged(files: Iterable[SourceFile]) -> None:
     """
     for file in files:
         with reading(file.path, "cannot look at"):
-            _check_unchanged(file, disk.look(file.path))
+            _check_unchanged(file, disk.stat(file.path))
 
 
 def _check_unchanged(file: SourceFile, found: os.stat_result) -> None:

@@ -18,12 +18,13 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import SourceChangedError, StorageError, quote
+from ..errors import SourceChangedError, StorageError
 from ..planning.outputs import Output
 from ..planning.plan import Plan
 from ..storage.access import Access
 from ..storage.regions import Bits, Region, phase
 from ..tensors.grids import Box, box_shape, runs, slabs
+from ..text import quote
 from .budget import Budget, resident_bytes
 from .progress import OnProgress, Progress, Tally
 from .reader import Reader, bits

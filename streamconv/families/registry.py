@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import UnsupportedError, UsageError, quote
+from ..errors import UnsupportedError, UsageError
 from ..rules.family import Config, Family, Option, Options, Value, spell, whole_number
 from ..rules.statements import Copy, Drop, Rule, Statement, Tied
 from ..rules.transforms import (
@@ -29,6 +29,7 @@ from ..rules.transforms import (
     Unsqueeze,
 )
 from ..storage import disk
+from ..text import quote
 from . import (
     baichuan2,
     blip2,

@@ -12,9 +12,10 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import SourceError, UnsupportedError, quote, reading
+from ..errors import SourceError, UnsupportedError, reading
 from ..storage import disk
 from ..tensors.refs import Catalog, SourceFile, TensorRef
+from ..text import quote
 from . import ckpt, safetensors
 from . import torch_reader as torch
 from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
@@ -60,7 +61,7 @@ def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Cat
     """
     try:
         with reading(path, "opening"):
-            is_directory = stat.S_ISDIR(disk.look(path).st_mode)
+            is_directory = stat.S_ISDIR(disk.stat(path).st_mode)
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
     return _open_directory(path, room) if is_directory else _open_file(path, room)
@@ -121,7 +122,7 @@ def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Seq
 
 def _names(directory: Path) -> list[str]:
     with reading(directory, "listing"):
-        return [name for name in disk.names(directory) if not name.startswith(".")]
+        return [name for name in disk.listdir(directory) if not name.startswith(".")]
 
 
 def _read_index(directory: Path, names: Collection[str], limit: int) -> dict[str, str]:

@@ -20,9 +20,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InternalError, SourceError, UnsupportedError, quote
+from ..errors import InternalError, SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from ..text import quote
 from .headers import MAX_RANK, opened, read_at, refuse_lfs_pointer, shape_nbytes
 from .protobuf import BYTES, VARINT, Field, Window
 

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import SourceError, quote, source_error
+from ..errors import SourceError, source_error
 from ..storage import disk
 from ..tensors.dtypes import DType
 from ..tensors.refs import SourceFile
+from ..text import quote
 
 #: NumPy 1's limit; no checkpoint comes near it.
 MAX_RANK = 32
@@ -38,19 +39,19 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     """
     descriptor = _open(path)
     try:
-        status = disk.status(descriptor)
+        status = disk.fstat(descriptor)
         _refuse_special(path, status)
         yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise source_error(error, "reading", path) from error
     finally:
-        disk.release(descriptor)
+        disk.close_quietly(descriptor)
 
 
 def _open(path: Path) -> int:
     try:
         # Some devices take being opened for an order. What becomes one meanwhile is refused after that.
-        _refuse_special(path, disk.look(path))
+        _refuse_special(path, disk.stat(path))
         # Without O_NONBLOCK the open of a FIFO waits for a writer, forever.
         return disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import UnsupportedError, quote
+from ..errors import UnsupportedError
 from ..tensors.refs import OutputFile, TensorSpec
+from ..text import quote
 from . import ckpt, safetensors, shards
 from . import torch_writer as torch_layout
 

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from ..errors import SourceError, UnsupportedError, quote
+from ..errors import SourceError, UnsupportedError
+from ..text import quote
 
 #: What a dictionary that keeps its order is called; it becomes a `Table`, as a plain one does.
 ORDERED_DICT = "collections.OrderedDict"

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..errors import SourceError, quote
+from ..errors import SourceError
 from ..storage import disk
 from ..tensors.refs import SourceFile
+from ..text import quote
 from .headers import read_at
 
 VARINT, BYTES = 0, 2

@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import InternalError, SourceError, UnsupportedError, quote
+from ..errors import InternalError, SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from ..text import quote
 from .headers import is_unicode, opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
 
 METADATA = "__metadata__"

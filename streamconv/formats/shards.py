@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from ..errors import SourceError, quote
+from ..errors import SourceError
 from ..tensors.refs import TensorSpec
+from ..text import quote
 from .headers import is_unicode, opened, parse_json_object, read_at
 
 HF_INDEX = "model.safetensors.index.json"

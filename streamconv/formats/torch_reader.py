@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError, UnsupportedError, quote
+from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, SourceFile, TensorRef
+from ..text import quote
 from . import pickles, zips
 from .headers import MAX_RANK, is_unicode, opened, read_at, refuse_lfs_pointer, shape_nbytes
 from .pickles import Call, Name, Reference, Table

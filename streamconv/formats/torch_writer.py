@@ -13,8 +13,9 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import InternalError, UnsupportedError, quote
+from ..errors import InternalError, UnsupportedError
 from ..tensors.refs import OutputFile, Seal, TensorSpec
+from ..text import quote
 from . import zips
 from .headers import is_unicode
 from .pickles import ORDERED_DICT

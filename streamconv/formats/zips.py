@@ -16,8 +16,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..errors import SourceError, UnsupportedError, quote
+from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile
+from ..text import quote
 from .headers import read_at
 
 MAGIC = b"PK\x03\x04"

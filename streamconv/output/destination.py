@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from ..configs.model_config import is_companion
-from ..errors import DestinationError, StorageError, UsageError, quote, storing
+from ..errors import DestinationError, StorageError, UsageError, storing
 from ..storage import disk
 from ..tensors.refs import Catalog
-from ..units import format_size
+from ..text import format_size, quote
 
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 
@@ -56,7 +56,7 @@ class Destination:
         if not disk.exists(self.path):
             return
         self._check_kind()
-        if not self.single and not disk.names(self.path):
+        if not self.single and not disk.listdir(self.path):
             return
         if not overwrite:
             raise DestinationError(
@@ -77,24 +77,24 @@ class Destination:
 
     def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
-        inside = {disk.identity(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
-        entries = [self.path / name for name in disk.names(self.path)] if disk.is_directory(self.path) else []
+        inside = {disk.device_and_inode(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
+        entries = [self.path / name for name in disk.listdir(self.path)] if disk.is_directory(self.path) else []
         partial = self.path.with_name(f"{self.path.name}.partial")
-        held = {disk.identity(p) for p in (self.path, partial, *entries) if disk.mode(p)}
-        if disk.is_directory(source.path) and disk.identity(source.path) in inside:
+        held = {disk.device_and_inode(p) for p in (self.path, partial, *entries) if disk.mode(p)}
+        if disk.is_directory(source.path) and disk.device_and_inode(source.path) in inside:
             raise DestinationError(
                 f"{quote(self.path)} lies in the source's directory, which is never written to: "
                 "choose another destination"
             )
         for file in source.files:
             # A source that is gone by now is the reader's to report.
-            if disk.mode(file.path) and disk.identity(file.path) in held:
+            if disk.mode(file.path) and disk.device_and_inode(file.path) in held:
                 raise DestinationError(
                     f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination"
                 )
 
     def _check_replaceable(self) -> None:
-        names = disk.names(self.path)
+        names = disk.listdir(self.path)
         foreign = [name for name in names if disk.is_directory(self.path / name) or not _of_checkpoint(name)]
         if foreign or not any(name.endswith(_WEIGHTS) for name in names):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
@@ -110,7 +110,7 @@ class Destination:
             StorageError: fewer than `size` bytes are free.
         """
         with storing(self.path.parent, "cannot look at"):
-            free = disk.room(self.path.parent)
+            free = disk.free_bytes(self.path.parent)
         if free < size:
             raise StorageError(
                 f"{quote(self.path.parent)} has {format_size(free)} free, and {format_size(size)} are to be written: "

@@ -8,12 +8,12 @@ from datetime import datetime
 
 import xxhash
 
-from ..errors import quote
 from ..formats.layout import Layout
 from ..planning.plan import Plan
 from ..rules.family import spell
 from ..tensors import dtypes
 from ..tensors.refs import Catalog
+from ..text import quote
 from . import journal
 
 Conversion = Mapping[str, object]

@@ -65,7 +65,7 @@ class Journal:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
-        self._end = disk.status(descriptor).st_size
+        self._end = disk.fstat(descriptor).st_size
 
     def records(self) -> Iterator[object]:
         """All records that are as they were written, in order."""

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import xxhash
 
-from ..errors import SourceError, quote, reading
+from ..errors import SourceError, reading
 from ..formats.headers import is_deep, opened, read_at, refuse_costly
 from ..formats.layout import Layout
 from ..planning.plan import Plan
 from ..storage import disk
+from ..text import quote
 from .blocks import BLOCK
 
 MANIFEST = "streamconv.json"

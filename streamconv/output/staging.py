@@ -24,8 +24,9 @@ from types import TracebackType
 import psutil
 import xxhash
 
-from ..errors import DestinationError, quote, storing
+from ..errors import DestinationError, storing
 from ..storage import disk
+from ..text import quote
 from .fingerprint import Conversion, differences
 from .journal import Heading, Journal, Owner, heading
 from .manifest import MANIFEST
@@ -91,7 +92,7 @@ class Partial:
             descriptor = self._lock = disk.open_file(
                 self.journal_path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags
             )
-            if not stat.S_ISREG(disk.status(descriptor).st_mode):
+            if not stat.S_ISREG(disk.fstat(descriptor).st_mode):
                 raise DestinationError(f"{quote(self.journal_path)} is in the way and is no file: move it")
             is_locked = disk.lock(descriptor)
             self._journal = Journal(self.journal_path, descriptor)
@@ -107,7 +108,7 @@ class Partial:
 
     def _is_still_there(self, descriptor: int) -> bool:
         exists = disk.exists(self.journal_path)
-        return exists and os.path.samestat(disk.look(self.journal_path), disk.status(descriptor))
+        return exists and os.path.samestat(disk.stat(self.journal_path), disk.fstat(descriptor))
 
     def _is_held(self, descriptor: int) -> bool:
         """Whether the owner on record may still be writing, where no lock tells."""
@@ -116,7 +117,7 @@ class Partial:
             return False
         if owner.host == socket.gethostname():
             return owner.process != os.getpid() and _is_alive(owner)
-        return time.time() - disk.status(descriptor).st_mtime < _SILENCE
+        return time.time() - disk.fstat(descriptor).st_mtime < _SILENCE
 
     def _words_of_holder(self) -> str:
         owner = self.heading.owner
@@ -138,14 +139,14 @@ class Partial:
     def _release(self) -> None:
         descriptor, self._lock, self._journal = self._lock, None, None
         if descriptor is not None:
-            disk.release(descriptor)
+            disk.close_quietly(descriptor)
 
     # -- an earlier run ------------------------------------------------------------------------------------------------
 
     def is_finished(self) -> bool:
         """Whether an earlier run put its result in place, and was stopped before it had tidied up."""
         seal = self.heading.seal
-        if seal is None or not disk.exists(self.path) or disk.identity(self.path) != (seal.device, seal.inode):
+        if seal is None or not disk.exists(self.path) or disk.device_and_inode(self.path) != (seal.device, seal.inode):
             return False
         manifests = (self._beside, self._waiting) if self.single else (self.path / MANIFEST,)
         return any(disk.is_file(one) and _digest_of(one) == seal.digest for one in manifests)
@@ -182,14 +183,14 @@ class Partial:
     def allocated(self, names: list[str]) -> int:
         """Bytes on disk that the files of these names, or the single one, take already."""
         with storing(self.place, "cannot look at"):
-            found = [disk.look(path, follow=False) for path in self._paths(names) if disk.exists(path)]
+            found = [disk.stat(path, follow=False) for path in self._paths(names) if disk.exists(path)]
         return 512 * sum(status.st_blocks for status in found)
 
     def holds(self, name: str, size: int) -> bool:
         """Whether the file of that name, or the single one, is there and as long as it was made."""
         path = self.place if self.single else self.place / name
         with storing(path, "cannot look at"):
-            found = disk.look(path, follow=False) if disk.exists(path) else None
+            found = disk.stat(path, follow=False) if disk.exists(path) else None
         return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size
 
     def forget(self, names: list[str]) -> None:
@@ -197,8 +198,8 @@ class Partial:
         for path in self._paths(names):
             with storing(path, "cannot open"):
                 descriptor = disk.open_file(path, os.O_RDONLY)
-                disk.forget(descriptor)
-                disk.release(descriptor)
+                disk.drop_cache(descriptor)
+                disk.close_quietly(descriptor)
 
     def _paths(self, names: list[str]) -> list[Path]:
         return [self.place] if self.single else [self.place / name for name in names]
@@ -251,7 +252,7 @@ class Partial:
         if not disk.exists(self.place):
             disk.make_directory(self.place)
             disk.sync_directory(self.path.parent)
-        for name in disk.names(self.place):
+        for name in disk.listdir(self.place):
             if name not in names:
                 _remove(self.place / name)
 
@@ -270,7 +271,7 @@ class Partial:
 
     def _seal(self, manifest: bytes) -> None:
         """From here on a run that finds this inode under the final name knows that all is done."""
-        self.journal.append([["sealed", _digest(manifest), *disk.identity(self.place)]])
+        self.journal.append([["sealed", _digest(manifest), *disk.device_and_inode(self.place)]])
 
     def _commit_file(self, manifest: bytes) -> None:
         """The old manifest goes first, the new one comes last: never does one stand beside another's checkpoint."""
@@ -290,7 +291,7 @@ class Partial:
         disk.write_synced(self.place / MANIFEST, manifest)
         disk.sync_directory(self.place)
         self._seal(manifest)
-        if not disk.is_directory(self.path) or not disk.names(self.path):
+        if not disk.is_directory(self.path) or not disk.listdir(self.path):
             disk.rename(self.place, self.path)
         elif not disk.exchange(self.place, self.path):
             self._put_aside()
@@ -331,7 +332,7 @@ class Partial:
 
     def _is_empty_directory(self) -> bool:
         is_one = not self.single and not disk.is_link(self.place) and disk.is_directory(self.place)
-        return is_one and not disk.names(self.place)
+        return is_one and not disk.listdir(self.place)
 
 
 def _remove(path: Path) -> None:
@@ -346,7 +347,7 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str:
-    return _digest(disk.read_file(path, disk.look(path).st_size))
+    return _digest(disk.read_file(path, disk.stat(path).st_size))
 
 
 def _is_alive(owner: Owner) -> bool:

@@ -64,7 +64,7 @@ class OpenFile:
         on_block = partial(past.note_block, file.name)
         self.ledger = _ledger(body, file, past.blocks(file.name), self._read_back, on_block)
         try:
-            if disk.status(self._open).st_size != file.size:
+            if disk.fstat(self._open).st_size != file.size:
                 disk.truncate(self._open, file.size)
             self._take_over(past)
             for offset, data in file.literals:
@@ -132,7 +132,7 @@ class OpenFile:
                 self.ledger.extend(len(tail))
             digests = self.ledger.ordered()
         disk.sync(self._open)
-        disk.drop(self._open)
+        disk.try_drop_cache(self._open)
         return digests
 
     def sync(self) -> None:
@@ -142,7 +142,7 @@ class OpenFile:
                 finished = self.ledger.fresh()
                 disk.sync_data(self._descriptor)
                 for offset, length in finished:
-                    disk.drop(self._descriptor, offset, length)
+                    disk.try_drop_cache(self._descriptor, offset, length)
 
     def close(self) -> None:
         """Let go of it."""
@@ -151,7 +151,7 @@ class OpenFile:
             self._descriptor = self._direct = None
         for descriptor in descriptors:
             if descriptor is not None:
-                disk.release(descriptor)
+                disk.close_quietly(descriptor)
 
 
 def _ledger(

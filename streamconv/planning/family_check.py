@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from ..errors import StreamconvError, UsageError, quote
+from ..errors import StreamconvError, UsageError
 from ..families.registry import Config, Family, Value, spell
 from ..rules.matcher import Matcher
 from ..rules.sizes import Ranges
 from ..rules.statements import Direction, Statement
 from ..tensors.refs import Catalog, Extent, SourceFile, TensorRef
+from ..text import quote
 from .options import Question, decided_plan, told_options
 from .plan import Plan
 

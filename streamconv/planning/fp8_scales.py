@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import UnsupportedError, quote
+from ..errors import UnsupportedError
 from ..tensors.dtypes import F8_E4M3
 from ..tensors.refs import TensorRef
+from ..text import quote
 
 SUFFIX = "_scale_inv"
 _BLOCK = (128, 128)

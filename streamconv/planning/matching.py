@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from ..errors import quote
 from ..rules.matcher import Match, Matcher
 from ..rules.patterns import Bindings, fill, numbers
 from ..rules.sizes import Ranges, Sizes
 from ..rules.statements import Copy, Drop, Rule, Statement, Tied
 from ..tensors.refs import TensorRef
+from ..text import quote
 from .fp8_scales import Scales
 
 Values = tuple[int | str, ...]

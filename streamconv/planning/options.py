@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..errors import StreamconvError, UsageError, quote
+from ..errors import StreamconvError, UsageError
 from ..families.registry import Config, Family, Option, Value, spell, whole_number
 from ..rules.matcher import Matcher
 from ..rules.patterns import holes
@@ -14,7 +14,7 @@ from ..rules.sizes import Ranges
 from ..rules.statements import Direction, Rule, Statement
 from ..tensors.dtypes import DType
 from ..tensors.refs import Catalog
-from ..text import followed, suggestion
+from ..text import did_you_mean, quote
 from .outputs import Alike
 from .plan import EmptyPlanError, Plan, make_plan
 
@@ -36,8 +36,11 @@ def _parsed(family: Family, name: str, text: str) -> Value:
     if name in family.numbers:
         return whole_number(name, text)
     names = [*known, *family.numbers]
-    has = f"its options are {', '.join(names)}" if names else "it has none"
-    raise UsageError(followed(f"{family.name} has no option {quote(name)!r}{suggestion(name, names)}", has))
+    if not names:
+        raise UsageError(f"{family.name} takes no options")
+    near = did_you_mean(name, names)
+    hint = f"its options are {', '.join(names)}"
+    raise UsageError(f"{family.name} has no option {quote(name)!r}", f"{near} {hint}" if near else hint)
 
 
 def said_options(family: Family, said: Mapping[str, object]) -> dict[str, Value]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import SourceError, StreamconvError, UnsupportedError, quote
+from ..errors import SourceError, StreamconvError, UnsupportedError
 from ..rules.patterns import fill, holes
 from ..rules.sizes import Ranges, ShapeConflictError, Sizes
 from ..rules.statements import TIED, Copy, Direction, Drop, Rule, Statement, Tied
@@ -14,6 +14,7 @@ from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
 from ..tensors.refs import Catalog, TensorRef, TensorSpec
 from ..tensors.views import View
+from ..text import quote
 from .fp8_scales import Scales
 from .matching import Application, Matches
 

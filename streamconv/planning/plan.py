@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, islice
 
-from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError, quote
+from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from ..families.registry import Config, Family, Options, spell
 from ..rules.matcher import Matcher
 from ..rules.sizes import Ranges, ShapeConflictError, Sizes
@@ -22,6 +22,7 @@ from ..rules.transforms import Same
 from ..tensors.dtypes import BF16, DType
 from ..tensors.refs import Catalog, TensorRef
 from ..tensors.views import View
+from ..text import quote
 from . import fp8_scales as scales
 from . import matching
 from .matching import Matches

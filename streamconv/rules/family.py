@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import UsageError, quote
+from ..errors import UsageError
+from ..text import quote
 from .sizes import Sizes
 from .statements import Statement
 

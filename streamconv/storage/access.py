@@ -8,8 +8,9 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from ..errors import UsageError, quote
+from ..errors import UsageError
 from ..tensors.refs import SourceFile
+from ..text import quote
 from . import disk
 
 _AUTO = "auto"
@@ -96,7 +97,7 @@ def _are_cached(files: Sequence[SourceFile]) -> bool:
 def _file_system(path: Path) -> str:
     """The type of the file system that `path` lies on, from the mount table."""
     try:
-        device = disk.look(path).st_dev
+        device = disk.stat(path).st_dev
         lines = disk.read_file("/proc/self/mountinfo", _MOUNTS).decode(errors="replace").splitlines()
     except OSError:
         return ""

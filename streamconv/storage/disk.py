@@ -1,7 +1,7 @@
-"""Every operation on files goes through here: the one place that a test replaces to make storage fail.
+"""Every operation on files: the one place that a test replaces to make storage fail.
 
-The first half are primitives, one call of the system each; the second half is made of them. An `OSError` passes through
-as it is: who knows what the file was for says so in words (`errors.reading`, `errors.storing`).
+`PRIMITIVES` make one system call each; the other functions are made of them. An `OSError` passes through unchanged: the
+caller, who knows what the file is for, turns it into words (`errors.reading`, `errors.storing`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import errno
 import fcntl
 import mmap
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 StrPath = str | os.PathLike[str]
 
@@ -29,35 +29,42 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _NO_LOCKS = (errno.ENOLCK, *_NOT_OFFERED)
 
+#: The functions that make one system call each: what fault injection replaces.
+PRIMITIVES = (
+    *("open_file", "close", "read", "read_into", "read_cached", "advise_random", "write", "truncate", "map_file"),
+    *("sync", "sync_data", "drop_cache", "fstat", "stat", "listdir", "make_directory", "remove_directory", "remove"),
+    *("rename", "exchange", "lock", "free_bytes"),
+)
+
 # -- primitives --------------------------------------------------------------------------------------------------------
 
 
 def open_file(path: StrPath, flags: int, mode: int = 0o666) -> int:
-    """A descriptor of the file; what it becomes new has `mode` less the umask."""
+    """Open the file and return its descriptor. A file created here gets `mode & ~umask`."""
     return os.open(path, flags | os.O_CLOEXEC, mode)
 
 
 def close(descriptor: int) -> None:
-    """Let go of it."""
+    """Close the descriptor."""
     os.close(descriptor)
 
 
 def read(descriptor: int, length: int, offset: int) -> bytes:
-    """At most `length` bytes at `offset`; fewer at the end of the file, or for no reason at all."""
+    """Read up to `length` bytes at `offset`. The kernel may return fewer, not only at the end of the file."""
     return os.pread(descriptor, length, offset)
 
 
 def read_into(descriptor: int, target: memoryview, offset: int) -> int:
-    """Read into memory; how many bytes it became."""
+    """Read into `target`; return the number of bytes read."""
     return os.preadv(descriptor, [target], offset)
 
 
 def read_cached(descriptor: int, target: memoryview, offset: int) -> int:
-    """Read what the page cache has; how many bytes it became.
+    """Read into `target` only what the page cache holds; return the number of bytes read.
 
     Raises:
-        BlockingIOError: it has none of it, or this Python cannot ask: one that was built against a C library before
-            glibc 2.26, as conda-forge's and uv's are, has neither the flag nor the call that takes it.
+        BlockingIOError: the page cache holds none of it, or this Python cannot ask: one built against glibc older
+            than 2.26 (conda-forge's, uv's) lacks both the flag and the call that takes it.
     """
     nowait = getattr(os, "RWF_NOWAIT", None)
     if nowait is None:
@@ -65,57 +72,57 @@ def read_cached(descriptor: int, target: memoryview, offset: int) -> int:
     return os.preadv(descriptor, [target], offset, nowait)
 
 
-def expect_no_order(descriptor: int) -> None:
-    """Have the system read nothing ahead."""
+def advise_random(descriptor: int) -> None:
+    """Turn off read-ahead for the file."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def write(descriptor: int, data: memoryview, offset: int) -> int:
-    """Write at `offset`; how many bytes it became."""
+    """Write at `offset`; return the number of bytes written."""
     return os.pwrite(descriptor, data, offset)
 
 
 def truncate(descriptor: int, size: int) -> None:
-    """Make the file `size` bytes long."""
+    """Set the file's size in bytes."""
     os.ftruncate(descriptor, size)
 
 
 def map_file(descriptor: int, length: int, offset: int) -> mmap.mmap:
-    """A read-only mapping; `offset` is a multiple of the allocation granularity.
+    """Map part of the file read-only. `offset` must be a multiple of the allocation granularity.
 
     Raises:
-        ValueError: the file ends before.
+        ValueError: the file ends before `offset + length`.
     """
     return mmap.mmap(descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)
 
 
 def sync(descriptor: int) -> None:
-    """Make a file, or the names in a directory, durable."""
+    """Make a file, or the entries of a directory, durable."""
     os.fsync(descriptor)
 
 
 def sync_data(descriptor: int) -> None:
-    """Make the bytes of a file durable, and as much of the rest as reading them takes."""
+    """Make a file's data durable, and the metadata needed to read it."""
     os.fdatasync(descriptor)
 
 
-def forget(descriptor: int, offset: int = 0, length: int = 0) -> None:
-    """Drop from the page cache what lies whole in a range (without one: all of the file), is on disk and not mapped."""
+def drop_cache(descriptor: int, offset: int = 0, length: int = 0) -> None:
+    """Drop clean, unmapped pages in a range from the page cache; without a range, of the whole file."""
     os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
-def status(descriptor: int) -> os.stat_result:
-    """What the system knows of an open file."""
+def fstat(descriptor: int) -> os.stat_result:
+    """Return the status of an open file."""
     return os.fstat(descriptor)
 
 
-def look(path: StrPath, follow: bool = True) -> os.stat_result:
-    """What the system knows of a name; of a link what it leads to, or itself."""
+def stat(path: StrPath, follow: bool = True) -> os.stat_result:
+    """Return the status of a path; of a link's target, or with `follow=False` of the link itself."""
     return os.stat(path, follow_symlinks=follow)  # noqa: PTH116
 
 
-def names(directory: StrPath) -> list[str]:
-    """The names in a directory, sorted."""
+def listdir(directory: StrPath) -> list[str]:
+    """Return the names in a directory, sorted."""
     return sorted(os.listdir(directory))  # noqa: PTH208
 
 
@@ -135,12 +142,12 @@ def remove(path: StrPath) -> None:
 
 
 def rename(one: StrPath, other: StrPath) -> None:
-    """Give a file or directory another name, in place of what has it."""
+    """Rename a file or directory, replacing what has that name."""
     os.replace(one, other)  # noqa: PTH105
 
 
 def exchange(one: StrPath, other: StrPath) -> bool:
-    """Swap two names in one step; whether the file system can."""
+    """Swap two names in one step; return whether the file system can."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
@@ -153,7 +160,7 @@ def exchange(one: StrPath, other: StrPath) -> bool:
 
 
 def lock(descriptor: int) -> bool | None:
-    """Lock a file for this process alone, until it is closed: whether that worked; `None` where there are no locks."""
+    """Try to lock a file until it is closed; return whether that worked, `None` where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -165,8 +172,8 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
-def room(directory: StrPath) -> int:
-    """Bytes that are free there."""
+def free_bytes(directory: StrPath) -> int:
+    """Return the bytes free on the directory's file system."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 
@@ -174,22 +181,22 @@ def room(directory: StrPath) -> int:
 # -- made of them ------------------------------------------------------------------------------------------------------
 
 
-def release(descriptor: int) -> None:
-    """Let go of a file that was only read, or was synced: nothing that could be lost depends on how that ends."""
+def close_quietly(descriptor: int) -> None:
+    """Close, ignoring errors: for files that were only read, or are synced already."""
     with suppress(OSError):
         close(descriptor)
 
 
-def drop(descriptor: int, offset: int = 0, length: int = 0) -> None:
-    """Forget what nobody comes back to, if the system will: nothing depends on it but room for others."""
+def try_drop_cache(descriptor: int, offset: int = 0, length: int = 0) -> None:
+    """Drop pages from the page cache, ignoring errors."""
     with suppress(OSError):
-        forget(descriptor, offset, length)
+        drop_cache(descriptor, offset, length)
 
 
 def mode(path: StrPath, follow: bool = True) -> int:
-    """The mode of what a name leads to, 0 where there is nothing, nor could be."""
+    """Return the mode of what a path leads to, 0 where nothing exists or could exist."""
     try:
-        return look(path, follow).st_mode
+        return stat(path, follow).st_mode
     except OSError as error:
         if error.errno in _ABSENT:
             return 0
@@ -199,33 +206,33 @@ def mode(path: StrPath, follow: bool = True) -> int:
 
 
 def exists(path: StrPath) -> bool:
-    """Whether the name is taken, if only by a link that leads nowhere."""
+    """Return whether the name is taken, if only by a dangling link."""
     return mode(path, follow=False) != 0
 
 
 def is_file(path: StrPath) -> bool:
-    """Whether it is a regular file, or leads to one."""
-    return stat.S_ISREG(mode(path))
+    """Return whether the path is a regular file, or a link to one."""
+    return S_ISREG(mode(path))
 
 
 def is_directory(path: StrPath) -> bool:
-    """Whether it is a directory, or leads to one."""
-    return stat.S_ISDIR(mode(path))
+    """Return whether the path is a directory, or a link to one."""
+    return S_ISDIR(mode(path))
 
 
 def is_link(path: StrPath) -> bool:
-    """Whether it is a symbolic link."""
-    return stat.S_ISLNK(mode(path, follow=False))
+    """Return whether the path is a symbolic link."""
+    return S_ISLNK(mode(path, follow=False))
 
 
-def identity(path: StrPath) -> tuple[int, int]:
-    """What two names of the same file have in common: device and inode."""
-    found = look(path)
+def device_and_inode(path: StrPath) -> tuple[int, int]:
+    """Return device and inode, which all names of one file share."""
+    found = stat(path)
     return found.st_dev, found.st_ino
 
 
 def read_up_to(descriptor: int, length: int, offset: int) -> bytes:
-    """`length` bytes at `offset`; fewer only where the file ends."""
+    """Read `length` bytes at `offset`; return fewer only at the end of the file."""
     pieces = []
     while length and (piece := read(descriptor, length, offset)):
         pieces.append(piece)
@@ -234,41 +241,41 @@ def read_up_to(descriptor: int, length: int, offset: int) -> bytes:
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of it."""
+    """Write all of `data` at `offset`."""
     done = 0
     while done < len(data):
         done += write(descriptor, data[done:], offset + done)
 
 
 def are_cached(path: StrPath, offsets: Iterable[int]) -> list[bool]:
-    """For each offset, whether the page cache has the byte there."""
+    """Return for each offset whether the page cache holds the byte there."""
     descriptor, byte = open_file(path, os.O_RDONLY), memoryview(bytearray(1))
     found = []
     try:
-        expect_no_order(descriptor)
+        advise_random(descriptor)
         for offset in offsets:
             try:
                 found.append(read_cached(descriptor, byte, offset) == 1)
             except BlockingIOError:
                 found.append(False)
     finally:
-        release(descriptor)
+        close_quietly(descriptor)
     return found
 
 
 def open_direct(descriptor: int, flags: int) -> int | None:
-    """Another descriptor of an open file, for what goes past the page cache; `None` where there is none to be had."""
+    """Open a second descriptor of an open file with O_DIRECT; return `None` where the kernel refuses."""
     with suppress(OSError, AttributeError):
         return open_file(f"/proc/self/fd/{descriptor}", flags | os.O_DIRECT)
     return None
 
 
 def read_pages(direct: int, target: memoryview, offset: int) -> int:
-    """Read past the page cache; target and offset are aligned.
+    """Read past the page cache; `target` and `offset` are aligned.
 
     Returns:
-        How many bytes could be read so: fewer where the file ends, or the system refuses. Why, who reads the next one
-        through the page cache is told.
+        The number of bytes read: fewer at the end of the file, or when the kernel refuses O_DIRECT; the error
+        resurfaces when the caller reads the rest through the page cache.
     """
     done = 0
     with suppress(OSError):
@@ -281,7 +288,7 @@ def read_pages(direct: int, target: memoryview, offset: int) -> int:
 
 
 def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
-    """Write all of it past the page cache, or through it what the system refuses; data and offset are aligned."""
+    """Write past the page cache, and through it what the kernel refuses; `data` and `offset` are aligned."""
     done = 0
     try:
         while done < len(data) and done % ALIGNMENT == 0:
@@ -293,22 +300,22 @@ def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None
 
 
 def read_file(path: StrPath, limit: int) -> bytes:
-    """The content of a small file: its first `limit` bytes."""
+    """Return the first `limit` bytes of a small file."""
     descriptor = open_file(path, os.O_RDONLY)
     try:
         return read_up_to(descriptor, limit, 0)
     finally:
-        release(descriptor)
+        close_quietly(descriptor)
 
 
 def write_synced(path: StrPath, data: bytes) -> None:
-    """Write a small file whole, durable when this returns."""
+    """Write a small file, durable when this returns."""
     descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         write_all(descriptor, memoryview(data), 0)
         sync(descriptor)
     finally:
-        release(descriptor)
+        close_quietly(descriptor)
 
 
 def copy_synced(source: StrPath, target: StrPath) -> None:
@@ -323,13 +330,13 @@ def copy_synced(source: StrPath, target: StrPath) -> None:
                 at += len(data)
             sync(descriptor)
         finally:
-            release(descriptor)
+            close_quietly(descriptor)
     finally:
-        release(read_from)
+        close_quietly(read_from)
 
 
 def sync_directory(path: StrPath) -> None:
-    """Make the names in a directory durable, where the file system offers that."""
+    """Make the entries of a directory durable, where the file system can."""
     descriptor = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         sync(descriptor)
@@ -337,14 +344,14 @@ def sync_directory(path: StrPath) -> None:
         if error.errno not in _NOT_OFFERED:
             raise
     finally:
-        release(descriptor)
+        close_quietly(descriptor)
 
 
 def remove_tree(path: StrPath) -> None:
-    """Remove a directory with all that is in it; links are removed, not followed."""
-    for name in names(path):
+    """Remove a directory and everything in it; links are removed, not followed."""
+    for name in listdir(path):
         entry = Path(path, name)
-        if stat.S_ISDIR(mode(entry, follow=False)):
+        if S_ISDIR(mode(entry, follow=False)):
             remove_tree(entry)
         else:
             remove(entry)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UnsupportedError, UsageError, quote
+from ..errors import UnsupportedError, UsageError
+from ..text import quote
 
 FLOAT, INTEGER, OPAQUE = "float", "integer", "opaque"
 

@@ -1,0 +1,47 @@
+"""Standard output and standard error: either may be gone, and no work stops for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TextIO
+
+import click
+
+_LINES = 1000
+
+
+def say(text: str) -> None:
+    """Write a line to standard error; a closed pipe there stops no work."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines to standard output, many at a time: there may be a hundred thousand."""
+    iterator = iter(lines)
+    while some := list(islice(iterator, _LINES)):
+        click.echo("\n".join(some))
+
+
+@contextlib.contextmanager
+def progress_bar(quiet: bool) -> Iterator[Any]:
+    """Provide a progress bar on standard error, or `None` if `quiet`."""
+    if quiet:
+        yield None
+        return
+    from .progress_bar import ProgressBar
+
+    with ProgressBar(sys.stderr) as bar:
+        yield bar
+
+
+def flush_quietly(stream: TextIO) -> None:
+    """Flush, ignoring errors: they were reported, and the interpreter's own flush must not change the exit code."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
