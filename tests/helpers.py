@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streamconv import testing as samples
+from streamconv.errors import StreamconvError
 from streamconv.families import registry as families
 from streamconv.output.blocks import Blocks
 from streamconv.output.writer import Part
@@ -19,6 +20,7 @@ from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes, views
 from streamconv.tensors.grids import Box, Grid, box_shape, whole
 from streamconv.tensors.refs import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from streamconv.text import in_python
 
 FILE = SourceFile(Path("model.safetensors"), 1 << 60)
 
@@ -36,6 +38,14 @@ LLAMA: dict[str, Any] = {
     "torch_dtype": "bfloat16",
 }
 MIXTRAL: dict[str, Any] = {**LLAMA, "model_type": "mixtral", "num_local_experts": 3}
+
+
+def text_of(error: BaseException) -> str:
+    """Message and hint of an error in one line; neither may hold a line break or anything else unprintable."""
+    assert isinstance(error, StreamconvError), repr(error)
+    parts = [in_python(part) for part in (error.message, error.hint) if part]
+    assert all(part.isprintable() for part in parts), parts
+    return "; ".join(parts)
 
 
 def ref(name: str, shape: tuple[int, ...], dtype: str = "I64", file: SourceFile = FILE, offset: int = 0) -> TensorRef:

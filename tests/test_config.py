@@ -52,7 +52,7 @@ def test_one_that_is_too_large_is_refused(tmp_path, monkeypatch) -> None:
 
 def test_one_that_cannot_be_read_is_refused(tmp_path) -> None:
     """Byte 0 of a process's memory is nobody's to read, not even root's."""
-    with pytest.raises(SourceError, match="reading /proc/self/mem"):
+    with pytest.raises(SourceError, match="cannot read /proc/self/mem: "):
         load(tmp_path, Path("/proc/self/mem"))
 
 

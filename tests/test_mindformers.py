@@ -7,7 +7,7 @@ from pathlib import Path
 
 import golden
 import pytest
-from helpers import LLAMA, MIXTRAL, hf
+from helpers import LLAMA, MIXTRAL, hf, text_of
 
 import streamconv
 from streamconv import testing as samples
@@ -134,7 +134,7 @@ def test_a_yaml_that_is_none(tmp_path, monkeypatch, text, said) -> None:
     (tmp_path / "run.yml").write_text(text)
     with pytest.raises(SourceError, match=said) as caught:
         load(tmp_path, tmp_path / "run.yml")
-    assert str(caught.value).isprintable()
+    assert text_of(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run.yml"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import golden
 import pytest
-from helpers import LLAMA, hf
+from helpers import LLAMA, hf, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,7 +191,7 @@ def test_files_that_are_none(tmp_path, make, said) -> None:
         return
     with pytest.raises(StreamconvError, match=said) as caught:
         open_catalog(path)
-    assert str(caught.value).isprintable()
+    assert text_of(caught.value)
 
 
 # Directories ----------------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_a_damaged_byte_is_an_error_or_no_matter(tmp_path_factory, data) -> None
     try:
         found = read(folder / "m.bin")
     except StreamconvError as error:
-        assert str(error).isprintable()
+        assert text_of(error)
     else:
         assert len(found) <= len(shapes)
 

@@ -137,7 +137,7 @@ def mended(config: ModelConfig, dtype: DType | None, dequantised: bool, settled:
 def companions(config: ModelConfig, directory: Path) -> list[Path]:
     """Tokenizer, generation and code files beside the config (or the weights), sorted by name."""
     home = config.path.parent if config.path else directory
-    with reading(home, "listing"):
+    with reading(home, "cannot list"):
         return [home / name for name in disk.listdir(home) if is_companion(name) and disk.is_file(home / name)]
 
 

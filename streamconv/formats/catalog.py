@@ -60,7 +60,7 @@ def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Cat
         UnsupportedError: an encrypted file, one that is no checkpoint, or a dtype that streamconv does not know.
     """
     try:
-        with reading(path, "opening"):
+        with reading(path, "cannot open"):
             is_directory = stat.S_ISDIR(disk.stat(path).st_mode)
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
@@ -121,7 +121,7 @@ def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Seq
 
 
 def _names(directory: Path) -> list[str]:
-    with reading(directory, "listing"):
+    with reading(directory, "cannot list"):
         return [name for name in disk.listdir(directory) if not name.startswith(".")]
 
 

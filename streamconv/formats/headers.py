@@ -43,7 +43,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
         _refuse_special(path, status)
         yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise source_error(error, "reading", path) from error
+        raise source_error(error, "cannot read", path) from error
     finally:
         disk.close_quietly(descriptor)
 
@@ -59,9 +59,9 @@ def _open(path: Path) -> int:
             raise SourceError(
                 f"{quote(path)} is a link to a file that is not there; download the checkpoint again"
             ) from error
-        raise source_error(error, "opening", path) from error
+        raise source_error(error, "cannot open", path) from error
     except OSError as error:
-        raise source_error(error, "opening", path) from error
+        raise source_error(error, "cannot open", path) from error
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
 

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,8 +173,8 @@ def test_a_broken_file_is_refused_by_name_and_byte(read, case):
     content, expected = HOSTILE[case]
     with pytest.raises(SourceError) as caught:
         read(content)
-    assert "x.ckpt" in str(caught.value)
-    assert expected in str(caught.value)
+    assert "x.ckpt" in caught.value.message
+    assert expected in text_of(caught.value)
 
 
 UNSUPPORTED = {
@@ -196,7 +197,7 @@ def test_what_no_other_format_holds_is_refused_by_name(read, case):
     content, expected = UNSUPPORTED[case]
     with pytest.raises(UnsupportedError, match=r"x\.ckpt") as caught:
         read(content)
-    assert expected in str(caught.value)
+    assert expected in text_of(caught.value)
 
 
 @pytest.mark.parametrize(("fields", "shape"), [
@@ -257,7 +258,7 @@ def test_no_flipped_byte_escapes_our_errors(tmp_path_factory, data):
     try:
         file, tensors = ckpt.read(path)
     except StreamconvError as error:
-        assert str(error).isprintable()
+        assert text_of(error)
     else:
         for ref in tensors.values():
             assert ref.nbytes == sum(e.length for e in ref.extents)
@@ -453,7 +454,7 @@ def test_slices_of_half_a_gibibyte():
 def test_what_mindspore_would_not_load_is_not_laid_out(specs, error, expected):
     with pytest.raises(error, match=r"m\.ckpt") as caught:
         ckpt.lay_out("m.ckpt", specs)
-    assert expected in str(caught.value)
+    assert expected in text_of(caught.value)
 
 
 def test_the_largest_dimension_is_laid_out():
