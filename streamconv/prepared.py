@@ -10,7 +10,7 @@ from .configs.model_config import ModelConfig
 from .engine.boxes import is_scattered
 from .engine.budget import Budget, divide
 from .families.registry import Family
-from .formats.layout import Layout
+from .formats.layout import FileLayout
 from .output.blocks import BLOCK
 from .output.destination import Destination
 from .planning.outputs import Output
@@ -44,7 +44,7 @@ class Prepared:
     family: Family
     recognised: str
     plan: Plan
-    layout: Layout
+    layout: FileLayout
     limit: int
     max_shard_size: int
     workers: int | None

@@ -43,7 +43,7 @@ def boxes(specs: list[TensorSpec], size: int, seed: int) -> list[tuple[str, int,
 
 
 def written(
-    folder: Path, placed: layout.Layout, parts: list[tuple[str, int, bytes]], direct: bool = False
+    folder: Path, placed: layout.FileLayout, parts: list[tuple[str, int, bytes]], direct: bool = False
 ) -> dict[str, list[str]]:
     sink = FileSink(placed, folder, False, helpers.Fresh(placed.files), direct)
     for name, offset, data in parts:

@@ -13,7 +13,7 @@ import numpy as np
 from ..engine.tasks import Chosen
 from ..errors import SourceError, VerificationError, reading
 from ..formats import ckpt
-from ..formats.layout import Layout
+from ..formats.layout import FileLayout
 from ..output.blocks import SEAL_BYTES, seal_bytes
 from ..output.writer import pieces
 from ..storage import disk
@@ -24,7 +24,7 @@ from .against_manifest import _CHUNK, _is_directory
 from .sample import Sample
 
 
-def chosen_boxes(layout: Layout, sample: Sample) -> Chosen:
+def chosen_boxes(layout: FileLayout, sample: Sample) -> Chosen:
     """Which boxes are compared: the sample's, and the first one of a tensor of each file."""
     firsts = set()
     for file in layout.files:
@@ -47,7 +47,7 @@ class CompareSink:
         VerificationError: a byte differs; the message names file, tensor and byte.
     """
 
-    def __init__(self, layout: Layout, path: Path) -> None:
+    def __init__(self, layout: FileLayout, path: Path) -> None:
         self._path, self._folder = path, _is_directory(path)
         self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, int] = {}

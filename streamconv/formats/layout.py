@@ -1,4 +1,4 @@
-"""Layout: where every output byte goes. Pure arithmetic over the plan; no file is touched."""
+"""Where every output byte goes. Pure arithmetic over the plan; no file is touched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADAPTER = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """All files of the destination.
 
     Attributes:
@@ -44,7 +44,7 @@ def lay_out(
     max_shard_size: int,
     crc: bool,
     torch_root: str | None = None,
-) -> Layout:
+) -> FileLayout:
     """Lay tensors out in files of format `kind`; `name` is the file's name where that is one file.
 
     `torch_root` is the key under which a torch file holds them, `None` for no such nesting.
@@ -53,11 +53,11 @@ def lay_out(
         UnsupportedError: the format cannot hold a tensor.
     """
     if kind == CKPT:
-        return Layout(kind, (ckpt.lay_out(name, tensors, crc),))
+        return FileLayout(kind, (ckpt.lay_out(name, tensors, crc),))
     if kind == TORCH:
-        return Layout(kind, (torch_layout.lay_out(name, tensors, torch_root),))
+        return FileLayout(kind, (torch_layout.lay_out(name, tensors, torch_root),))
     if kind == PEFT:
-        return Layout(kind, (safetensors.lay_out(ADAPTER, tensors, {"format": "pt"}),))
+        return FileLayout(kind, (safetensors.lay_out(ADAPTER, tensors, {"format": "pt"}),))
     groups = shards.split(tensors, max_shard_size)
     if kind == HF_SAFETENSORS:
         return _sharded(
@@ -73,13 +73,13 @@ def _sharded(
     shard_name: Callable[[int, int], str],
     metadata: Mapping[str, str],
     index: str | None,
-) -> Layout:
+) -> FileLayout:
     files = tuple(
         safetensors.lay_out(shard_name(number, len(groups)), group, metadata) for number, group in enumerate(groups, 1)
     )
     weight_map = {name: file.name for file in files for name in file.extents}
     total = sum(tensor.nbytes for group in groups for tensor in group)
-    return Layout(kind, files, {index: shards.index_bytes(total, weight_map)} if index else {})
+    return FileLayout(kind, files, {index: shards.index_bytes(total, weight_map)} if index else {})
 
 
 def _check_mindspore(tensors: Sequence[TensorSpec]) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import xxhash
 
-from ..formats.layout import Layout
+from ..formats.layout import FileLayout
 from ..planning.plan import Plan
 from ..rules.family import spell
 from ..tensors import dtypes
@@ -33,7 +33,7 @@ _WORDS = {
 }
 
 
-def describe(plan: Plan, layout: Layout, catalog: Catalog, max_shard_size: int, version: str) -> Conversion:
+def describe(plan: Plan, layout: FileLayout, catalog: Catalog, max_shard_size: int, version: str) -> Conversion:
     """Describe a conversion that is planned and laid out, by this version of streamconv."""
     values = {
         "journal": journal.VERSION,

@@ -15,7 +15,7 @@ import xxhash
 
 from ..errors import SourceError, reading
 from ..formats.headers import is_deep, opened, read_at, refuse_costly
-from ..formats.layout import Layout
+from ..formats.layout import FileLayout
 from ..planning.plan import Plan
 from ..storage import disk
 from ..text import quote
@@ -92,7 +92,7 @@ class Manifest:
 
 def write(
     plan: Plan,
-    layout: Layout,
+    layout: FileLayout,
     max_shard_size: int,
     digests: Mapping[str, Sequence[str]],
     overflowed: Mapping[str, int],
@@ -134,7 +134,7 @@ def _casts(plan: Plan) -> Iterator[tuple[str, list[str]]]:
             yield output.name, sorted(map(str, dtypes))
 
 
-def _lines(layout: Layout) -> Iterator[str]:
+def _lines(layout: FileLayout) -> Iterator[str]:
     for file in layout.files:
         for name, extents in file.extents.items():
             entry = {"file": file.name, "extents": extents}

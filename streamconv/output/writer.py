@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from ..errors import storage_error, storing
 from ..formats import ckpt
-from ..formats.layout import Layout
+from ..formats.layout import FileLayout
 from ..storage import access, disk
 from ..storage.disk import ALIGNMENT
 from ..storage.regions import phase
@@ -173,7 +173,7 @@ class FileSink:
         direct: write past the page cache what is long enough, and lies in memory as in the file.
     """
 
-    def __init__(self, layout: Layout, place: Path, single: bool, past: Past, direct: bool = False) -> None:
+    def __init__(self, layout: FileLayout, place: Path, single: bool, past: Past, direct: bool = False) -> None:
         self._place, self._single = place, single
         self._by_tensor = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, OpenFile] = {}
