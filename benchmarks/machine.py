@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from streamconv.storage.mounts import Mount, mount_of
 from streamconv.storage.regions import Region
 from streamconv.text import format_size
 
@@ -54,25 +54,9 @@ def room(folder: Path) -> int:
     return min(free, psutil.virtual_memory().available - _PROCESSES) if mount(folder).kind == "tmpfs" else free
 
 
-@dataclass(frozen=True)
-class Mount:
-    """A file system: its kind such as `ext4`, its device such as `/dev/sda1`, and that device's major:minor."""
-
-    kind: str
-    device: str
-    number: str
-
-
 def mount(folder: Path) -> Mount:
     """The file system that a folder lies on."""
-    best, result = -1, Mount("unknown", "unknown", "")
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, right = (part.split() for part in line.split(" - ", 1))
-        point = Path(left[4].replace("\\040", " "))
-        # The last of those mounted at the same place is the one that is seen.
-        if folder.resolve().is_relative_to(point) and len(point.parts) >= best:
-            best, result = len(point.parts), Mount(right[0], right[1], left[2])
-    return result
+    return mount_of(folder) or Mount("unknown", "unknown", "")
 
 
 def _processor() -> str:

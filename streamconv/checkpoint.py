@@ -84,7 +84,7 @@ class LazyTensor:
         target = np.empty(box_shape(box), bits(self.ref.dtype))
         view: View = views.leaf(self.ref)
         files = [extent.file for extent in self.ref.extents]
-        reader = Reader(max(1, target.nbytes), access.of_source(self.io, files, once=False))
+        reader = Reader(max(1, target.nbytes), access.for_reading(self.io, files, reads_once=False).access)
         try:
             reader.place(view, box, target.reshape(-1), self.ref.dtype)
         finally:

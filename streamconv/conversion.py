@@ -136,7 +136,7 @@ class Conversion(Prepared):
         on_progress: OnProgress | None,
     ) -> tuple[Tally, Mapping[str, list[str]]]:
         """All files, durable, with the digests of their blocks."""
-        direct = access.of_destination(self.io, place.parent) is Access.DIRECT
+        direct = access.for_writing(self.io, place.parent).access is Access.DIRECT
         sink = FileSink(self.layout, place, self.destination.single, recorder, direct)
         tally = Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
         try:
@@ -152,7 +152,7 @@ class Conversion(Prepared):
     @cached_property
     def _access(self) -> Access:
         """How windows come from the source: found out once, for that looks into its files."""
-        return access.of_source(self.io, self.catalog.files)
+        return access.for_reading(self.io, self.catalog.files).access
 
     def _what_is_left(self, partial: Partial, safe: int) -> str:
         if partial.is_in_place:

@@ -10,6 +10,7 @@ import pytest
 from streamconv.errors import UsageError
 from streamconv.storage import access
 from streamconv.storage.access import Access
+from streamconv.storage.mounts import Mount, mount_of
 from streamconv.tensors.refs import SourceFile
 
 FILES = (SourceFile(Path("a"), 1),)
@@ -26,34 +27,57 @@ BY_KIND = {
 
 @pytest.mark.parametrize(("kind", "way"), BY_KIND.items())
 def test_auto_depends_on_the_file_system(kind: str, way: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_file_system", lambda path: kind)
+    monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
     monkeypatch.setattr(access, "_has_huge_pages", lambda: True)
-    assert access.of_source("auto", FILES) is way
-    assert access.of_destination("auto", Path("b")) is way
+    assert access.for_reading("auto", FILES).access is way
+    assert access.for_writing("auto", Path("b")).access is way
     once_only = Access.READ if way is Access.DIRECT else way
-    assert access.of_source("auto", FILES, once=False) is once_only
+    assert access.for_reading("auto", FILES, reads_once=False).access is once_only
     monkeypatch.setattr(access, "_has_huge_pages", lambda: False)
-    assert access.of_source("auto", FILES) is once_only
-    assert access.of_source("auto", ()) is Access.READ
+    assert access.for_reading("auto", FILES).access is once_only
+    assert access.for_reading("auto", ()).access is Access.READ
+
+
+def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, huge = "ext4", True
+    monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
+    monkeypatch.setattr(access, "_has_huge_pages", lambda: huge)
+    assert (
+        str(access.for_reading("auto", FILES))
+        == str(access.for_writing("auto", Path("b")))
+        == "direct (ext4, huge pages)"
+    )
+    assert str(access.for_reading("auto", FILES, reads_once=False)) == "read (parts may be read again)"
+    assert str(access.for_reading("auto", ())) == "read (no files)"
+    monkeypatch.setattr(access, "_are_cached", lambda files: True)
+    assert str(access.for_reading("auto", FILES)) == "read (already in the page cache)"
+    huge = False
+    assert str(access.for_reading("auto", FILES)) == "read (ext4, no huge pages)"
+    assert str(access.for_writing("auto", Path("b"))) == "written (ext4, no huge pages)"
+    kind = "tmpfs"
+    assert str(access.for_reading("auto", FILES)) == "mapped (tmpfs)"
+    assert str(access.for_writing("auto", Path("b"))) == "written (tmpfs)"
+    kind = "nfs4"
+    assert str(access.for_reading("auto", FILES)) == "read (nfs4)"
+    kind = ""
+    assert str(access.for_reading("auto", FILES)) == "read (unknown file system)"
+    assert str(access.for_reading("map", FILES)) == "mapped (requested)"
+    assert str(access.for_writing("map", Path("b"))) == "written (requested)"
 
 
 @pytest.mark.parametrize("way", Access)
 def test_the_user_knows_better(way: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_file_system", None)
-    assert access.of_source(way.value, FILES) is way
-    assert access.of_source(way.value, (), once=False) is way
-    assert access.of_destination(way.value, Path("b")) is way
+    monkeypatch.setattr(access, "mount_of", None)
+    assert access.for_reading(way.value, FILES).access is way
+    assert access.for_reading(way.value, (), reads_once=False).access is way
+    assert access.for_writing(way.value, Path("b")).access is way
     access.check_io(way.value)
 
 
 def test_a_word_that_is_none() -> None:
-    with pytest.raises(UsageError, match=r"--io fast: not one of auto, map, read, direct"):
+    with pytest.raises(UsageError) as caught:
         access.check_io("fast")
-
-
-def test_the_file_system_is_found(tmp_path: Path) -> None:
-    assert access._file_system(Path("/proc")) == "proc"
-    assert access._file_system(tmp_path / "nothing") == ""
+    assert str(caught.value) == "unknown value for io: fast\nhint: choose one of auto, map, read, direct"
 
 
 def test_huge_pages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,24 +94,24 @@ def test_huge_pages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_the_page_cache_has_is_taken_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = access._file_system(tmp_path)
-    if kind not in access._TAKES_DIRECT:
-        pytest.skip(f"the page cache of {kind} cannot be emptied")
+    mount = mount_of(tmp_path)
+    if mount is None or mount.kind not in access._TAKES_DIRECT:
+        pytest.skip(f"the page cache of {mount} cannot be emptied")
     monkeypatch.setattr(access, "_has_huge_pages", lambda: True)
     files = []
     for number, size in enumerate((3 << 20, 0, 9 << 20)):
         path = tmp_path / str(number)
         path.write_bytes(os.urandom(size))
         files.append(SourceFile(path, size))
-    assert access.of_source("auto", files) is Access.READ
+    assert access.for_reading("auto", files).access is Access.READ
     for file in files:
         descriptor = os.open(file.path, os.O_RDONLY)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
-    assert access.of_source("auto", files) is Access.DIRECT
+    assert access.for_reading("auto", files).access is Access.DIRECT
     files[2].path.read_bytes()
-    assert access.of_source("auto", files) is Access.READ, "three quarters of it"
+    assert access.for_reading("auto", files).access is Access.READ, "three quarters of it"
 
 
 def test_files_that_cannot_be_opened_are_not_cached(tmp_path: Path) -> None:

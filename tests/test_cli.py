@@ -487,7 +487,10 @@ USAGE = {
     "a size": (["convert", "S", "D", "--max-mem", "much"], "--max-mem 'much' is not a size; write for example 16G"),
     "a shard size": (["convert", "S", "D", "--max-shard-size", "-1"], "--max-shard-size '-1' is not a size"),
     "no bytes": (["convert", "S", "D", "--max-mem", "0"], "--max-mem '0' is out of range"),
-    "io": (["convert", "S", "D", "--io", "mmap"], "--io mmap: not one of auto, map, read, direct"),
+    "io": (
+        ["convert", "S", "D", "--io", "mmap"],
+        "unknown value for --io: mmap\nhint: choose one of auto, map, read, direct",
+    ),
     "a config": (["convert", "S", "D", "--config", "nothing.json"], "--config nothing.json: there is no such file"),
     "a file as DEST": (["convert", "S", "D.safetensors"], "a destination is a directory, or a file that ends in .ckpt"),
     "the root": (["convert", "S", "/"], "is the root of the file system"),

@@ -240,7 +240,7 @@ class _Comparison:
         self._one, self._other, self._limit = one, other, limit
         self._half = memory.divide(limit, 1, len(one) + len(other)).region // 2
         self._readers = [
-            Reader(self._half, access.of_source(io, catalog.files), drops=True) for catalog in (one, other)
+            Reader(self._half, access.for_reading(io, catalog.files).access, drops=True) for catalog in (one, other)
         ]
         self._spare = [Region(self._half), Region(self._half)]
         self._on_progress, self._done, self._started, self._said = on_progress, 0, time.monotonic(), -math.inf

@@ -1,35 +1,36 @@
-"""How files are accessed: mapped, through the page cache, or past it. The user says, or the file system decides."""
+"""How files are accessed: mapped, through the page cache, or past it. The user chooses, or the file system decides."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from ..errors import UsageError
 from ..tensors.refs import SourceFile
-from ..text import quote
+from ..text import quote, setting
 from . import disk
+from .mounts import mount_of
 
 _AUTO = "auto"
+_REQUESTED = "requested"
 _IN_MEMORY = ("tmpfs", "ramfs")
 _TAKES_DIRECT = ("ext4", "xfs")
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
-_MOUNTS = 4 << 20
 _PROBES = 16
 
-#: Bytes of a run that are worth a request of their own, past the page cache: shorter ones gain from its reading ahead,
-#: and from its putting them together.
+#: Bytes of a run worth a request of its own past the page cache: shorter runs gain from the cache's read-ahead, and
+#: from its merging of requests.
 DIRECT_LEAST = 1 << 20
 
-#: The same where a part of a tensor is read, such as a head: what would be read ahead is for another time.
+#: The same where part of a tensor is read, such as a head: read-ahead would fetch what this read does not need.
 DIRECT_LEAST_OF_PART = 64 << 10
 
 
 class Access(Enum):
-    """How bytes come from files and get there; the values are words of `--io`."""
+    """How files are read and written. The values are the words that `io` takes."""
 
     MAP = "map"
     """Sources are mapped, window by window; outputs are written through the page cache."""
@@ -38,51 +39,93 @@ class Access(Enum):
     """Sources are read, and outputs written, through the page cache."""
 
     DIRECT = "direct"
-    """The device itself moves what is long enough, past the page cache, where the file system lets it."""
+    """Long runs are read and written past the page cache (O_DIRECT), where the file system allows it."""
+
+
+@dataclass(frozen=True)
+class ChosenAccess:
+    """An access and why it was chosen; `str` gives both, such as `direct (ext4, huge pages)`.
+
+    Attributes:
+        access: how the files are accessed.
+        reason: the file system and what else decided, or that the access was requested.
+        writes: files are written; they are never mapped for that.
+    """
+
+    access: Access
+    reason: str
+    writes: bool = False
+
+    @property
+    def way(self) -> str:
+        """The access in a word: `mapped`, `read`, `written` or `direct`."""
+        if self.access is Access.DIRECT:
+            return "direct"
+        return "written" if self.writes else "mapped" if self.access is Access.MAP else "read"
+
+    def __str__(self) -> str:
+        return f"{self.way} ({self.reason})"
 
 
 def check_io(io: str) -> None:
-    """Refuse what is no way to access files.
+    """Refuse a word that names no access.
 
     Raises:
         UsageError: not one of `auto`, `map`, `read`, `direct`.
     """
-    ways = (_AUTO, *(way.value for way in Access))
-    if io not in ways:
-        raise UsageError(f"--io {quote(io)}: not one of {', '.join(ways)}")
+    words = (_AUTO, *(access.value for access in Access))
+    if io not in words:
+        raise UsageError(f"unknown value for {setting('io')}: {quote(io)}", f"choose one of {', '.join(words)}")
 
 
-def of_source(io: str, files: Sequence[SourceFile], once: bool = True) -> Access:
-    """How windows come from the files of a source: as `io` says, or as is fastest for `auto`.
+def for_reading(io: str, files: Sequence[SourceFile], reads_once: bool = True) -> ChosenAccess:
+    """Choose how windows of the source's files are read.
 
-    Not past the page cache where that has them already, or where who reads them may come back: not just `once`.
+    Args:
+        io: a word that `check_io` accepts. Only `auto` leaves a choice.
+        files: all files of the source.
+        reads_once: every byte is read once at most. Files that are read again, and files that the page cache holds
+            already, are not read past it.
     """
     if io != _AUTO:
-        return Access(io)
-    found = _fastest(files[0].path) if files else Access.READ
-    return Access.READ if found is Access.DIRECT and (not once or _are_cached(files)) else found
+        return ChosenAccess(Access(io), _REQUESTED)
+    if not files:
+        return ChosenAccess(Access.READ, "no files")
+    chosen = _fastest(files[0].path)
+    if chosen.access is not Access.DIRECT:
+        return chosen
+    if not reads_once:
+        return ChosenAccess(Access.READ, "parts may be read again")
+    return ChosenAccess(Access.READ, "already in the page cache") if _are_cached(files) else chosen
 
 
-def of_destination(io: str, folder: Path) -> Access:
-    """How files come into a folder: as `io` says, or as is fastest for `auto`."""
-    return _fastest(folder) if io == _AUTO else Access(io)
+def for_writing(io: str, directory: Path) -> ChosenAccess:
+    """Choose how files in `directory` are written. Only `auto` leaves a choice."""
+    chosen = _fastest(directory) if io == _AUTO else ChosenAccess(Access(io), _REQUESTED)
+    return replace(chosen, writes=True)
 
 
-def _fastest(path: Path) -> Access:
-    """Mapped where files are in memory anyway; past the page cache where the processor would be what limits.
+def _fastest(path: Path) -> ChosenAccess:
+    """Choose `map` where files are in memory anyway, and `direct` where the processor would be the limit.
 
     A disk takes huge pages in few large requests, and pages of 4 KiB in so many small ones that it is slower than
     through the page cache (figures: `docs/performance.md`). Elsewhere files are read, not mapped: a page fault that
     meets a lost network or a broken disk is not an error but a signal.
     """
-    kind = _file_system(path)
-    if kind in _IN_MEMORY:
-        return Access.MAP
-    return Access.DIRECT if kind in _TAKES_DIRECT and _has_huge_pages() else Access.READ
+    mount = mount_of(path)
+    if mount is None:
+        return ChosenAccess(Access.READ, "unknown file system")
+    if mount.kind in _IN_MEMORY:
+        return ChosenAccess(Access.MAP, mount.kind)
+    if mount.kind not in _TAKES_DIRECT:
+        return ChosenAccess(Access.READ, mount.kind)
+    if not _has_huge_pages():
+        return ChosenAccess(Access.READ, f"{mount.kind}, no huge pages")
+    return ChosenAccess(Access.DIRECT, f"{mount.kind}, huge pages")
 
 
 def _are_cached(files: Sequence[SourceFile]) -> bool:
-    """Whether the page cache has most of the files, judged by a few bytes all over them."""
+    """Return whether the page cache holds most of the files, judged by a few bytes spread over them."""
     total = sum(file.size for file in files)
     places, before, found = [total * number // _PROBES for number in range(_PROBES)], 0, 0
     for file in files:
@@ -94,19 +137,8 @@ def _are_cached(files: Sequence[SourceFile]) -> bool:
     return 2 * found > _PROBES
 
 
-def _file_system(path: Path) -> str:
-    """The type of the file system that `path` lies on, from the mount table."""
-    try:
-        device = disk.stat(path).st_dev
-        lines = disk.read_file("/proc/self/mountinfo", _MOUNTS).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    return next((line.split(" - ")[1].split()[0] for line in lines if line.split()[2] == wanted), "")
-
-
 def _has_huge_pages() -> bool:
-    """Whether the system gives huge pages to who asks for them."""
+    """Return whether the kernel gives huge pages to memory that asks for them."""
     with suppress(OSError):
         return b"[never]" not in disk.read_file(_HUGE_PAGES, 1 << 10)
     return False

@@ -231,6 +231,11 @@ def device_and_inode(path: StrPath) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def resolve(path: StrPath) -> str:
+    """Return the absolute path with links followed, as far as it exists."""
+    return os.path.realpath(path)
+
+
 def read_up_to(descriptor: int, length: int, offset: int) -> bytes:
     """Read `length` bytes at `offset`; return fewer only at the end of the file."""
     pieces = []

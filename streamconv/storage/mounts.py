@@ -1,0 +1,57 @@
+"""The mount table: which file system a path lies on."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePath
+from typing import NamedTuple
+
+from . import disk
+
+_TABLE = "/proc/self/mountinfo"
+_LIMIT = 4 << 20
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """A mounted file system.
+
+    Attributes:
+        kind: its type, such as `ext4`.
+        device: what is mounted, such as `/dev/sda1`.
+        number: that device as `major:minor`.
+    """
+
+    kind: str
+    device: str
+    number: str
+
+
+def mount_of(path: str | os.PathLike[str], table: str | os.PathLike[str] = _TABLE) -> Mount | None:
+    """Return the mount that `path` lies on, `None` if the mount table cannot be read.
+
+    Source: proc_pid_mountinfo(5). White space and backslashes in mount points are escaped as `\\ooo`.
+    """
+    try:
+        place = PurePath(disk.resolve(path))
+        lines = disk.read_file(table, _LIMIT).splitlines()
+    except OSError:
+        return None
+    deepest, found = -1, None
+    for line in lines:
+        mount, _, source = line.partition(b" - ")
+        number, point = mount.split()[2], _path(mount.split()[4])
+        # Of several mounts at the same place the last is the visible one.
+        if place.is_relative_to(point) and len(point.parts) >= deepest:
+            kind, device = source.split()[:2]
+            deepest, found = len(point.parts), Mount(os.fsdecode(kind), os.fsdecode(_plain(device)), number.decode())
+    return found
+
+
+def _path(escaped: bytes) -> PurePath:
+    return PurePath(os.fsdecode(_plain(escaped)))
+
+
+def _plain(escaped: bytes) -> bytes:
+    return _ESCAPED.sub(lambda match: bytes((int(match[1], 8),)), escaped)

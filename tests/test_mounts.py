@@ -1,0 +1,35 @@
+"""The mount table, read once for whoever asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamconv.storage.mounts import Mount, mount_of
+
+
+def test_the_mount_of_a_path_is_found(tmp_path: Path) -> None:
+    assert mount_of("/proc/self") == mount_of(Path("/proc"))
+    assert (mount_of("/proc") or Mount("", "", "")).kind == "proc"
+    assert mount_of(tmp_path / "nothing" / "here") == mount_of(tmp_path)
+    assert mount_of(tmp_path, tmp_path / "no table") is None
+
+
+def test_the_deepest_and_last_mount_counts(tmp_path: Path) -> None:
+    inner = tmp_path / "a b"
+    inner.mkdir()
+    table = tmp_path / "mountinfo"
+    lines = [
+        "21 1 8:1 / / rw - ext4 /dev/sda1 rw",
+        f"22 21 0:30 / {tmp_path} rw shared:2 - nfs4 server:/export\\040one rw",
+        f"23 21 0:31 / {tmp_path} rw - tmpfs tmpfs rw,size=1k",
+        f"24 22 8:2 /sub {tmp_path}/a\\040b rw - xfs /dev/sdb rw",
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    assert mount_of("/", table) == Mount("ext4", "/dev/sda1", "8:1")
+    assert mount_of(tmp_path, table) == Mount("tmpfs", "tmpfs", "0:31")
+    assert mount_of(inner, table) == Mount("xfs", "/dev/sdb", "8:2")
+    link = tmp_path / "link"
+    link.symlink_to(inner)
+    assert mount_of(link / "file", table) == mount_of(inner, table)
+    table.write_text("\n".join(lines[:2]))
+    assert mount_of(tmp_path, table) == Mount("nfs4", "server:/export one", "0:30")
