@@ -94,7 +94,7 @@ def plan(
     given = parse_options(chosen, options or {})
     question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), alike)
     recorded = (made_by.text("model"), made_by.options) if made_by else None
-    planned = decided_plan(question, given, recorded, said_options(chosen, model_config.said))
+    planned = decided_plan(question, given, recorded, said_options(chosen, model_config.yaml_values))
     if planned.is_adapter and kind == HF_SAFETENSORS:
         kind = PEFT
     specs = [output.spec for output in planned.outputs]

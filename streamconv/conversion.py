@@ -175,7 +175,7 @@ class Conversion(Prepared):
     def _configs(self) -> Mapping[str, bytes]:
         """The config of what is written: a model's, or an adapter's."""
         if not self.plan.is_adapter:
-            return {configs.CONFIG: self._mended_config()} if self.config.goes_along else {}
+            return {configs.CONFIG: self._mended_config()} if self.config.is_copied else {}
         if self.plan.direction is Direction.REVERSE:
             return {adapters.CONFIG: self._adapter_config()}
         beside = self.catalog.directory / adapters.CONFIG
@@ -190,7 +190,7 @@ class Conversion(Prepared):
 
     def _mended_config(self) -> bytes:
         settled = {**self.family.settled(self.plan.options), **({TIED: False} if self.plan.untied else {})}
-        return configs.mended(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
+        return configs.updated(self.config, self.plan.held_dtype, bool(self.plan.dequantised), settled)
 
     def compare(self, on_progress: OnProgress | None = None, sample: sampling.Sample | None = None) -> verify.Verified:
         """Convert again in memory, all or a sample, and compare every byte with the destination.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.configs import model_config as configs
-from streamconv.configs.model_config import ModelConfig, companions, load, mended
+from streamconv.configs.model_config import ModelConfig, companions, load, updated
 from streamconv.errors import SourceError, UsageError
 from streamconv.tensors.dtypes import BF16, F16, F32
 
@@ -70,7 +70,7 @@ def test_one_that_cannot_be_read_is_refused(tmp_path) -> None:
 )
 def test_the_copy_says_the_dtype_that_was_asked(values, dtype, expected) -> None:
     before = dict(values)
-    data = mended(ModelConfig(None, values), dtype, False, {})
+    data = updated(ModelConfig(None, values), dtype, False, {})
     assert json.loads(data) == expected
     assert list(json.loads(data)) == list(expected)
     assert values == before
@@ -79,8 +79,11 @@ def test_the_copy_says_the_dtype_that_was_asked(values, dtype, expected) -> None
 def test_the_copy_says_what_became_true_of_the_model() -> None:
     values = {"quantization_config": {"quant_method": "fp8"}, "num_nextn_predict_layers": 1, "a": 1}
     settled = {"num_nextn_predict_layers": 0, "unheard_of": 2}
-    assert json.loads(mended(ModelConfig(None, values), None, True, settled)) == {"num_nextn_predict_layers": 0, "a": 1}
-    assert json.loads(mended(ModelConfig(None, values), None, False, {})) == values
+    assert json.loads(updated(ModelConfig(None, values), None, True, settled)) == {
+        "num_nextn_predict_layers": 0,
+        "a": 1,
+    }
+    assert json.loads(updated(ModelConfig(None, values), None, False, {})) == values
 
 
 def test_what_makes_a_checkpoint_a_model_goes_along(tmp_path) -> None:

@@ -141,8 +141,8 @@ def test_a_yaml_that_is_none(tmp_path, monkeypatch, text, said) -> None:
 def test_a_config_json_is_no_yaml(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     config = load(tmp_path, None)
-    assert config.goes_along
-    assert not config.said
+    assert config.is_copied
+    assert not config.yaml_values
 
 
 QWEN3 = {"model_type": "qwen3", "vocab_size": 11, "hidden_size": 20, "intermediate_size": 14, "num_hidden_layers": 2}

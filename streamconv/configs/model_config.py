@@ -47,19 +47,19 @@ class ModelConfig:
     """A config, or the lack of one.
 
     Attributes:
-        path: where it was read, `None` where there is none.
-        values: what it says, under HuggingFace's names.
-        said: what a MindFormers YAML says, under its own names; nothing for a config.json.
+        path: the file it was read from, `None` for no config.
+        values: its keys and values under HuggingFace's names.
+        yaml_values: those of a MindFormers YAML under MindFormers' names; empty for a config.json.
     """
 
     path: Path | None = None
     values: Mapping[str, object] = field(default_factory=dict)
-    said: Mapping[str, object] = field(default_factory=dict)
+    yaml_values: Mapping[str, object] = field(default_factory=dict)
 
     @property
-    def goes_along(self) -> bool:
-        """Whether it is the config.json that a converted checkpoint wants beside it."""
-        return self.path is not None and not self.said and "peft_type" not in self.values
+    def is_copied(self) -> bool:
+        """Whether it is a model's config.json, which a converted checkpoint gets a copy of."""
+        return self.path is not None and not self.yaml_values and "peft_type" not in self.values
 
 
 def load(directory: Path, given: Path | None, room: int | None = None) -> ModelConfig:
@@ -84,8 +84,8 @@ def load(directory: Path, given: Path | None, room: int | None = None) -> ModelC
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
         return ModelConfig(path, read_json(path, room))
-    said = mindformers.parse(_read(path, YAML_LIMIT), quote(path))
-    return ModelConfig(path, mindformers.as_config(said), said)
+    yaml_values = mindformers.parse(_read(path, YAML_LIMIT), quote(path))
+    return ModelConfig(path, mindformers.as_config(yaml_values), yaml_values)
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -115,13 +115,13 @@ def read_json(path: Path, room: int | None = None) -> Mapping[str, object]:
     return values
 
 
-def mended(config: ModelConfig, dtype: DType | None, dequantised: bool, settled: Mapping[str, object]) -> bytes:
-    """The config for the converted checkpoint.
+def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, settled: Mapping[str, object]) -> bytes:
+    """Return the config.json of the converted checkpoint.
 
     Args:
         config: the source's.
-        dtype: what it has to say of the dtype; `None` leaves that as it was.
-        dequantised: whether `quantization_config` is true no longer.
+        dtype: the dtype to state; `None` leaves the stated one.
+        dequantised: drop `quantization_config`, which no longer holds.
         settled: further keys, set where the config has them.
     """
     values = {**config.values, **{key: value for key, value in settled.items() if key in config.values}}

@@ -72,7 +72,7 @@ def _found(config: ModelConfig, directory: Path) -> Mapping[str, object]:
 
 def _pet(config: ModelConfig) -> Mapping[str, object]:
     """What a MindFormers YAML says of the adapters."""
-    value = config.said.get("pet_config")
+    value = config.yaml_values.get("pet_config")
     return value if isinstance(value, dict) else {}
 
 

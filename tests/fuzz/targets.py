@@ -25,7 +25,7 @@ import safetensors as library
 import streamconv
 from streamconv import testing as samples
 from streamconv.configs import mindformers_yaml as mindformers
-from streamconv.configs.model_config import mended
+from streamconv.configs.model_config import updated
 from streamconv.errors import StreamconvError
 from streamconv.families import find
 from streamconv.formats import ckpt, safetensors, shards
@@ -184,8 +184,8 @@ def _planned(source: Path, folder: Path, **arguments: object) -> StreamconvError
     try:
         conversion = streamconv.plan(source, folder / "dest", max_mem="64G", **arguments)  # type: ignore[arg-type]
         str(conversion)
-        if conversion.config.goes_along:
-            json.loads(mended(conversion.config, None, False, {}))
+        if conversion.config.is_copied:
+            json.loads(updated(conversion.config, None, False, {}))
     except StreamconvError as error:
         said_well(error)
         return error
