@@ -16,8 +16,8 @@ from .engine.reader import Reader, bits
 from .errors import UnsupportedError
 from .formats.catalog import open_catalog
 from .storage import access
-from .storage.regions import Bits
 from .tensors import views
+from .tensors.arrays import Bits
 from .tensors.grids import box_shape
 from .tensors.refs import Catalog, TensorRef
 from .tensors.views import View

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.kernels import numpy_dtype
+from ..tensors.arrays import Bits
 from ..tensors.dtypes import F64, FLOAT, INTEGER, STR, DType
 from ..text import quote
-
-Bits: TypeAlias = NDArray[Any]
 
 # Elements at a time: 16 bytes each for both values and their difference come to less than a worker's overhead.
 _STEP = 1 << 15

@@ -21,10 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError
+from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, F16, F32, F64, DType
-
-#: An array of unsigned integers that are bit patterns.
-Bits: TypeAlias = NDArray[Any]
 
 #: The most memory that one call allocates beside its arguments, at any moment.
 SCRATCH_BYTES = 1 << 20

@@ -21,7 +21,8 @@ from ..errors import SourceChangedError, reading, source_error
 from ..storage import access, disk
 from ..storage.access import Access
 from ..storage.disk import ALIGNMENT
-from ..storage.regions import Bits, BitType, Region
+from ..storage.regions import Region
+from ..tensors.arrays import Bits, BitType
 from ..tensors.dtypes import BF16, F8_E4M3, DType
 from ..tensors.grids import Box, Grid, box_shape, flat_index, runs
 from ..tensors.refs import SourceFile, TensorRef, overlaps

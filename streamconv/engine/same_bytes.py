@@ -8,7 +8,8 @@ import numpy as np
 
 from ..planning.outputs import SameBytes
 from ..storage.access import Access
-from ..storage.regions import Bits, Region
+from ..storage.regions import Region
+from ..tensors.arrays import Bits
 from ..tensors.views import View, leaf
 from .boxes import boxes, cells
 from .budget import Budget

@@ -22,7 +22,8 @@ from ..errors import SourceChangedError, StorageError
 from ..planning.outputs import Output
 from ..planning.plan import Plan
 from ..storage.access import Access
-from ..storage.regions import Bits, Region, phase
+from ..storage.regions import Region, phase
+from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, runs, slabs
 from ..text import quote
 from .budget import Budget, resident_bytes

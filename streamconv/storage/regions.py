@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..tensors.arrays import Bits, BitType
 from .disk import ALIGNMENT
-
-Bits = NDArray[np.unsignedinteger[Any]]
-BitType = np.dtype[np.unsignedinteger[Any]]
 
 #: Bytes that a region is longer than its size: room to lie like the bytes in the file, and to read whole pages.
 SLACK = 2 * ALIGNMENT

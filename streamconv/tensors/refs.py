@@ -69,17 +69,22 @@ class TensorRef:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[tuple[int, int, int, int]]:
-    """Where `count` bytes from `offset` lie in a row of extents of these lengths.
+class Span(NamedTuple):
+    """Bytes `low` … `high` of a range lie in extent `number`, from its byte `inside` on."""
 
-    Yields:
-        (number of the extent, offset in it, low, high): bytes low … high of those asked for are there.
-    """
+    number: int
+    inside: int
+    low: int
+    high: int
+
+
+def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[Span]:
+    """Yield where `count` bytes from `offset` lie in consecutive extents of these lengths."""
     begin = 0
     for number, length in enumerate(lengths):
         low, high = max(offset, begin), min(offset + count, begin + length)
         if low < high:
-            yield number, low - begin, low - offset, high - offset
+            yield Span(number, low - begin, low - offset, high - offset)
         begin += length
 
 
