@@ -28,7 +28,8 @@ from streamconv.engine.reader import Reader, bits
 from streamconv.families.parts.decoder import gate_and_up
 from streamconv.families.parts.latent_attention import even_then_odd
 from streamconv.formats.catalog import open_catalog
-from streamconv.output.blocks import BlockLedger, Blocks
+from streamconv.output.blocks import Blocks
+from streamconv.output.digests import BlockDigests
 from streamconv.planning.fp8_scales import SUFFIX
 from streamconv.rules import transforms
 from streamconv.rules.sizes import Sizes
@@ -38,7 +39,7 @@ from streamconv.storage.regions import Region
 from streamconv.tensors import views
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, DType
 from streamconv.tensors.grids import box_shape
-from streamconv.tensors.refs import TensorRef, TensorSpec
+from streamconv.tensors.refs import ChecksumSlot, OutputFile, TensorRef, TensorSpec
 from streamconv.tensors.views import View
 
 from .conversions import removed
@@ -234,11 +235,13 @@ def _digest(size: int, crc: bool) -> _Job:
     data = memoryview(np.random.default_rng(0).bytes(size))
 
     def work() -> None:
-        ledger = BlockLedger(size, Blocks(size), _unread, crc)
+        slots = (ChecksumSlot(0, size, (size,), 4, "little"),) if crc else ()
+        file = OutputFile("file", size + 4 * len(slots), (), {}, slots)
+        digests = BlockDigests(file, Blocks(file.size), _unread, lambda offset, data: None)
         for begin in range(0, size, _SLAB):
             slab = data[begin : begin + _SLAB]
-            ledger.digest(begin, slab)
-            ledger.wrote(begin, len(slab))
+            digests.digest(begin, slab)
+            digests.wrote(begin, len(slab))
 
     return _Job(work, size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,21 @@ def hf(config: Mapping[str, Any], **arguments: Any) -> list[TensorSpec]:
 def ms(config: Mapping[str, Any], **options: families.Value) -> list[TensorSpec]:
     """Every MindSpore tensor of a model of this config."""
     return [output.spec for output in planned(hf(config), config, **options).outputs]
+
+
+def with_checksums(file: OutputFile, content: bytes) -> bytes:
+    """A file's bytes with its checksums in place of the zeros."""
+    out = bytearray(content)
+    for slot in file.slots:
+        for at in slot.at:
+            assert not any(out[at : at + slot.length])
+            out[at : at + slot.length] = zlib.crc32(content[slot.begin : slot.end]).to_bytes(slot.length, slot.order)
+    return bytes(out)
+
+
+def crc_tail(value: int) -> bytes:
+    """The 17 bytes that MindSpore appends for a CRC-32."""
+    return b"crc_num" + value.to_bytes(10, "big")
 
 
 class Fresh:

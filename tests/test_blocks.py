@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import zlib
 from itertools import pairwise
 
+import helpers
 import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.output import blocks
-from streamconv.output.blocks import BlockLedger, Blocks, SealedLedger, combine_crc
+from streamconv.output import blocks, checksums
+from streamconv.output import digests as block_digests
+from streamconv.output.blocks import Blocks
+from streamconv.output.checksums import combine_crc
+from streamconv.output.digests import BlockDigests
+from streamconv.tensors.refs import ChecksumSlot, OutputFile
 
 SMALL = 64
 
@@ -23,23 +29,24 @@ def _small_blocks():
     """16 MiB are the same as 64 bytes here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK", SMALL)
-        patch.setattr(blocks, "_CHUNK", 10)
+        for module in (checksums, block_digests):
+            patch.setattr(module, "CHUNK", 10)
         yield
 
 
 class File:
-    """A file in memory, with its ledger."""
+    """A file in memory, with its digests."""
 
-    def __init__(self, size: int, crc: bool = False, tail: int = 0) -> None:
+    def __init__(self, size: int, slots: tuple[ChecksumSlot, ...] = ()) -> None:
         self.data = bytearray(size)
+        self.file = OutputFile("file", size, ((0, bytes(size)),), {}, slots)
         self.reads = self.behind = 0
         self.told: dict[int, tuple[bytes, int]] = {}
-        self._size, self._crc, self._tail = size, crc, tail
-        self.begin(Blocks(size + tail))
+        self.begin(Blocks(size))
 
     def begin(self, blocks: Blocks) -> None:
-        """A run that goes on from these blocks."""
-        self.ledger = BlockLedger(self._size, blocks, self._read_back, self._crc, self._tell)
+        """A run that resumes from these blocks."""
+        self.digests = BlockDigests(self.file, blocks, self._read_back, self._put, self._tell)
 
     def _tell(self, number: int, digest: bytes, crc: int) -> None:
         assert number not in self.told
@@ -49,28 +56,57 @@ class File:
         self.reads += length
         return bytes(self.data[offset : offset + length])
 
-    def write(self, offset: int, piece: bytes) -> None:
-        self.behind += self.ledger.digest(offset, memoryview(piece))
+    def _put(self, offset: int, piece: memoryview) -> None:
         self.data[offset : offset + len(piece)] = piece
-        self.ledger.wrote(offset, len(piece))
+
+    def write(self, offset: int, piece: bytes) -> None:
+        self.behind += self.digests.digest(offset, memoryview(piece))
+        self._put(offset, memoryview(piece))
+        self.digests.wrote(offset, len(piece))
+
+    def parts(self, content: bytes, cuts: set[int]) -> list[tuple[int, bytes]]:
+        """What is to be written of the content, all but the checksums, in parts that end at these places."""
+        found = []
+        for begin, view in self.file.literals_between_slots():
+            edges = sorted({begin, begin + len(view), *(cut for cut in cuts if begin < cut < begin + len(view))})
+            found += [(a, content[a:b]) for a, b in pairwise(edges)]
+        return found
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[File, bytes]:
+    """A file with checksums of ranges, some of which follow their range and all of which stand again at the end."""
+    ranges, at, extra = [], draw(st.integers(0, 20)), draw(st.booleans())
+    for size in draw(st.lists(st.integers(1, 200), max_size=8)):
+        ranges.append((at, at + size))
+        at += size + 4 * extra + draw(st.integers(0, 30))
+    firsts = [end for _, end in ranges] if extra else []
+    lasts = list(itertools.accumulate((4 + draw(st.integers(0, 9)) for _ in ranges), initial=at))[: len(ranges)]
+    copies = list(zip(*filter(None, (firsts, lasts)), strict=True))
+    slots = tuple(ChecksumSlot(*one, places, 4, "big") for one, places in zip(ranges, copies, strict=True))
+    size = max([at, *(place + 4 for place in lasts)]) + draw(st.integers(0, 100))
+    content = bytearray(draw(st.randoms(use_true_random=False)).randbytes(size))
+    for slot in slots:
+        for place in slot.at:
+            content[place : place + 4] = bytes(4)
+    return File(size, slots), helpers.with_checksums(OutputFile("file", size, (), {}, slots), bytes(content))
 
 
 def digests(data: bytes) -> list[str]:
     return [xxhash.xxh3_128(data[i : i + SMALL]).hexdigest() for i in range(0, len(data), SMALL)]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.binary(min_size=1, max_size=400), st.data())
-def test_digests_and_crc_do_not_depend_on_the_order_of_writes(content, data) -> None:
-    cuts = sorted({0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=12))})
-    pieces = data.draw(st.permutations([(a, content[a:b]) for a, b in pairwise(cuts)]))
-    file = File(len(content), crc=True)
-    for offset, piece in pieces:
-        assert not file.ledger.complete
+@settings(max_examples=300, deadline=None)
+@given(files(), st.data())
+def test_digests_and_checksums_do_not_depend_on_the_order_of_writes(made, data) -> None:
+    file, content = made
+    cuts = set(data.draw(st.lists(st.integers(0, len(content)), max_size=12)))
+    for offset, piece in data.draw(st.permutations(file.parts(content, cuts))):
         file.write(offset, piece)
-    assert file.ledger.complete
-    assert file.ledger.ordered() == digests(content)
-    assert file.ledger.total_crc() == zlib.crc32(content)
+    file.digests.finish_ready()
+    assert file.digests.complete
+    assert file.data == content
+    assert file.digests.hexdigests() == digests(content)
     assert file.behind == file.reads, "what is not digested when it is written is what is read back"
 
 
@@ -79,7 +115,7 @@ def test_what_comes_in_order_is_not_read_again() -> None:
     file = File(300)
     for offset in range(0, 300, 7):
         file.write(offset, content[offset : offset + 7])
-    assert file.ledger.ordered() == digests(content)
+    assert file.digests.hexdigests() == digests(content)
     assert file.reads == 0
 
 
@@ -93,28 +129,15 @@ def test_a_block_is_digested_as_soon_as_it_is_full() -> None:
     assert sorted(file.told) == [0, 1]
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 150))
-def test_what_is_appended_is_digested_too(size, count) -> None:
-    content = random.Random(size).randbytes(size + count)
-    file = File(size, crc=True, tail=count)
-    file.write(0, content[:size])
-    file.data += content[size:]
-    file.ledger.extend(count)
-    assert file.ledger.ordered() == digests(content)
-    assert file.ledger.complete
-    assert file.ledger.size == size + count
-    assert len(file.told) == -(-size // SMALL)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.binary(min_size=1, max_size=400), st.data())
-def test_a_file_is_gone_on_with(content, data) -> None:
-    """Some pieces are written and counted, some of the finished blocks are known; the rest comes in any order."""
-    cuts = sorted({0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=12))})
-    pieces = data.draw(st.permutations([(a, content[a:b]) for a, b in pairwise(cuts)]))
-    file, count = File(len(content), crc=True), data.draw(st.integers(0, len(pieces)))
-    for offset, piece in pieces[:count]:
+@settings(max_examples=400, deadline=None)
+@given(files(), st.data())
+def test_a_file_is_resumed(made, data) -> None:
+    """Some parts are written and counted, some of the finished blocks are known; the rest comes in any order."""
+    file, content = made
+    cuts = set(data.draw(st.lists(st.integers(0, len(content)), max_size=12)))
+    parts = data.draw(st.permutations(file.parts(content, cuts)))
+    count = data.draw(st.integers(0, len(parts)))
+    for offset, piece in parts[:count]:
         file.write(offset, piece)
     known = Blocks(len(content))
     for number, (digest, crc) in file.told.items():
@@ -124,45 +147,60 @@ def test_a_file_is_gone_on_with(content, data) -> None:
     skipped = {number for number in before if number in known}
     file.begin(known)
     on_record = data.draw(st.integers(0, count))
-    for offset, piece in pieces[:on_record]:
-        file.ledger.held(offset, len(piece))
-        assert file.ledger.has(offset, len(piece)) == all(
+    for offset, piece in parts[:on_record]:
+        file.digests.note_resumed(offset, len(piece))
+        assert file.digests.finished_earlier(offset, len(piece)) == all(
             number in skipped for number in range(offset // SMALL, -(-(offset + len(piece)) // SMALL))
         )
-    for offset, piece in pieces[on_record:]:
-        for low, high in file.ledger.wanted(offset, len(piece)):
+    for offset, piece in parts[on_record:]:
+        for low, high in file.digests.to_write(offset, len(piece)):
             assert not skipped & set(range((offset + low) // SMALL, (offset + high - 1) // SMALL + 1))
             file.write(offset + low, piece[low:high])
-    assert file.ledger.complete
-    assert file.ledger.ordered() == digests(content)
-    assert file.ledger.total_crc() == zlib.crc32(content)
+    file.digests.finish_ready()
+    assert file.digests.complete
+    assert file.data == content
+    assert file.digests.hexdigests() == digests(content)
     assert file.told.keys() == set(range(known.count)) - skipped
 
 
-@pytest.mark.parametrize("kind", [BlockLedger, SealedLedger])
-def test_what_cannot_be_read_back_is_an_error(kind) -> None:
-    ledger = (
-        BlockLedger(10, Blocks(10), lambda offset, length: b"")
-        if kind is BlockLedger
-        else SealedLedger(10, [], lambda offset, length: b"")
-    )
+def test_a_checksum_waits_for_the_blocks_that_decide_it() -> None:
+    content = random.Random(3).randbytes(3 * SMALL)
+    file = File(3 * SMALL + 8, (ChecksumSlot(0, 3 * SMALL, (3 * SMALL + 2,), 4, "little"),))
+    for offset in (2 * SMALL, 3 * SMALL, 3 * SMALL + 6, 0):
+        file.write(offset, content[offset : offset + SMALL] if offset < 3 * SMALL else b"xx")
+    assert sorted(file.told) == [0, 2]
+    file.write(SMALL, content[SMALL : 2 * SMALL])
+    assert sorted(file.told) == [0, 1, 2, 3]
+    assert file.data[-8:] == b"xx" + zlib.crc32(content).to_bytes(4, "little") + b"xx"
+    assert file.reads == len(b"xx"), "nothing but what follows the checksum in its block"
+
+
+def test_a_block_of_nothing_but_a_checksum_is_finished_too() -> None:
+    file = File(SMALL + 3, (ChecksumSlot(0, SMALL - 1, (SMALL - 1,), 4, "big"),))
+    file.write(0, bytes(SMALL - 1))
+    assert file.digests.complete
+    assert file.data[-4:] == zlib.crc32(bytes(SMALL - 1)).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("slots", [(), (ChecksumSlot(0, 6, (6,), 4, "big"),)])
+def test_what_cannot_be_read_back_is_an_error(slots) -> None:
+    file = OutputFile("file", 10, (), {}, slots)
+    found = BlockDigests(file, Blocks(10), lambda offset, length: b"", lambda offset, data: None)
     with pytest.raises(OSError, match="shorter than what was written"):
-        ledger.held(0, 10)
-        ledger.seal(lambda offset, data: None)
+        found.note_resumed(0, 6 if slots else 10)
 
 
 def test_an_empty_file_is_complete() -> None:
-    ledger = BlockLedger(0, Blocks(0), lambda offset, length: b"", crc=True)
-    assert ledger.complete
-    assert ledger.ordered() == []
-    assert ledger.total_crc() == zlib.crc32(b"")
+    found = File(0).digests
+    assert found.complete
+    assert found.hexdigests() == []
 
 
 def test_many_threads() -> None:
     content = random.Random(1).randbytes(SMALL * 50 + 13)
     pieces = [(i, content[i : i + 5]) for i in range(0, len(content), 5)]
     random.Random(2).shuffle(pieces)
-    file = File(len(content), crc=True)
+    file = File(len(content) + 4, (ChecksumSlot(0, len(content), (len(content),), 4, "big"),))
 
     def work(number: int) -> None:
         for offset, piece in pieces[number::8]:
@@ -173,8 +211,8 @@ def test_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert file.ledger.ordered() == digests(content)
-    assert file.ledger.total_crc() == zlib.crc32(content)
+    assert file.data == content + zlib.crc32(content).to_bytes(4, "big")
+    assert file.digests.hexdigests() == digests(bytes(file.data))
 
 
 @settings(deadline=None)

@@ -18,7 +18,7 @@ from running import StoppedError, run, stopped, tree
 import streamconv
 from streamconv import conversion
 from streamconv.engine.budget import Budget
-from streamconv.output import journal
+from streamconv.output import blocks, journal
 from streamconv.output.writer import FileSink
 from streamconv.storage import disk
 
@@ -49,6 +49,10 @@ def converted(source: Path, dest: Path, after: int | None, region: int, workers:
     return True
 
 
+#: What makes a destination of that name one whose files have checksums, where its format has any.
+FORMATS: dict[str, dict[str, object]] = {"dest": {}, "dest.ckpt": {"crc": True}, "dest.bin": {"model": "raw"}}
+
+
 def with_large_values(source: Path) -> Path:
     """Every 50th value is one that fp16 does not hold."""
     for shard in source.glob("*.safetensors"):
@@ -60,12 +64,12 @@ def with_large_values(source: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("dest", ["dest", "dest.ckpt"])
+@pytest.mark.parametrize("dest", ["dest", "dest.ckpt", "dest.bin"])
 @pytest.mark.parametrize("seed", range(12))
 def test_runs_of_other_budgets_and_workers_go_on(seed: int, dest: str, tmp_path: Path, small_units) -> None:
     """Overflow is counted once: the manifest is the same too."""
     chance, source = random.Random(seed), with_large_values(running.tiny(tmp_path / "source", 4000))
-    arguments = {"dtype": "fp16", "crc": dest != "dest"}
+    arguments = {"dtype": "fp16", **FORMATS[dest]}
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
     streamconv.convert(source, tmp_path / "one" / dest, **arguments)
@@ -97,17 +101,47 @@ def damage(data: bytes, chance: random.Random) -> bytes:
     return data + chance.randbytes(chance.randint(1, 300))
 
 
-@pytest.mark.parametrize("dest", ["dest", "dest.ckpt"])
+@pytest.mark.parametrize("dest", ["dest.ckpt", "dest.bin"])
+@pytest.mark.parametrize("after", [18, 20])
+def test_finished_blocks_are_not_written_again(dest: str, after: int, tmp_path: Path, small_units, monkeypatch) -> None:
+    """Checksums too are put together from what is on record."""
+    source = running.tiny(tmp_path / "source", 4000)
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    streamconv.convert(source, tmp_path / "one" / dest, **FORMATS[dest])
+    assert not converted(source, tmp_path / "other" / dest, after, 1000, 1, **FORMATS[dest])
+    partial, write = tmp_path / "other" / f"{dest}.partial", disk.write
+    inode, size = partial.stat().st_ino, partial.stat().st_size
+    records = partial.with_name(f"{dest}.partial.streamconv").read_bytes()
+    finished = {int(number) for number in re.findall(rb'\["block",0,(\d+),', records)}
+    assert finished
+    written = []
+
+    def counted(descriptor: int, data: memoryview, offset: int) -> int:
+        if os.fstat(descriptor).st_ino == inode:
+            written.append((offset, len(data)))
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(disk, "write", counted)
+    streamconv.convert(source, tmp_path / "other" / dest, **FORMATS[dest])
+    block = blocks.BLOCK
+    touched = {number for at, length in written for number in range(at // block, (at + length - 1) // block + 1)}
+    assert not touched & finished
+    assert sum(length for _, length in written) <= size - block * (len(finished) - 1)
+    assert tree(tmp_path / "other") == tree(tmp_path / "one")
+
+
+@pytest.mark.parametrize("dest", ["dest", "dest.ckpt", "dest.bin"])
 def test_a_damaged_journal_is_never_trusted(dest: str, tmp_path: Path, small_units) -> None:
     chance, source = random.Random(5), running.tiny(tmp_path / "source", 4000)
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
-    streamconv.convert(source, tmp_path / "one" / dest, crc=dest != "dest")
+    streamconv.convert(source, tmp_path / "one" / dest, **FORMATS[dest])
     for _ in range(60):
-        path = stopped(source, tmp_path / "other" / dest, crc=dest != "dest")
+        path = stopped(source, tmp_path / "other" / dest, **FORMATS[dest])
         for _ in range(chance.randint(1, 3)):
             path.write_bytes(damage(path.read_bytes() or b"-", chance))
-        streamconv.convert(source, tmp_path / "other" / dest, crc=dest != "dest")
+        streamconv.convert(source, tmp_path / "other" / dest, **FORMATS[dest])
         assert tree(tmp_path / "other") == tree(tmp_path / "one")
         shutil.rmtree(tmp_path / "other")
         (tmp_path / "other").mkdir()
@@ -260,7 +294,7 @@ def test_a_read_only_source_on_another_device(other_device: Path, tmp_path: Path
     assert streamconv.verify(source, dest)
     ended = run("convert", source, other_device / "dest", "--model", "raw", "--quiet")
     assert ended.code == 5
-    assert "Read-only file system; choose a destination on a writable file system" in ended.err
+    assert "Read-only file system\nhint: choose a destination on a writable file system" in ended.err
 
 
 def test_a_destination_on_another_device(other_device: Path, tmp_path: Path) -> None:

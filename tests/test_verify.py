@@ -102,7 +102,7 @@ def test_the_crc_and_the_index_are_named(made) -> None:
     source, dest = made["ckpt with crc"]
     size = dest.stat().st_size
     flip(dest, size - 1)
-    with pytest.raises(VerificationError, match=rf"at byte {size - 1} \(the CRC \+ 16\)"):
+    with pytest.raises(VerificationError, match=rf"at byte {size - 1} \(the CRC of bytes 0 to {size - 17} \+ 9\)"):
         streamconv.verify(source, dest)
     flip(dest, size - 1)
     source, dest = made["directory"]

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from streamconv.errors import StorageError
 from streamconv.formats import ckpt, layout
 from streamconv.formats.layout import CKPT, MS_SAFETENSORS
-from streamconv.output import blocks
+from streamconv.output import blocks, checksums
 from streamconv.output.blocks import BLOCK
-from streamconv.output.writer import FileSink, OpenFile, pieces
+from streamconv.output.writer import FileSink, OpenFile
 from streamconv.storage import access, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
-from streamconv.tensors.refs import TensorSpec
+from streamconv.tensors.refs import TensorSpec, file_spans
 
 U8 = dtypes.from_safetensors("U8", "here")
 SPECS = [TensorSpec("a", dtypes.F32, (100, 7)), TensorSpec("b", dtypes.BF16, ()), TensorSpec("c", U8, (0, 3))]
@@ -75,8 +75,8 @@ def test_any_order_gives_the_same_file(
     for file in placed.files:
         golden.write(tmp_path / "expected", file, data)
         expected = (tmp_path / "expected").read_bytes()
-        if file.crc_tail:
-            expected = expected[:-17] + ckpt.crc_tail(zlib.crc32(expected[:-17]))
+        expected = helpers.with_checksums(file, expected)
+        assert not crc or kind != CKPT or expected[-17:] == helpers.crc_tail(zlib.crc32(expected[:-17]))
         assert (tmp_path / file.name).read_bytes() == expected
         assert digests[file.name] == [xxhash.xxh3_128_hexdigest(expected)]
 
@@ -102,7 +102,7 @@ def test_threads_and_blocks(size: int, crc: bool, tmp_path: Path) -> None:
     assert digests == [xxhash.xxh3_128_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
     assert len(digests) == 3
     if crc:
-        assert data[-17:] == ckpt.crc_tail(zlib.crc32(data[:-17]))
+        assert data[-17:] == helpers.crc_tail(zlib.crc32(data[:-17]))
     for ref in golden.open_catalog(tmp_path / "a.ckpt").values():
         assert golden.stored_bytes(ref) == golden.golden_bytes(TensorSpec(ref.name, ref.dtype, ref.shape))
 
@@ -116,12 +116,12 @@ def test_a_crc_across_the_edge_of_a_block(body: int, tmp_path: Path) -> None:
     digests = written(tmp_path, placed, [("a", 0, golden.golden_bytes(spec))])["a.ckpt"]
     data = (tmp_path / "a.ckpt").read_bytes()
     assert digests == [xxhash.xxh3_128_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
-    assert data[-17:] == ckpt.crc_tail(zlib.crc32(data[:-17]))
+    assert data[-17:] == helpers.crc_tail(zlib.crc32(data[:-17]))
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_crcs_are_joined(one: bytes, two: bytes) -> None:
-    assert blocks.combine_crc(zlib.crc32(one), zlib.crc32(two), len(two)) == zlib.crc32(one + two)
+    assert checksums.combine_crc(zlib.crc32(one), zlib.crc32(two), len(two)) == zlib.crc32(one + two)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.data())
@@ -131,9 +131,10 @@ def test_pieces_cover_what_is_asked(lengths: list[int], data: st.DataObject) -> 
     flat = [place + i for place, length in extents for i in range(length)]
     offset = data.draw(st.integers(0, total))
     count = data.draw(st.integers(0, total - offset))
-    found = pieces(extents, offset, count)
-    assert [place + i for place, low, high in found for i in range(high - low)] == flat[offset : offset + count]
-    assert [i for _, low, high in found for i in range(low, high)] == list(range(count))
+    found = list(file_spans(extents, offset, count))
+    places = [span.offset + i for span in found for i in range(span.high - span.low)]
+    assert places == flat[offset : offset + count]
+    assert [i for span in found for i in range(span.low, span.high)] == list(range(count))
 
 
 def test_files_without_a_byte_of_tensors_are_written_too(tmp_path: Path) -> None:
@@ -153,7 +154,9 @@ def test_an_error_of_the_system_names_the_file(call: str, tmp_path: Path, monkey
     sink = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files))
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
-        with pytest.raises(StorageError, match=r"cannot write .*a\.ckpt: No space left on device; make room"):
+        with pytest.raises(
+            StorageError, match=r"cannot write .*a\.ckpt: No space left on device\nhint: free some space"
+        ):
             for name, offset, data in boxes(SPECS, 4096, 0):
                 sink.put(name, offset, memoryview(data))
     sink.close()

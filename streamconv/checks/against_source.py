@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ..engine.tasks import Chosen
 from ..errors import SourceError, VerificationError, reading
-from ..formats import ckpt
 from ..formats.layout import FileLayout
-from ..output.blocks import SEAL_BYTES, seal_bytes
-from ..output.writer import pieces
 from ..storage import disk
 from ..tensors.grids import Box
-from ..tensors.refs import OutputFile
+from ..tensors.refs import OutputFile, file_spans
 from ..text import quote
 from .against_manifest import _CHUNK, _is_directory
 from .sample import Sample
@@ -67,22 +63,19 @@ class CompareSink:
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Compare bytes `offset` … of tensor `name`."""
         file = self._by_tensor[name]
-        for place, low, high in pieces(file.extents[name], offset, len(data)):
-            for begin in range(low, high, _CHUNK):
-                part = data[begin : min(high, begin + _CHUNK)]
-                self._compare(file, place + begin - low, part, f"tensor {quote(name)}, byte {offset + begin}")
+        for span in file_spans(file.extents[name], offset, len(data)):
+            for begin in range(span.low, span.high, _CHUNK):
+                part, place = data[begin : min(span.high, begin + _CHUNK)], span.offset + begin - span.low
+                self._compare(file, place, part, f"tensor {quote(name)}, byte {offset + begin}")
         return file.name
 
     def finish(self) -> None:
         """Compare the CRCs, over bytes that are proven by now: not called for a sample, for they are of whole files."""
         for file in self._files:
-            if file.crc_tail:
-                body = file.size - ckpt.CRC_TAIL_BYTES
-                self._compare(file, body, memoryview(ckpt.crc_tail(self._crc(file, 0, body))), "the CRC")
-            for seal in file.seals:
-                expected = memoryview(seal_bytes(self._crc(file, seal.begin, seal.end)))
-                self._compare(file, seal.near, expected, "a CRC")
-                self._compare(file, seal.far, expected, "a CRC in the directory")
+            for slot in file.slots:
+                expected = memoryview(slot.encode(self._crc(file, slot.begin, slot.end)))
+                for at in slot.at:
+                    self._compare(file, at, expected, f"the CRC of bytes {slot.begin} to {slot.end}")
 
     def _crc(self, file: OutputFile, begin: int, end: int) -> int:
         crc = 0
@@ -110,7 +103,7 @@ class CompareSink:
             size = disk.fstat(descriptor).st_size
         if size != file.size:
             raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
-        for offset, data in _unsealed(file):
+        for offset, data in file.literals_between_slots():
             self._compare(file, offset, data, "a header" if file.extents else "the index")
 
     def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
@@ -132,15 +125,3 @@ class CompareSink:
 
     def _place(self, file: OutputFile) -> Path:
         return self._path / file.name if self._folder else self._path
-
-
-def _unsealed(file: OutputFile) -> Iterator[tuple[int, memoryview]]:
-    """The literals of a file with their offsets, but for the seals in them."""
-    seals = chain((seal.near for seal in file.seals), (seal.far for seal in file.seals))
-    seal = next(seals, file.size)
-    for offset, data in file.literals:
-        begin, end = offset, offset + len(data)
-        while seal < end:
-            yield begin, memoryview(data)[begin - offset : seal - offset]
-            begin, seal = seal + SEAL_BYTES, next(seals, file.size)
-        yield begin, memoryview(data)[begin - offset :]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..errors import InternalError, SourceError, UnsupportedError
 from ..tensors import dtypes
-from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import quote
 from .headers import MAX_RANK, opened, read_at, refuse_lfs_pointer, shape_nbytes
 from .protobuf import BYTES, VARINT, Field, Window
@@ -222,7 +222,7 @@ def lay_out(
     Args:
         name: the file's name.
         tensors: what it holds. A `str` has the shape (characters,).
-        crc: whether 17 bytes for `crc_tail` follow.
+        crc: whether the 17 bytes follow that MindSpore appends for the CRC-32 of all bytes before them.
         slice_bytes: where a tensor is cut into records; only tests have a reason to change it.
 
     Raises:
@@ -245,12 +245,11 @@ def lay_out(
         extents[spec.name] = tuple(pieces)
     if not extents:
         raise UnsupportedError(f"{quote(name)} would hold no tensors; MindSpore refuses such a file")
-    return OutputFile(name, at + CRC_TAIL_BYTES * crc, tuple(literals), extents, crc_tail=crc)
-
-
-def crc_tail(value: int) -> bytes:
-    """The 17 bytes that MindSpore appends for the CRC-32 `value` of all bytes before them."""
-    return _CRC_MARK + value.to_bytes(CRC_TAIL_BYTES - len(_CRC_MARK), "big")
+    if not crc:
+        return OutputFile(name, at, tuple(literals), extents)
+    literals.append((at, _CRC_MARK.ljust(CRC_TAIL_BYTES, b"\0")))
+    slot = ChecksumSlot(0, at, (at + len(_CRC_MARK),), CRC_TAIL_BYTES - len(_CRC_MARK), "big")
+    return OutputFile(name, at + CRC_TAIL_BYTES, tuple(literals), extents, (slot,))
 
 
 def _check_spec(name: str, spec: TensorSpec) -> None:

@@ -2,7 +2,7 @@
 
 Every entry's bytes begin at a multiple of 64 and are followed by a data descriptor, if there are any; torch computes
 the places of storages from that (`torch.utils.serialization.config.load.calculate_storage_offsets`). Each tensor has
-a storage of its own. The CRCs are not known in advance: they are seals of the file.
+a storage of its own. The CRCs are not known in advance: they are checksum slots of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import InternalError, UnsupportedError
-from ..tensors.refs import OutputFile, Seal, TensorSpec
+from ..tensors.refs import ChecksumSlot, OutputFile, TensorSpec
 from ..text import quote
 from . import zips
 from .headers import is_unicode
@@ -44,8 +44,8 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], root: str | None = None) -
         spec.name: ((archive.leave(f"data/{key}", spec.nbytes), spec.nbytes),) for key, spec in enumerate(tensors)
     }
     archive.add("version", b"3\n")
-    size, literals, seals = archive.end()
-    return OutputFile(name, size, literals, extents, seals=seals)
+    size, literals, slots = archive.end()
+    return OutputFile(name, size, literals, extents, slots)
 
 
 def _check_specs(name: str, tensors: Sequence[TensorSpec]) -> None:
@@ -96,17 +96,17 @@ class _Archive:
             self._tail()
         return begin
 
-    def end(self) -> tuple[int, tuple[tuple[int, bytes], ...], tuple[Seal, ...]]:
-        """The directory; then the file's size, literals and seals."""
+    def end(self) -> tuple[int, tuple[tuple[int, bytes], ...], tuple[ChecksumSlot, ...]]:
+        """The directory; then the file's size, literals and checksum slots."""
         at = self._begin + len(self._pending)
         directory, places = zips.directory(((one.name, one.header, one.size) for one in self._placed), at)
         self._literals.append((self._begin, self._pending + directory))
-        seals = [
-            Seal(one.begin, one.begin + one.size, one.begin + one.size + zips.CRC_IN_DESCRIPTOR, place)
+        slots = tuple(
+            _crc_slot(one.begin, one.begin + one.size, place)
             for one, place in zip(self._placed, places, strict=True)
             if one.size
-        ]
-        return at + len(directory), tuple(self._literals), tuple(seals)
+        )
+        return at + len(directory), tuple(self._literals), slots
 
     def _head(self, name: str, size: int) -> int:
         encoded, at = f"{_FOLDER}/{name}".encode(), self._begin + len(self._pending)
@@ -118,6 +118,11 @@ class _Archive:
     def _tail(self) -> None:
         last = self._placed[-1]
         self._pending += zips.data_descriptor(last.size, max(last.size, last.header) >= zips.IN_ZIP64)
+
+
+def _crc_slot(begin: int, end: int, in_directory: int) -> ChecksumSlot:
+    """An entry's CRC-32: in its data descriptor and in the directory."""
+    return ChecksumSlot(begin, end, (end + zips.CRC_IN_DESCRIPTOR, in_directory), zips.CRC_BYTES, "little")
 
 
 def _pickle(tensors: Sequence[TensorSpec], root: str | None) -> bytes:

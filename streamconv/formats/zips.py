@@ -25,6 +25,7 @@ MAGIC = b"PK\x03\x04"
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"
 #: Where the CRC-32 is in a data descriptor.
 CRC_IN_DESCRIPTOR = 4
+CRC_BYTES = 4
 #: In place of a 32-bit number: the true one is in a zip64 field.
 IN_ZIP64 = 0xFFFFFFFF
 # Names are UTF-8; the CRC comes after the bytes, in a data descriptor, where there are bytes. So does torch.

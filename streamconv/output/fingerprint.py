@@ -15,6 +15,7 @@ from ..tensors import dtypes
 from ..tensors.refs import Catalog
 from ..text import quote
 from . import journal
+from .manifest import appends_crc
 
 Conversion = Mapping[str, object]
 """A conversion by all that decides its output's bytes, and its source's files as they are: as plain values."""
@@ -44,7 +45,7 @@ def describe(plan: Plan, layout: FileLayout, catalog: Catalog, max_shard_size: i
         "dtype": next((word for word, dtype in dtypes.TARGETS.items() if dtype == plan.dtype), None),
         "format": layout.format,
         "max_shard_size": max_shard_size,
-        "crc": any(file.crc_tail for file in layout.files),
+        "crc": appends_crc(layout),
         "plan": plan.digest,
         "files": _digest([[file.name, file.size] for file in layout.files]),
         "source": _source(catalog),

@@ -162,7 +162,7 @@ class Ledger:
 
     def __init__(self, outputs: Sequence[Output], files: Sequence[OutputFile]) -> None:
         self._outputs, self._files = outputs, files
-        self._blocks = {file.name: Blocks(0 if file.seals else file.size) for file in files}
+        self._blocks = {file.name: Blocks(file.size) for file in files}
         self._whole = bytearray(len(outputs))
         self._parts: dict[int, list[Box]] = {}
         self._numbers: dict[str, int] = {}

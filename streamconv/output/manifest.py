@@ -15,7 +15,7 @@ import xxhash
 
 from ..errors import SourceError, reading
 from ..formats.headers import is_deep, opened, read_at, refuse_costly
-from ..formats.layout import FileLayout
+from ..formats.layout import CKPT, FileLayout
 from ..planning.plan import Plan
 from ..storage import disk
 from ..text import quote
@@ -108,7 +108,7 @@ def write(
         "dtype": plan.dtype and plan.dtype.name,
         "format": layout.format,
         "max_shard_size": max_shard_size,
-        "crc": any(file.crc_tail for file in layout.files),
+        "crc": appends_crc(layout),
         "plan": plan.digest,
         "block": BLOCK,
         "dropped": dict(sorted(plan.dropped.items())),
@@ -124,6 +124,11 @@ def write(
     # One line a tensor, each made on its own: with 46,000 of them the objects would be many times the text.
     tensors = ",\n".join(_lines(layout))
     return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
+
+
+def appends_crc(layout: FileLayout) -> bool:
+    """Return whether a `.ckpt` ends with MindSpore's CRC, which is a choice; that of a torch file is none."""
+    return layout.format == CKPT and any(file.slots for file in layout.files)
 
 
 def _casts(plan: Plan) -> Iterator[tuple[str, list[str]]]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..errors import storage_error, storing
-from ..formats import ckpt
 from ..formats.layout import FileLayout
 from ..storage import access, disk
 from ..storage.disk import ALIGNMENT
 from ..storage.regions import phase
-from ..tensors.refs import OutputFile, overlaps
-from .blocks import BlockLedger, Blocks, OnBlock, ReadBack, SealedLedger
+from ..tensors.refs import OutputFile, file_spans
+from .blocks import Blocks
+from .digests import BlockDigests
 
 
 class Part(NamedTuple):
@@ -58,17 +58,17 @@ class OpenFile:
         self.file = file
         self.is_finishing = False
         self._lock = threading.Lock()
-        body = file.size - (ckpt.CRC_TAIL_BYTES if file.crc_tail else 0)
         self._descriptor: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         self._direct = disk.open_direct(self._descriptor, os.O_WRONLY) if direct else None
         on_block = partial(past.note_block, file.name)
-        self.ledger = _ledger(body, file, past.blocks(file.name), self._read_back, on_block)
+        self.digests = BlockDigests(file, past.blocks(file.name), self._read_back, self._write, on_block)
         try:
             if disk.fstat(self._open).st_size != file.size:
                 disk.truncate(self._open, file.size)
             self._take_over(past)
-            for offset, data in file.literals:
-                self.write(offset, memoryview(data))
+            for offset, data in file.literals_between_slots():
+                self.write(offset, data)
+            self.digests.finish_ready()
         except BaseException:
             self.close()
             raise
@@ -77,11 +77,11 @@ class OpenFile:
         """Count what an earlier run wrote into blocks that it did not finish."""
         for name, extents in self.file.extents.items():
             for part in past.parts(name):
-                spread = pieces(extents, part.begin, part.end - part.begin)
-                if not all(self.ledger.has(at, high - low) for at, low, high in spread):
+                whole = file_spans(extents, part.begin, part.end - part.begin)
+                if not all(self.digests.finished_earlier(span.offset, span.high - span.low) for span in whole):
                     for offset, length in part.runs:
-                        for at, low, high in pieces(extents, offset, length):
-                            self.ledger.held(at, high - low)
+                        for span in file_spans(extents, offset, length):
+                            self.digests.note_resumed(span.offset, span.high - span.low)
 
     @property
     def _open(self) -> int:
@@ -91,16 +91,16 @@ class OpenFile:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes in their place, but for those in blocks that an earlier run finished."""
-        for low, high in self.ledger.wanted(offset, len(data)):
+        for low, high in self.digests.to_write(offset, len(data)):
             part, place = data[low:high], offset + low
             if self._direct is not None and self._goes_direct(place, part):
-                behind = self.ledger.digest(place, part)
+                behind = self.digests.digest(place, part)
                 self._write(place, part[:behind])
                 self._write_pages(self._direct, place + behind, part[behind:])
             else:
                 self._write(place, part)
-                self.ledger.digest(place, part)
-            self.ledger.wrote(place, len(part))
+                self.digests.digest(place, part)
+            self.digests.wrote(place, len(part))
 
     @staticmethod
     def _goes_direct(offset: int, data: memoryview) -> bool:
@@ -122,24 +122,16 @@ class OpenFile:
         return disk.read_up_to(self._open, length, offset)
 
     def finish(self) -> list[str]:
-        """Add the CRCs that are wanted, make the file durable, and give the digests of its blocks."""
-        if isinstance(self.ledger, SealedLedger):
-            digests = self.ledger.seal(self._write)
-        else:
-            if self.file.crc_tail:
-                tail = ckpt.crc_tail(self.ledger.total_crc())
-                self._write(self.ledger.size, memoryview(tail))
-                self.ledger.extend(len(tail))
-            digests = self.ledger.ordered()
+        """Make the complete file durable, and return the digests of its blocks."""
         disk.sync(self._open)
         disk.try_drop_cache(self._open)
-        return digests
+        return self.digests.hexdigests()
 
     def sync(self) -> None:
         """Make durable what was written so far, and drop from the page cache what nobody comes back to."""
         with self._lock:
             if self._descriptor is not None:
-                finished = self.ledger.fresh()
+                finished = self.digests.take_finished()
                 disk.sync_data(self._descriptor)
                 for offset, length in finished:
                     disk.try_drop_cache(self._descriptor, offset, length)
@@ -152,14 +144,6 @@ class OpenFile:
         for descriptor in descriptors:
             if descriptor is not None:
                 disk.close_quietly(descriptor)
-
-
-def _ledger(
-    size: int, file: OutputFile, blocks: Blocks, read_back: ReadBack, on_block: OnBlock
-) -> BlockLedger | SealedLedger:
-    if file.seals:
-        return SealedLedger(size, file.seals, read_back)
-    return BlockLedger(size, blocks, read_back, file.crc_tail, on_block)
 
 
 class FileSink:
@@ -186,7 +170,7 @@ class FileSink:
         """How `count` bytes from `offset` of tensor `name` are to lie in memory, to be written past the page cache."""
         if not self._direct or count < access.DIRECT_LEAST:
             return None
-        return pieces(self._by_tensor[name].extents[name], offset, count)[0][0] % ALIGNMENT
+        return next(file_spans(self._by_tensor[name].extents[name], offset, count)).offset % ALIGNMENT
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Write bytes `offset` … of tensor `name`.
@@ -199,9 +183,9 @@ class FileSink:
             return file.name  # an earlier run wrote these bytes too, and was stopped before it noted that
         try:
             target = self._opened(file)
-            for place, low, high in pieces(file.extents[name], offset, len(data)):
-                target.write(place, data[low:high])
-            if target.ledger.complete:
+            for span in file_spans(file.extents[name], offset, len(data)):
+                target.write(span.offset, data[span.low : span.high])
+            if target.digests.complete:
                 self._finish(target)
         except OSError as error:
             raise storage_error(error, "cannot write", self._path(file)) from error
@@ -260,9 +244,3 @@ class FileSink:
 
     def _path(self, file: OutputFile) -> Path:
         return self._place if self._single else self._place / file.name
-
-
-def pieces(extents: tuple[tuple[int, int], ...], offset: int, count: int) -> list[tuple[int, int, int]]:
-    """Where `count` bytes from `offset` of a tensor go: (place in the file, low, high), low … high of those bytes."""
-    found = overlaps((length for _, length in extents), offset, count)
-    return [(extents[number][0] + inside, low, high) for number, inside, low, high in found]

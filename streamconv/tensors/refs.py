@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from .dtypes import DType
 
@@ -88,6 +88,20 @@ def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[Span]:
         begin += length
 
 
+class FileSpan(NamedTuple):
+    """Bytes `low` … `high` of a range of a tensor belong in its file from `offset` on."""
+
+    offset: int
+    low: int
+    high: int
+
+
+def file_spans(extents: Sequence[tuple[int, int]], offset: int, count: int) -> Iterator[FileSpan]:
+    """Yield where `count` bytes from `offset` of a tensor belong in its file."""
+    for number, inside, low, high in overlaps((length for _, length in extents), offset, count):
+        yield FileSpan(extents[number][0] + inside, low, high)
+
+
 @dataclass(frozen=True)
 class Catalog(Mapping[str, TensorRef]):
     """All tensors of a source by name, the files they lie in, and what was seen and left alone.
@@ -142,16 +156,25 @@ class TensorSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Seal(NamedTuple):
-    """The CRC-32 of bytes `begin` … `end` of a file belongs, as four bytes little-endian, at `near` and at `far`.
+class ChecksumSlot(NamedTuple):
+    """Where a file holds the CRC-32 of a range of its bytes; the value is known once the range is written.
 
-    Those lie behind the bytes, and so do all `far` ones behind all `near` ones.
+    Attributes:
+        begin, end: the range, in bytes of the file.
+        at: offsets of the copies of the CRC, ascending, all behind the range.
+        length: bytes of each copy.
+        order: its byte order.
     """
 
     begin: int
     end: int
-    near: int
-    far: int
+    at: tuple[int, ...]
+    length: int
+    order: Literal["little", "big"]
+
+    def encode(self, crc: int) -> bytes:
+        """Return the CRC as it stands in the file."""
+        return crc.to_bytes(self.length, self.order)
 
 
 @dataclass(frozen=True)
@@ -161,15 +184,32 @@ class OutputFile:
     Attributes:
         name: its name in the destination directory.
         size: its size in bytes, tail included.
-        literals: (offset, bytes) of everything that is not tensor data: headers, record heads.
+        literals: (offset, bytes) of everything that is not tensor data: headers, record heads, ascending.
         extents: tensor name → (offset, length) pairs in this file that hold its bytes, in order.
-        crc_tail: whether the last 17 bytes are a MindSpore CRC over all the bytes before them.
-        seals: CRCs of parts of the file, in its order; the literals have zeros where they belong.
+        slots: checksums of ranges that do not overlap, ascending; the literals have zeros in their place. All have as
+            many copies, and the first copies of all stand before the second ones.
     """
 
     name: str
     size: int
     literals: tuple[tuple[int, bytes], ...]
     extents: Mapping[str, tuple[tuple[int, int], ...]]
-    crc_tail: bool = False
-    seals: tuple[Seal, ...] = ()
+    slots: tuple[ChecksumSlot, ...] = ()
+
+    def slot_offsets(self) -> Iterator[tuple[int, ChecksumSlot]]:
+        """Yield the offset of every copy of every checksum, ascending, with its slot."""
+        for copy in range(len(self.slots[0].at) if self.slots else 0):
+            yield from ((slot.at[copy], slot) for slot in self.slots)
+
+    def literals_between_slots(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield the literals with their offsets, without the bytes that belong to checksum slots."""
+        slots = ((at, slot.length) for at, slot in self.slot_offsets())
+        behind = self.size, 0
+        at, length = next(slots, behind)
+        for offset, data in self.literals:
+            begin, view = offset, memoryview(data)
+            while at < offset + len(data):
+                yield begin, view[begin - offset : at - offset]
+                begin = at + length
+                at, length = next(slots, behind)
+            yield begin, view[begin - offset :]

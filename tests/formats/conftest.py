@@ -1,12 +1,11 @@
 """Builds real files from what `lay_out` says, the dumb way: every byte in memory."""
 
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import helpers
 import pytest
 
-from streamconv.formats import ckpt
 from streamconv.tensors.refs import OutputFile, TensorRef
 
 
@@ -27,10 +26,8 @@ def file_bytes(output: OutputFile, data: Mapping[str, bytes]) -> bytes:
     for offset, piece in sorted(pieces.items()):
         assert offset == len(out)
         out += piece
-    if output.crc_tail:
-        out += ckpt.crc_tail(zlib.crc32(out))
     assert len(out) == output.size
-    return out
+    return helpers.with_checksums(output, out)
 
 
 def ref_bytes(ref: TensorRef) -> bytes:

@@ -5,6 +5,7 @@ import json
 import os
 import zlib
 
+import helpers
 import numpy as np
 import pytest
 from helpers import text_of
@@ -109,7 +110,7 @@ HOSTILE = {
     "empty file": (b"", "empty file"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     "only unknown fields": (integer(7, 1), "no parameters"),
-    "only a crc": (ckpt.crc_tail(0), "no parameters"),
+    "only a crc": (helpers.crc_tail(0), "no parameters"),
     "zero bytes at the end": (
         GOOD + bytes(8),
         f"byte {len(GOOD)} (after tensor good): a field has the number 0",
@@ -249,7 +250,7 @@ def test_a_fifo_does_not_hang(tmp_path):
 @settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_no_flipped_byte_escapes_our_errors(tmp_path_factory, data):
-    content = bytearray(GOOD + record(dims=(2, 3), kind=b"Int32", content=bytes(24)) + ckpt.crc_tail(7))
+    content = bytearray(GOOD + record(dims=(2, 3), kind=b"Int32", content=bytes(24)) + helpers.crc_tail(7))
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(1, len(content))) :]
@@ -462,4 +463,8 @@ def test_the_largest_dimension_is_laid_out():
 
 
 def test_crc_tail_to_the_byte():
-    assert ckpt.crc_tail(0x01020304) == b"crc_num\0\0\0\0\0\0\1\2\3\4"
+    file = ckpt.lay_out("m.ckpt", [TensorSpec("t", BF16, (3,))], crc=True)
+    (slot,) = file.slots
+    at, tail = file.literals[-1]
+    assert (slot.begin, slot.end, at, slot.at, file.size) == (0, at, at, (at + 7,), at + 17)
+    assert tail[:7] + slot.encode(0x01020304) == b"crc_num\0\0\0\0\0\0\1\2\3\4"

@@ -1,0 +1,169 @@
+"""CRC-32s of ranges of a file that is written in any order, put together from those of its blocks.
+
+A block that is digested also gives the CRC of each range that ends in it, as far as that lies in the block, and of the
+range that goes on behind it. Both are joined without a look at the bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+from ..tensors.refs import ChecksumSlot, OutputFile
+from .blocks import Blocks, block_at
+
+ReadBack = Callable[[int, int], bytes]
+"""Reads (offset, length) of a file as it is now; raises `OSError` where it ends before that."""
+
+CHUNK = 1 << 20
+
+_UNKNOWN = -1
+# The CRC-32 polynomial, reflected, as zlib has it.
+_POLYNOMIAL = 0xEDB88320
+
+
+class RangeChecksums:
+    """The CRC-32s that belong into the checksum slots of a file.
+
+    Args:
+        file: the file, with its slots.
+        blocks: its finished blocks.
+        read_back: reads what earlier runs wrote.
+    """
+
+    def __init__(self, file: OutputFile, blocks: Blocks, read_back: ReadBack) -> None:
+        self._slots, self._blocks, self._read_back = file.slots, blocks, read_back
+        self._begins = array("q", (slot.begin for slot in file.slots))
+        self._offsets = array("q", (at for at, _ in file.slot_offsets()))
+        # Per slot the CRC of its range, and of what of that lies in the block in which the range ends.
+        self._values = array("q", [_UNKNOWN]) * len(file.slots)
+        self._ends = array("q", [_UNKNOWN]) * len(file.slots)
+
+    def copies(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and slot of every copy of a checksum with a byte in a part of the file, ascending."""
+        first = bisect_right(self._offsets, begin)
+        if first and self._offsets[first - 1] + self._slot_of(first - 1).length > begin:
+            first -= 1
+        for copy in range(first, bisect_left(self._offsets, end)):
+            yield self._offsets[copy], copy % len(self._slots)
+
+    def _slot_of(self, copy: int) -> ChecksumSlot:
+        return self._slots[copy % len(self._slots)]
+
+    def bytes_in(self, begin: int, end: int) -> int:
+        """Return how many bytes of a part of the file belong to slots."""
+        lengths = ((at, at + self._slots[slot].length) for at, slot in self.copies(begin, end))
+        return sum(min(high, end) - max(low, begin) for low, high in lengths)
+
+    def first_needed(self, number: int) -> int:
+        """Return the first block that decides a checksum in block `number`: it needs all from there on."""
+        begins = (self._begins[slot] for _, slot in self.copies(*self._blocks.bounds(number)))
+        return min(number, block_at(min(begins, default=self._blocks.size)))
+
+    def blocks_of_slots_only(self) -> list[int]:
+        """Return the blocks in which nothing but slots lies: nobody writes into them."""
+        numbers = {block_at(at) for at in self._offsets}
+        numbers |= {block_at(at + self._slot_of(copy).length - 1) for copy, at in enumerate(self._offsets)}
+        every = ((number, *self._blocks.bounds(number)) for number in sorted(numbers))
+        return [number for number, begin, end in every if self.bytes_in(begin, end) == end - begin]
+
+    def add(self, offset: int, data: memoryview, crc: int) -> int:
+        """Take bytes of a block, which come in order, into the checksums of the ranges that they lie in.
+
+        Args:
+            offset: where they lie in the file.
+            data: the bytes.
+            crc: what this gave for the bytes of the block before them; 0 for the first.
+
+        Returns:
+            The CRC of the range that goes on behind them, as far as it lies in the block.
+        """
+        at, end = offset, offset + len(data)
+        for number in range(max(0, bisect_right(self._begins, offset) - 1), len(self._slots)):
+            slot = self._slots[number]
+            if slot.begin >= end:
+                break
+            if slot.begin >= at:
+                at, crc = slot.begin, 0
+            if at < slot.end:
+                stop = min(end, slot.end)
+                crc = zlib.crc32(data[at - offset : stop - offset], crc)
+                at = stop
+                if stop == slot.end:
+                    self._ends[number] = crc
+        return crc
+
+    def encoded(self, number: int) -> memoryview:
+        """Return a checksum as it stands in its slot; all bytes of its range are in the file and were added."""
+        slot = self._slots[number]
+        if self._values[number] == _UNKNOWN:
+            copied = self._copied(number) if self._ends[number] == _UNKNOWN else None
+            self._values[number] = self._joined(number) if copied is None else copied
+        return memoryview(slot.encode(self._values[number]))
+
+    def _copied(self, number: int) -> int | None:
+        """The checksum from a copy in a block that an earlier run finished."""
+        slot = self._slots[number]
+        for at in slot.at:
+            if self._blocks.are_finished(block_at(at), block_at(at + slot.length - 1) + 1):
+                return int.from_bytes(self._read_back(at, slot.length), slot.order)
+        return None
+
+    def _joined(self, number: int) -> int:
+        slot = self._slots[number]
+        last, crc = block_at(slot.end - 1), 0
+        for block in range(block_at(slot.begin), last):
+            begin, end = self._blocks.bounds(block)
+            crc = combine_crc(crc, self._blocks.crc(block), end - max(begin, slot.begin))
+        begin = max(slot.begin, self._blocks.bounds(last)[0])
+        if self._ends[number] == _UNKNOWN:
+            self._ends[number] = self._read_crc(begin, slot.end)
+        return combine_crc(crc, self._ends[number], slot.end - begin)
+
+    def _read_crc(self, begin: int, end: int) -> int:
+        crc = 0
+        for at in range(begin, end, CHUNK):
+            crc = zlib.crc32(self._read_back(at, min(CHUNK, end - at)), crc)
+        return crc
+
+
+def combine_crc(first: int, second: int, length: int) -> int:
+    """Return the CRC-32 of two byte strings one after the other.
+
+    Args:
+        first, second: the CRC-32 of each.
+        length: bytes of the second.
+    """
+    return _times(_zeros(length), first) ^ second
+
+
+@lru_cache(maxsize=8)
+def _zeros(length: int) -> tuple[int, ...]:
+    """What `length` zero bytes appended do to a CRC, as a matrix of bits: one zero byte's to the power of `length`."""
+    step = (_POLYNOMIAL, *(1 << bit for bit in range(31)))
+    step = _square(_square(_square(step)))
+    result = tuple(1 << bit for bit in range(32))
+    while length:
+        if length & 1:
+            result = tuple(_times(step, row) for row in result)
+        step = _square(step)
+        length >>= 1
+    return result
+
+
+def _times(matrix: tuple[int, ...], vector: int) -> int:
+    total = 0
+    for row in matrix:
+        if not vector:
+            break
+        if vector & 1:
+            total ^= row
+        vector >>= 1
+    return total
+
+
+def _square(matrix: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(_times(matrix, row) for row in matrix)
