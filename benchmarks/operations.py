@@ -215,7 +215,7 @@ def _convert(reader: Reader, view: View, region: Region, target: DType) -> None:
     widest = max(target.itemsize, *(leaf.dtype.itemsize for leaf in view.leaves()))
     for cell in cells(view):
         for box in boxes(view, cell, widest, REGION):
-            reader.place(view, box, region.array(math.prod(box_shape(box)), bits(target)), target)
+            reader.fill(view, box, region.array(math.prod(box_shape(box)), bits(target)), target)
 
 
 def _copy(nbytes: int) -> Work:

@@ -13,7 +13,7 @@ from .configs import model_config as configs
 from .conversion import Conversion
 from .engine import budget as memory
 from .engine.progress import OnProgress, Progress
-from .engine.reader import alike
+from .engine.reader import same_start
 from .errors import UsageError, reading
 from .families import registry as families
 from .families.registry import Family, Value
@@ -90,9 +90,9 @@ def plan(
     made_by = manifest.find(source, memory.header_room(limit))
     chosen, recognised = _family(model, family, model_config, made_by)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
-    kind = target.kind(format, destination, direction, chosen, crc)
+    kind = target.choose_format(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
-    question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), alike)
+    question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), same_start)
     recorded = (made_by.text("model"), made_by.options) if made_by else None
     planned = decided_plan(question, given, recorded, said_options(chosen, model_config.yaml_values))
     if planned.is_adapter and kind == HF_SAFETENSORS:

@@ -86,7 +86,7 @@ class LazyTensor:
         files = [extent.file for extent in self.ref.extents]
         reader = Reader(max(1, target.nbytes), access.for_reading(self.io, files, reads_once=False).access)
         try:
-            reader.place(view, box, target.reshape(-1), self.ref.dtype)
+            reader.fill(view, box, target.reshape(-1), self.ref.dtype)
         finally:
             reader.close()
         return target

@@ -20,9 +20,8 @@ from .engine.progress import OnProgress, Progress, Tally
 from .engine.reader import check_unchanged
 from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, reading, storing
-from .output import fingerprint as identity
-from .output import manifest
-from .output.journal import Ledger
+from .output import fingerprint, manifest
+from .output.journal import DoneBoxes
 from .output.recorder import Recorder
 from .output.staging import Partial
 from .output.writer import FileSink
@@ -70,10 +69,10 @@ class Conversion(Prepared):
         """
         started = time.monotonic()
         budget = self.budget
-        conversion = identity.describe(self.plan, self.layout, self.catalog, self.max_shard_size, version(_NAME))
+        conversion = fingerprint.describe(self.plan, self.layout, self.catalog, self.max_shard_size, version(_NAME))
         with Partial(self.destination.path, self.destination.single, conversion, self.restart) as partial:
             if partial.is_finished() and not self.restart:
-                partial.settle()
+                partial.finish_cleanup()
                 tally = Tally(self.plan.nbytes, self.plan.nbytes, self.plan.nbytes)
             else:
                 tally = self._run(partial, budget, on_progress)
@@ -100,9 +99,9 @@ class Conversion(Prepared):
             )
             partial.commit(record)
         except BaseException as error:
-            partial.is_worth_keeping = recorder.safe > 0 and not isinstance(error, _MAKES_WORTHLESS)
+            partial.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
-                error.add(self._what_is_left(partial, recorder.safe))
+                error.add(self._what_is_left(partial, recorder.durable_bytes))
             raise
         return tally
 
@@ -123,9 +122,9 @@ class Conversion(Prepared):
     def _recorder(self, partial: Partial, names: list[str]) -> Recorder:
         """What earlier runs left, and the journal to go on with."""
         journal = partial.begin(names)
-        ledger = Ledger(self.plan.outputs, self.layout.files)
+        ledger = DoneBoxes(self.plan.outputs, self.layout.files)
         with storing(partial.journal_path, "cannot read"):
-            ledger.load(journal.records(), lambda file: partial.holds(file.name, file.size))
+            ledger.load(journal.records(), lambda file: partial.has_file(file.name, file.size))
         return Recorder(journal, ledger, {name: number for number, name in enumerate(names)})
 
     def _build(
@@ -138,7 +137,9 @@ class Conversion(Prepared):
         """All files, durable, with the digests of their blocks."""
         direct = access.for_writing(self.io, place.parent).access is Access.DIRECT
         sink = FileSink(self.layout, place, self.destination.single, recorder, direct)
-        tally = Tally(self.plan.nbytes, recorder.safe, recorder.safe, overflowed=dict(recorder.overflowed))
+        tally = Tally(
+            self.plan.nbytes, recorder.durable_bytes, recorder.durable_bytes, overflowed=dict(recorder.overflowed)
+        )
         try:
             with recorder.recording(sink.sync):
                 engine.run(self.plan, sink, budget, self._access, on_progress, record=recorder, tally=tally)

@@ -67,7 +67,7 @@ class Prepared:
         if self.workers is not None:
             return most
         every = (most, *(self._divided(count) for count in range(most.workers - 1, 0, -1)))
-        return next((budget for budget in every if not self._is_scattered(budget.region)), most)
+        return next((budget for budget in every if not self._is_scattered(budget.region_bytes)), most)
 
     def _divided(self, workers: int | None) -> Budget:
         return divide(self.limit, workers, len(self.plan.outputs), self._sources, self.layout.total // BLOCK)

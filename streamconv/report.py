@@ -62,7 +62,7 @@ class Report:
         lines = [
             f"wrote {counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(written)}{before}, to "
             f"{quote(self.prepared.destination.path)} in {self.seconds:.1f} s ({rate}/s); "
-            f"peak memory {format_size(self.peak)} of {format_size(self.budget.limit)}"
+            f"peak memory {format_size(self.peak)} of {format_size(self.budget.memory_limit)}"
         ]
         if self.prepared.verify:
             lines.append("read back from the disk and compared with the source, byte for byte: the same")
@@ -115,9 +115,9 @@ def _exceptions(plan: Plan) -> Iterator[str]:
 def _memory(prepared: Prepared) -> str:
     budget = prepared.budget
     return (
-        f"memory   {format_size(budget.limit)} allowed: {format_size(budget.base)} for interpreter and plan, "
-        f"{counted(budget.workers, 'worker')} with {format_size(budget.region)} for a window "
-        f"and {format_size(budget.region)} for a box"
+        f"memory   {format_size(budget.memory_limit)} allowed: {format_size(budget.base)} for interpreter and plan, "
+        f"{counted(budget.workers, 'worker')} with {format_size(budget.region_bytes)} for a window "
+        f"and {format_size(budget.region_bytes)} for a box"
     )
 
 
@@ -142,7 +142,7 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "dest": str(prepared.destination.path),
         "source_bytes": catalog.nbytes,
         "total_bytes": layout.total,
-        "max_mem": budget.limit,
+        "max_mem": budget.memory_limit,
         "max_shard_size": prepared.max_shard_size,
         "minimum_mem": least_limit(budget.base),
         "digest": plan.digest,

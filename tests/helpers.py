@@ -15,7 +15,7 @@ from streamconv import testing as samples
 from streamconv.errors import StreamconvError
 from streamconv.families import registry as families
 from streamconv.output.blocks import Blocks
-from streamconv.output.writer import Part
+from streamconv.output.writer import WrittenPart
 from streamconv.planning.plan import Plan, make_plan
 from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes, views
@@ -197,7 +197,7 @@ class Fresh:
     def blocks(self, file: str) -> Blocks:
         return self._files[file]
 
-    def parts(self, tensor: str) -> Iterator[Part]:
+    def parts(self, tensor: str) -> Iterator[WrittenPart]:
         return iter(())
 
     def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:

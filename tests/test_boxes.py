@@ -10,7 +10,7 @@ from helpers import arrays, indices, ref, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.engine.boxes import boxes, cells, is_scattered, position
+from streamconv.engine.boxes import boxes, cells, is_scattered, source_position
 from streamconv.tensors import views
 from streamconv.tensors.grids import Box, box_shape, runs, whole
 from streamconv.tensors.refs import SourceFile
@@ -122,6 +122,6 @@ def test_the_position_is_that_of_the_first_element_on_disk() -> None:
     files = [SourceFile(ref("x", ()).extents[0].file.path.with_name(name), 1 << 40) for name in ("b", "a")]
     one, two = (views.leaf(ref(f"t{i}", (4, 3), "BF16", file, 1000)) for i, file in enumerate(files))
     view = views.permute(views.stack([one, two]), (0, 2, 1))
-    assert position(view, ((0, 1), (0, 3), (0, 4))) == ("b", 1000)
-    assert position(view, ((1, 2), (2, 3), (1, 4))) == ("a", 1000 + 2 * (1 * 3 + 2))
-    assert position(views.zeros((2,), one.dtype), ((0, 2),)) == ("", 0)
+    assert source_position(view, ((0, 1), (0, 3), (0, 4))) == ("b", 1000)
+    assert source_position(view, ((1, 2), (2, 3), (1, 4))) == ("a", 1000 + 2 * (1 * 3 + 2))
+    assert source_position(views.zeros((2,), one.dtype), ((0, 2),)) == ("", 0)

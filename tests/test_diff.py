@@ -78,7 +78,7 @@ def test_the_same(tmp_path: Path, capsys: Any) -> None:
     one = written(tmp_path / "a.safetensors", **EVERY)
     other = written(tmp_path / "x" / "b.safetensors", **dict(reversed(EVERY.items())))
     found = streamconv.diff(one, other)
-    assert found.same and found.common == len(EVERY) and found.count == 2 * found.a.nbytes
+    assert found.same and found.common == len(EVERY) and found.bytes_compared == 2 * found.a.nbytes
     assert str(found) == found.summary
     ended = call(capsys, "diff", one, other)
     assert (ended.code, ended.err) == (0, "")
@@ -324,7 +324,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     found = streamconv.diff(source, source, progress=seen.append)
     done = [p.done for p in seen]
     assert done == sorted(done)
-    assert done[-1] == seen[-1].total == found.count == 2 * found.a.nbytes
+    assert done[-1] == seen[-1].total == found.bytes_compared == 2 * found.a.nbytes
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamconv.errors import StorageError
 from streamconv.formats import layout
 from streamconv.output import journal
-from streamconv.output.journal import Journal, Ledger, Owner, Seal, heading
+from streamconv.output.journal import DoneBoxes, Journal, Owner, Sealed, heading
 from streamconv.planning.outputs import Output
 from streamconv.storage import disk
 from streamconv.tensors import dtypes, views
@@ -85,7 +85,7 @@ def test_the_heading() -> None:
     found = heading(records)
     assert found.conversion == records[0]
     assert found.owner == Owner(2, "there", 6.5)
-    assert found.seal == Seal("digest", 3, 4)
+    assert found.sealed == Sealed("digest", 3, 4)
     assert found.is_aside
     assert not found.has_records
     assert heading([*records, ["box", 0, [], 0]]).has_records
@@ -127,7 +127,7 @@ def test_what_is_left_and_what_is_held_are_all_there_is(seed: int) -> None:
     boxes = [(number, box) for number, shape in enumerate(SHAPES) for box in cut(shape, chance)]
     chance.shuffle(boxes)
     on_record = boxes[: chance.randint(0, len(boxes))]
-    ledger = Ledger(OUTPUTS, FILES)
+    ledger = DoneBoxes(OUTPUTS, FILES)
     ledger.load((["box", number, [list(pair) for pair in box], 0] for number, box in on_record), lambda file: True)
     for number, shape in enumerate(SHAPES):
         every: Box = tuple((0, size) for size in shape)
@@ -142,7 +142,7 @@ def test_what_is_left_and_what_is_held_are_all_there_is(seed: int) -> None:
 
 
 def test_a_part_says_where_it_begins_and_ends() -> None:
-    ledger = Ledger(OUTPUTS, FILES)
+    ledger = DoneBoxes(OUTPUTS, FILES)
     ledger.load([["box", 0, [[1, 3], [2, 5]], 0]], lambda file: True)
     (part,) = ledger.parts("t0")
     assert (part.begin, part.end, list(part.runs)) == (20, 42, [(20, 6), (36, 6)])
@@ -150,7 +150,7 @@ def test_a_part_says_where_it_begins_and_ends() -> None:
 
 def test_overflow_is_summed_and_files_that_are_gone_are_not_believed() -> None:
     records: list[object] = [["box", 1, [[0, 2]], 3], ["box", 1, [[2, 5]], 4], ["block", 0, 0, "00" * 16, 7]]
-    there, gone = Ledger(OUTPUTS, FILES), Ledger(OUTPUTS, FILES)
+    there, gone = DoneBoxes(OUTPUTS, FILES), DoneBoxes(OUTPUTS, FILES)
     there.load(records, lambda file: True)
     gone.load(records, lambda file: False)
     assert (there.overflowed, gone.overflowed) == ({"t1": 7}, {})

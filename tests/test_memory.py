@@ -31,18 +31,18 @@ def test_a_budget_is_kept_or_refused_with_the_number_that_does(limit, resident, 
         with pytest.raises(BudgetError):
             divide(parse_size(named[1]) - 6 * MIB, workers, tensors, resident=resident)
     assert budget.base > resident
-    assert budget.peak <= budget.limit
+    assert budget.peak <= budget.memory_limit
     assert workers in (None, budget.workers)
-    assert MIN_REGION <= budget.region <= MAX_REGION
-    assert budget.region % mmap.PAGESIZE == 0
+    assert MIN_REGION <= budget.region_bytes <= MAX_REGION
+    assert budget.region_bytes % mmap.PAGESIZE == 0
 
 
 @settings(deadline=None)
 @given(st.integers(100 * MIB, 8 << 30))
 def test_no_memory_lies_idle_below_the_largest_region(limit) -> None:
     budget = divide(limit, 3, 100, resident=20 * MIB)
-    idle = budget.limit - budget.peak
-    assert budget.region == MAX_REGION or idle < budget.workers * 2 * (mmap.PAGESIZE + 1)
+    idle = budget.memory_limit - budget.peak
+    assert budget.region_bytes == MAX_REGION or idle < budget.workers * 2 * (mmap.PAGESIZE + 1)
 
 
 def test_workers_that_are_not_asked_for_are_as_many_as_fit() -> None:

@@ -332,7 +332,7 @@ def test_a_run_that_fails_before_it_writes_keeps_what_was_there(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Ledger, "load", fail)
+        patch.setattr(journal.DoneBoxes, "load", fail)
         with pytest.raises(StorageError, match=r"cannot read .*Input/output error"):
             streamconv.convert(source, tmp_path / name)
     report = streamconv.convert(source, tmp_path / name)

@@ -12,7 +12,7 @@ import test_journal
 
 from streamconv.errors import StorageError
 from streamconv.output import recorder
-from streamconv.output.journal import Journal, Ledger
+from streamconv.output.journal import DoneBoxes, Journal
 from streamconv.output.recorder import BATCH, WINDOW, Recorder
 from streamconv.storage import disk
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 def made(tmp_path: Path):
     descriptor = disk.open_file(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
     journal = Journal(tmp_path / "journal", descriptor)
-    yield journal, Recorder(journal, Ledger(test_journal.OUTPUTS, test_journal.FILES), {"a.ckpt": 0})
+    yield journal, Recorder(journal, DoneBoxes(test_journal.OUTPUTS, test_journal.FILES), {"a.ckpt": 0})
     disk.close_quietly(descriptor)
 
 
@@ -42,7 +42,7 @@ def test_data_is_synced_before_it_is_on_record(made) -> None:
         one.note_block("a.ckpt", 0, b"\1" * 16, 5)
     assert synced[0] == 0
     assert list(journal.records()) == [["box", 0, [[0, 6], [0, 8]], 0], ["block", 0, 0, "01" * 16, 5]]
-    assert one.safe == 96
+    assert one.durable_bytes == 96
 
 
 def test_what_was_not_written_is_not_on_record(made) -> None:
@@ -50,7 +50,7 @@ def test_what_was_not_written_is_not_on_record(made) -> None:
     with pytest.raises(ZeroDivisionError), one.recording(lambda: None), one.writing(0, ((0, 6), (0, 8)), 96, 0):
         raise ZeroDivisionError
     assert list(journal.records()) == []
-    assert one.safe == 0
+    assert one.durable_bytes == 0
 
 
 def test_it_does_not_wait_for_long_with_little(made) -> None:
@@ -76,7 +76,7 @@ def test_workers_are_held_back(made, count: int) -> None:
         for _ in range(200 * MIB // count):
             with one.writing(0, ((0, 6), (0, 8)), count, 0), lock:
                 begun += count
-                most = max(most, begun - one.safe)
+                most = max(most, begun - one.durable_bytes)
 
     with one.recording(sync):
         threads = [threading.Thread(target=work) for _ in range(3)]
@@ -87,7 +87,7 @@ def test_workers_are_held_back(made, count: int) -> None:
             time.sleep(0.001)
         may_sync.release(100)
     assert 0 < most <= max(WINDOW, count)
-    assert one.safe == 3 * (200 * MIB // count) * count
+    assert one.durable_bytes == 3 * (200 * MIB // count) * count
 
 
 def test_a_failure_reaches_whoever_waits(made) -> None:
@@ -100,4 +100,4 @@ def test_a_failure_reaches_whoever_waits(made) -> None:
         for _ in range(100):
             with one.writing(0, ((0, 6), (0, 8)), 10 * MIB, 0):
                 pass
-    assert one.safe == 0
+    assert one.durable_bytes == 0

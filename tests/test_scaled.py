@@ -69,7 +69,7 @@ def test_any_layout_of_dequantised_matrices(experts, layout, region, way, dtype)
     for cell in cells(view):
         for box in boxes(view, cell, dtype.itemsize, region):
             target = np.empty(np.prod(box_shape(box)), f"u{dtype.itemsize}")
-            reader.place(view, box, target, dtype)
+            reader.fill(view, box, target, dtype)
             result[tuple(slice(*side) for side in box)] = target.reshape(box_shape(box)).view(result.dtype)
     reader.close()
     np.testing.assert_array_equal(result, expected.astype(result.dtype))
@@ -85,10 +85,10 @@ def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, 
     ]
     (piece,) = view.box(tuple((0, n) for n in view.shape))
     reader = Reader(ROWS * COLUMNS, way)
-    assert (len(list(reader.parts(piece.leaf, piece.grid))) == 1) == direct
+    assert (len(list(reader.split_to_fit(piece.leaf, piece.grid))) == 1) == direct
     target = np.empty(np.prod(view.shape), np.uint16)
     with mock.patch.object(Reader, "_dequantised", autospec=True, side_effect=Reader._dequantised) as dequantised:
-        reader.place(view, tuple((0, n) for n in view.shape), target, BF16)
+        reader.fill(view, tuple((0, n) for n in view.shape), target, BF16)
     assert dequantised.called != direct
     reader.close()
 
@@ -97,7 +97,7 @@ def test_overflows_of_dequantised_values_are_counted(experts) -> None:
     leaves, values = experts
     reader = Reader(1 << 20, Access.MAP)
     target = np.empty(ROWS * COLUMNS, np.uint16)
-    count = reader.place(leaves[0], ((0, ROWS), (0, COLUMNS)), target, F16)
+    count = reader.fill(leaves[0], ((0, ROWS), (0, COLUMNS)), target, F16)
     reader.close()
     with np.errstate(over="ignore"):
         expected = values[0].astype(np.float32).astype(np.float16)

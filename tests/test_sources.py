@@ -36,7 +36,7 @@ def stored(folder: Path, slice_bytes: int | None = None, spec: TensorSpec = SPEC
 
 def placed(reader: Reader, view: views.View, dtype: dtypes.DType) -> bytes:
     target = np.empty(int(np.prod(view.shape)), bits(dtype))
-    reader.place(view, tuple((0, n) for n in view.shape), target, dtype)
+    reader.fill(view, tuple((0, n) for n in view.shape), target, dtype)
     return target.tobytes()
 
 
@@ -62,7 +62,7 @@ def test_contiguous_boxes_come_as_they_lie(way: Access, tmp_path: Path) -> None:
     ref = stored(tmp_path)
     view, reader = views.leaf(ref), Reader(1 << 20, way)
     expected = np.frombuffer(golden.golden_bytes(SPEC), np.uint32).reshape(SPEC.shape)
-    found = reader.contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32)
+    found = reader.as_stored(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32)
     assert found is not None
     assert np.array_equal(found, expected[3:9].reshape(-1))
     assert reader.bytes_read == 6 * 53 * 5 * 4
@@ -70,10 +70,10 @@ def test_contiguous_boxes_come_as_they_lie(way: Access, tmp_path: Path) -> None:
         (((3, 9), (0, 52), (0, 5)), dtypes.F32),
         (((3, 9), (0, 53), (0, 5)), dtypes.BF16),
     ):
-        assert reader.contiguous(view, box, dtype) is None
-    assert reader.contiguous(views.permute(view, (1, 0, 2)), ((0, 53), (3, 4), (0, 5)), dtypes.F32) is not None
-    assert reader.contiguous(views.permute(view, (1, 0, 2)), ((0, 53), (3, 5), (0, 5)), dtypes.F32) is None
-    assert Reader(64, way).contiguous(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
+        assert reader.as_stored(view, box, dtype) is None
+    assert reader.as_stored(views.permute(view, (1, 0, 2)), ((0, 53), (3, 4), (0, 5)), dtypes.F32) is not None
+    assert reader.as_stored(views.permute(view, (1, 0, 2)), ((0, 53), (3, 5), (0, 5)), dtypes.F32) is None
+    assert Reader(64, way).as_stored(view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
 
 
 @pytest.mark.parametrize("kind", ["dest", "dest.ckpt"])
@@ -120,11 +120,11 @@ def test_a_file_of_another_length_is_noticed_before_it_is_touched(way: Access, c
     path = tmp_path / "a.ckpt"
     reader = Reader(4096, way)
     box = ((0, 1), (0, 1), (0, 5))
-    reader.place(view, box, np.empty(5, np.uint32), dtypes.F32)
+    reader.fill(view, box, np.empty(5, np.uint32), dtypes.F32)
     size = path.stat().st_size
     os.truncate(path, size + change)
     with pytest.raises(SourceError, match=f"it had {size} bytes, it has {size + change} bytes now; run again"):
-        reader.place(view, box, np.empty(5, np.uint32), dtypes.F32)
+        reader.fill(view, box, np.empty(5, np.uint32), dtypes.F32)
 
 
 def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> None:
@@ -144,7 +144,7 @@ def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(os, "fstat", before)
     for way in Access:
         with pytest.raises(SourceError, match=r"a\.ckpt changed during the run"):
-            Reader(1 << 20, way).place(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
+            Reader(1 << 20, way).fill(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
 
 
 @pytest.mark.parametrize("way", Access)
@@ -245,7 +245,7 @@ def test_nothing_is_read_directly_that_is_short(tmp_path: Path, monkeypatch) -> 
     assert not directly
     for rows, count in ((52, 0), (53, 1)):
         target = np.empty(rows * 5, np.uint32)
-        reader.place(view, ((3, 4), (0, rows), (0, 5)), target, dtypes.F32)
+        reader.fill(view, ((3, 4), (0, rows), (0, 5)), target, dtypes.F32)
         expected = np.frombuffer(golden.golden_bytes(SPEC), np.uint32).reshape(SPEC.shape)[3, :rows]
         assert np.array_equal(target, expected.reshape(-1))
         assert len(directly) == count

@@ -51,7 +51,7 @@ def test_untouched(kind: str, made) -> None:
     alone, against = streamconv.verify(dest), streamconv.verify(source, dest)
     assert alone.files == against.files == len(files)
     assert alone.tensors == against.tensors == 21
-    assert alone.count == sum(p.stat().st_size for p in files)
+    assert alone.bytes_read == sum(p.stat().st_size for p in files)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,11 +29,11 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Verified:
-    """What was proven: `files` and `tensors` counted, `count` bytes of `total` read and found right."""
+    """What was proven: `files` and `tensors` counted, `bytes_read` of `total` bytes compared."""
 
     files: int
     tensors: int
-    count: int
+    bytes_read: int
     total: int
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.tasks import Chosen
+from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, reading
 from ..formats.layout import FileLayout
 from ..storage import disk
@@ -20,7 +20,7 @@ from .against_manifest import _CHUNK, _is_directory
 from .sample import Sample
 
 
-def chosen_boxes(layout: FileLayout, sample: Sample) -> Chosen:
+def chosen_boxes(layout: FileLayout, sample: Sample) -> BoxFilter:
     """Which boxes are compared: the sample's, and the first one of a tensor of each file."""
     firsts = set()
     for file in layout.files:

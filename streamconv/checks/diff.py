@@ -139,14 +139,14 @@ class Diff:
     Attributes:
         a, b: the two checkpoints.
         common: how many tensor names are in both.
-        count: bytes of tensors that were compared, of both sides together.
+        bytes_compared: bytes of tensors that were compared, of both sides together.
         differences: what differs: by kind, and in A's file order (B's, for what is only there).
     """
 
     a: Catalog
     b: Catalog
     common: int
-    count: int
+    bytes_compared: int
     differences: Sequence[Difference]
 
     @property
@@ -194,7 +194,7 @@ class Diff:
             "b": str(self.b.path),
             "same": self.same,
             "common": self.common,
-            "bytes": self.count,
+            "bytes": self.bytes_compared,
         }
         yield json.dumps(head).removesuffix("}") + ', "differences": ['
         last = len(self.differences) - 1
@@ -238,7 +238,7 @@ class _Comparison:
 
     def __init__(self, one: Catalog, other: Catalog, limit: int, io: str, on_progress: OnProgress | None) -> None:
         self._one, self._other, self._limit = one, other, limit
-        self._half = memory.divide(limit, 1, len(one) + len(other)).region // 2
+        self._half = memory.divide(limit, 1, len(one) + len(other)).region_bytes // 2
         self._readers = [
             Reader(self._half, access.for_reading(io, catalog.files).access, drops=True) for catalog in (one, other)
         ]

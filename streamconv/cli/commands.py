@@ -267,13 +267,13 @@ def verify(
     with progress_bar(quiet) as on_progress:
         result = verify_checkpoint(first, second, progress=on_progress, fraction=fraction, **given)
     if as_json:
-        values = {"files": result.files, "tensors": result.tensors, "bytes": result.count, "total": result.total}
+        values = {"files": result.files, "tensors": result.tensors, "bytes": result.bytes_read, "total": result.total}
         click.echo(json.dumps(values))
     else:
         what = "as its manifest says" if second is None else "byte for byte what the source gives"
-        read = f"{result.count} bytes"
-        if result.count < result.total:
-            read = f"as far as a sample of {fraction} tells: {result.count} of {result.total} bytes"
+        read = f"{result.bytes_read} bytes"
+        if result.bytes_read < result.total:
+            read = f"as far as a sample of {fraction} tells: {result.bytes_read} of {result.total} bytes"
         click.echo(
             f"{quote(second or first)} is {what}: "
             f"{counted(result.tensors, 'tensor')} in {counted(result.files, 'file')}, {read}"

@@ -51,16 +51,18 @@ def cells(view: View) -> Iterator[Box]:
     return map(found.box, range(len(found)))
 
 
-def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:
-    """`cell` cut into boxes of at most `region` bytes, in the order in which they lie in the source.
+def boxes(view: View, cell: Box, itemsize: int, region_bytes: int) -> Iterator[Box]:
+    """`cell` cut into boxes of at most `region_bytes`, in the order in which they lie in the source.
 
     `itemsize` is that of the wider of source and output elements: window and box have a region each.
     """
-    if math.prod(box_shape(cell)) * itemsize <= min(region, LARGE_BOX):  # most tensors of most models: nothing to weigh
+    if math.prod(box_shape(cell)) * itemsize <= min(
+        region_bytes, LARGE_BOX
+    ):  # most tensors of most models: nothing to weigh
         yield cell
         return
     by_source = _axes_by_source(view, cell)
-    size = _box_size(cell, by_source, itemsize, region)
+    size = _box_size(cell, by_source, itemsize, region_bytes)
     order = tuple(reversed(by_source))
     starts = product(*(range(*cell[axis], size[axis]) for axis in order))
     for corner in starts:
@@ -68,17 +70,17 @@ def boxes(view: View, cell: Box, itemsize: int, region: int) -> Iterator[Box]:
         yield tuple((start[a], min(start[a] + size[a], stop)) for a, (_, stop) in enumerate(cell))
 
 
-def is_scattered(view: View, itemsize: int, region: int) -> bool:
+def is_scattered(view: View, itemsize: int, region_bytes: int) -> bool:
     """Whether a region is too small for boxes of a view with long runs in source and output, as of a transpose."""
     cell = next(cells(view), None)
-    if cell is None or math.prod(box_shape(cell)) * itemsize <= region:
+    if cell is None or math.prod(box_shape(cell)) * itemsize <= region_bytes:
         return False
     by_source = _axes_by_source(view, cell)
-    size, extent = _box_size(cell, by_source, itemsize, region), box_shape(cell)
+    size, extent = _box_size(cell, by_source, itemsize, region_bytes), box_shape(cell)
     return min(_run(size, extent, order) for order in (by_source, _by_output(cell))) * itemsize < LONG_RUN
 
 
-def position(view: View, cell: Box) -> tuple[str, int]:
+def source_position(view: View, cell: Box) -> tuple[str, int]:
     """Where the first element of a cell lies: path and offset, for sorting."""
     piece = _element(view, [low for low, _ in cell])
     if not isinstance(piece.leaf, Zeros):
@@ -88,12 +90,12 @@ def position(view: View, cell: Box) -> tuple[str, int]:
     return "", 0
 
 
-def _box_size(cell: Box, by_source: list[int], itemsize: int, region: int) -> list[int]:
+def _box_size(cell: Box, by_source: list[int], itemsize: int, region_bytes: int) -> list[int]:
     """Grow from one element: whichever side has the shorter run, until both are long; then along the source."""
     extent = box_shape(cell)
     by_output = _by_output(cell)
     size = [1] * len(cell)
-    budget = region // itemsize
+    budget = region_bytes // itemsize
     while True:
         runs = _run(size, extent, by_source) * itemsize, _run(size, extent, by_output) * itemsize
         if min(runs) >= LONG_RUN:

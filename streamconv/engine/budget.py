@@ -59,30 +59,36 @@ class Budget:
     """How the allowed memory is divided.
 
     Attributes:
-        limit: bytes of resident memory allowed.
+        memory_limit: bytes of resident memory allowed.
         base: bytes resident before the conversion starts: interpreter, plan, reserve.
         workers: threads that convert.
-        region: bytes of each worker's window, and again of its output box.
+        region_bytes: bytes of each worker's window, and again of its output box.
     """
 
-    limit: int
+    memory_limit: int
     base: int
     workers: int
-    region: int
+    region_bytes: int
 
     @property
     def peak(self) -> int:
         """The most that will be resident."""
-        return self.base + self.workers * _worker(self.region)
+        return self.base + self.workers * _worker(self.region_bytes)
 
 
 def divide(
-    limit: int, workers: int | None, tensors: int, sources: int = 0, blocks: int = 0, *, resident: int | None = None
+    memory_limit: int,
+    workers: int | None,
+    tensors: int,
+    sources: int = 0,
+    blocks: int = 0,
+    *,
+    resident: int | None = None,
 ) -> Budget:
-    """Divide `limit` bytes among `workers` (None: as many as cores and budget allow).
+    """Divide `memory_limit` bytes among `workers` (None: as many as cores and budget allow).
 
     Args:
-        limit: bytes allowed.
+        memory_limit: bytes of resident memory allowed.
         workers: threads asked for.
         tensors, sources: how many are written, and how many read for that.
         blocks: of 16 MiB, how many are written.
@@ -93,16 +99,16 @@ def divide(
     """
     base = (resident_bytes() if resident is None else resident) + RESERVE
     base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD + blocks * BLOCK_OVERHEAD
-    if limit < base + (workers or 1) * _worker(MIN_REGION):
+    if memory_limit < base + (workers or 1) * _worker(MIN_REGION):
         least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""
         raise BudgetError(
-            f"a budget of {format_size(limit)} is too small: this needs {format_size(least)}{many} "
+            f"a budget of {format_size(memory_limit)} is too small: this needs {format_size(least)}{many} "
             f"({format_size(base)} for the interpreter and the plan); give --max-mem {least // MIB}M or more"
         )
-    count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (limit - base) // _worker(MIN_REGION)))
-    region = min(MAX_REGION, ((limit - base) // count - WORKER_OVERHEAD) // 2)
-    return Budget(limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
+    count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))
+    region = min(MAX_REGION, ((memory_limit - base) // count - WORKER_OVERHEAD) // 2)
+    return Budget(memory_limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
 def least_limit(base: int, workers: int = 1) -> int:
@@ -133,22 +139,22 @@ def peak_bytes() -> int:
     return resident_bytes()
 
 
-def header_room(limit: int) -> int:
+def header_room(memory_limit: int) -> int:
     """The most bytes of a header that may be parsed now: as objects they take many times the bytes of the JSON."""
-    return max(MIB, (limit - resident_bytes()) // _OBJECTS_PER_BYTE)
+    return max(MIB, (memory_limit - resident_bytes()) // _OBJECTS_PER_BYTE)
 
 
-def check_planning(limit: int, tensors: int) -> None:
+def check_planning(memory_limit: int, tensors: int) -> None:
     """Refuse to plan so many tensors where that alone would need more than the budget.
 
     Raises:
         BudgetError: it would; the message names what does.
     """
     needed = resident_bytes() + RESERVE + tensors * PLAN_OVERHEAD
-    if needed > limit and tensors * PLAN_OVERHEAD > MIB:
+    if needed > memory_limit and tensors * PLAN_OVERHEAD > MIB:
         least = least_limit(needed)
         raise BudgetError(
-            f"a budget of {format_size(limit)} is too small: to plan {tensors} tensors alone takes "
+            f"a budget of {format_size(memory_limit)} is too small: to plan {tensors} tensors alone takes "
             f"{format_size(needed)}; give --max-mem {least // MIB}M or more"
         )
 

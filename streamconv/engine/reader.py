@@ -53,17 +53,17 @@ class Reader:
     """Reads boxes of tensors, one window at a time.
 
     Args:
-        region: bytes of a window at the most.
+        region_bytes: bytes of a window at the most.
         access: how windows come from files.
         drops: drop what was read from the page cache, for nobody comes back to it, and others need the room.
     """
 
-    def __init__(self, region: int, access: Access, drops: bool = False) -> None:
-        self.region = region
+    def __init__(self, region_bytes: int, access: Access, drops: bool = False) -> None:
+        self.region_bytes = region_bytes
         self.access = access
         self.drops = drops
         self.bytes_read = 0
-        self._buffer = Region(region)
+        self._buffer = Region(region_bytes)
         self._files: dict[Path, _Open] = {}
         self._behind: list[tuple[int, int, int]] = []
 
@@ -72,7 +72,7 @@ class Reader:
         while self._files:
             self._close_one()
 
-    def place(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
+    def fill(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
         """Fill `target`, a flat buffer of the box's elements in row-major order, with a box of a view, cast to `dtype`.
 
         Returns:
@@ -86,7 +86,7 @@ class Reader:
             if isinstance(piece.leaf, Zeros):
                 _strided(target, piece.grid, None)[...] = 0
                 continue
-            for grid in self.parts(piece.leaf, piece.grid):
+            for grid in self.split_to_fit(piece.leaf, piece.grid):
                 overflowed += self._copy(piece.leaf, grid, target, dtype)
         return overflowed
 
@@ -99,7 +99,7 @@ class Reader:
         source = _strided(self._window(leaf, grid.bounds()), grid, grid.bounds())
         return kernels.cast(source, _strided(target, grid, None), leaf.dtype, dtype)
 
-    def contiguous(self, view: View, box: Box, dtype: DType) -> Bits | None:
+    def as_stored(self, view: View, box: Box, dtype: DType) -> Bits | None:
         """The box's bytes as they lie in the source, where nothing has to be moved or cast, else `None`.
 
         The array is valid until the next call.
@@ -114,23 +114,23 @@ class Reader:
         ):
             return None
         run, _ = runs(bounds, piece.leaf.shape)
-        if run < math.prod(shape) or run * dtype.itemsize > self.region or not _in_order(piece.grid, shape):
+        if run < math.prod(shape) or run * dtype.itemsize > self.region_bytes or not _in_order(piece.grid, shape):
             return None
         return self._window(piece.leaf, bounds).reshape(-1)
 
-    def parts(self, leaf: Leaf, grid: Grid) -> Iterator[Grid]:
+    def split_to_fit(self, leaf: Leaf, grid: Grid) -> Iterator[Grid]:
         """`grid`, halved until its bounds fit the region and are not mostly holes."""
         size = math.prod(box_shape(grid.bounds()))
         itemsize = leaf.dtype.itemsize
         if isinstance(leaf, Scaled):
             itemsize = F8_E4M3.itemsize if _is_box(grid) else _FP8_AND_BF16
-        if (size * itemsize <= self.region and size <= 2 * grid.count) or grid.count == 1:
+        if (size * itemsize <= self.region_bytes and size <= 2 * grid.count) or grid.count == 1:
             yield grid
             return
         loop = max(grid.loops, key=lambda p: p.step * math.prod(leaf.shape[p.axis + 1 :]))
         half = loop.count // 2
-        yield from self.parts(leaf, grid.part(loop, 0, half))
-        yield from self.parts(leaf, grid.part(loop, half, loop.count))
+        yield from self.split_to_fit(leaf, grid.part(loop, 0, half))
+        yield from self.split_to_fit(leaf, grid.part(loop, half, loop.count))
 
     # -- windows -------------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Reader:
         file, place = ref.extents[number].file, ref.extents[number].offset + inside
         if others:
             return self._read_box(ref, box)
-        if self.access is Access.MAP and high - low <= min(self.region, 2 * size):
+        if self.access is Access.MAP and high - low <= min(self.region_bytes, 2 * size):
             self._buffer.release()
             data = self._map(file, place, high - low)
             strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
@@ -304,7 +304,7 @@ def _check_unchanged(file: SourceFile, found: os.stat_result) -> None:
         raise _changed(file, "and was written to since")
 
 
-def alike(one: TensorRef, other: TensorRef) -> bool:
+def same_start(one: TensorRef, other: TensorRef) -> bool:
     """Whether two tensors have shape, dtype and their first 64 KiB in common.
 
     Raises:
@@ -360,8 +360,8 @@ def _in_order(grid: Grid, shape: tuple[int, ...]) -> bool:
 
 def read_box(reader: Reader, view: View, box: Box, spare: Region) -> Bits:
     """A box of a view in row-major order, moved into `spare` where it does not lie so on disk."""
-    data = reader.contiguous(view, box, view.dtype)
+    data = reader.as_stored(view, box, view.dtype)
     if data is None:
         data = spare.array(math.prod(box_shape(box)), bits(view.dtype))
-        reader.place(view, box, data, view.dtype)
+        reader.fill(view, box, data, view.dtype)
     return data

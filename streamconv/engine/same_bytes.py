@@ -31,7 +31,7 @@ def check_same_bytes(check: SameBytes, budget: Budget, access: Access) -> None:
     kept = leaf(check.kept)
     same = (kept.shape, kept.dtype) == (other.shape, other.dtype)
     # One worker's window and box make room for two of each, because what is not contiguous has to be moved.
-    half = budget.region // 2
+    half = budget.region_bytes // 2
     one, two = Region(half), Region(half)
     with closing(Reader(half, access)) as first, closing(Reader(half, access)) as second:
         for cell in cells(kept) if same else ():
@@ -42,10 +42,10 @@ def check_same_bytes(check: SameBytes, budget: Budget, access: Access) -> None:
 
 
 def _check_zeros(check: SameBytes, view: View, budget: Budget, access: Access) -> None:
-    spare = Region(budget.region)
-    with closing(Reader(budget.region, access)) as reader:
+    spare = Region(budget.region_bytes)
+    with closing(Reader(budget.region_bytes, access)) as reader:
         for cell in cells(view):
-            for box in boxes(view, cell, view.dtype.itemsize, budget.region):
+            for box in boxes(view, cell, view.dtype.itemsize, budget.region_bytes):
                 if read_box(reader, view, box, spare).any():
                     raise check.error
 

@@ -15,10 +15,10 @@ import numpy as np
 from ..planning.outputs import Output
 from ..planning.plan import Plan
 from ..tensors.grids import Box, box_shape
-from .boxes import Cells, boxes, position
+from .boxes import Cells, boxes, source_position
 
 #: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
-Chosen = Callable[[int, str, Box], bool]
+BoxFilter = Callable[[int, str, Box], bool]
 
 
 class Record(Protocol):
@@ -52,21 +52,21 @@ class Task:
     box: Box
 
 
-def total_bytes(plan: Plan, region: int, chosen: Chosen | None) -> int:
+def total_bytes(plan: Plan, region_bytes: int, chosen: BoxFilter | None) -> int:
     """Bytes of output to be made."""
     if chosen is None:
         return plan.nbytes
-    every = tasks(plan, region, Unrecorded(), chosen)
+    every = tasks(plan, region_bytes, Unrecorded(), chosen)
     return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in every)
 
 
-def tasks(plan: Plan, region: int, record: Record, chosen: Chosen | None) -> Iterator[Task]:
+def tasks(plan: Plan, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Task]:
     """The boxes to be worked on."""
-    every = _work(plan, region, record)
+    every = _work(plan, region_bytes, record)
     return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
 
 
-def _work(plan: Plan, region: int, record: Record) -> Iterator[Task]:
+def _work(plan: Plan, region_bytes: int, record: Record) -> Iterator[Task]:
     """All boxes that are left to do, in the order in which their sources lie on disk."""
     outputs = plan.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
@@ -75,7 +75,7 @@ def _work(plan: Plan, region: int, record: Record) -> Iterator[Task]:
     for number, cell in _in_source_order(plan):
         output = outputs[number]
         for part in record.left(number, cells_of(number).box(cell)):
-            for box in boxes(output.view, part, widest(number), region):
+            for box in boxes(output.view, part, widest(number), region_bytes):
                 yield Task(number, output, box)
 
 
@@ -86,7 +86,7 @@ def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
     for number, output in enumerate(plan.outputs):
         found = Cells(output.view)
         for cell in range(len(found)):
-            path, offset = position(output.view, found.box(cell))
+            path, offset = source_position(output.view, found.box(cell))
             table.extend((files.setdefault(path, len(files)), offset, number, cell))
     file, offset, number, cell = np.frombuffer(table, np.int64).reshape(-1, 4).T
     rank = np.argsort(np.argsort(list(files)))

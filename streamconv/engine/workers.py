@@ -29,7 +29,7 @@ from ..text import quote
 from .budget import Budget, resident_bytes
 from .progress import OnProgress, Progress, Tally
 from .reader import Reader, bits
-from .tasks import Chosen, Record, Task, Unrecorded, tasks, total_bytes
+from .tasks import BoxFilter, Record, Task, Unrecorded, tasks, total_bytes
 
 _TICK = 0.1
 
@@ -55,7 +55,7 @@ def run(
     budget: Budget,
     access: Access,
     on_progress: OnProgress | None = None,
-    chosen: Chosen | None = None,
+    chosen: BoxFilter | None = None,
     record: Record | None = None,
     tally: Tally | None = None,
 ) -> Tally:
@@ -75,8 +75,8 @@ def run(
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
     record = record or Unrecorded()
-    tally = tally or Tally(total_bytes(plan, budget.region, chosen))
-    work = _Shared(tasks(plan, budget.region, record, chosen))
+    tally = tally or Tally(total_bytes(plan, budget.region_bytes, chosen))
+    work = _Shared(tasks(plan, budget.region_bytes, record, chosen))
     workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
     started = time.monotonic()
     try:
@@ -103,7 +103,7 @@ def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgres
     if on_progress is not None:
         seconds = time.monotonic() - started
         found = resident_bytes()
-        on_progress(Progress(tally.done, tally.total, seconds, found, budget.limit, tally.file, tally.resumed))
+        on_progress(Progress(tally.done, tally.total, seconds, found, budget.memory_limit, tally.file, tally.resumed))
 
 
 class _Shared:
@@ -136,9 +136,9 @@ class _Worker(threading.Thread):
     def __init__(self, work: _Shared, sink: Sink, record: Record, tally: Tally, budget: Budget, access: Access) -> None:
         super().__init__(name="streamconv", daemon=True)
         self.error: BaseException | None = None
-        self.reader = Reader(budget.region, access, drops=True)
+        self.reader = Reader(budget.region_bytes, access, drops=True)
         self._work, self._sink, self._record, self._tally = work, sink, record, tally
-        self._region = Region(budget.region)
+        self._region = Region(budget.region_bytes)
 
     def run(self) -> None:
         try:
@@ -152,7 +152,7 @@ class _Worker(threading.Thread):
 
     def _convert(self, task: Task) -> None:
         output, box = task.output, task.box
-        data, overflowed = self._made(output, box)
+        data, overflowed = self._build_box(output, box)
         # What became infinite is counted by the box, so such a box is on record whole or not at all.
         most = data.size if overflowed else _SLAB // output.dtype.itemsize
         begin = 0
@@ -163,15 +163,15 @@ class _Worker(threading.Thread):
             self._write(task, slab, data[begin : begin + count], overflowed)
             begin += count
 
-    def _made(self, output: Output, box: Box) -> tuple[Bits, int]:
+    def _build_box(self, output: Output, box: Box) -> tuple[Bits, int]:
         """The box's elements, and how many values became infinite; where they lie in memory, the sink wants them."""
         wanted = self._wanted_phase(output, box)
-        found = self.reader.contiguous(output.view, box, output.dtype)
+        found = self.reader.as_stored(output.view, box, output.dtype)
         if found is not None and wanted in (None, phase(found)):
             return found, 0
         data = self._region.array(math.prod(box_shape(box)), bits(output.dtype), wanted or 0)
         if found is None:
-            return data, self.reader.place(output.view, box, data, output.dtype)
+            return data, self.reader.fill(output.view, box, data, output.dtype)
         np.copyto(data, found)
         return data, 0
 

@@ -17,7 +17,7 @@ from ..text import quote
 from . import journal
 from .manifest import appends_crc
 
-Conversion = Mapping[str, object]
+Fingerprint = Mapping[str, object]
 """A conversion by all that decides its output's bytes, and its source's files as they are: as plain values."""
 
 _SHOWN = 3
@@ -34,7 +34,7 @@ _WORDS = {
 }
 
 
-def describe(plan: Plan, layout: FileLayout, catalog: Catalog, max_shard_size: int, version: str) -> Conversion:
+def describe(plan: Plan, layout: FileLayout, catalog: Catalog, max_shard_size: int, version: str) -> Fingerprint:
     """Describe a conversion that is planned and laid out, by this version of streamconv."""
     values = {
         "journal": journal.VERSION,
@@ -50,7 +50,7 @@ def describe(plan: Plan, layout: FileLayout, catalog: Catalog, max_shard_size: i
         "files": _digest([[file.name, file.size] for file in layout.files]),
         "source": _source(catalog),
     }
-    found: Conversion = json.loads(json.dumps(values))
+    found: Fingerprint = json.loads(json.dumps(values))
     return found
 
 
@@ -68,7 +68,7 @@ def _source(catalog: Catalog) -> Mapping[str, list[object]]:
     return {file.path.name: [file.size, file.modified, headers[file.path].hexdigest()] for file in catalog.files}
 
 
-def differences(begun: Conversion, now: Conversion) -> list[str]:
+def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
     """How two conversions differ, in words; empty where they are the same."""
     found = [
         f"{word} was {quote(_said(begun.get(key)))}, is {quote(_said(now[key]))}"

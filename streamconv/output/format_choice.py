@@ -28,7 +28,7 @@ def destination(path: Path) -> Destination:
     return Destination(path, path.suffix in (".ckpt", *TORCH_ENDINGS))
 
 
-def kind(asked: str | None, dest: Destination, direction: Direction, family: Family, crc: bool) -> str:
+def choose_format(asked: str | None, dest: Destination, direction: Direction, family: Family, crc: bool) -> str:
     """The format that is written: as asked, or by DEST's name and the direction.
 
     Raises:

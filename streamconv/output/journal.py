@@ -30,7 +30,7 @@ from ..storage import disk
 from ..tensors.grids import Box, box_shape, flat_index, joined, runs, whole, without
 from ..tensors.refs import OutputFile
 from .blocks import Blocks
-from .writer import Part
+from .writer import WrittenPart
 
 VERSION = 1
 
@@ -47,7 +47,7 @@ class Owner(NamedTuple):
     since: float
 
 
-class Seal(NamedTuple):
+class Sealed(NamedTuple):
     """What was about to get its final name: the manifest's digest, and the device and inode that go by that name."""
 
     digest: str
@@ -122,14 +122,14 @@ class Heading:
     Attributes:
         conversion: what is converted to what, empty where that line is missing or damaged.
         owner: the last process that wrote it.
-        seal: what was about to get its final name, if it came to that.
+        sealed: what was about to get its final name, if it came to that.
         is_aside: the old destination may be at `DEST.partial.old`.
         has_records: something was on record as durable.
     """
 
     conversion: Mapping[str, object] = field(default_factory=dict)
     owner: Owner | None = None
-    seal: Seal | None = None
+    sealed: Sealed | None = None
     is_aside: bool = False
     has_records: bool = False
 
@@ -144,7 +144,7 @@ def heading(records: Iterable[object]) -> Heading:
             case ["held", int(process), str(host), int() | float() as since]:
                 found.owner = Owner(process, host, since)
             case ["sealed", str(digest), int(device), int(inode)]:
-                found.seal = Seal(digest, device, inode)
+                found.sealed = Sealed(digest, device, inode)
             case ["aside"]:
                 found.is_aside = True
             case ["block" | "box", *_]:
@@ -152,7 +152,7 @@ def heading(records: Iterable[object]) -> Heading:
     return found
 
 
-class Ledger:
+class DoneBoxes:
     """What is durable of the tensors and files of a plan, as far as a journal says so.
 
     Args:
@@ -220,7 +220,7 @@ class Ledger:
             rest = [piece for one in rest for piece in without(one, part)]
         return rest
 
-    def parts(self, tensor: str) -> Iterator[Part]:
+    def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """What is written of a tensor, in bytes of it."""
         number = self._numbers.get(tensor)
         if number is None:
@@ -232,7 +232,7 @@ class Ledger:
             run, starts = runs(box, shape)
             first = flat_index((low for low, _ in box), shape)
             last = flat_index((high - 1 for _, high in box), shape)
-            yield Part(first * itemsize, (last + 1) * itemsize, _in_bytes(run, starts, itemsize))
+            yield WrittenPart(first * itemsize, (last + 1) * itemsize, _in_bytes(run, starts, itemsize))
 
 
 def _in_bytes(run: int, starts: Iterable[int], itemsize: int) -> Iterator[tuple[int, int]]:

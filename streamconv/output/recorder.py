@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from ..errors import StreamconvError
 from ..tensors.grids import Box
 from .blocks import Blocks
-from .journal import Journal, Ledger
-from .writer import Part
+from .journal import DoneBoxes, Journal
+from .writer import WrittenPart
 
 #: Bytes written and not on record, at the most.
 WINDOW = 64 << 20
@@ -32,8 +32,8 @@ class Recorder:
         numbers: the files' numbers in the layout.
     """
 
-    def __init__(self, journal: Journal, ledger: Ledger, numbers: dict[str, int]) -> None:
-        self.safe = ledger.nbytes
+    def __init__(self, journal: Journal, ledger: DoneBoxes, numbers: dict[str, int]) -> None:
+        self.durable_bytes = ledger.nbytes
         self.overflowed = ledger.overflowed
         self._journal, self._ledger, self._numbers = journal, ledger, numbers
         self._sync: Callable[[], None] = lambda: None
@@ -115,7 +115,7 @@ class Recorder:
         """The finished blocks of a file."""
         return self._ledger.blocks(file)
 
-    def parts(self, tensor: str) -> Iterator[Part]:
+    def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """What earlier runs wrote of a tensor."""
         return self._ledger.parts(tensor)
 
@@ -158,7 +158,7 @@ class Recorder:
                 return
             with self._changed:
                 self._unsafe -= count
-                self.safe += count
+                self.durable_bytes += count
                 self._changed.notify_all()
 
     def _raise(self) -> None:

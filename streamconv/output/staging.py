@@ -27,7 +27,7 @@ import xxhash
 from ..errors import DestinationError, storing
 from ..storage import disk
 from ..text import quote
-from .fingerprint import Conversion, differences
+from .fingerprint import Fingerprint, differences
 from .journal import Heading, Journal, Owner, heading
 from .manifest import MANIFEST
 
@@ -47,7 +47,7 @@ class Partial:
         restart: what an earlier run left is thrown away.
     """
 
-    def __init__(self, path: Path, single: bool, conversion: Conversion, restart: bool = False) -> None:
+    def __init__(self, path: Path, single: bool, conversion: Fingerprint, restart: bool = False) -> None:
         self.path, self.single, self._conversion = path, single, conversion
         self.place = path.with_name(f"{path.name}.partial")
         self.journal_path = path.with_name(f"{path.name}.partial.streamconv")
@@ -145,13 +145,17 @@ class Partial:
 
     def is_finished(self) -> bool:
         """Whether an earlier run put its result in place, and was stopped before it had tidied up."""
-        seal = self.heading.seal
-        if seal is None or not disk.exists(self.path) or disk.device_and_inode(self.path) != (seal.device, seal.inode):
+        sealed = self.heading.sealed
+        if (
+            sealed is None
+            or not disk.exists(self.path)
+            or disk.device_and_inode(self.path) != (sealed.device, sealed.inode)
+        ):
             return False
         manifests = (self._beside, self._waiting) if self.single else (self.path / MANIFEST,)
-        return any(disk.is_file(one) and _digest_of(one) == seal.digest for one in manifests)
+        return any(disk.is_file(one) and _digest_of(one) == sealed.digest for one in manifests)
 
-    def settle(self) -> None:
+    def finish_cleanup(self) -> None:
         """Do what an earlier run did not come to, after it put its result in place.
 
         Raises:
@@ -186,7 +190,7 @@ class Partial:
             found = [disk.stat(path, follow=False) for path in self._paths(names) if disk.exists(path)]
         return 512 * sum(status.st_blocks for status in found)
 
-    def holds(self, name: str, size: int) -> bool:
+    def has_file(self, name: str, size: int) -> bool:
         """Whether the file of that name, or the single one, is there and as long as it was made."""
         path = self.place if self.single else self.place / name
         with storing(path, "cannot look at"):

@@ -19,7 +19,7 @@ from .blocks import Blocks
 from .digests import BlockDigests
 
 
-class Part(NamedTuple):
+class WrittenPart(NamedTuple):
     """A part of a tensor that an earlier run wrote: bytes `begin` … `end` of it, in these runs (offset, length)."""
 
     begin: int
@@ -27,14 +27,14 @@ class Part(NamedTuple):
     runs: Iterable[tuple[int, int]]
 
 
-class Past(Protocol):
+class ResumeState(Protocol):
     """What earlier runs left, and who is to know of the blocks that this one finishes."""
 
     def blocks(self, file: str) -> Blocks:
         """The finished blocks of a file."""
         ...
 
-    def parts(self, tensor: str) -> Iterator[Part]:
+    def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """What is written of a tensor."""
         ...
 
@@ -53,7 +53,7 @@ class OpenFile:
         direct: write past the page cache what is long enough.
     """
 
-    def __init__(self, path: Path, file: OutputFile, past: Past, direct: bool = False) -> None:
+    def __init__(self, path: Path, file: OutputFile, past: ResumeState, direct: bool = False) -> None:
         self.path = path
         self.file = file
         self.is_finishing = False
@@ -73,7 +73,7 @@ class OpenFile:
             self.close()
             raise
 
-    def _take_over(self, past: Past) -> None:
+    def _take_over(self, past: ResumeState) -> None:
         """Count what an earlier run wrote into blocks that it did not finish."""
         for name, extents in self.file.extents.items():
             for part in past.parts(name):
@@ -157,7 +157,7 @@ class FileSink:
         direct: write past the page cache what is long enough, and lies in memory as in the file.
     """
 
-    def __init__(self, layout: FileLayout, place: Path, single: bool, past: Past, direct: bool = False) -> None:
+    def __init__(self, layout: FileLayout, place: Path, single: bool, past: ResumeState, direct: bool = False) -> None:
         self._place, self._single = place, single
         self._by_tensor = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, OpenFile] = {}
