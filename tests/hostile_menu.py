@@ -140,8 +140,13 @@ INDEX = {
             ("a map of numbers", '{"weight_map": {"a": 1}}', "no weight_map"),
             ("a map of nothing", '{"weight_map": {}}', "no weight_map"),
             ("a key twice", '{"weight_map": {"a": "x", "a": "y"}}', "key a twice"),
-            ("too large", " " * (2 << 20), "alone needs more than the memory budget"),
         )
+    },
+    **{
+        f"{name} is too large": Case(
+            files_of({name: " " * (2 << 20), S: honest("")}), (name, "of memory, and the limit of"), 6, inspects=3
+        )
+        for name in (shards.HF_INDEX, shards.MS_MAP)
     },
     **{
         f"{name} is {what}": Case(replaced(name, odd, sharded(name)), (name,))
@@ -243,7 +248,9 @@ TORCH = {
     ),
     "twenty thousand entries": torch(
         hostile.archive({"a/data.pkl": b"\x80\x02}.", **{f"a/{n}": b"" for n in range(20_000)}}),
-        "memory budget",
+        "the zip directory of",
+        "of memory, and the limit of",
+        code=6,
     )._replace(inspects=4),
     "overlapping entries": torch(hostile.overlapping, "overlaps the entry before it"),
     **{
@@ -309,7 +316,9 @@ CONFIG = {
     "not an object": config("[]", "holds no JSON object"),
     "empty": config("", "is not JSON"),
     "a number of 10^5 digits": config('{"model_type": "llama", "num_hidden_layers": ' + "9" * 100_000 + "}", "digits"),
-    "many values": config('{"model_type": "llama", "x": [' + "0," * (1 << 20) + "0]}", "budget"),
+    "many values": config(
+        '{"model_type": "llama", "x": [' + "0," * (1 << 20) + "0]}", "of memory, and the limit of", code=6
+    ),
     "a megabyte of spaces too many": config(" " * (17 << 20), "larger than"),
     "a type of escapes": config(json.dumps({"model_type": ESCAPE}), "\\x1b[31mred", code=4),
     "a type of a megabyte": config(json.dumps({"model_type": "x" * (1 << 19)}), "xxx", code=4),
@@ -344,7 +353,11 @@ MANIFEST = {
     "nested": Case(both(llama(), write(streamconv__json="[" * 100_000)), ("streamconv.json", "not JSON"), 3, (), 0),
     "nested less": Case(manifest(options=json.loads(DEEP)), ("streamconv.json", "no manifest"), 3, (), 0),
     "many values": Case(
-        both(llama(), write(streamconv__json="[" + "0," * (1 << 20) + "0]")), ("streamconv.json", "budget"), 3, (), 0
+        both(llama(), write(streamconv__json="[" + "0," * (1 << 20) + "0]")),
+        ("streamconv.json", "of memory, and the limit of"),
+        6,
+        (),
+        0,
     ),
     "a model of escapes": Case(manifest(model=ESCAPE), ("\\x1b[31mred",), 2, (), 0),
     "a model of a megabyte": Case(manifest(model="x" * (1 << 19)), ("xxx",), 2, (), 0),

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "families": ("rules", "storage.disk"),
     "configs": ("tensors", "storage", "formats.headers"),
     "planning": ("tensors", "rules", "families"),
-    "engine": ("tensors", "storage", "planning"),
+    "engine": ("tensors", "storage", "formats.headers", "planning"),
     "output": ("tensors", "storage", "formats", "configs", "rules", "planning"),
     "checks": ("tensors", "storage", "formats", "planning", "engine", "output"),
     "checkpoint": ("tensors", "storage", "formats", "engine.reader", "engine.kernels"),

@@ -84,16 +84,16 @@ def test_the_default_is_a_quarter_of_what_is_there(monkeypatch) -> None:
 
 
 def test_headers_may_grow_with_the_budget() -> None:
-    assert memory.header_room(1) == MIB
-    assert MIB <= memory.header_room(96 * MIB) < memory.header_room(16 << 30) <= 1 << 30
+    assert memory.header_room(1).nbytes == MIB
+    assert MIB <= memory.header_room(96 * MIB).nbytes < memory.header_room(16 << 30).nbytes <= 1 << 30
 
 
 def test_what_is_resident_already_leaves_less_room_for_headers() -> None:
     limit = memory.resident_bytes() + 100 * MIB
-    before = memory.header_room(limit)
+    before = memory.header_room(limit).nbytes
     with mmap.mmap(-1, 40 * MIB) as ballast:  # memory of its own: an allocator may have some that is resident already
         ballast.write(b"x" * (40 * MIB))
-        assert memory.header_room(limit) < before - MIB
+        assert memory.header_room(limit).nbytes < before - MIB
 
 
 # Control groups -------------------------------------------------------------------------------------------------------

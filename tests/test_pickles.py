@@ -19,6 +19,7 @@ from running import run
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import pickles
 from streamconv.formats.catalog import open_catalog
+from streamconv.formats.headers import HeaderRoom
 
 MARK = "executed"
 TOUCH = f"touch {MARK}"
@@ -144,7 +145,7 @@ def test_no_name_is_ever_imported(monkeypatch) -> None:
     asked: list[str] = []
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", lambda name, *rest: asked.append(name) or real(name, *rest))
-    value = pickles.load(by_global("torch", "FloatStorage"), {"torch.FloatStorage"}, "m", 1 << 20)
+    value = pickles.load(by_global("torch", "FloatStorage"), {"torch.FloatStorage"}, "m", HeaderRoom(1 << 20))
     monkeypatch.undo()
     assert isinstance(value, pickles.Call)
     assert "torch" not in asked
@@ -153,7 +154,7 @@ def test_no_name_is_ever_imported(monkeypatch) -> None:
 def test_containers_as_pickle_makes_them() -> None:
     value = {"a": [1, -2, 3.5, None, True], "b": ("x", (1, 2, 3, 4)), "c": {"d": 1 << 40}}
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        assert plain(pickles.load(pickle.dumps(value, protocol), {"_codecs.encode"}, "m", 1 << 20)) == value
+        assert plain(pickles.load(pickle.dumps(value, protocol), {"_codecs.encode"}, "m", HeaderRoom(1 << 20))) == value
 
 
 def plain(value: Any) -> Any:
@@ -168,7 +169,7 @@ def plain(value: Any) -> Any:
 @given(st.binary(max_size=60), st.sampled_from((b"", b"\x80\x02", b"\x80\x04", b"\x80\x02}q\0(X\x01\0\0\0a")))
 def test_any_bytes_are_an_error_or_a_value(data, head) -> None:
     try:
-        pickles.load(head + data + b".", {"torch.FloatStorage"}, "m", 1 << 16)
+        pickles.load(head + data + b".", {"torch.FloatStorage"}, "m", HeaderRoom(1 << 16))
     except StreamconvError as error:
         assert text_of(error)
 
@@ -176,14 +177,14 @@ def test_any_bytes_are_an_error_or_a_value(data, head) -> None:
 def test_a_pickle_that_unfolds_without_end_costs_what_its_opcodes_do() -> None:
     """`a = (a, a)` two hundred times over; and a text that is put in a list a hundred thousand times."""
     fold = b"]" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(200))
-    assert len(pickles.load(opcodes(fold), set(), "m", 1 << 20)) == 2
+    assert len(pickles.load(opcodes(fold), set(), "m", HeaderRoom(1 << 20))) == 2
     value = b"X\x10\x27\0\0" + b"a" * 10_000 + b"q\x00]"
     long = opcodes(value + b"h\x00a" * 100_000)
-    with pytest.raises(SourceError, match="memory budget"):
-        pickles.load(long, set(), "m", 100_000)
+    with pytest.raises(SourceError, match=r"the pickle of m .* at most 100000 are read"):
+        pickles.load(long, set(), "m", HeaderRoom(100_000))
 
 
 def test_deep_nesting_is_no_recursion() -> None:
     deep = io.BytesIO()
     deep.write(b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".")
-    assert isinstance(pickles.load(deep.getvalue(), set(), "m", 1 << 22), list)
+    assert isinstance(pickles.load(deep.getvalue(), set(), "m", HeaderRoom(1 << 22)), list)

@@ -12,6 +12,7 @@ import pytest
 from streamconv.engine.boxes import boxes, cells
 from streamconv.engine.reader import Reader
 from streamconv.formats import safetensors
+from streamconv.formats.headers import HeaderRoom
 from streamconv.storage.access import Access
 from streamconv.tensors import views
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
@@ -41,7 +42,7 @@ def experts(tmp_path_factory):
     specs += [TensorSpec(f"w{e}_scale_inv", F32, grid) for e in range(EXPERTS)]
     path = tmp_path_factory.mktemp("fp8") / "model.safetensors"
     golden.write(path, safetensors.lay_out(path.name, specs, {}), data)
-    _, refs = safetensors.read(path, 1 << 20)
+    _, refs = safetensors.read(path, HeaderRoom())
     return [views.scaled(refs[f"w{e}"], refs[f"w{e}_scale_inv"]) for e in range(EXPERTS)], np.stack(values)
 
 

@@ -20,6 +20,7 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.errors import SourceError, StreamconvError, UsageError
 from streamconv.formats.catalog import open_catalog
+from streamconv.formats.headers import HeaderRoom
 
 torch = pytest.importorskip("torch")
 
@@ -352,8 +353,9 @@ def test_headers_that_the_budget_does_not_allow(tmp_path) -> None:
     state = {f"layer.{i}.weight": tensor((1,)) for i in range(3000)}
     path = saved(tmp_path / "m.bin", state)
     assert len(open_catalog(path)) == 3000
-    with pytest.raises(SourceError, match="memory budget allows"):
-        open_catalog(path, room=lambda: 20_000)
+    for room, what in ((20_000, "zip directory"), (600_000, "pickle")):
+        with pytest.raises(SourceError, match=rf"the {what} of m\.bin .* at most \d+ are read"):
+            open_catalog(path, lambda nbytes=room: HeaderRoom(nbytes))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.complex128])

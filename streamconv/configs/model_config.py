@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
-from ..formats.headers import is_deep, opened, refuse_costly
+from ..formats.headers import HeaderRoom, check_json, is_deep, opened
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote
@@ -62,17 +62,18 @@ class ModelConfig:
         return self.path is not None and not self.yaml_values and "peft_type" not in self.values
 
 
-def load(directory: Path, given: Path | None, room: int | None = None) -> ModelConfig:
-    """The config given by hand, else the one beside the weights, else an empty one.
+def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = None) -> ModelConfig:
+    """Return the config given by hand, else the one beside the weights, else an empty one.
 
     Args:
         directory: where the weights are.
         given: what `--config` names: a file, or the directory of one.
-        room: bytes of JSON that the memory budget allows; as many as a config may have where absent.
+        header_room: bytes of JSON that the memory limit allows; without it as many as a config may have.
 
     Raises:
         UsageError: the one given does not exist.
-        SourceError: it is neither a JSON object nor a MindFormers YAML, or larger than `room` allows.
+        SourceError: it is neither a JSON object nor a MindFormers YAML.
+        BudgetError: it is larger than `header_room` allows.
     """
     path = given or directory / CONFIG
     with reading(path):
@@ -83,7 +84,7 @@ def load(directory: Path, given: Path | None, room: int | None = None) -> ModelC
             raise UsageError(f"--config {quote(given)}: there is no such file")
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
-        return ModelConfig(path, read_json(path, room))
+        return ModelConfig(path, read_json(path, header_room))
     yaml_values = mindformers.parse(_read(path, YAML_LIMIT), quote(path))
     return ModelConfig(path, mindformers.as_config(yaml_values), yaml_values)
 
@@ -95,15 +96,16 @@ def _read(path: Path, limit: int) -> bytes:
         return disk.read_up_to(descriptor, limit, 0)
 
 
-def read_json(path: Path, room: int | None = None) -> Mapping[str, object]:
-    """The JSON object in a small file.
+def read_json(path: Path, header_room: HeaderRoom | None = None) -> Mapping[str, object]:
+    """Return the JSON object in a small file.
 
     Raises:
-        SourceError: it cannot be read, is too large for a config or for `room`, or holds no JSON object.
+        SourceError: it cannot be read, is too large for a config, or holds no JSON object.
+        BudgetError: it is larger than `header_room` allows.
     """
     text = _read(path, LIMIT)
-    if room is not None:
-        refuse_costly(text, quote(path), room)
+    if header_room is not None:
+        check_json(text, quote(path), header_room)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:

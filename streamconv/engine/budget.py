@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from ..errors import BudgetError
+from ..formats.headers import HeaderRoom
 from ..storage.regions import SLACK
 from ..text import format_size
 from . import kernels
@@ -139,9 +140,11 @@ def peak_bytes() -> int:
     return resident_bytes()
 
 
-def header_room(memory_limit: int) -> int:
-    """The most bytes of a header that may be parsed now: as objects they take many times the bytes of the JSON."""
-    return max(MIB, (memory_limit - resident_bytes()) // _OBJECTS_PER_BYTE)
+def header_room(memory_limit: int) -> HeaderRoom:
+    """Return how many bytes of a header may be parsed now within `memory_limit` bytes; at least 1 MiB."""
+    resident = resident_bytes()
+    nbytes = max(MIB, (memory_limit - resident) // _OBJECTS_PER_BYTE)
+    return HeaderRoom(nbytes, memory_limit, resident + _JITTER, _OBJECTS_PER_BYTE)
 
 
 def check_planning(memory_limit: int, tensors: int) -> None:

@@ -18,27 +18,27 @@ from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import quote
 from . import ckpt, safetensors
 from . import torch_reader as torch
+from .headers import HeaderRoom
 from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
 
 __all__ = ["TORCH_ENDINGS", "open_catalog"]
 
-Room = Callable[[], int]
 _Shard = tuple[SourceFile, dict[str, TensorRef], Mapping[str, str]]
 
 #: What a torch file may end in.
 TORCH_ENDINGS = (".bin", ".pt", ".pth")
 
 
-def _read_ckpt(path: Path, limit: int) -> _Shard:
-    """A `.ckpt`; that its CRC is not checked is said, because nothing else would tell of a damaged tensor."""
-    file, tensors = ckpt.read(path, limit)
+def _read_ckpt(path: Path, header_room: HeaderRoom) -> _Shard:
+    """Read a `.ckpt`. An unchecked CRC is listed as ignored, because nothing else would tell of a damaged tensor."""
+    file, tensors = ckpt.read(path, header_room)
     crc = ckpt.read_crc_tail(path, file.size)
     return file, tensors, {} if crc is None else {f"{path.name}: crc_num": "a CRC of the whole file; not checked"}
 
 
 _FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
-_READERS: Mapping[str, Callable[[Path, int], _Shard]] = {
-    "safetensors": lambda path, limit: (*safetensors.read(path, limit), {}),
+_READERS: Mapping[str, Callable[[Path, HeaderRoom], _Shard]] = {
+    "safetensors": lambda path, header_room: (*safetensors.read(path, header_room), {}),
     "ckpt": _read_ckpt,
     "torch": torch.read,
 }
@@ -48,15 +48,18 @@ _TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rn
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 
-def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Catalog:
-    """The tensors of a `.safetensors`, `.ckpt` or torch file, or of a directory; files by name, tensors by offset.
+def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom) -> Catalog:
+    """Return the tensors of a `.safetensors`, `.ckpt` or torch file, or of a directory.
+
+    Files are in the order of their names, tensors in the order of their bytes.
 
     Args:
         path: the file or directory.
-        room: bytes that the next header may have, asked before each; a longer one is refused unread.
+        header_room: gives the room for the next header, and is called before each; a longer header is refused unread.
 
     Raises:
         SourceError: nothing there to read, or it is broken, incomplete or contradicts its index.
+        BudgetError: a header is longer than `header_room` allows.
         UnsupportedError: an encrypted file, one that is no checkpoint, or a dtype that streamconv does not know.
     """
     try:
@@ -64,25 +67,25 @@ def open_catalog(path: Path, room: Room = lambda: safetensors.MAX_HEADER) -> Cat
             is_directory = stat.S_ISDIR(disk.stat(path).st_mode)
     except ValueError as error:
         raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
-    return _open_directory(path, room) if is_directory else _open_file(path, room)
+    return _open_directory(path, header_room) if is_directory else _open_file(path, header_room)
 
 
-def _open_file(path: Path, room: Room) -> Catalog:
+def _open_file(path: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
     kind = _FORMATS.get(path.suffix)
     if kind is None:
         raise UnsupportedError(
             f"{quote(path)} is neither a directory nor a file that ends in {', '.join(_FORMATS)}; "
             "for an index, give its directory"
         )
-    file, tensors, ignored = _READERS[kind](path, room())
+    file, tensors, ignored = _READERS[kind](path, header_room())
     return Catalog(path, kind, tensors, (file,), ignored)
 
 
-def _open_directory(directory: Path, room: Room) -> Catalog:
+def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
     names = _names(directory)
-    kind, chosen, index = _choose(directory, names, room())
+    kind, chosen, index = _choose(directory, names, header_room())
     _refuse_missing(directory, chosen, names, numbered=not index)
-    shards = {name: _READERS[kind](directory / name, room()) for name in chosen}
+    shards = {name: _READERS[kind](directory / name, header_room()) for name in chosen}
     if index:
         _compare(directory, index, shards)
     home = {name: index.get(name, shard) for shard, (_, refs, _) in reversed(shards.items()) for name in refs}
@@ -96,9 +99,11 @@ def _open_directory(directory: Path, room: Room) -> Catalog:
     return Catalog(directory, kind, tensors, tuple(file for file, _, _ in shards.values()), ignored, twice)
 
 
-def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Sequence[str], Mapping[str, str]]:
+def _choose(
+    directory: Path, names: Sequence[str], header_room: HeaderRoom
+) -> tuple[str, Sequence[str], Mapping[str, str]]:
     """Format, files and index (empty without one) of the checkpoint in a directory."""
-    index = _read_index(directory, names, limit)
+    index = _read_index(directory, names, header_room)
     chosen = sorted(set(index.values())) if index else _loose(names, ".safetensors")
     if chosen:
         return "safetensors", chosen, index
@@ -110,7 +115,7 @@ def _choose(directory: Path, names: Sequence[str], limit: int) -> tuple[str, Seq
             "which of them counts is not certain; give the file to convert itself, or move one kind elsewhere"
         )
     if TORCH_INDEX in names:
-        index = read_index(directory / TORCH_INDEX, limit)
+        index = read_index(directory / TORCH_INDEX, header_room)
         return "torch", sorted(set(index.values())), index
     if torch_files:
         return "torch", _torch_files(directory, torch_files), {}
@@ -125,9 +130,9 @@ def _names(directory: Path) -> list[str]:
         return [name for name in disk.listdir(directory) if not name.startswith(".")]
 
 
-def _read_index(directory: Path, names: Collection[str], limit: int) -> dict[str, str]:
+def _read_index(directory: Path, names: Collection[str], header_room: HeaderRoom) -> dict[str, str]:
     """The one index of a directory; empty if there is none."""
-    found = [read_index(directory / name, limit) for name in (HF_INDEX, MS_MAP) if name in names]
+    found = [read_index(directory / name, header_room) for name in (HF_INDEX, MS_MAP) if name in names]
     if len(found) == 2 and found[0] != found[1]:
         raise SourceError(
             f"{quote(directory)} holds {HF_INDEX} and {MS_MAP}, and they name different checkpoints; "

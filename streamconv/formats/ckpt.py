@@ -24,7 +24,7 @@ from ..errors import InternalError, SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import quote
-from .headers import MAX_RANK, opened, read_at, refuse_lfs_pointer, shape_nbytes
+from .headers import MAX_RANK, HeaderRoom, opened, read_at, refuse_lfs_pointer, shape_nbytes
 from .protobuf import BYTES, VARINT, Field, Window
 
 SLICE_BYTES = 512 << 20
@@ -36,6 +36,9 @@ _MAX_DIM = (1 << 31) - 1
 _HOST_CACHE_MARK = ".__param_key__"
 # What a record costs in memory beside its bytes; without it a file of nothing but tiny records would pass.
 _RECORD_COST = 64
+# Beyond the room records are counted, so that the error can name what would do; of more than these only the bytes are.
+_MOST_COUNTED = 1_000_000
+_LEAST_RECORD = 8
 _ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
 _ZIP = b"PK\x03\x04"
 
@@ -52,21 +55,22 @@ class _Record:
     content: tuple[int, int] | None = None
 
 
-def read(path: Path, header_limit: int = 100_000_000) -> tuple[SourceFile, dict[str, TensorRef]]:
-    """The parameters of a `.ckpt` in file order, slices joined as extents. Tensor bytes are not read.
+def read(path: Path, header_room: HeaderRoom | None = None) -> tuple[SourceFile, dict[str, TensorRef]]:
+    """Return the parameters of a `.ckpt` in file order, slices joined as extents. Tensor bytes are not read.
 
     Args:
         path: the file.
-        header_limit: bytes that the record heads (all that is not tensor content) may have in total.
+        header_room: bytes that the record heads (all that is not tensor content) may have in total.
 
     Raises:
-        SourceError: unreadable, truncated, damaged or empty, or more record heads than `header_limit`.
+        SourceError: unreadable, truncated, damaged or empty.
+        BudgetError: more record heads than `header_room` allows.
         UnsupportedError: encrypted, or a parameter that MindSpore itself does not load from a file.
     """
     with opened(path) as (descriptor, file):
         _refuse_foreign(descriptor, file)
         tail = CRC_TAIL_BYTES if _read_tail(descriptor, file) is not None else 0
-        return file, _join(file, _records(Window(descriptor, file, file.size - tail), header_limit))
+        return file, _join(file, _records(Window(descriptor, file, file.size - tail), header_room or HeaderRoom()))
 
 
 def read_crc_tail(path: Path, size: int) -> int | None:
@@ -100,20 +104,31 @@ def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
         raise UnsupportedError(f"{name} is a torch file, not MindSpore's; save the model as safetensors first")
 
 
-def _records(window: Window, header_limit: int) -> Iterator[_Record]:
+def _records(window: Window, header_room: HeaderRoom) -> Iterator[_Record]:
+    values = (value for value in window.fields(0, window.end) if value.key == (1, BYTES))
     spent = 0
-    for value in window.fields(0, window.end):
-        if value.key != (1, BYTES):
-            continue
+    for value in values:
         record = _read_value(window, value)
-        begin, end = record.content or (0, 0)
-        spent += value.end - value.at - (end - begin) + _RECORD_COST
-        if spent > header_limit:
-            raise SourceError(
-                f"{quote(window.file.path.name)}: the record heads up to byte {value.end} alone "
-                f"need more than the memory budget allows ({header_limit} bytes); raise the budget"
-            )
+        spent += _cost(value, record)
+        if spent > header_room.nbytes:
+            needed = spent + _cost_of_rest(window, value.end, values)
+            header_room.check(needed, f"the record heads of {quote(window.file.path.name)}")
         yield record
+
+
+def _cost(value: Field, record: _Record) -> int:
+    begin, end = record.content or (0, 0)
+    return value.end - value.at - (end - begin) + _RECORD_COST
+
+
+def _cost_of_rest(window: Window, at: int, values: Iterator[Field]) -> int:
+    """Return what all further records cost, from byte `at` on; at most, if there are too many to count."""
+    cost = 0
+    for value in itertools.islice(values, _MOST_COUNTED):
+        cost += _cost(value, _read_value(window, value))
+        at = value.end
+    rest = window.end - at
+    return cost + (rest + rest // _LEAST_RECORD * _RECORD_COST if next(values, None) else 0)
 
 
 def _read_value(window: Window, value: Field) -> _Record:

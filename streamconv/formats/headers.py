@@ -12,13 +12,17 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import SourceError, source_error
+from ..errors import BudgetError, SourceError, source_error
 from ..storage import disk
 from ..tensors.dtypes import DType
 from ..tensors.refs import SourceFile
-from ..text import quote
+from ..text import counted, format_size, quote, setting
+
+#: The safetensors library (0.8) and MindSpore (2.10) both refuse a longer header; no other format has a maximum.
+MAX_HEADER = 100_000_000
 
 #: NumPy 1's limit; no checkpoint comes near it.
 MAX_RANK = 32
@@ -28,6 +32,53 @@ _DEEPEST = 100
 # What a comma costs in memory beside its byte, in bytes of header: what it parts may be an object of few bytes.
 _COMMA_COST = 6
 _LFS_POINTER = b"version https://git-lfs"
+_CHUNK = 1 << 20
+# In longer JSON commas are not counted: every byte may be one.
+_MOST_COUNTED = 1 << 30
+
+
+@dataclass(frozen=True)
+class HeaderRoom:
+    """How many bytes of headers may be parsed: as objects they take many times their bytes in memory.
+
+    Attributes:
+        nbytes: bytes that a header may have.
+        memory_limit: bytes of resident memory that `nbytes` was derived from; `None` where memory is not limited, and
+            `nbytes` is the most that a format allows.
+        resident: bytes of that memory in use before the header is parsed.
+        cost: bytes of memory that each byte of a header takes as objects.
+    """
+
+    nbytes: int = MAX_HEADER
+    memory_limit: int | None = None
+    resident: int = 0
+    cost: int = 1
+
+    def less(self, nbytes: int) -> HeaderRoom:
+        """Return what is left of the room after `nbytes` bytes of another header."""
+        return replace(self, nbytes=max(0, self.nbytes - nbytes), resident=self.resident + nbytes * self.cost)
+
+    def check(self, needed: int, what: str) -> None:
+        """Refuse headers that need more room.
+
+        Args:
+            needed: bytes of header.
+            what: the subject of the message, such as `the header of x.safetensors`.
+
+        Raises:
+            BudgetError: the memory limit does not allow them; the hint names the smallest limit that does.
+            SourceError: memory is not limited, and they are longer than any checkpoint's.
+        """
+        if needed <= self.nbytes:
+            return
+        if self.memory_limit is None:
+            raise SourceError(f"{what} counts as {needed} bytes of header, and at most {self.nbytes} are read")
+        least = -(-(self.resident + needed * self.cost) >> 20)
+        raise BudgetError(
+            f"{what} needs {format_size(needed * self.cost)} of memory, and the limit of "
+            f"{format_size(self.memory_limit)} leaves {format_size(self.nbytes * self.cost)} for it",
+            f"give {setting('max_mem', f'{least}M')} or more",
+        )
 
 
 @contextmanager
@@ -99,44 +150,72 @@ def refuse_lfs_pointer(head: bytes, file: SourceFile) -> None:
         )
 
 
-def parse_json_object(raw: bytes, where: str, limit: int) -> dict[str, object]:
-    """The JSON object in `raw`; `where` begins the error messages.
+def read_json(descriptor: int, file: SourceFile, offset: int, length: int, what: str, header_room: HeaderRoom) -> bytes:
+    """Return `length` bytes of JSON at `offset`. What needs more room is refused without being held in memory.
+
+    Args:
+        descriptor, file: the file.
+        offset, length: where in it the JSON is, in bytes.
+        what: the subject of error messages.
+        header_room: bytes that the JSON may have, counting what its values take as objects.
 
     Raises:
-        SourceError: not UTF-8, not JSON, nested too deeply, not an object, one with a repeated key, or one of more
-            values than `limit` bytes of header stand for.
+        BudgetError, SourceError: as `HeaderRoom.check`; also if the file became shorter.
     """
-    refuse_costly(raw, where, limit)
+    if length > header_room.nbytes:
+        _check_values(length, _count_commas(descriptor, offset, length), what, header_room)
+    text = read_at(descriptor, offset, length, file)
+    check_json(text, what, header_room)
+    return text
+
+
+def check_json(text: bytes, what: str, header_room: HeaderRoom) -> None:
+    """Refuse JSON that takes more memory as objects than there is room for.
+
+    Raises:
+        BudgetError, SourceError: as `HeaderRoom.check`.
+    """
+    _check_values(len(text), text.count(b","), what, header_room)
+
+
+def _check_values(length: int, commas: int, what: str, header_room: HeaderRoom) -> None:
+    values = counted(commas + 1, "value")
+    header_room.check(length + commas * _COMMA_COST, f"{what} ({counted(length, 'byte')}, about {values})")
+
+
+def _count_commas(descriptor: int, offset: int, length: int) -> int:
+    if length > _MOST_COUNTED:
+        return length
+    chunks = (disk.read_up_to(descriptor, min(_CHUNK, length - at), offset + at) for at in range(0, length, _CHUNK))
+    return sum(chunk.count(b",") for chunk in chunks)
+
+
+def parse_json_object(text: bytes, where: str) -> dict[str, object]:
+    """Return the JSON object in `text`; `where` begins the error messages.
+
+    Raises:
+        SourceError: not UTF-8, not JSON, nested too deeply, not an object, or one with a repeated key.
+    """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
         for name, value in pairs:
             if name in found:
-                raise SourceError(f"{where} has the key {quote(name)} twice, so its meaning is not certain")
+                raise SourceError(f"{where} has the key {quote(name)} twice: it is ambiguous which value is meant")
             found[name] = value
         return found
 
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
-        raise SourceError(f"{where} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}") from error
+        raise SourceError(f"{where} is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}") from error
     except RecursionError as error:
-        raise SourceError(f"{where} is JSON nested too deeply to be a checkpoint's") from error
+        raise SourceError(f"{where} is JSON nested too deeply for a checkpoint") from error
     except ValueError as error:
         raise SourceError(f"{where} is not valid JSON: {quote(error)}") from error
     if not isinstance(value, dict):
         raise SourceError(f"{where} is JSON, but not an object")
     return value
-
-
-def refuse_costly(raw: bytes, where: str, limit: int) -> None:
-    """Raises `SourceError` if this JSON would take more memory as objects than `limit` bytes of header stand for."""
-    values = raw.count(b",")
-    if len(raw) + values * _COMMA_COST > limit:
-        raise SourceError(
-            f"{where} has more than {values} values in {len(raw)} bytes, and these alone need more than the memory "
-            f"budget allows ({limit} bytes of header); raise the budget"
-        )
 
 
 def is_deep(value: object) -> bool:
@@ -158,6 +237,22 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_plain_name(name: str, portable: bool = False) -> bool:
+    """Return whether a file of this name lies in the directory where it is looked up, not elsewhere.
+
+    Args:
+        name: text from a file.
+        portable: refuse also what only some systems take for a plain name: backslashes, and text that is not Unicode.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        return False
+    try:
+        name.encode() if portable else os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return not (portable and "\\" in name)
 
 
 def shape_nbytes(shape: Sequence[int], dtype: DType, where: str) -> int:

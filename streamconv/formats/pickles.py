@@ -13,6 +13,7 @@ twice, and that again, costs what its opcodes do.
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 from ..errors import SourceError, UnsupportedError
 from ..text import quote
+from .headers import HeaderRoom
 
 #: What a dictionary that keeps its order is called; it becomes a `Table`, as a plain one does.
 ORDERED_DICT = "collections.OrderedDict"
@@ -57,27 +59,33 @@ class Reference:
     id: object
 
 
-def load(data: bytes, allowed: AbstractSet[str], where: str, limit: int) -> object:
-    """The value of a pickle: scalars, str, bytes, tuples, lists (sets too), and the inert values of this module.
+def load(data: bytes, allowed: AbstractSet[str], where: str, header_room: HeaderRoom) -> object:
+    """Return the value of a pickle: scalars, str, bytes, tuples, lists (sets too), and this module's inert values.
 
     Args:
         data: the pickle, all of it.
-        allowed: names such as `torch.FloatStorage` that it may hold, beside `ORDERED_DICT`.
+        allowed: names such as `torch.FloatStorage` that it may hold, besides `ORDERED_DICT`.
         where: the beginning of the error messages.
-        limit: bytes of header that the memory budget allows.
+        header_room: bytes that the pickle may have, counting what its opcodes take as objects.
 
     Raises:
-        SourceError: no pickle, a damaged one, or one that would need more memory than `limit` stands for.
+        SourceError: no pickle, or a damaged one.
+        BudgetError: it needs more memory than `header_room` stands for.
         UnsupportedError: another name, or an opcode that torch.save does not emit.
     """
-    return _Machine(data, allowed, where, limit).run()
+    return _Machine(data, allowed, where, header_room).run()
+
+
+def largest_cost(size: int) -> int:
+    """Return the most room, in bytes of header, that a pickle of `size` bytes can take: each byte may be an opcode."""
+    return size * (1 + _OPCODE_COST)
 
 
 class _Machine:
     """The stack, the marks on it (as its lengths), the memo, and the place in the pickle."""
 
-    def __init__(self, data: bytes, allowed: AbstractSet[str], where: str, limit: int) -> None:
-        self._data, self._allowed, self._where, self._limit = data, allowed, where, limit
+    def __init__(self, data: bytes, allowed: AbstractSet[str], where: str, header_room: HeaderRoom) -> None:
+        self._data, self._allowed, self._where, self._room = data, allowed, where, header_room
         self._at = 0
         self._stack: list[object] = []
         self._marks: list[int] = []
@@ -91,12 +99,18 @@ class _Machine:
                 raise self._refused(code)
             action(self)
             count += 1
-            if self._at + count * _OPCODE_COST > self._limit:
-                raise SourceError(
-                    f"{self._where}: up to byte {self._at} its pickle alone needs more than the memory budget allows "
-                    f"({self._limit} bytes); raise the budget"
-                )
+            if self._at + count * _OPCODE_COST > self._room.nbytes:
+                self._room.check(self._cost(count), f"the pickle of {self._where} ({len(self._data)} bytes)")
         return self._result()
+
+    def _cost(self, count: int) -> int:
+        """Return the bytes of header that the whole pickle stands for, `count` opcodes of which were executed."""
+        try:
+            count = sum(1 for _ in pickletools.genops(self._data))
+        except ValueError:
+            # Damaged further on: every byte that is left may be an opcode.
+            count += len(self._data) - self._at
+        return len(self._data) + count * _OPCODE_COST
 
     def _result(self) -> object:
         if len(self._stack) != 1 or self._marks or self._at != len(self._data):

@@ -23,12 +23,19 @@ from ..errors import InternalError, SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import quote
-from .headers import is_unicode, opened, parse_json_object, read_at, refuse_lfs_pointer, shape_nbytes
+from .headers import (
+    MAX_HEADER,
+    HeaderRoom,
+    is_unicode,
+    opened,
+    parse_json_object,
+    read_at,
+    read_json,
+    refuse_lfs_pointer,
+    shape_nbytes,
+)
 
 METADATA = "__metadata__"
-
-#: The safetensors library (0.8) and MindSpore (2.10) both refuse a longer header.
-MAX_HEADER = 100_000_000
 
 # Unknown to older versions of the library that we allow; our own checks have to do for them.
 _NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
@@ -42,17 +49,18 @@ class _Entry(NamedTuple):
     end: int
 
 
-def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef]]:
-    """The tensors of a safetensors file, by offset. Only the header is read: at most `header_limit` bytes.
+def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, TensorRef]]:
+    """Return the tensors of a safetensors file by name, in the order of their bytes. Only the header is read.
 
     Raises:
-        SourceError: unreadable, truncated, damaged or empty, or a header that is longer than `header_limit`.
+        SourceError: unreadable, truncated, damaged or empty.
+        BudgetError: the header is longer than `header_room` allows.
         UnsupportedError: a dtype that streamconv does not know.
     """
+    where = f"the header of {quote(path.name)}"
     with opened(path) as (descriptor, file):
-        length = _header_length(descriptor, file, header_limit)
-        where = f"the header of {quote(path.name)}"
-        header = parse_json_object(read_at(descriptor, 8, length, file), where, header_limit)
+        length = _header_length(descriptor, file)
+        header = parse_json_object(read_json(descriptor, file, 8, length, where, header_room), where)
     _check_metadata(header.pop(METADATA, None), file)
     entries = sorted((_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end))
     shapes = {entry.shape: entry.shape for entry in entries}
@@ -64,7 +72,7 @@ def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef
     }
 
 
-def _header_length(descriptor: int, file: SourceFile, header_limit: int) -> int:
+def _header_length(descriptor: int, file: SourceFile) -> int:
     name = quote(file.path.name)
     if file.size < 8:
         raise SourceError(f"{name} has {file.size} bytes, too few for a safetensors file; download it again")
@@ -80,11 +88,6 @@ def _header_length(descriptor: int, file: SourceFile, header_limit: int) -> int:
     if 8 + length > file.size:
         raise SourceError(
             f"{name} ends {8 + length - file.size} bytes early, within its header of {length} bytes: download it again"
-        )
-    if length > header_limit:
-        raise SourceError(
-            f"{name} has a header of {length} bytes, and the header alone needs more than the "
-            f"memory budget allows ({header_limit} bytes); it was not read; raise the budget"
         )
     return length
 

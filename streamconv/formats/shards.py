@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import SourceError
 from ..tensors.refs import TensorSpec
 from ..text import quote
-from .headers import is_unicode, opened, parse_json_object, read_at
+from .headers import HeaderRoom, is_plain_name, opened, parse_json_object, read_json
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
@@ -78,27 +78,21 @@ def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[Tenso
     return [*shards, current] if current else shards
 
 
-def read_index(path: Path, size_limit: int) -> dict[str, str]:
-    """Tensor name → file name, as the index states; every file name is a plain one.
-
-    At most `size_limit` bytes are read.
+def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
+    """Return tensor name → file name, as the index states; every file name is a plain one.
 
     Raises:
-        SourceError: unreadable, not such an index, empty, too long, or it names files outside its directory.
+        SourceError: unreadable, not such an index, empty, or it names files outside its directory.
+        BudgetError: longer than `header_room` allows.
     """
     name = quote(path.name)
     with opened(path) as (descriptor, file):
-        if file.size > size_limit:
-            raise SourceError(
-                f"{name} has {file.size} bytes, and the index alone needs more than the memory budget allows "
-                f"({size_limit} bytes); it was not read; raise the budget"
-            )
-        index = parse_json_object(read_at(descriptor, 0, file.size, file), name, size_limit)
+        index = parse_json_object(read_json(descriptor, file, 0, file.size, name, header_room), name)
     weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
     if not found or len(found) != len(_items(weight_map)):
         raise SourceError(f"{name} has no weight_map of tensor names to file names; download it again")
-    outside = sorted({shard for shard in found.values() if not _is_plain(shard)})
+    outside = sorted({shard for shard in found.values() if not is_plain_name(shard, portable=True)})
     if outside:
         raise SourceError(f"{name} names files that are not plain names in its directory: {listing(outside)}")
     return found
@@ -106,10 +100,6 @@ def read_index(path: Path, size_limit: int) -> dict[str, str]:
 
 def _items(value: object) -> list[tuple[str, object]]:
     return list(value.items()) if isinstance(value, dict) else []
-
-
-def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_unicode(name)
 
 
 def is_numbered(name: str) -> bool:

@@ -25,7 +25,7 @@ from ..tensors import dtypes
 from ..tensors.refs import Extent, SourceFile, TensorRef
 from ..text import quote
 from . import pickles, zips
-from .headers import MAX_RANK, is_unicode, opened, read_at, refuse_lfs_pointer, shape_nbytes
+from .headers import MAX_RANK, HeaderRoom, is_unicode, opened, read_at, refuse_lfs_pointer, shape_nbytes
 from .pickles import Call, Name, Reference, Table
 from .shards import listing
 from .strides import cutout, last_element
@@ -77,6 +77,9 @@ _INERT = {
 }
 _ALLOWED = frozenset({*TYPED, *UNTYPED, UNTYPED_STORAGE, *_AROUND, _SUBCLASS, *_REBUILDS, *_INERT})
 
+# `little` has six bytes.
+_LONGEST_ORDER = 64
+
 # Real ones have two at most: a parameter of a class of its own.
 _MOST_AROUND = 4
 
@@ -99,28 +102,28 @@ class _Archive(NamedTuple):
     entries: Mapping[str, zips.Entry]
 
 
-def read(path: Path, header_limit: int) -> tuple[SourceFile, dict[str, TensorRef], dict[str, str]]:
-    """The tensors of a torch file, by offset, and what else it holds, by reason. Tensor bytes are not read.
+def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, TensorRef], dict[str, str]]:
+    """Return the file, its tensors by name in the order of their bytes, and why all else in it is ignored.
+
+    Tensor bytes are not read.
 
     Args:
         path: the file.
-        header_limit: bytes that directory and pickle may have together; longer ones are refused unread.
+        header_room: bytes that zip directory and pickle may have together; longer ones are refused unread.
 
     Raises:
-        SourceError: unreadable, truncated, damaged, not certain in its meaning, or longer headers.
+        SourceError: unreadable, truncated, damaged or ambiguous.
+        BudgetError: directory and pickle are longer than `header_room` allows.
         UnsupportedError: an old format, TorchScript, a pickle that wants more than tensors, a dtype or a kind of
             tensor that streamconv does not know.
     """
     with opened(path) as (descriptor, file):
         _refuse_foreign(descriptor, file)
-        entries = zips.entries(descriptor, file, header_limit)
+        entries = zips.entries(descriptor, file, header_room)
         archive = _Archive(file, _root(file, entries), entries)
-        left = header_limit - sum(zips.DIRECTORY_COST + len(name) for name in entries)
-        order = entries.get(f"{archive.root}/byteorder")
-        if order is not None:
-            _check_order(file, zips.content(descriptor, file, order, 64))
-        data = zips.content(descriptor, file, entries[f"{archive.root}/data.pkl"], left)
-        value = pickles.load(data, _ALLOWED, quote(path.name), left)
+        _check_order(descriptor, archive)
+        left = header_room.less(sum(zips.DIRECTORY_COST + len(name) for name in entries))
+        value = _pickled(descriptor, archive, left)
     ignored: dict[str, str] = {}
     refs = _tensors(archive, _state_dict(file, value, ignored), ignored)
     return file, {ref.name: ref for ref in sorted(refs, key=lambda ref: ref.extents[0].offset)}, ignored
@@ -154,7 +157,22 @@ def _root(file: SourceFile, entries: Mapping[str, zips.Entry]) -> str:
     return root
 
 
-def _check_order(file: SourceFile, order: bytes) -> None:
+def _pickled(descriptor: int, archive: _Archive, header_room: HeaderRoom) -> object:
+    """Return the value of the archive's pickle."""
+    entry = archive.entries[f"{archive.root}/data.pkl"]
+    name = quote(archive.file.path.name)
+    if entry.size > header_room.nbytes:
+        header_room.check(pickles.largest_cost(entry.size), f"the pickle of {name} ({entry.size} bytes)")
+    return pickles.load(zips.content(descriptor, archive.file, entry), _ALLOWED, name, header_room)
+
+
+def _check_order(descriptor: int, archive: _Archive) -> None:
+    file, entry = archive.file, archive.entries.get(f"{archive.root}/byteorder")
+    if entry is None:
+        return
+    if entry.size > _LONGEST_ORDER:
+        raise SourceError(f"{quote(file.path.name)} states its byte order in {entry.size} bytes; the file is damaged")
+    order = zips.content(descriptor, file, entry)
     if order == b"big":
         raise UnsupportedError(f"{quote(file.path.name)} was written on a big-endian machine; {_RESAVE} on another")
     if order != b"little":

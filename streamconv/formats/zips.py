@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile
 from ..text import quote
-from .headers import read_at
+from .headers import HeaderRoom, read_at
 
 MAGIC = b"PK\x03\x04"
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"
@@ -60,24 +60,21 @@ class _Directory(NamedTuple):
     begin: int
 
 
-def entries(descriptor: int, file: SourceFile, limit: int) -> dict[str, Entry]:
-    """The entries of an archive by name, in the order of their bytes.
+def entries(descriptor: int, file: SourceFile, header_room: HeaderRoom) -> dict[str, Entry]:
+    """Return the entries of an archive by name, in the order of their bytes.
 
     Args:
         descriptor: the file, open.
         file: the file.
-        limit: bytes that the directory may have; a longer one is refused unread.
+        header_room: bytes that the directory may have; a longer one is refused unread.
 
     Raises:
-        SourceError: no archive, cut off, damaged, contradicting itself, or a directory beyond `limit`.
+        SourceError: no archive, truncated, damaged, or contradicting itself.
+        BudgetError: the directory is longer than `header_room` allows.
         UnsupportedError: a compressed or encrypted entry.
     """
     directory = _directory(descriptor, file)
-    if directory.size > limit:
-        raise SourceError(
-            f"{quote(file.path.name)} has a directory of {directory.size} bytes, and that alone needs more than the "
-            f"memory budget allows ({limit} bytes); it was not read; raise the budget"
-        )
+    header_room.check(directory.size, f"the zip directory of {quote(file.path.name)}")
     found: dict[str, Entry] = {}
     filled = 0
     listed = _listed(read_at(descriptor, directory.begin, directory.size, file), directory, file)
@@ -93,17 +90,12 @@ def entries(descriptor: int, file: SourceFile, limit: int) -> dict[str, Entry]:
     return found
 
 
-def content(descriptor: int, file: SourceFile, entry: Entry, limit: int) -> bytes:
-    """The bytes of a small entry, checked against its CRC where it has one (torch may be told to write 0).
+def content(descriptor: int, file: SourceFile, entry: Entry) -> bytes:
+    """Return the bytes of a small entry, checked against its CRC where it has one (torch can be set to write 0).
 
     Raises:
-        SourceError: the CRC differs, or it has more bytes than `limit` allows.
+        SourceError: the CRC differs.
     """
-    if entry.size > limit:
-        raise SourceError(
-            f"{quote(file.path.name)} has an entry {quote(entry.name)} of {entry.size} bytes, and that alone needs "
-            f"more than the memory budget allows ({limit} bytes); it was not read; raise the budget"
-        )
     data = read_at(descriptor, entry.begin, entry.size, file)
     if entry.crc not in (0, zlib.crc32(data)):
         raise _broken(file, entry.begin, f"the bytes of entry {quote(entry.name)} do not have the CRC that it states")

@@ -6,7 +6,6 @@ It names no time, no path, and of the source only what the plan's digest covers:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from ..errors import SourceError, reading
-from ..formats.headers import is_deep, opened, read_at, refuse_costly
+from ..formats.headers import HeaderRoom, is_deep, is_plain_name, opened, read_json
 from ..formats.layout import CKPT, FileLayout
 from ..planning.plan import Plan
 from ..storage import disk
@@ -69,7 +68,7 @@ class Manifest:
         result = {}
         for name, entry in _object(self, "files").items():
             match entry:
-                case {"size": int(size), "blocks": list(blocks)} if _plain(name) and all(
+                case {"size": int(size), "blocks": list(blocks)} if is_plain_name(name) and all(
                     isinstance(b, str) for b in blocks
                 ):
                     result[name] = (size, blocks)
@@ -146,15 +145,16 @@ def _lines(layout: FileLayout) -> Iterator[str]:
             yield f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
 
 
-def find(path: Path, room: int | None = None) -> Manifest | None:
+def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:
     """The manifest of a checkpoint (a directory or a `.ckpt` file), `None` where streamconv has not written it.
 
     Args:
         path: the checkpoint.
-        room: bytes of JSON that the memory budget allows; as many as a manifest may have where absent.
+        header_room: bytes of JSON that the memory limit allows; without it as many as a manifest may have.
 
     Raises:
-        SourceError: there is one, but it is broken, or larger than `room` allows.
+        SourceError: there is one, but it is broken.
+        BudgetError: it is larger than `header_room` allows.
     """
     with reading(path):
         place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
@@ -163,13 +163,7 @@ def find(path: Path, room: int | None = None) -> Manifest | None:
     with opened(place) as (descriptor, file):
         if file.size > _LIMIT:
             raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
-        if room is not None and file.size > room:
-            raise SourceError(
-                f"{quote(place)} has {file.size} bytes, and the manifest alone needs more than the memory budget "
-                f"allows ({room} bytes); it was not read; raise the budget"
-            )
-        text = read_at(descriptor, 0, file.size, file)
-    refuse_costly(text, quote(place), _LIMIT if room is None else room)
+        text = read_json(descriptor, file, 0, file.size, quote(place), header_room or HeaderRoom(_LIMIT))
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -194,14 +188,6 @@ def _block_digests(data: bytes) -> list[str]:
 
 def _is_extent(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
-
-
-def _plain(name: str) -> bool:
-    try:
-        encoded = os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return encoded not in (b"", b".", b"..") and not set(encoded) & set(b"/\0")
 
 
 def _broken(manifest: Manifest, what: str) -> SourceError:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import ckpt
+from streamconv.formats.headers import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 
@@ -57,7 +58,7 @@ def read(tmp_path):
     def run(content, *limit):
         path = tmp_path / "x.ckpt"
         path.write_bytes(content)
-        return ckpt.read(path, *limit)
+        return ckpt.read(path, *map(HeaderRoom, limit))
 
     return run
 
@@ -220,7 +221,7 @@ def test_shapes(read, ref_bytes, fields, shape):
 def test_record_heads_beyond_the_budget_are_refused(read):
     content = b"".join(record(b"%d" % i) for i in range(1000))
     assert len(read(content)[1]) == 1000
-    with pytest.raises(SourceError, match=r"x\.ckpt.* the memory budget allows \(50000 bytes\)"):
+    with pytest.raises(SourceError, match=r"the record heads of x\.ckpt .* at most 50000 are read"):
         read(content, 50_000)
 
 

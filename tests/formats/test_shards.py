@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats.catalog import open_catalog
+from streamconv.formats.headers import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from streamconv.text import quote
@@ -299,13 +300,13 @@ def test_an_index_that_is_none(tmp_path, content, expected):
 
 
 def test_headers_and_index_beyond_the_budget_are_refused(tmp_path, sharded):
-    with pytest.raises(SourceError, match="the index alone needs more than the memory budget"):
-        open_catalog(tmp_path, lambda: 10)
+    with pytest.raises(SourceError, match=rf"{shards.HF_INDEX} \(.* bytes, about 5 values\) .* at most 10 are read"):
+        open_catalog(tmp_path, lambda: HeaderRoom(10))
     (tmp_path / shards.HF_INDEX).unlink()
-    used = safetensors.read(tmp_path / A, 10_000)[0].size - 16
-    open_catalog(tmp_path, lambda: 2 * used)
-    with pytest.raises(SourceError, match=f"{B} has a header of .* memory budget"):
-        open_catalog(tmp_path, iter([2 * used, 2 * used, used - 9]).__next__)
+    used = safetensors.read(tmp_path / A, HeaderRoom(10_000))[0].size - 16
+    open_catalog(tmp_path, lambda: HeaderRoom(2 * used))
+    with pytest.raises(SourceError, match=f"the header of {B} .* at most {used - 9} are read"):
+        open_catalog(tmp_path, map(HeaderRoom, [2 * used, 2 * used, used - 9]).__next__)
 
 
 def test_two_indexes_that_contradict_each_other(tmp_path, sharded, index):

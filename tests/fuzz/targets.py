@@ -30,11 +30,12 @@ from streamconv.errors import StreamconvError
 from streamconv.families import find
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats import torch_reader as torch
+from streamconv.formats.headers import HeaderRoom
 from streamconv.output import manifest
 from streamconv.tensors.refs import SourceFile, TensorRef
 
 #: Bytes of header, and what one input may take: twenty times as much, and what the allocator makes of it.
-LIMIT = 1 << 20
+ROOM = HeaderRoom(1 << 20)
 MOST_MEMORY = 100 << 20
 #: Nothing of this size takes so many seconds, unless it hangs.
 HANG = 20
@@ -110,7 +111,7 @@ def _sound(file: SourceFile, tensors: Mapping[str, TensorRef]) -> None:
 
 
 def parse_safetensors(data: bytes, folder: Path) -> None:
-    file, tensors = safetensors.read(_written(data, folder, "x.safetensors"), LIMIT)
+    file, tensors = safetensors.read(_written(data, folder, "x.safetensors"), ROOM)
     _sound(file, tensors)
     if any(ref.dtype.name in safetensors._NEW_IN_LIBRARY for ref in tensors.values()):
         return
@@ -123,11 +124,11 @@ def parse_safetensors(data: bytes, folder: Path) -> None:
 
 
 def parse_ckpt(data: bytes, folder: Path) -> None:
-    _sound(*ckpt.read(_written(data, folder, "x.ckpt"), LIMIT))
+    _sound(*ckpt.read(_written(data, folder, "x.ckpt"), ROOM))
 
 
 def parse_torch(data: bytes, folder: Path) -> None:
-    _sound(*torch.read(_written(data, folder, "x.bin"), LIMIT)[:2])
+    _sound(*torch.read(_written(data, folder, "x.bin"), ROOM)[:2])
 
 
 def parse_pickle(data: bytes, folder: Path) -> None:
@@ -137,7 +138,7 @@ def parse_pickle(data: bytes, folder: Path) -> None:
 
 
 def parse_index(data: bytes, folder: Path) -> None:
-    found = shards.read_index(_written(data, folder, "index.json"), LIMIT)
+    found = shards.read_index(_written(data, folder, "index.json"), ROOM)
     assert found
     for name in found.values():
         assert (folder / name).parent == folder
@@ -150,7 +151,7 @@ def parse_manifest(data: bytes, folder: Path) -> None:
     if not source.exists():
         hostile.llama()(source)
     _written(data, source, manifest.MANIFEST)
-    found = manifest.find(source, LIMIT)
+    found = manifest.find(source, ROOM)
     assert found is not None
     errors = [_planned(source, folder, reverse=reverse) for reverse in (False, True)]
     try:
