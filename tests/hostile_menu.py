@@ -159,12 +159,12 @@ INDEX = {
     },
     "a shard is missing": Case(
         replaced("x-00002-of-00002.safetensors", lambda path: None, sharded()),
-        ("lacks 1 shard(s): x-00002-of-00002.safetensors",),
+        ("lacks 1 shard: x-00002-of-00002.safetensors",),
     ),
     "an extra shard": Case(both(sharded(), files_of({"x-00003-of-00003.safetensors": b"\x1b"})), code=0),
     "a tensor in two shards": Case(
         both(sharded(), files_of({"x-00002-of-00002.safetensors": encode({"a": u8(0, 2)}, b"ab")})),
-        ("tensor(s) that the index names are not in their files",),
+        ("of the index not found in the shards",),
     ),
     "a tensor twice, unlike": Case(
         files_of({"a.safetensors": honest("", "t"), "b.safetensors": encode({"t": u8(0, 2)}, b"ab")}),
@@ -180,9 +180,9 @@ INDEX = {
     "only in a shard": Case(
         both(sharded(), index({"a": "x-00001-of-00002.safetensors"})), ("are not in the index: b",)
     ),
-    "a name of a megabyte": Case(sharded(a="x" * (1 << 19)), ("lacks 1 shard(s): xxx",)),
-    "shards without number": Case(sharded(a=ESCAPE), ("lacks 1 shard(s): \\x1b[31mred",)),
-    "a series of 99999": Case(files_of({"x-00001-of-99999.safetensors": honest("")}), ("lacks 99998 shard(s)",)),
+    "a name of a megabyte": Case(sharded(a="x" * (1 << 19)), ("lacks 1 shard: xxx",)),
+    "shards without number": Case(sharded(a=ESCAPE), ("lacks 1 shard: \\x1b[31mred",)),
+    "a series of 99999": Case(files_of({"x-00001-of-99999.safetensors": honest("")}), ("lacks 99998 shards",)),
 }
 
 C = "model.ckpt"

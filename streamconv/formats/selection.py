@@ -1,0 +1,215 @@
+"""Which files of a directory are the checkpoint, by names and indices alone, and why all others are left alone."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SourceError, reading
+from ..storage import disk
+from ..text import counted, quote
+from .headers import HeaderRoom
+from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
+
+#: What a torch file may end in.
+TORCH_ENDINGS = (".bin", ".pt", ".pth")
+
+#: The format of a file by what its name ends in.
+FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
+
+_TORCH_WHOLE = "pytorch_model.bin"
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state")
+_OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files of a checkpoint, all of one format, and its index: tensor name → file name, empty without one."""
+
+    format: str
+    names: Sequence[str]
+    index: Mapping[str, str] = field(default_factory=dict)
+
+
+class Listing(NamedTuple):
+    """A directory: the names in it, without hidden ones, and the bytes that an index may have."""
+
+    directory: Path
+    names: Sequence[str]
+    header_room: HeaderRoom
+
+    def weights(self, endings: str | tuple[str, ...]) -> list[str]:
+        """Return the files that may be the checkpoint or parts of it; variants only if there is nothing else."""
+        found = [name for name in self.names if name.endswith(endings) and not _not_the_model(name)]
+        return [name for name in found if not is_variant(name)] or found
+
+    def read_index(self, name: str) -> dict[str, str]:
+        """Return what an index states, or nothing if it does not exist."""
+        return read_index(self.directory / name, self.header_room) if name in self.names else {}
+
+
+def list_directory(directory: Path, header_room: HeaderRoom) -> Listing:
+    """Return the names in a directory.
+
+    Raises:
+        SourceError: it cannot be listed.
+    """
+    with reading(directory, "cannot list"):
+        names = [name for name in disk.listdir(directory) if not name.startswith(".")]
+    return Listing(directory, names, header_room)
+
+
+def select(files: Listing) -> Selection:
+    """Return what the first rule that applies chooses.
+
+    Raises:
+        SourceError: nothing to read, several candidates, or shards are missing.
+    """
+    chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
+    if chosen is None:
+        raise _nothing(files)
+    _check_complete(files, chosen)
+    return chosen
+
+
+def _indexed_safetensors(files: Listing) -> Selection | None:
+    """HuggingFace's index or MindSpore's map."""
+    found = [index for index in map(files.read_index, (HF_INDEX, MS_MAP)) if index]
+    if len(found) == 2 and found[0] != found[1]:
+        raise SourceError(
+            f"{quote(files.directory)} holds {HF_INDEX} and {MS_MAP}, and they describe different checkpoints",
+            "move one of the two, with its shards, to another directory",
+        )
+    return Selection("safetensors", sorted(set(found[0].values())), found[0]) if found else None
+
+
+def _loose_safetensors(files: Listing) -> Selection | None:
+    names = files.weights(".safetensors")
+    return Selection("safetensors", names) if names else None
+
+
+def _torch_beside_ckpt(files: Listing) -> None:
+    """Torch files and MindSpore's: nothing tells which are meant."""
+    torch_files, ckpts = _torch_names(files), files.weights(".ckpt")
+    if torch_files and ckpts:
+        raise SourceError(
+            f"{quote(files.directory)} holds torch files ({listing(torch_files)}) and MindSpore's ({listing(ckpts)}): "
+            "it is ambiguous which are meant",
+            "give the file to convert, or move one format to another directory",
+        )
+
+
+def _indexed_torch(files: Listing) -> Selection | None:
+    index = files.read_index(TORCH_INDEX)
+    return Selection("torch", sorted(set(index.values())), index) if index else None
+
+
+def _loose_torch(files: Listing) -> Selection | None:
+    """A numbered series, `pytorch_model.bin`, or the only file."""
+    found = files.weights(TORCH_ENDINGS)
+    if not found:
+        return None
+    series = [name for name in found if is_numbered(name)]
+    if _TORCH_WHOLE in found and not series:
+        return Selection("torch", [_TORCH_WHOLE])
+    if len(found) == 1 or (series and _TORCH_WHOLE not in found):
+        return Selection("torch", series or found)
+    raise SourceError(
+        f"{quote(files.directory)} holds {len(found)} torch files ({listing(found)}): it is ambiguous which of them "
+        "are the checkpoint",
+        "give the file to convert",
+    )
+
+
+def _adapter(files: Listing) -> Selection | None:
+    """An adapter, if there is no model beside it."""
+    name = next((name for name in _ADAPTERS if name in files.names), None)
+    return Selection(FORMATS[Path(name).suffix], [name]) if name and not files.weights(".ckpt") else None
+
+
+def _one_ckpt(files: Listing) -> Selection | None:
+    found = files.weights(".ckpt")
+    if len(found) > 1:
+        raise SourceError(
+            f"{quote(files.directory)} holds {len(found)} .ckpt files ({listing(found)})", "give the file to convert"
+        )
+    return Selection("ckpt", found) if found else None
+
+
+#: How the files of a checkpoint are chosen: the first rule that returns some decides.
+RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
+    ("an index of safetensors files", _indexed_safetensors),
+    ("safetensors files", _loose_safetensors),
+    ("not torch files beside .ckpt files", _torch_beside_ckpt),
+    ("an index of torch files", _indexed_torch),
+    ("torch files", _loose_torch),
+    ("an adapter", _adapter),
+    ("one .ckpt file", _one_ckpt),
+)
+
+
+def _torch_names(files: Listing) -> list[str]:
+    return [*files.weights(TORCH_ENDINGS), *([TORCH_INDEX] if TORCH_INDEX in files.names else [])]
+
+
+def _nothing(files: Listing) -> SourceError:
+    left = [f"{name}: {reason}" for name, reason in ignored(files, Selection("", ())).items()]
+    note = f"; ignored: {listing(left)}" if left else ""
+    return SourceError(f"{quote(files.directory)} holds no file to read that ends in {', '.join(FORMATS)}{note}")
+
+
+def _check_complete(files: Listing, chosen: Selection) -> None:
+    present = {name for name in files.names if not _dangles(files.directory / name)}
+    missing = set(chosen.names) - present
+    if not chosen.index:
+        missing.update(missing_numbered(set(chosen.names)))
+    if missing:
+        raise SourceError(
+            f"{quote(files.directory)} lacks {counted(len(missing), 'shard')}: {listing(sorted(missing))}",
+            "download them again",
+        )
+
+
+def _dangles(path: Path) -> bool:
+    with reading(path):
+        return disk.is_link(path) and not disk.mode(path)
+
+
+def ignored(files: Listing, chosen: Selection) -> dict[str, str]:
+    """Return why the other entries of the directory are left alone, by name; not of those that hold no weights."""
+    others = (name for name in files.names if name not in chosen.names)
+    reasons = {name: _reason(files.directory / name, chosen) for name in others}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _reason(path: Path, chosen: Selection) -> str | None:
+    with reading(path):
+        mode = disk.mode(path)
+    if stat.S_ISDIR(mode):
+        return "a folder: only the directory itself is read"
+    if not stat.S_ISREG(mode):
+        return "not a regular file or a link to one"
+    if reason := _not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
+        return reason
+    its = FORMATS.get(path.suffix)
+    if its is None:
+        return "another format" if path.name.endswith(_OTHER_FORMATS) else None
+    if its == chosen.format:
+        return "not named by the index" if chosen.index else "other files of its format are read instead"
+    what = "a torch file: " if its == "torch" else ""
+    return f"{what}the {chosen.format} files next to it are read instead"
+
+
+def _not_the_model(name: str) -> str | None:
+    """Return why a file of weights with this name is not part of the model."""
+    if name.startswith("consolidated"):
+        return "the publisher's own arrangement of the same weights"
+    if name in _ADAPTERS:
+        return "an adapter, not a model: merge it into its model first"
+    if name.startswith(_TRAINING) and name.endswith(TORCH_ENDINGS):
+        return "the state of a training run, not a model"
+    return None

@@ -1,0 +1,126 @@
+"""Which files of a directory are the checkpoint: each rule alone, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import text_of
+
+from streamconv.errors import SourceError
+from streamconv.formats import shards
+from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.selection import RULES, Listing, Selection, ignored, list_directory, select
+
+RULE = dict(RULES)
+List = Callable[..., Listing]
+INDEX = {"a": "m2.safetensors", "b": "m1.safetensors"}
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> List:
+    """A directory of empty files, and of indices: name → tensor → file."""
+
+    def make(*names: str, **indices: dict[str, str]) -> Listing:
+        for name in names:
+            (tmp_path / name).touch()
+        for word, weight_map in indices.items():
+            (tmp_path / getattr(shards, word)).write_bytes(shards.index_bytes(0, weight_map))
+        return list_directory(tmp_path, HeaderRoom())
+
+    return make
+
+
+def test_an_index_of_safetensors(listed: List) -> None:
+    rule = RULE["an index of safetensors files"]
+    assert rule(listed("m1.safetensors")) is None
+    assert rule(listed(MS_MAP=INDEX)) == Selection("safetensors", ["m1.safetensors", "m2.safetensors"], INDEX)
+    assert rule(listed(HF_INDEX=INDEX)) == Selection("safetensors", ["m1.safetensors", "m2.safetensors"], INDEX)
+    with pytest.raises(SourceError) as caught:
+        rule(listed(HF_INDEX={"a": "m1.safetensors"}))
+    assert "they describe different checkpoints; move one of the two" in text_of(caught.value)
+
+
+def test_loose_safetensors(listed: List) -> None:
+    rule = RULE["safetensors files"]
+    assert rule(listed("a.ckpt", "adapter_model.safetensors", "consolidated.safetensors", ".x.safetensors")) is None
+    assert rule(listed("model.fp16.safetensors")) == Selection("safetensors", ["model.fp16.safetensors"])
+    assert rule(listed("b.safetensors", "a.safetensors")) == Selection(
+        "safetensors", ["a.safetensors", "b.safetensors"]
+    )
+
+
+def test_torch_beside_ckpt(listed: List) -> None:
+    rule = RULE["not torch files beside .ckpt files"]
+    assert rule(listed("a.ckpt", "optimizer.pt")) is None
+    with pytest.raises(SourceError) as caught:
+        rule(listed("b.bin"))
+    assert "torch files (b.bin) and MindSpore's (a.ckpt): it is ambiguous" in text_of(caught.value)
+
+
+def test_an_index_of_torch_files(listed: List) -> None:
+    rule = RULE["an index of torch files"]
+    assert rule(listed("a.bin")) is None
+    assert rule(listed(TORCH_INDEX={"a": "x.bin"})) == Selection("torch", ["x.bin"], {"a": "x.bin"})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((), None),
+        (("a.pt",), ["a.pt"]),
+        (("training_args.bin",), None),
+        (("pytorch_model.bin", "b.pt"), ["pytorch_model.bin"]),
+        (("m-00001-of-00002.bin", "m-00002-of-00002.bin", "z.pt"), ["m-00001-of-00002.bin", "m-00002-of-00002.bin"]),
+    ],
+)
+def test_torch_files(listed: List, names: tuple[str, ...], expected: list[str] | None) -> None:
+    assert RULE["torch files"](listed(*names)) == (expected and Selection("torch", expected))
+
+
+@pytest.mark.parametrize("names", [("a.pt", "b.pt"), ("pytorch_model.bin", "pytorch_model-00001-of-00001.bin")])
+def test_several_torch_files(listed: List, names: tuple[str, ...]) -> None:
+    with pytest.raises(SourceError) as caught:
+        RULE["torch files"](listed(*names))
+    assert "2 torch files" in text_of(caught.value)
+    assert "ambiguous which of them are the checkpoint; give the file to convert" in text_of(caught.value)
+
+
+def test_an_adapter(listed: List) -> None:
+    rule = RULE["an adapter"]
+    assert rule(listed()) is None
+    assert rule(listed("adapter_model.bin")) == Selection("torch", ["adapter_model.bin"])
+    assert rule(listed("adapter_model.safetensors")) == Selection("safetensors", ["adapter_model.safetensors"])
+    assert rule(listed("a.ckpt")) is None
+
+
+def test_one_ckpt(listed: List) -> None:
+    rule = RULE["one .ckpt file"]
+    assert rule(listed()) is None
+    assert rule(listed("a.ckpt")) == Selection("ckpt", ["a.ckpt"])
+    with pytest.raises(SourceError) as caught:
+        rule(listed("b.ckpt"))
+    assert "2 .ckpt files: a.ckpt, b.ckpt; give the file to convert" in text_of(caught.value)
+
+
+def test_the_first_rule_that_applies_decides(listed: List) -> None:
+    """Each directory has what all later rules would take too."""
+    listed("a.ckpt")
+    assert select(listed()).format == "ckpt"
+    assert select(listed("adapter_model.safetensors")).format == "ckpt"
+    found = listed("m1.safetensors", "b.bin")
+    assert select(found) == Selection("safetensors", ["m1.safetensors"])
+    assert ignored(found, select(found)) == {
+        "a.ckpt": "the safetensors files next to it are read instead",
+        "adapter_model.safetensors": "an adapter, not a model: merge it into its model first",
+        "b.bin": "a torch file: the safetensors files next to it are read instead",
+    }
+    assert select(listed("m2.safetensors", HF_INDEX=INDEX)).index == INDEX
+
+
+def test_nothing_to_read(listed: List) -> None:
+    with pytest.raises(SourceError, match=r"holds no file to read that ends in \.safetensors, \.ckpt, \.bin, .*pth$"):
+        select(listed("config.json"))
+    with pytest.raises(SourceError, match=r"ignored: x\.gguf: another format$"):
+        select(listed("x.gguf"))
