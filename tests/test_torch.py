@@ -235,7 +235,7 @@ def test_safetensors_win_and_what_is_no_model_is_never_opened(tmp_path) -> None:
     (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "model.safetensors")
     catalog = open_catalog(tmp_path)
     assert catalog.format == "safetensors"
-    assert "the safetensors files beside it" in catalog.ignored["pytorch_model.bin"]
+    assert "the safetensors files next to it" in catalog.ignored["pytorch_model.bin"]
 
 
 def test_torch_and_mindspore_side_by_side_are_a_question(tmp_path) -> None:

@@ -101,7 +101,7 @@ def test_one_ckpt(listed: List) -> None:
     assert rule(listed("a.ckpt")) == Selection("ckpt", ["a.ckpt"])
     with pytest.raises(SourceError) as caught:
         rule(listed("b.ckpt"))
-    assert "2 .ckpt files: a.ckpt, b.ckpt; give the file to convert" in text_of(caught.value)
+    assert "2 .ckpt files (a.ckpt, b.ckpt); give the file to convert" in text_of(caught.value)
 
 
 def test_the_first_rule_that_applies_decides(listed: List) -> None:
