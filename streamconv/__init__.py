@@ -11,46 +11,63 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import VERSION
+
 if TYPE_CHECKING:
+    from . import families as families
     from .api import Conversion as Conversion
+    from .api import Diff as Diff
+    from .api import Finding as Finding
+    from .api import PlanOptions as PlanOptions
     from .api import Progress as Progress
     from .api import Report as Report
+    from .api import Verified as Verified
+    from .api import check as check
     from .api import convert as convert
+    from .api import diff as diff
+    from .api import inspect as inspect
     from .api import plan as plan
-    from .api import verify_checkpoint as verify  # noqa: F401
+    from .api import verify as verify
     from .checkpoint import Checkpoint as Checkpoint
     from .checkpoint import LazyTensor as LazyTensor
     from .checkpoint import open as open  # noqa: A004 - as in gzip.open
-    from .checks.diff import Diff as Diff
-    from .checks.diff import diff_checkpoints as diff  # noqa: F401
+    from .errors import BudgetError as BudgetError
+    from .errors import DestinationError as DestinationError
+    from .errors import InterruptedRunError as InterruptedRunError
+    from .errors import SourceChangedError as SourceChangedError
+    from .errors import SourceError as SourceError
+    from .errors import StorageError as StorageError
     from .errors import StreamconvError as StreamconvError
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import UsageError as UsageError
+    from .errors import VerificationError as VerificationError
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
-#: Public name -> the module it is in, and its name there. Loaded when first used: `import streamconv` stays cheap.
+#: The public names, by the module that has them. Each is loaded when it is first used: `import streamconv` stays cheap.
 _PUBLIC = {
-    "Checkpoint": (".checkpoint", "Checkpoint"),
-    "Conversion": (".api", "Conversion"),
-    "Diff": (".checks.diff", "Diff"),
-    "LazyTensor": (".checkpoint", "LazyTensor"),
-    "Progress": (".api", "Progress"),
-    "Report": (".api", "Report"),
-    "StreamconvError": (".errors", "StreamconvError"),
-    "convert": (".api", "convert"),
-    "diff": (".checks.diff", "diff_checkpoints"),
-    "open": (".checkpoint", "open"),
-    "plan": (".api", "plan"),
-    "verify": (".api", "verify_checkpoint"),
+    "api": (
+        *("plan", "convert", "verify", "diff", "check", "inspect"),
+        *("Conversion", "Diff", "Finding", "PlanOptions", "Progress", "Report", "Verified"),
+    ),
+    "checkpoint": ("open", "Checkpoint", "LazyTensor"),
+    "errors": (
+        *("StreamconvError", "UsageError", "SourceError", "SourceChangedError", "UnsupportedError", "StorageError"),
+        *("BudgetError", "VerificationError", "DestinationError", "InterruptedRunError"),
+    ),
 }
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_PACKAGES = ("families", "testing")
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names of this module, by PEP 562
+__all__ = ["__version__", *_PACKAGES, *_HOME]  # noqa: PLE0604 - loaded by __getattr__ (PEP 562)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    globals()[name] = found = getattr(import_module(module, __name__), attribute)
+    globals()[name] = found = getattr(import_module(f".{_HOME[name]}", __name__), name)
     return found
 
 

@@ -1,39 +1,79 @@
-"""The recipe: open → recognise → plan → lay out → budget. Also the public Python API; `conversion` is how it runs."""
+"""The public functions: plan, convert, verify, diff, check, inspect.
+
+A plan is made in the order of `plan`: parse what was given → open the source → recognise the model → decide its options
+→ lay out the result → divide the memory.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, cast
 
-from .checks import against_manifest as verify
-from .checks import sample as sampling
-from .configs import model_config as configs
+from .checkpoint import open as open_checkpoint
+from .checks import against_manifest
+from .checks.against_manifest import Verified
+from .checks.diff import Diff, diff_checkpoints
+from .checks.sample import Sample
+from .checks.sample import sample as parse_sample
+from .configs import model_config
+from .configs.model_config import ModelConfig
 from .conversion import Conversion
-from .engine import budget as memory
+from .engine import budget
 from .engine.progress import OnProgress, Progress
 from .engine.reader import same_start
 from .errors import UsageError, reading
-from .families import registry as families
+from .families import registry
 from .families.registry import Family, Value
 from .formats import layout
 from .formats.catalog import open_catalog
-from .formats.layout import HF_SAFETENSORS, PEFT
-from .output import format_choice as target
-from .output import manifest
-from .planning import family_check as checking
+from .formats.layout import HF_SAFETENSORS, PEFT, FileLayout
+from .output import format_choice, manifest
+from .output.manifest import Manifest
+from .output.settings import Settings, recorded_arguments
+from .planning import family_check
+from .planning.family_check import Finding
 from .planning.options import Question, decided_plan, parse_options, said_options
+from .planning.plan import Plan
+from .prepared import decide_budget
 from .report import Report
 from .rules.statements import Direction
 from .storage import access, disk
 from .tensors import dtypes
-from .text import quote
-from .units import parse_size
+from .tensors.dtypes import DType
+from .tensors.refs import Catalog
+from .text import quote, setting
+from .units import DEFAULT_SHARD_SIZE, parse_size
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PathLike = str | os.PathLike[str]
 
-DEFAULT_SHARD = "5GB"
+_MOST_WORKERS = 256
+
+
+class PlanOptions(TypedDict, total=False):
+    """The keyword arguments of `plan`, for functions that pass them on."""
+
+    model: str | None
+    family: PathLike | None
+    reverse: bool
+    dtype: str | None
+    options: Mapping[str, Value] | None
+    format: str | None
+    max_mem: str | int | None
+    max_shard_size: str | int
+    workers: int | None
+    config: PathLike | None
+    io: str
+    crc: bool
+    overwrite: bool
+    restart: bool
+    verify: bool
 
 
 def plan(
@@ -47,7 +87,7 @@ def plan(
     options: Mapping[str, Value] | None = None,
     format: str | None = None,  # noqa: A002 - the command line's word
     max_mem: str | int | None = None,
-    max_shard_size: str | int = DEFAULT_SHARD,
+    max_shard_size: str | int = DEFAULT_SHARD_SIZE,
     workers: int | None = None,
     config: PathLike | None = None,
     io: str = "auto",
@@ -56,170 +96,302 @@ def plan(
     restart: bool = False,
     verify: bool = False,
 ) -> Conversion:
-    """Plan a conversion: names, shapes, dtypes, sizes, memory; no tensor byte is read, nothing is written.
+    """Plan a conversion: names, shapes, dtypes, sizes, memory. Only headers are read, and nothing is written.
 
     Args:
         source: a checkpoint: a directory or one file.
-        dest: what to make of it: a directory, a `.ckpt` file, or a torch file (`.bin`, `.pt`, `.pth`).
-        model: the family; recognised from config.json where absent.
-        family: a Python file that defines a family of your own, in place of `model`.
-        reverse: from MindSpore to HuggingFace.
-        dtype: `fp32`, `fp16` or `bf16` for every float tensor; as they are where absent.
-        options: the family's options by name.
-        format: `safetensors` (MindSpore's), `ckpt`, `hf` or `torch`; from `dest` and direction where absent.
-        max_mem: bytes of resident memory, or a size such as `"16G"`.
-        max_shard_size: bytes of a shard at the most, or a size such as `"5GB"`.
-        workers: threads; as many as cores and memory allow where absent.
-        config: the model's config.json where it does not lie beside the weights, or a MindFormers YAML.
-        io: `map` windows of the source, `read` them, read and write `direct`, past the page cache, or `auto`.
+        dest: the result: a directory, a `.ckpt` file, or a torch file (`.bin`, `.pt`, `.pth`).
+        model: the model family; by default recognised from config.json.
+        family: a Python file that defines a family of your own, instead of `model`.
+        reverse: convert from MindSpore to HuggingFace.
+        dtype: `fp32`, `fp16` or `bf16` for every float tensor; by default every tensor keeps its dtype.
+        options: options of the family by name.
+        format: `safetensors` (MindSpore's), `ckpt`, `hf` or `torch`; by default inferred from `dest` and the direction.
+        max_mem: resident memory allowed, in bytes or as a size such as `"16G"`; by default a quarter of what is
+            available, at most 2 GiB.
+        max_shard_size: bytes of an output shard at most, or a size such as `"5GB"`.
+        workers: threads; by default as many as cores and memory allow, at most 4.
+        config: the model's config.json if it is not next to the weights, or a MindFormers YAML.
+        io: `map` the source's files, `read` them, read and write `direct`, past the page cache; or `auto`.
         crc: append MindSpore's CRC to a `.ckpt`.
-        overwrite: replace a checkpoint that is at `dest`.
-        restart: throw away what an earlier run left, instead of going on from it.
+        overwrite: replace a checkpoint that exists at `dest`.
+        restart: discard what an interrupted run left instead of resuming it.
         verify: compare the result with the source before it gets its name.
 
+    Returns:
+        The plan: `print` it, look at it, `run` it.
+
     Raises:
-        StreamconvError: see its subclasses; the message says what to do.
+        UsageError: an argument does not parse, or does not go with the others.
+        SourceError: the source is broken, incomplete or unreadable.
+        UnsupportedError: the model, an option or a tensor is not supported.
+        BudgetError: `max_mem` is too small; the hint names the smallest that works.
     """
     _check_words(io, workers)
-    limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
-    shard = parse_size(max_shard_size, "--max-shard-size")
-    source, destination = Path(source), target.destination(Path(dest))
-    catalog = open_catalog(source, lambda: memory.header_room(limit))
-    memory.check_planning(limit, len(catalog))
-    model_config = configs.load(catalog.directory, Path(config) if config else None, memory.header_room(limit))
-    made_by = manifest.find(source, memory.header_room(limit))
-    chosen, recognised = _family(model, family, model_config, made_by)
+    shard_size = parse_size(max_shard_size, setting("max_shard_size"))
+    opened = _Opened.open(source, max_mem, config)
+    destination = format_choice.destination(Path(dest))
+    chosen, family_source = _family(model, family, opened)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
-    kind = target.choose_format(format, destination, direction, chosen, crc)
+    kind = format_choice.choose_format(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
-    question = Question(catalog, chosen, model_config.values, direction, dtypes.target(dtype), same_start)
-    recorded = (made_by.text("model"), made_by.options) if made_by else None
-    planned = decided_plan(question, given, recorded, said_options(chosen, model_config.yaml_values))
-    if planned.is_adapter and kind == HF_SAFETENSORS:
-        kind = PEFT
-    specs = [output.spec for output in planned.outputs]
-    placed = layout.lay_out(specs, kind, destination.path.name, shard, crc, chosen.torch_root)
+    mapping = _map(opened, chosen, direction, dtypes.target(dtype), given)
+    settings = _settings(mapping, kind, shard_size, crc)
+    placed = _lay_out(mapping, settings, destination.path.name, chosen.torch_root)
     conversion = Conversion(
-        catalog,
-        destination,
-        model_config,
-        chosen,
-        recognised,
-        planned,
-        placed,
-        limit,
-        shard,
-        workers,
-        io,
-        overwrite,
-        restart,
-        verify,
+        catalog=opened.catalog,
+        destination=destination,
+        config=opened.config,
+        family=chosen,
+        family_source=family_source,
+        given_options=frozenset(given),
+        mapping=mapping,
+        layout=placed,
+        settings=settings,
+        budget=decide_budget(mapping, placed, opened.memory_limit, workers),
+        reading=access.for_reading(io, opened.catalog.files),
+        writing=access.for_writing(io, destination.path.parent),
+        overwrite=overwrite,
+        restart=restart,
+        verify=verify,
     )
     conversion.check()
     return conversion
 
 
-def convert(source: PathLike, dest: PathLike, *, progress: OnProgress | None = None, **arguments: object) -> Report:
-    """Convert a checkpoint; the arguments are those of `plan`, and `progress` is called now and then.
-
-    Raises:
-        StreamconvError: see its subclasses; nothing is left under the final name.
-    """
-    return plan(source, dest, **arguments).run(progress)  # type: ignore[arg-type]
-
-
-def check(family: PathLike, source: PathLike, config: PathLike | None = None) -> Iterator[checking.Finding]:
-    """What there is to say of a family for a real checkpoint: unmatched, ambiguous, not invertible.
+def convert(
+    source: PathLike, dest: PathLike, *, progress: OnProgress | None = None, **options: Unpack[PlanOptions]
+) -> Report:
+    """Convert a checkpoint.
 
     Args:
-        family: a Python file that defines it, or the name of one that is known.
+        source: a checkpoint: a directory or one file.
+        dest: the result: a directory, a `.ckpt` file or a torch file.
+        progress: called a few times a second. An exception that it raises stops the run, which can be resumed.
+        options: the other arguments of `plan`.
+
+    Raises:
+        StreamconvError: see its subclasses; nothing new stands under the final name.
+    """
+    return plan(source, dest, **options).run(progress)
+
+
+def verify(
+    dest: PathLike,
+    *,
+    source: PathLike | None = None,
+    sample: str | float | None = None,
+    seed: int | None = None,
+    progress: OnProgress | None = None,
+    **options: Unpack[PlanOptions],
+) -> Verified:
+    """Prove a checkpoint that streamconv wrote: against its manifest, or with `source` against the source.
+
+    With a source, the conversion is planned as the manifest records it (`options` override that), done again in memory,
+    and compared byte by byte.
+
+    Args:
+        dest: the checkpoint.
+        source: what it was converted from.
+        sample: read only a share, such as `"5%"` or 0.05, spread evenly over everything. Sizes, names and headers are
+            compared in full, CRCs (which cover whole files or tensors) not at all.
+        seed: the same seed takes the same sample; by default each run takes another.
+        progress: called a few times a second.
+        options: arguments of `plan`; only with `source`.
+
+    Raises:
+        VerificationError: a byte differs.
+        UsageError: the sample is no share, or an option needs a source.
+        StreamconvError: the checkpoint, its manifest or the source cannot be read.
+    """
+    taken = parse_sample(sample, seed)
+    path = Path(dest)
+    with reading(path, "cannot open"):
+        if not disk.mode(path):
+            raise FileNotFoundError(errno.ENOENT, "no such file or directory")
+    found = manifest.find(path)
+    if source is None:
+        return _verify_alone(path, found, taken, progress, options)
+    arguments = _recorded(found)
+    arguments.update(options)
+    return plan(source, dest, **arguments).compare(progress, taken)
+
+
+def diff(
+    a: PathLike,
+    b: PathLike,
+    *,
+    max_mem: str | int | None = None,
+    io: str = "auto",
+    progress: OnProgress | None = None,
+) -> Diff:
+    """Compare two checkpoints of any supported formats by name, shape, dtype and value.
+
+    Args:
+        a: a directory or a file.
+        b: another one; names are compared as they are.
+        max_mem: resident memory allowed, in bytes or as a size such as `"16G"`.
+        io: `map` the files, `read` them, read them `direct`, past the page cache, or `auto`.
+        progress: called a few times a second; counts bytes of both sides.
+
+    Raises:
+        SourceError: one is broken or unreadable, or changes during the run.
+        UnsupportedError: the format of one, or a dtype in it, is not supported.
+        BudgetError: `max_mem` is too small.
+        UsageError: `max_mem` or `io` does not parse.
+    """
+    return diff_checkpoints(a, b, max_mem=max_mem, io=io, progress=progress)
+
+
+def check(family: PathLike, source: PathLike, *, config: PathLike | None = None) -> Iterator[Finding]:
+    """Check a model family against a real checkpoint: unmatched, ambiguous and not invertible tensors.
+
+    Args:
+        family: a Python file that defines it, or the name of a known one.
         source: a HuggingFace checkpoint; only headers are read.
-        config: the model's config.json where it does not lie beside the weights.
+        config: the model's config.json if it is not next to the weights.
+
+    Yields:
+        What was found, choice of options by choice of options: `text`, and whether it `is_error`.
 
     Raises:
         StreamconvError: family, config or source cannot be read.
     """
     path = Path(family)
-    chosen = families.load(path) if path.suffix == ".py" else families.find(str(family))
-    catalog = open_catalog(Path(source), lambda: memory.header_room(memory.default_limit()))
-    values = configs.load(catalog.directory, Path(config) if config else None).values
-    return checking.check_family(chosen, catalog, values)
+    chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(family))
+    opened = _Opened.open(source, None, config)
+    return family_check.check_family(chosen, opened.catalog, opened.config.values)
+
+
+def inspect(path: PathLike) -> dict[str, object]:
+    """Return what a checkpoint holds as plain values: its files, and each tensor's dtype, shape and place.
+
+    Args:
+        path: a directory or a file, in any supported format; only headers are read.
+
+    Raises:
+        SourceError: it is broken or unreadable.
+        UnsupportedError: its format, or a dtype in it, is not supported.
+    """
+    return open_checkpoint(path).to_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A source, opened: its tensors, its config, and the manifest of the run that made it, if streamconv did."""
+
+    catalog: Catalog
+    config: ModelConfig
+    made_by: Manifest | None
+    memory_limit: int
+
+    @classmethod
+    def open(cls, source: PathLike, max_mem: str | int | None, config: PathLike | None) -> _Opened:
+        limit = budget.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
+        catalog = open_catalog(Path(source), lambda: budget.header_room(limit))
+        budget.check_planning(limit, len(catalog))
+        file = Path(config) if config else None
+        return cls(
+            catalog=catalog,
+            config=model_config.load(catalog.directory, file, budget.header_room(limit)),
+            made_by=manifest.find(Path(source), budget.header_room(limit)),
+            memory_limit=limit,
+        )
+
+    @property
+    def recorded_options(self) -> tuple[str, Mapping[str, object]] | None:
+        """The family and the options that the source was made with."""
+        return (self.made_by.text("model"), self.made_by.options) if self.made_by else None
 
 
 def _check_words(io: str, workers: int | None) -> None:
     access.check_io(io)
-    if workers is not None and not 1 <= workers <= 256:
-        raise UsageError(f"--workers {workers}: a number between 1 and 256 is needed")
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
+        raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
 
 
-def _family(
-    model: str | None, own: PathLike | None, config: configs.ModelConfig, made_by: manifest.Manifest | None
-) -> tuple[Family, str]:
+def _family(model: str | None, own: PathLike | None, opened: _Opened) -> tuple[Family, str]:
+    """The model family, and how it is known."""
     if own is not None:
-        family = families.load(own)
+        family = registry.load(own)
         if model not in (None, family.name):
-            raise UsageError(f"--family {quote(own)} is {quote(family.name)}, not {quote(model)}: leave --model away")
+            raise UsageError(
+                f"{setting('family', quote(own))} defines {quote(family.name)}, not {quote(model)}",
+                f"omit {setting('model')}",
+            )
         return family, quote(own)
     if model is not None:
-        return families.choose(model, config.values), "--model"
-    if made_by is not None and isinstance(made_by["model"], str):
-        return families.find(made_by["model"]), made_by.path.name
-    return families.recognise(config.values)
+        return registry.choose(model, opened.config.values), setting("model")
+    if opened.made_by is not None and isinstance(opened.made_by["model"], str):
+        return registry.find(opened.made_by["model"]), opened.made_by.path.name
+    return registry.recognise(opened.config.values)
 
 
-def verify_checkpoint(
-    first: PathLike,
-    second: PathLike | None = None,
-    *,
-    progress: OnProgress | None = None,
-    fraction: str | float | None = None,
-    seed: int | None = None,
-    **arguments: object,
-) -> verify.Verified:
-    """Prove a checkpoint that streamconv wrote: against its manifest, or, with the source named first, against the
-    source.
-
-    With a source, the conversion is planned as the manifest says it was (other arguments of `plan` override it), done
-    again in memory and compared byte by byte.
-
-    Args:
-        first, second: the checkpoint, or its source and the checkpoint.
-        progress: called now and then.
-        fraction: read a sample only, such as `"5%"` or 0.05, spread evenly over everything; sizes, names and headers
-            are looked at in full, CRCs (which are of whole files or tensors) not at all.
-        seed: the same seed takes the same sample; a new one each time where absent.
-        arguments: those of `plan`.
-
-    Raises:
-        VerificationError: a byte differs.
-        UsageError: the fraction is none.
-        StreamconvError: the checkpoint, its manifest or the source cannot be read.
-    """
-    sample = sampling.sample(fraction, seed)
-    dest = Path(first if second is None else second)
-    with reading(dest, "cannot open"):
-        if not disk.mode(dest):
-            raise FileNotFoundError(errno.ENOENT, "no such file or directory")
-    found = manifest.find(dest)
-    if second is None:
-        return verify.against_manifest(dest, verify.needed(found, dest), progress, sample)
-    remembered = _remembered(found) if found else {}
-    conversion = plan(first, dest, **{**remembered, **arguments})  # type: ignore[arg-type]
-    return conversion.compare(progress, sample)
+def _map(
+    opened: _Opened, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]
+) -> Plan:
+    """Decide the options that were not given, and map every tensor."""
+    question = Question(opened.catalog, family, opened.config.values, direction, dtype, same_start)
+    return decided_plan(question, given, opened.recorded_options, said_options(family, opened.config.yaml_values))
 
 
-def _remembered(found: manifest.Manifest) -> dict[str, object]:
+def _settings(mapping: Plan, kind: str, max_shard_size: int, crc: bool) -> Settings:
+    return Settings(
+        model=mapping.family,
+        direction=mapping.direction,
+        options=mapping.options,
+        dtype=mapping.dtype,
+        format=PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind,
+        max_shard_size=max_shard_size,
+        crc=crc,
+    )
+
+
+def _lay_out(mapping: Plan, settings: Settings, name: str, torch_root: str | None) -> FileLayout:
+    specs = [output.spec for output in mapping.outputs]
+    return layout.lay_out(specs, settings.format, name, settings.max_shard_size, settings.crc, torch_root)
+
+
+def _verify_alone(
+    path: Path,
+    found: Manifest | None,
+    sample: Sample | None,
+    progress: OnProgress | None,
+    options: PlanOptions,
+) -> Verified:
+    """Verify against the manifest, which needs no conversion, and so none of its options."""
+    if options:
+        names = ", ".join(setting(name) for name in options)
+        raise UsageError(
+            f"without a source, a checkpoint is compared with its manifest, and {names} would have no effect",
+            f"give {setting('source')}, or omit {names}",
+        )
+    return against_manifest.against_manifest(path, against_manifest.needed(found, path), progress, sample)
+
+
+def _recorded(found: Manifest | None) -> PlanOptions:
     """The arguments of the conversion that wrote a manifest."""
-    names = {dtype.name: word for word, dtype in dtypes.TARGETS.items()}
-    return {
-        "model": found.text("model"),
-        "reverse": found["direction"] == Direction.REVERSE.value,
-        "dtype": names.get(str(found["dtype"])),
-        "options": found.options,
-        "format": found.text("format"),
-        "max_shard_size": found.number("max_shard_size"),
-        "crc": bool(found["crc"]),
-    }
+    if found is None:
+        return {}
+    words = {dtype.name: word for word, dtype in dtypes.TARGETS.items()}
+    try:
+        return cast(PlanOptions, recorded_arguments(found.settings, words))
+    except KeyError as error:
+        raise manifest.broken(found, f"dtype is not as streamconv writes it: {quote(error)}") from None
 
 
-__all__ = ["Conversion", "Progress", "Report", "convert", "plan", "verify_checkpoint"]
+__all__ = [
+    "Conversion",
+    "Diff",
+    "Finding",
+    "PlanOptions",
+    "Progress",
+    "Report",
+    "Verified",
+    "check",
+    "convert",
+    "diff",
+    "inspect",
+    "plan",
+    "verify",
+]

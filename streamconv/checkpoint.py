@@ -4,127 +4,312 @@ from __future__ import annotations
 
 import operator
 import os
+import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from types import EllipsisType, TracebackType
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .engine.kernels import numpy_dtype
 from .engine.reader import Reader, bits
-from .errors import UnsupportedError
+from .errors import UnsupportedError, UsageError
 from .formats.catalog import open_catalog
 from .storage import access
+from .storage.access import Access
 from .tensors import views
-from .tensors.arrays import Bits
-from .tensors.grids import box_shape
 from .tensors.refs import Catalog, TensorRef
-from .tensors.views import View
-from .text import quote
+from .text import counted, format_size, quote
 
-Index = int | slice
+Index = int | slice | EllipsisType
+
+#: Bytes of the source that are in memory at a time, beside the array that is returned.
+_WINDOW = 16 << 20
 
 
-@dataclass(frozen=True)
 class LazyTensor:
-    """A tensor on disk. `tensor[2:5, :, 7]` reads what is asked and nothing else; steps are left to NumPy."""
+    """A tensor on disk. Indexing reads what is asked and nothing else: `tensor[2:5, ..., ::2]`.
 
-    ref: TensorRef
-    io: str = "auto"
+    NumPy functions take it as an array, and read all of it: `np.asarray(tensor)`.
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.ref.name
+    Attributes:
+        name: its name in the checkpoint.
+    """
+
+    def __init__(self, ref: TensorRef, readers: _Readers) -> None:
+        self.name = ref.name
+        self._ref = ref
+        self._readers = readers
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
-        return self.ref.shape
+        return self._ref.shape
 
     @property
-    def dtype(self) -> str:
-        """Its dtype as safetensors spells it, such as `BF16`."""
-        return self.ref.dtype.name
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return len(self._ref.shape)
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return self._ref.nbytes // self._ref.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
         """Its size in bytes."""
-        return self.ref.nbytes
+        return self._ref.nbytes
 
-    def numpy(self) -> NDArray[np.generic]:
-        """All of it; bfloat16 and float8 come as ml_dtypes' types."""
-        return self[()]
-
-    def __getitem__(self, index: Index | tuple[Index, ...]) -> NDArray[np.generic]:
-        """The part asked, as an array of its own.
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its NumPy dtype; bfloat16 and float8 are those of ml_dtypes.
 
         Raises:
-            IndexError: more indices than axes, one out of range, a step, or anything but whole numbers and slices.
-            UnsupportedError: NumPy has no dtype for it.
-            SourceError: the file is not as it was.
+            UnsupportedError: NumPy has no such dtype; `dtype_name` tells it all the same.
         """
-        if self.ref.dtype.numpy is None:
-            raise UnsupportedError(f"{quote(self.name)} has dtype {self.dtype}, which NumPy does not know")
-        indices = index if isinstance(index, tuple) else (index,)
-        if len(indices) > len(self.shape):
-            raise IndexError(f"{len(indices)} indices for a tensor of {len(self.shape)} axes")
-        ranges = [
-            range(size)[slice(None) if axis >= len(indices) else _as_slice(indices[axis], size)]
-            for axis, size in enumerate(self.shape)
-        ]
-        if any(r.step != 1 for r in ranges):
-            raise IndexError("only steps of 1 are read lazily: slice the array that comes back")
-        array = self._read(tuple((r.start, max(r.start, r.stop)) for r in ranges))
-        dropped = tuple(axis for axis, i in enumerate(indices) if not isinstance(i, slice))
-        return array.squeeze(dropped).view(numpy_dtype(self.ref.dtype))
+        if self._ref.dtype.numpy is None:
+            raise UnsupportedError(f"{quote(self.name)} has dtype {self.dtype_name}, which NumPy does not have")
+        return numpy_dtype(self._ref.dtype)
 
-    def _read(self, box: tuple[tuple[int, int], ...]) -> Bits:
-        target = np.empty(box_shape(box), bits(self.ref.dtype))
-        view: View = views.leaf(self.ref)
-        files = [extent.file for extent in self.ref.extents]
-        reader = Reader(max(1, target.nbytes), access.for_reading(self.io, files, reads_once=False).access)
-        try:
-            reader.fill(view, box, target.reshape(-1), self.ref.dtype)
-        finally:
-            reader.close()
+    @property
+    def dtype_name(self) -> str:
+        """Its dtype as safetensors spells it, such as `BF16`."""
+        return self._ref.dtype.name
+
+    def numpy(self) -> NDArray[Any]:
+        """Return all of it as an array of its own."""
+        return self[...]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a tensor on disk cannot become an array without being copied")
+        array = self[...]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without axes has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<LazyTensor {quote(self.name)} {self.dtype_name} {list(self.shape)}>"
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> NDArray[Any]:
+        """Read part of the tensor into an array of its own.
+
+        Args:
+            index: whole numbers, slices with any step, and `...`, as NumPy takes them.
+
+        Raises:
+            IndexError: more indices than axes, one out of range, or one of another kind.
+            UnsupportedError: NumPy does not have the dtype.
+            SourceError: the file has changed, or cannot be read.
+            UsageError: the checkpoint is closed.
+        """
+        dtype = self.dtype
+        indices = _expanded(index, self.ndim)
+        ranges = [_range(one, size) for one, size in zip(indices, self.shape, strict=True)]
+        array = self._read([r if r.step > 0 else r[::-1] for r in ranges])
+        backwards = tuple(axis for axis, r in enumerate(ranges) if r.step < 0)
+        dropped = tuple(axis for axis, one in enumerate(indices) if not isinstance(one, slice))
+        if backwards:
+            array = np.flip(array, backwards)
+        return array.view(dtype).squeeze(dropped)
+
+    def _read(self, ranges: list[range]) -> NDArray[Any]:
+        view = views.leaf(self._ref)
+        for axis, r in enumerate(ranges):
+            if r != range(self.shape[axis]):
+                view = views.cut(view, axis, r[0], r[-1] + 1, r.step) if r else views.cut(view, axis, 0, 0)
+        target = np.empty(view.shape, bits(self._ref.dtype))
+        with self._readers.borrowed() as reader:
+            reader.fill(view, tuple((0, size) for size in view.shape), target.reshape(-1), self._ref.dtype)
         return target
 
 
+class _Readers:
+    """Readers that keep their files open from one slice to the next, one for each thread that reads at a time."""
+
+    def __init__(self, way: Access) -> None:
+        self._way = way
+        self._idle: list[Reader] = []
+        self._is_closed = False
+        weakref.finalize(self, _close_all, self._idle)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Reader]:
+        """Lend a reader to a `with` block.
+
+        Raises:
+            UsageError: the checkpoint is closed.
+        """
+        if self._is_closed:
+            raise UsageError("the checkpoint is closed", "read its tensors before it is closed")
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = Reader(_WINDOW, self._way)
+        try:
+            yield reader
+        finally:
+            self._idle.append(reader)
+            if self._is_closed:
+                _close_all(self._idle)
+
+    def close(self) -> None:
+        """Close all files, those of readers that are lent when they come back."""
+        self._is_closed = True
+        _close_all(self._idle)
+
+
+def _close_all(readers: list[Reader]) -> None:
+    while readers:
+        readers.pop().close()
+
+
 class Checkpoint(Mapping[str, LazyTensor]):
-    """The tensors of a checkpoint by name."""
+    """The tensors of a checkpoint by name, in file order. Files stay open until it is closed or collected.
+
+    Attributes:
+        path: the file or directory that was opened.
+        format: `safetensors`, `ckpt` or `torch`.
+    """
 
     def __init__(self, catalog: Catalog, io: str = "auto") -> None:
-        self.catalog = catalog
+        self.path: Path = catalog.path
+        self.format: str = catalog.format
+        self._catalog = catalog
         self._io = io
 
+    @cached_property
+    def _readers(self) -> _Readers:
+        # How files are accessed depends on their file system: asked once, not for every slice.
+        return _Readers(access.for_reading(self._io, self._catalog.files, reads_once=False).access)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return self._catalog.nbytes
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, in reading order."""
+        return tuple(file.path for file in self._catalog.files)
+
     def __getitem__(self, name: str) -> LazyTensor:
-        return LazyTensor(self.catalog[name], self._io)
+        return LazyTensor(self._catalog[name], self._readers)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.catalog)
+        return iter(self._catalog)
 
     def __len__(self) -> int:
-        return len(self.catalog)
+        return len(self._catalog)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Checkpoint {quote(self.path)} {self.format}: {counted(len(self), 'tensor')} in "
+            f"{counted(len(self.files), 'file')}, {format_size(self.nbytes)}>"
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each tensor (name, dtype, shape, bytes, file), and what they come to."""
+        catalog = self._catalog
+        for ref in catalog.values():
+            file = quote(ref.extents[0].file.path.name) if ref.extents else ""
+            yield f"{quote(ref.name)}  {ref.dtype}  {list(ref.shape)}  {ref.nbytes}  {file}"
+        yield (
+            f"{counted(len(catalog), 'tensor')}, {format_size(catalog.nbytes)}, in "
+            f"{counted(len(catalog.files), 'file')} of format {catalog.format}"
+        )
+        yield from (f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items())
+
+    def to_json(self) -> dict[str, object]:
+        """Return what the checkpoint holds as plain values; every extent is [file, offset, length]."""
+        catalog = self._catalog
+        return {
+            "path": str(catalog.path),
+            "format": catalog.format,
+            "files": {file.path.name: file.size for file in catalog.files},
+            "ignored": dict(catalog.ignored),
+            "tensors": [
+                {
+                    "name": ref.name,
+                    "dtype": ref.dtype.name,
+                    "shape": list(ref.shape),
+                    "bytes": ref.nbytes,
+                    "extents": [[e.file.path.name, e.offset, e.length] for e in ref.extents],
+                }
+                for ref in catalog.values()
+            ],
+        }
+
+    def close(self) -> None:
+        """Close the files; tensors of the checkpoint cannot be read any more."""
+        self._readers.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def open(path: str | os.PathLike[str], *, io: str = "auto") -> Checkpoint:  # noqa: A001 - as in gzip.open
-    """Open a checkpoint: a directory or a file, of either side, in any supported format. Only headers are read.
+    """Open a checkpoint and read its headers; tensor bytes are read when a tensor is indexed.
+
+    Args:
+        path: a directory or a file, HuggingFace's or MindSpore's, in any supported format.
+        io: `map` the files, `read` them, or `auto`, by file system.
 
     Raises:
-        SourceError: it is broken or unreadable.
-        UnsupportedError: it is of a format or holds a dtype that is not supported.
+        SourceError: the checkpoint is broken or unreadable.
+        UnsupportedError: its format, or a dtype in it, is not supported.
+        UsageError: `io` is no such word.
     """
+    access.check_io(io)
     return Checkpoint(open_catalog(Path(path)), io)
 
 
-def _as_slice(index: Index, size: int) -> slice:
+def _expanded(index: Index | tuple[Index, ...], ndim: int) -> list[int | slice]:
+    """One index for every axis."""
+    indices = index if isinstance(index, tuple) else (index,)
+    given = [one for one in indices if one is not Ellipsis]
+    if len(indices) - len(given) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    if len(given) > ndim:
+        raise IndexError(f"too many indices: the tensor is {ndim}-dimensional, and {len(given)} were indexed")
+    place = next((axis for axis, one in enumerate(indices) if one is Ellipsis), len(indices))
+    filled = [*indices[:place], *[slice(None)] * (ndim - len(given)), *indices[place + 1 :]]
+    return [_checked(one) for one in filled if one is not Ellipsis]
+
+
+def _checked(index: object) -> int | slice:
     if isinstance(index, slice):
         return index
     if isinstance(index, bool) or not hasattr(index, "__index__"):
-        raise IndexError(f"only whole numbers and slices are read lazily, not {index!r}: index the array you get")
-    index = operator.index(index)
+        raise IndexError(
+            f"only whole numbers, slices and '...' are read from disk, not {index!r}: index the array that you get"
+        )
+    return operator.index(index)
+
+
+def _range(index: int | slice, size: int) -> range:
+    """The elements of an axis that an index takes."""
+    if isinstance(index, slice):
+        return range(size)[index]
     if not -size <= index < size:
-        raise IndexError(f"index {index} is out of range for an axis of {size}")
-    return slice(index % size, index % size + 1)
+        raise IndexError(f"index {index} is out of bounds for an axis of size {size}")
+    return range(index % size, index % size + 1)

@@ -1,40 +1,41 @@
-"""All that is decided before a conversion begins."""
+"""All that is decided before a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from .configs.model_config import ModelConfig
 from .engine.boxes import is_scattered
-from .engine.budget import Budget, divide
+from .engine.budget import Budget, divide, resident_bytes
 from .families.registry import Family
 from .formats.layout import FileLayout
 from .output.blocks import BLOCK
 from .output.destination import Destination
-from .planning.outputs import Output
+from .output.settings import Settings
 from .planning.plan import Plan
+from .storage.access import ChosenAccess
 from .tensors.refs import Catalog
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """All that is decided before a conversion begins.
+    """All that is decided before a run.
 
     Attributes:
         catalog: the source's tensors.
         destination: where the result goes.
-        config: the config.json in use.
-        family: the model family, and `recognised` whence that is known.
-        plan: every output tensor, every dropped one.
-        layout: every output file to the byte.
-        limit: bytes of memory allowed.
-        max_shard_size: bytes of an output shard at the most.
-        workers: threads asked for, `None` for as many as fit.
-        io: `auto`, `map`, `read` or `direct`.
+        config: the model's config.json.
+        family: the model family.
+        family_source: how the family is known: the option, the manifest, or the words in config.json.
+        given_options: the options that were given, not decided.
+        mapping: every output tensor, and the account of every source tensor.
+        layout: every output file, to the byte.
+        settings: what decides the result's bytes.
+        budget: how the memory limit is divided.
+        reading: how the source's files are accessed.
+        writing: how the result's files are accessed.
         overwrite: whether a checkpoint at the destination is replaced.
-        restart: whether what an earlier run left is thrown away.
+        restart: whether what an interrupted run left is discarded.
         verify: whether the result is compared with the source before it gets its name.
     """
 
@@ -42,44 +43,43 @@ class Prepared:
     destination: Destination
     config: ModelConfig
     family: Family
-    recognised: str
-    plan: Plan
+    family_source: str
+    given_options: frozenset[str]
+    mapping: Plan
     layout: FileLayout
-    limit: int
-    max_shard_size: int
-    workers: int | None
-    io: str
+    settings: Settings
+    budget: Budget
+    reading: ChosenAccess
+    writing: ChosenAccess
     overwrite: bool
     restart: bool
     verify: bool
 
-    @property
-    def budget(self) -> Budget:
-        """How the memory is divided, from what is resident now.
 
-        Among fewer workers than could be, where only then what is transposed can be moved in long runs: thousands of
-        short ones for a box take longer than a second worker saves.
+def decide_budget(mapping: Plan, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:
+    """Divide the memory limit, from what is resident now.
 
-        Raises:
-            BudgetError: it is too small.
-        """
-        most = self._divided(self.workers)
-        if self.workers is not None:
-            return most
-        every = (most, *(self._divided(count) for count in range(most.workers - 1, 0, -1)))
-        return next((budget for budget in every if not self._is_scattered(budget.region_bytes)), most)
+    Use fewer workers if that is the only way to give a transposed tensor a region with long contiguous runs: many short
+    reads cost more than a second worker gains.
 
-    def _divided(self, workers: int | None) -> Budget:
-        return divide(self.limit, workers, len(self.plan.outputs), self._sources, self.layout.total // BLOCK)
+    Args:
+        mapping: the tensors to be written.
+        layout: the files to be written.
+        memory_limit: bytes of resident memory allowed.
+        workers: threads asked for, `None` for as many as cores and memory allow.
 
-    def _is_scattered(self, region: int) -> bool:
-        return any(is_scattered(output.view, output.widest, region) for output in self._kinds)
-
-    @cached_property
-    def _kinds(self) -> Sequence[Output]:
-        """One output of every shape."""
-        return list({(output.view.shape, output.dtype): output for output in self.plan.outputs}.values())
-
-    @cached_property
-    def _sources(self) -> int:
-        return sum(len(output.sources) for output in self.plan.outputs)
+    Raises:
+        BudgetError: it does not suffice; the hint names the smallest limit that does.
+    """
+    sources = sum(len(output.sources) for output in mapping.outputs)
+    counts, resident = (len(mapping.outputs), sources, layout.total // BLOCK), resident_bytes()
+    most = divide(memory_limit, workers, *counts, resident=resident)
+    if workers is not None:
+        return most
+    # One output of every shape: a model has few of them.
+    kinds = {(output.view.shape, output.dtype): output for output in mapping.outputs}.values()
+    for count in range(most.workers, 0, -1):
+        budget = divide(memory_limit, count, *counts, resident=resident)
+        if not any(is_scattered(output.view, output.widest, budget.region_bytes) for output in kinds):
+            return budget
+    return most

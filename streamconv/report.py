@@ -1,165 +1,193 @@
-"""What a plan and a run say of themselves: lines for people, values for programs."""
+"""What a plan and a run say: lines for people, values for programs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .engine.budget import Budget, least_limit
 from .engine.progress import Tally
-from .families.registry import spell
 from .formats.layout import CKPT, HF_SAFETENSORS
+from .planning.options import options_that_matter
+from .planning.outputs import Output
 from .planning.plan import Plan
 from .prepared import Prepared
+from .rules.family import spell
 from .tensors.dtypes import FLOAT
-from .text import counted, format_size, quote
-
-_SHOWN = 12
+from .text import counted, first_few, format_size, in_python, quote, setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run did.
+    """What a run did; `print` it for people.
 
     Attributes:
-        prepared: what was planned.
-        budget: how memory was divided.
-        tally: bytes read and written, by earlier runs too; per tensor, finite values that became infinite.
+        prepared: what was decided before.
+        budget: how the memory limit was divided.
+        tally: what was counted.
         seconds: from the first check to the rename.
-        peak: the most that was resident, in bytes.
+        peak_bytes: the most that was resident (`VmHWM`).
     """
 
     prepared: Prepared
     budget: Budget
     tally: Tally
     seconds: float
-    peak: int
+    peak_bytes: int
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the source that this run read."""
+        return self.tally.read
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that this run wrote, headers and indices included."""
+        return self.prepared.layout.total - self.tally.resumed
+
+    @property
+    def resumed_bytes(self) -> int:
+        """Bytes of tensors that interrupted runs had written."""
+        return self.tally.resumed
+
+    @property
+    def overflowed(self) -> Mapping[str, int]:
+        """Output tensor -> how many of its finite values became infinite in the cast."""
+        return self.tally.overflowed
 
     def to_json(self) -> dict[str, object]:
-        """The report as plain values: the plan's, without its tensors, and what was measured."""
+        """Return the report as plain values: the plan's, without its tensors, and what was measured."""
         values = plan_values(self.prepared)
         del values["tensors"]
         return {
             **values,
-            "read_bytes": self.tally.read,
-            "written_bytes": self.prepared.layout.total - self.tally.resumed,
-            "resumed_bytes": self.tally.resumed,
-            "overflowed": dict(self.tally.overflowed),
+            "read_bytes": self.read_bytes,
+            "written_bytes": self.written_bytes,
+            "resumed_bytes": self.resumed_bytes,
+            "overflowed": dict(self.overflowed),
             "workers": self.budget.workers,
             "seconds": round(self.seconds, 3),
-            "peak_bytes": self.peak,
+            "peak_bytes": self.peak_bytes,
         }
 
     def __str__(self) -> str:
-        resumed = self.tally.resumed
-        if resumed == self.tally.total:
-            what = f"{counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(resumed)}"
-            return f"{quote(self.prepared.destination.path)} is complete: an earlier run wrote all of it, {what}"
-        written = self.prepared.layout.total - resumed
-        rate = format_size(written / self.seconds) if self.seconds else "-"
-        before = f" after the {format_size(resumed)} of an earlier run" if resumed else ""
-        lines = [
-            f"wrote {counted(len(self.prepared.plan.outputs), 'tensor')}, {format_size(written)}{before}, to "
-            f"{quote(self.prepared.destination.path)} in {self.seconds:.1f} s ({rate}/s); "
-            f"peak memory {format_size(self.peak)} of {format_size(self.budget.memory_limit)}"
-        ]
-        if self.prepared.verify:
-            lines.append("read back from the disk and compared with the source, byte for byte: the same")
-        if self.tally.overflowed:
-            lines.append(
-                f"{sum(self.tally.overflowed.values())} finite values became infinite, in "
-                f"{counted(len(self.tally.overflowed), 'tensor')}: {_some(list(self.tally.overflowed), show=quote)}"
-            )
-        return "\n".join(lines)
+        return "\n".join(self._lines())
 
-
-def describe(prepared: Prepared) -> list[str]:
-    """The plan for people."""
-    plan, layout, catalog = prepared.plan, prepared.layout, prepared.catalog
-    options = ", ".join(f"{k}={spell(v)}" for k, v in plan.options.items())
-    lines = [
-        f"model    {plan.family} (from {prepared.recognised})" + (f", {options}" if options else ""),
-        f"source   {quote(catalog.path)}: {catalog.format}, {counted(len(catalog), 'tensor')} in "
-        f"{counted(len(catalog.files), 'file')}, "
-        f"{format_size(catalog.nbytes)}, {_dtypes(ref.dtype.name for ref in catalog.values())}",
-        f"dest     {quote(prepared.destination.path)}: {layout.format}, {counted(len(plan.outputs), 'tensor')} in "
-        f"{counted(len(layout.files), 'file')}, {format_size(layout.total)}, "
-        f"{_dtypes(o.dtype.name for o in plan.outputs)}",
-        f"dtype    {plan.dtype or 'as it is'}",
-        *_exceptions(plan),
-        _memory(prepared),
-    ]
-    if layout.format != CKPT:
-        lines.append(f"shards   at most {prepared.max_shard_size:,} bytes each")
-    if plan.dropped:
-        lines.append(
-            f"dropped  {len(plan.dropped)}: {_some([f'{quote(n)} ({why})' for n, why in plan.dropped.items()])}"
+    def _lines(self) -> Iterator[str]:
+        path, tensors = quote(self.prepared.destination.path), counted(len(self.prepared.mapping.outputs), "tensor")
+        if self.resumed_bytes == self.tally.total:
+            yield f"{path} is already complete: {tensors}, {format_size(self.resumed_bytes)}"
+            return
+        resumed = f", after {format_size(self.resumed_bytes)} in an earlier run" if self.resumed_bytes else ""
+        rate = f"{format_size(self.written_bytes / self.seconds)}/s" if self.seconds else "-"
+        yield (
+            f"wrote {tensors}, {format_size(self.written_bytes)}{resumed}, to {path} in {self.seconds:.1f} s ({rate}); "
+            f"peak memory {format_size(self.peak_bytes)} of {format_size(self.budget.memory_limit)}"
         )
+        if self.prepared.verify:
+            yield "verified: read back from disk, byte-for-byte identical to the source"
+        if self.overflowed:
+            yield (
+                f"{counted(sum(self.overflowed.values()), 'value')} overflowed to infinity in "
+                f"{counted(len(self.overflowed), 'tensor')}: {first_few(list(self.overflowed), show=quote)}"
+            )
+
+
+def describe(prepared: Prepared) -> str:
+    """Return the plan for people; settings in it are marked as in messages (`text.setting`)."""
+    return "\n".join(f"{label:8} {text}" for label, text in _entries(prepared))
+
+
+def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
+    mapping, layout, catalog = prepared.mapping, prepared.layout, prepared.catalog
+    options = "".join(f", {name}={spell(value)}" for name, value in _shown_options(prepared))
+    yield "model", f"{mapping.family} (from {prepared.family_source}){options}"
+    yield (
+        "source",
+        f"{quote(catalog.path)}: {catalog.format}, "
+        + _amount(len(catalog), len(catalog.files), catalog.nbytes, (ref.dtype.name for ref in catalog.values())),
+    )
+    yield (
+        "dest",
+        f"{quote(prepared.destination.path)}: {layout.format}, "
+        + _amount(len(mapping.outputs), len(layout.files), layout.total, (o.dtype.name for o in mapping.outputs)),
+    )
+    yield "dtype", str(mapping.dtype or "unchanged")
+    yield from _exceptions(mapping)
+    yield "memory", _memory(prepared.budget)
+    yield "io", f"source {prepared.reading}; result {prepared.writing}"
+    if layout.format != CKPT:
+        yield "shards", f"at most {prepared.settings.max_shard_size:,} bytes each"
+    if mapping.dropped:
+        yield "dropped", f"{len(mapping.dropped)}: {_with_reasons(mapping.dropped)}"
     if catalog.ignored:
-        lines.append(f"ignored  {_some([f'{quote(n)} ({why})' for n, why in catalog.ignored.items()])}")
+        yield "ignored", _with_reasons(catalog.ignored)
     if layout.format == HF_SAFETENSORS and prepared.config.path is None:
-        lines.append("note     no config.json goes along, and transformers needs one: give --config FILE")
-    return lines
+        needs = "no config.json will be written, but transformers needs one"
+        yield "note", f"{needs}; pass {setting('config', 'FILE')}"
 
 
-def _exceptions(plan: Plan) -> Iterator[str]:
-    """Where the dtype is another than the one asked, or than the source's."""
-    kept = [o.name for o in plan.outputs if plan.dtype and o.dtype.kind == FLOAT and o.dtype != plan.dtype]
+def _shown_options(prepared: Prepared) -> Iterator[tuple[str, bool | int | str]]:
+    """The options that were given, and those whose other values would give another table."""
+    options = prepared.mapping.options
+    matter = options_that_matter(prepared.family, prepared.config.values, options)
+    yield from ((name, value) for name, value in options.items() if name in matter or name in prepared.given_options)
+
+
+def _amount(tensors: int, files: int, nbytes: int, dtypes: Iterable[str]) -> str:
+    names = ", ".join(f"{count} {name}" for name, count in Counter(dtypes).most_common())
+    return f"{counted(tensors, 'tensor')} in {counted(files, 'file')}, {format_size(nbytes)}, {names}"
+
+
+def _exceptions(mapping: Plan) -> Iterator[tuple[str, str]]:
+    """Where the dtype is not the one asked for, or not the source's."""
+    kept = [o.name for o in mapping.outputs if mapping.dtype and o.dtype.kind == FLOAT and o.dtype != mapping.dtype]
     if kept:
-        yield f"fp32     {counted(len(kept), 'tensor')} that the model keeps in float32: {_some(kept, 3, quote)}"
-    if plan.dequantised:
-        yield f"fp8      {counted(plan.dequantised, 'weight')} times their scales, rounded to BF16 first"
+        yield "fp32", f"{counted(len(kept), 'tensor')} that the model keeps in float32: {first_few(kept, 3, quote)}"
+    if mapping.dequantised:
+        yield "fp8", f"{counted(mapping.dequantised, 'weight')} multiplied by their scales, rounded to BF16 first"
 
 
-def _memory(prepared: Prepared) -> str:
-    budget = prepared.budget
+def _memory(budget: Budget) -> str:
+    region = format_size(budget.region_bytes)
     return (
-        f"memory   {format_size(budget.memory_limit)} allowed: {format_size(budget.base)} for interpreter and plan, "
-        f"{counted(budget.workers, 'worker')} with {format_size(budget.region_bytes)} for a window "
-        f"and {format_size(budget.region_bytes)} for a box"
+        f"limit {format_size(budget.memory_limit)}: baseline {format_size(budget.base)} + "
+        f"{counted(budget.workers, 'worker')} x ({region} input + {region} output)"
     )
 
 
-def tensor_lines(prepared: Prepared) -> Iterator[str]:
-    """One line a tensor: name, dtype, shape, and what it is made from."""
-    for o in prepared.plan.outputs:
-        yield f"{quote(o.name)}  {o.dtype}  {list(o.view.shape)}  <- {_some(o.sources, 3, quote)}"
+def _with_reasons(reasons: Mapping[str, str]) -> str:
+    return first_few([f"{quote(name)} ({why})" for name, why in reasons.items()])
+
+
+def tensor_lines(outputs: Iterable[Output]) -> Iterator[str]:
+    """Yield a line for each tensor: name, dtype, shape, and what it is made from."""
+    for output in outputs:
+        made_from = first_few(output.sources, 3, quote)
+        yield f"{quote(output.name)}  {output.dtype}  {list(output.view.shape)}  <- {made_from}"
 
 
 def plan_values(prepared: Prepared) -> dict[str, object]:
-    """The plan for programs."""
-    plan, layout, catalog, budget = prepared.plan, prepared.layout, prepared.catalog, prepared.budget
+    """Return the plan for programs."""
+    mapping, layout, catalog, budget = prepared.mapping, prepared.layout, prepared.catalog, prepared.budget
     return {
-        "model": plan.family,
-        "recognised": prepared.recognised,
-        "direction": plan.direction.value,
-        "options": dict(plan.options),
-        "dtype": plan.dtype and plan.dtype.name,
-        "dequantised": plan.dequantised,
-        "format": layout.format,
+        **prepared.settings.to_json(),
+        "family_source": in_python(prepared.family_source),
+        "dequantised": mapping.dequantised,
         "source": str(catalog.path),
         "dest": str(prepared.destination.path),
         "source_bytes": catalog.nbytes,
         "total_bytes": layout.total,
         "max_mem": budget.memory_limit,
-        "max_shard_size": prepared.max_shard_size,
         "minimum_mem": least_limit(budget.base),
-        "digest": plan.digest,
+        "io": {"reading": str(prepared.reading), "writing": str(prepared.writing)},
+        "digest": mapping.digest,
         "files": {file.name: file.size for file in layout.files},
-        "dropped": dict(plan.dropped),
+        "dropped": dict(mapping.dropped),
         "ignored": dict(catalog.ignored),
         "tensors": [
             {"name": o.name, "dtype": o.dtype.name, "shape": list(o.view.shape), "sources": list(o.sources)}
-            for o in plan.outputs
+            for o in mapping.outputs
         ],
     }
-
-
-def _dtypes(names: Iterable[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
-
-
-def _some(items: Sequence[str], most: int = _SHOWN, show: Callable[[str], str] = str) -> str:
-    shown = ", ".join(map(show, items[:most]))
-    return shown + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -11,6 +11,9 @@ import re
 from .errors import UsageError
 from .text import quote
 
+#: Bytes of an output shard at most, where nothing else is asked: what HuggingFace's own tools write.
+DEFAULT_SHARD_SIZE = "5GB"
+
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([KMGT]?)(I?B)?\s*", re.IGNORECASE)
 _LIMIT = 1 << 62

@@ -368,8 +368,8 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
         )
     assert done.returncode == 5
     assert (
-        done.stderr
-        == "error: cannot write the report: No space left on device\nhint: free some space and run the same command again\n"
+        done.stderr == "error: cannot write the report: No space left on device\n"
+        "hint: free some space and run the same command again\n"
     )
 
 

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
@@ -41,15 +40,6 @@ _CONFIG = {
 _SHARD = 100_000_000
 _ROWS = 1024
 _POLL = 0.01
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A command that was run: what it reported, its time in seconds and its peak resident memory in bytes."""
-
-    report: dict[str, object]
-    seconds: float
-    peak: int
 
 
 def run(keep: str | None, max_mem: str, say: Say) -> None:
@@ -99,7 +89,7 @@ def _run(folder: Path, budget: int, max_mem: str, say: Say) -> None:
     say("names, shapes, dtypes and bytes are the same")
 
 
-def _step(say: Say, budget: int, *words: str | Path) -> _Step:
+def _step(say: Say, budget: int, *words: str | Path) -> None:
     """Run a command in a process of its own and look at its memory from outside."""
     arguments = [str(word) for word in words]
     say(f"$ streamconv {shlex.join(arguments)}")
@@ -118,7 +108,6 @@ def _step(say: Say, budget: int, *words: str | Path) -> _Step:
     say(f"  {format_size(size)} in {seconds:.1f} s, peak memory {format_size(peak)} of {format_size(budget)} allowed")
     if peak > budget and "--max-mem" in arguments:
         raise InternalError(f"peak memory {peak} is above the budget of {budget} bytes")
-    return _Step(report, seconds, peak)
 
 
 def _watch(process: subprocess.Popen[str]) -> int:
@@ -140,7 +129,7 @@ def _digest(path: Path) -> str:
     checkpoint = open_checkpoint(path)
     for name in sorted(checkpoint):
         tensor = checkpoint[name]
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(f"{name} {tensor.dtype_name} {tensor.shape}".encode())
         _update(digest, tensor)
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""What `inspect` and `models` say: catalogs and families, as lines for people and values for programs."""
+"""What `models` says: families as lines for people and values for programs."""
 
 from __future__ import annotations
 
@@ -9,42 +9,6 @@ from ..families.parts.decoder import TRAINING_STATE
 from ..families.registry import Family, Option, Options, Value, spell
 from ..rules.statements import Copy, Drop, Rule, Statement, Tied
 from ..rules.transforms import Same
-from ..tensors.refs import Catalog
-from ..text import counted, format_size, quote
-
-
-def catalog_lines(catalog: Catalog) -> list[str]:
-    """One line a tensor, and a total."""
-    lines = [
-        f"{quote(ref.name)}  {ref.dtype}  {list(ref.shape)}  {ref.nbytes}  {quote(_file(catalog, name))}"
-        for name, ref in catalog.items()
-    ]
-    lines.append(
-        f"{counted(len(catalog), 'tensor')}, {format_size(catalog.nbytes)}, in {counted(len(catalog.files), 'file')} "
-        f"of format {catalog.format}"
-    )
-    lines += [f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items()]
-    return lines
-
-
-def catalog_values(catalog: Catalog) -> dict[str, object]:
-    """The catalog as plain values; every extent is [file, offset, length]."""
-    return {
-        "path": str(catalog.path),
-        "format": catalog.format,
-        "files": {file.path.name: file.size for file in catalog.files},
-        "ignored": dict(catalog.ignored),
-        "tensors": [
-            {
-                "name": ref.name,
-                "dtype": ref.dtype.name,
-                "shape": list(ref.shape),
-                "bytes": ref.nbytes,
-                "extents": [[e.file.path.name, e.offset, e.length] for e in ref.extents],
-            }
-            for ref in catalog.values()
-        ],
-    }
 
 
 def family_lines(family: Family, details: bool) -> list[str]:
@@ -139,8 +103,3 @@ def _statement(statement: Statement) -> Iterator[str]:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-
-
-def _file(catalog: Catalog, name: str) -> str:
-    extents = catalog[name].extents
-    return extents[0].file.path.name if extents else ""

@@ -29,7 +29,7 @@ def main() -> None:
 def run() -> int:
     """Run the command in `sys.argv`; return its exit code."""
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False)
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has gone (click makes that SystemExit): nothing is left to say, and no one to say it
         # to. The work itself was done before, see `terminal.say`.
@@ -40,7 +40,8 @@ def run() -> int:
             raise
         say("\n".join([f"error: {in_shell(message)}", *([f"hint: {in_shell(hint)}"] if hint else [])]))
         return code
-    return 0
+    # What a command exits with by itself, such as `diff`, click returns.
+    return code if isinstance(code, int) else 0
 
 
 def _explained(error: BaseException) -> tuple[int, str, str]:

@@ -31,7 +31,7 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Tally:
     """What the workers count: bytes in and out, and per tensor the values that became infinite.
 

@@ -75,7 +75,7 @@ def run(
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
     record = record or Unrecorded()
-    tally = tally or Tally(total_bytes(plan, budget.region_bytes, chosen))
+    tally = tally or Tally(total=total_bytes(plan, budget.region_bytes, chosen))
     work = _Shared(tasks(plan, budget.region_bytes, record, chosen))
     workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
     started = time.monotonic()

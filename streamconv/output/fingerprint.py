@@ -13,39 +13,33 @@ from ..planning.plan import Plan
 from ..rules.family import spell
 from ..tensors import dtypes
 from ..tensors.refs import Catalog
-from ..text import quote
+from ..text import quote, setting
 from . import journal
-from .manifest import appends_crc
+from .settings import Settings
 
 Fingerprint = Mapping[str, object]
 """A conversion by all that decides its output's bytes, and its source's files as they are: as plain values."""
 
 _SHOWN = 3
 
-#: What differs in so many words; where none of it does, the plan itself is another.
+#: How a difference is called; where none of these differs, the plan itself does.
 _WORDS = {
     "streamconv": "streamconv",
-    "model": "--model",
+    "model": setting("model"),
     "direction": "the direction",
-    "dtype": "--dtype",
-    "format": "--format",
-    "max_shard_size": "--max-shard-size",
-    "crc": "--crc",
+    "dtype": setting("dtype"),
+    "format": setting("format"),
+    "max_shard_size": setting("max_shard_size"),
+    "crc": setting("crc"),
 }
 
 
-def describe(plan: Plan, layout: FileLayout, catalog: Catalog, max_shard_size: int, version: str) -> Fingerprint:
+def describe(settings: Settings, plan: Plan, layout: FileLayout, catalog: Catalog, version: str) -> Fingerprint:
     """Describe a conversion that is planned and laid out, by this version of streamconv."""
     values = {
         "journal": journal.VERSION,
         "streamconv": version,
-        "model": plan.family,
-        "direction": plan.direction.value,
-        "options": {name: spell(value) for name, value in sorted(plan.options.items())},
-        "dtype": next((word for word, dtype in dtypes.TARGETS.items() if dtype == plan.dtype), None),
-        "format": layout.format,
-        "max_shard_size": max_shard_size,
-        "crc": appends_crc(layout),
+        **settings.to_json(),
         "plan": plan.digest,
         "files": _digest([[file.name, file.size] for file in layout.files]),
         "source": _source(catalog),
@@ -71,7 +65,7 @@ def _source(catalog: Catalog) -> Mapping[str, list[object]]:
 def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
     """How two conversions differ, in words; empty where they are the same."""
     found = [
-        f"{word} was {quote(_said(begun.get(key)))}, is {quote(_said(now[key]))}"
+        f"{word} was {_shown(begun.get(key), key)}, is {_shown(now[key], key)}"
         for key, word in _WORDS.items()
         if begun.get(key) != now[key]
     ]
@@ -82,8 +76,12 @@ def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
     return found
 
 
-def _said(value: object) -> object:
-    return "not given" if value is None else value
+def _shown(value: object, key: str = "") -> str:
+    """A setting's value as it is given."""
+    if value is None:
+        return "not given"
+    words = {dtype.name: word for word, dtype in dtypes.TARGETS.items()} if key == "dtype" else {}
+    return quote(words.get(str(value)) or (spell(value) if isinstance(value, bool) else value))
 
 
 def _table(values: Mapping[str, object], key: str) -> Mapping[str, object]:
@@ -94,7 +92,8 @@ def _table(values: Mapping[str, object], key: str) -> Mapping[str, object]:
 def _options(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
     for name in sorted({*begun, *now}):
         if begun.get(name) != now.get(name):
-            yield f"-o {quote(name)} was {quote(_said(begun.get(name)))}, is {quote(_said(now.get(name)))}"
+            option = setting(f"options.{name}") if name in now else f"option {quote(name)}"
+            yield f"{option} was {_shown(begun.get(name))}, is {_shown(now.get(name))}"
 
 
 def _files(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

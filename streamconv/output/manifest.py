@@ -14,11 +14,12 @@ import xxhash
 
 from ..errors import SourceError, reading
 from ..formats.headers import HeaderRoom, is_deep, is_plain_name, opened, read_json
-from ..formats.layout import CKPT, FileLayout
+from ..formats.layout import FileLayout
 from ..planning.plan import Plan
 from ..storage import disk
 from ..text import quote
 from .blocks import BLOCK
+from .settings import Settings
 
 MANIFEST = "streamconv.json"
 _LIMIT = 256 << 20
@@ -43,7 +44,7 @@ class Manifest:
         """
         value = self[key]
         if not isinstance(value, str):
-            raise _broken(self, f"{key} is not as streamconv writes it")
+            raise broken(self, f"{key} is not as streamconv writes it")
         return value
 
     def number(self, key: str) -> int:
@@ -54,8 +55,20 @@ class Manifest:
         """
         value = self[key]
         if type(value) is not int:
-            raise _broken(self, f"{key} is not as streamconv writes it")
+            raise broken(self, f"{key} is not as streamconv writes it")
         return value
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What made the checkpoint, as `Settings.to_json` wrote it.
+
+        Raises:
+            SourceError: a setting is missing, or of another kind.
+        """
+        texts = {key: self.text(key) for key in ("model", "direction", "format")}
+        dtype = self["dtype"] if self["dtype"] is None else self.text("dtype")
+        size, crc = self.number("max_shard_size"), bool(self["crc"])
+        return {**texts, "options": self.options, "dtype": dtype, "max_shard_size": size, "crc": crc}
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -73,7 +86,7 @@ class Manifest:
                 ):
                     result[name] = (size, blocks)
                 case _:
-                    raise _broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
+                    raise broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
         return result
 
     @property
@@ -85,14 +98,14 @@ class Manifest:
                 case {"file": str(file), "extents": list(extents)} if all(map(_is_extent, extents)):
                     result[name] = (file, extents)
                 case _:
-                    raise _broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
+                    raise broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
         return result
 
 
 def write(
+    settings: Settings,
     plan: Plan,
     layout: FileLayout,
-    max_shard_size: int,
     digests: Mapping[str, Sequence[str]],
     overflowed: Mapping[str, int],
     version: str,
@@ -101,13 +114,7 @@ def write(
     values = {
         "streamconv": version,
         "manifest": VERSION,
-        "model": plan.family,
-        "direction": plan.direction.value,
-        "options": dict(sorted(plan.options.items())),
-        "dtype": plan.dtype and plan.dtype.name,
-        "format": layout.format,
-        "max_shard_size": max_shard_size,
-        "crc": appends_crc(layout),
+        **settings.to_json(),
         "plan": plan.digest,
         "block": BLOCK,
         "dropped": dict(sorted(plan.dropped.items())),
@@ -123,11 +130,6 @@ def write(
     # One line a tensor, each made on its own: with 46,000 of them the objects would be many times the text.
     tensors = ",\n".join(_lines(layout))
     return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
-
-
-def appends_crc(layout: FileLayout) -> bool:
-    """Return whether a `.ckpt` ends with MindSpore's CRC, which is a choice; that of a torch file is none."""
-    return layout.format == CKPT and any(file.slots for file in layout.files)
 
 
 def _casts(plan: Plan) -> Iterator[tuple[str, list[str]]]:
@@ -178,7 +180,7 @@ def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:
 def _object(manifest: Manifest, key: str) -> Mapping[str, object]:
     value = manifest[key]
     if not isinstance(value, dict):
-        raise _broken(manifest, f"{key} is missing")
+        raise broken(manifest, f"{key} is missing")
     return value
 
 
@@ -190,5 +192,6 @@ def _is_extent(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
 
 
-def _broken(manifest: Manifest, what: str) -> SourceError:
+def broken(manifest: Manifest, what: str) -> SourceError:
+    """Return the error for a manifest that is not as streamconv writes it."""
     return SourceError(f"{quote(manifest.path)}: {what}; remove it, or convert again")

@@ -148,6 +148,19 @@ def _only_fitting(question: Question, known: Chosen) -> Plan:
     raise min(usage or errors or impossible, key=lambda error: len(str(error)))
 
 
+def options_that_matter(family: Family, config: Config, options: Chosen) -> set[str]:
+    """Return the options whose other values would give another table: not `lora_names` where `is_lora` is false."""
+    table = family.rules(config, options)
+
+    def differs(choice: Chosen) -> bool:
+        try:
+            return list(family.rules(config, choice)) != list(table)
+        except UsageError:  # not every option goes with every other
+            return False
+
+    return {o.name for o in family.options if any(differs({**options, o.name: value}) for value in o.values)}
+
+
 def _has_table(question: Question, options: Chosen) -> bool:
     """Whether the family knows such a choice: not every option goes with every other."""
     try:
