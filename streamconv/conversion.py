@@ -120,7 +120,7 @@ class Conversion(Prepared):
         except BaseException as error:
             partial.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
-                error.add(*self._what_is_left(partial, recorder.durable_bytes))
+                error.add(self._what_is_left(partial, recorder.durable_bytes))
             raise
         return tally
 
@@ -168,14 +168,14 @@ class Conversion(Prepared):
             error.add("the storage did not keep what was written to it", "check the device, then convert again")
             raise
 
-    def _what_is_left(self, partial: Partial, safe: int) -> tuple[str, str]:
-        """A note and a hint for whoever reads why a run ended early."""
+    def _what_is_left(self, partial: Partial, safe: int) -> str:
+        """A note for whoever reads why a run ended early."""
         if partial.is_in_place:
-            return f"{quote(partial.path)} is complete nevertheless", "run the same command to clean up"
+            return f"{quote(partial.path)} is complete nevertheless; run the same command to clean up"
         if not partial.is_worth_keeping:
-            return "no partial output was kept", ""
+            return "no partial output was kept"
         saved = f"{format_size(safe)} of {format_size(self.mapping.nbytes)} saved in {quote(partial.place)}"
-        return saved, f"run the same command to resume, or add {setting('restart', True)} to start over"
+        return f"{saved}; run the same command to resume, or add {setting('restart', True)} to start over"
 
     def _write_companions(self, place: Path) -> None:
         """Indices, the updated config, tokenizer and generation files."""

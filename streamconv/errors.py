@@ -38,10 +38,10 @@ class StreamconvError(Exception):
         return in_python("\n".join([self.message, *([f"hint: {self.hint}"] if self.hint else [])]))
 
     def add(self, note: str, hint: str = "") -> None:
-        """Append a line to the message; `hint`, where given, takes the place of the hint."""
+        """Append a line to the message, and set the hint where there is none."""
         if note:
             self.message = f"{self.message}\n{note}"
-        self.hint = hint or self.hint
+        self.hint = self.hint or hint
 
 
 class InternalError(StreamconvError):

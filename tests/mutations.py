@@ -134,7 +134,7 @@ class Judge:
         self.tables = [self._table(case, source) for case, source in zip(self.cases, self.sources, strict=True)]
 
     def _table(self, case: golden.Case, source: Path) -> Table:
-        plan = streamconv.plan(source, self.folder / "never", max_mem="8G", **case.arguments).plan
+        plan = streamconv.plan(source, self.folder / "never", max_mem="8G", **case.arguments).mapping
         return self.family.rules(case.values["config"], plan.options)
 
     def kills(self, mutant: Mutant) -> bool:

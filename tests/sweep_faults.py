@@ -176,7 +176,7 @@ class Bench:
         """A run that meets a full disk after so many writes."""
         with Fault(20, "ENOSPC", lasting=True).installed(only=("write",)):
             code, said = self.convert()
-        assert code == 5 and " are safe in " in said, said
+        assert code == 5 and " saved in " in said, said
 
     def words(self) -> list[object]:
         words = ["convert", self._source, self.work / self.scenario.name, *self.scenario.words, "--quiet"]

@@ -13,6 +13,7 @@ from helpers import LLAMA, hf
 import streamconv
 from streamconv import testing as samples
 from streamconv.errors import SourceError, UsageError
+from streamconv.formats.catalog import open_catalog
 from streamconv.tensors.dtypes import BF16, F32
 from streamconv.tensors.refs import TensorSpec
 
@@ -110,7 +111,7 @@ def trained(tmp_path) -> Path:
         for i in range(2)
         for part, shape in (("a", (3, 20)), ("b", (24, 3)))
     ]
-    model = [TensorSpec(n, BF16, ref.shape) for n, ref in streamconv.open(tmp_path / "base").catalog.items()]
+    model = [TensorSpec(n, BF16, ref.shape) for n, ref in open_catalog(tmp_path / "base").items()]
     samples.write_hf(tmp_path / "trained", LLAMA, [*model, *lora], 1 << 20)
     return tmp_path / "trained"
 

@@ -76,7 +76,7 @@ def test_the_second_example_converts_both_ways(page, use_gmm) -> None:
     streamconv.convert(page / "hf", page / "ms", family="acme_moe.py", options=options, max_mem="8G")
     stack = streamconv.open(page / "ms")["model.layers.1.feed_forward.ffn.w1.weight"]
     assert stack.shape == ((5, 18, 7) if use_gmm else (5, 7, 18))
-    streamconv.verify(page / "hf", page / "ms", family="acme_moe.py", max_mem="8G")
+    streamconv.verify(page / "ms", source=page / "hf", family="acme_moe.py", max_mem="8G")
     streamconv.convert(page / "ms", page / "back", family="acme_moe.py", reverse=True, max_mem="8G")
     assert golden.found(page / "back") == golden.found(page / "hf")
 

@@ -163,11 +163,11 @@ def test_a_source_that_is_gone_for_a_while(tmp_path: Path) -> None:
     planned = streamconv.plan(source, dest, workers=1)
     shard = sorted(source.glob("*.safetensors"))[-1]
     shard.rename(tmp_path / "away")
-    with pytest.raises(SourceError, match=r"are safe in .*: the same command goes on from there"):
+    with pytest.raises(SourceError, match=r"saved in .*; run the same command to resume"):
         planned.run()
     (tmp_path / "away").rename(shard)
     assert streamconv.convert(source, dest).tally.resumed > 0
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
@@ -192,7 +192,7 @@ def test_a_source_that_is_written_to(when: str, tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match=rf"the source's {shard.name} was last written 20.*, now 20.*--restart"):
         streamconv.convert(source, dest)
     streamconv.convert(source, dest, restart=True)
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
 
 
 def test_a_source_that_shrinks_during_the_run(tmp_path: Path, capsys) -> None:
@@ -281,7 +281,7 @@ def test_a_plan_writes_nothing_and_says_everything(tmp_path: Path) -> None:
     assert running.tree(tmp_path) == before
     for part in ("model    llama (from config.json", "qkv_concat=false", "dtype    BF16", "2 workers", "dropped  "):
         assert part in text
-    assert "1 GiB allowed" in text
+    assert "limit 1 GiB: baseline " in text
     report = plan.run()
     assert report.to_json()["total_bytes"] == plan.to_json()["total_bytes"]
 
@@ -316,8 +316,8 @@ def test_the_model_comes_from_the_manifest(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source", model_type="mixtral", num_local_experts=3)
     streamconv.convert(source, tmp_path / "ms.ckpt", options={"use_gmm": True})
     plan = streamconv.plan(tmp_path / "ms.ckpt", tmp_path / "back", reverse=True)
-    assert (plan.family.name, plan.recognised) == ("mixtral", "ms.ckpt.streamconv.json")
-    assert plan.plan.options == {"use_gmm": True}
+    assert (plan.family.name, plan.family_source) == ("mixtral", "ms.ckpt.streamconv.json")
+    assert plan.mapping.options == {"use_gmm": True}
     plan.run()
     assert golden.found(tmp_path / "back") == golden.found(source)
 
@@ -326,7 +326,7 @@ def test_sizes_and_paths_in_every_spelling(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     for number, (mem, shard) in enumerate((("1G", "5GB"), (1 << 30, 5_000_000_000), ("1024MiB", "5000MB"))):
         plan = streamconv.plan(str(source), str(tmp_path / f"d{number}"), max_mem=mem, max_shard_size=shard)
-        assert (plan.limit, plan.max_shard_size) == (1 << 30, 5_000_000_000)
+        assert (plan.budget.limit, plan.settings.max_shard_size) == (1 << 30, 5_000_000_000)
 
 
 def test_progress_is_monotonic_and_ends_at_the_total(tmp_path: Path) -> None:
@@ -334,8 +334,8 @@ def test_progress_is_monotonic_and_ends_at_the_total(tmp_path: Path) -> None:
     report = streamconv.convert(running.llama(tmp_path / "source"), tmp_path / "dest", progress=seen.append, workers=2)
     done = [p.done for p in seen]
     assert done == sorted(done)
-    assert done[-1] == seen[-1].total == sum(o.spec.nbytes for o in report.prepared.plan.outputs)
-    assert all(p.limit == report.budget.memory_limit and p.resident > 0 for p in seen)
+    assert done[-1] == seen[-1].total == sum(o.spec.nbytes for o in report.prepared.mapping.outputs)
+    assert all(p.limit == report.budget.limit and p.resident > 0 for p in seen)
     assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)
     assert seen[-1].file.startswith("ms-model-")
 
@@ -383,7 +383,7 @@ def test_a_head_that_training_untied_is_one_in_the_config_too(tmp_path: Path, ap
     (tmp_path / "ms" / "streamconv.json").unlink()
     (shard,) = (tmp_path / "ms").glob("*.safetensors")
     if apart:
-        head = streamconv.open(shard)["lm_head.weight"].ref.extents[0]
+        head = open_catalog(shard)["lm_head.weight"].extents[0]
         with shard.open("r+b") as file:
             file.seek(head.offset)
             file.write(b"\x01\x02")

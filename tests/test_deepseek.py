@@ -23,6 +23,7 @@ from streamconv import testing as samples
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from streamconv.families import registry as families
 from streamconv.formats import safetensors, shards
+from streamconv.formats.catalog import open_catalog
 from streamconv.planning.fp8_scales import SUFFIX
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
 from streamconv.tensors.refs import TensorSpec
@@ -285,7 +286,7 @@ def test_a_copy_of_the_embedding_that_is_none_is_said_to_be_lost(tmp_path) -> No
     model = tensors(V3)
     name = "model.layers.3.embed_tokens.weight"
     model[name] = model[name] + model[name]
-    plan = streamconv.plan(store(tmp_path / "hf", V3, model), tmp_path / "ms", max_mem="8G").plan
+    plan = streamconv.plan(store(tmp_path / "hf", V3, model), tmp_path / "ms", max_mem="8G").mapping
     assert "it differs from model.embed_tokens.weight, and is lost" in plan.dropped[name]
     assert all("lost" not in why for other, why in plan.dropped.items() if other != name)
 
@@ -306,18 +307,19 @@ def test_gate_and_up_of_mcore_by_turns_or_not(tmp_path, by_turns) -> None:
 def test_mtp_layers_that_are_dropped_are_listed_with_the_reason(tmp_path, options) -> None:
     config, model = {**V3, "num_nextn_predict_layers": 2}, tensors({**V3, "num_nextn_predict_layers": 2})
     store(tmp_path / "hf", config, model)
-    plan = streamconv.plan(tmp_path / "hf", tmp_path / "ms", options={**options, "mtp": False}, max_mem="8G").plan
+    plan = streamconv.plan(tmp_path / "hf", tmp_path / "ms", options={**options, "mtp": False}, max_mem="8G").mapping
     assert plan.dropped == dict.fromkeys(
         model.keys() - without_mtp(config, model).keys(), "mtp=false: layers that predict further tokens"
     )
     store(tmp_path / "zero", {**V3, "num_nextn_predict_layers": 0}, model)
-    zero = streamconv.plan(tmp_path / "zero", tmp_path / "ms", options=options, max_mem="8G").plan
+    zero = streamconv.plan(tmp_path / "zero", tmp_path / "ms", options=options, max_mem="8G").mapping
     assert zero.dropped == dict.fromkeys(plan.dropped, "num_nextn_predict_layers of config.json is 0")
     silent = {key: value for key, value in config.items() if key != "num_nextn_predict_layers"}
     store(tmp_path / "silent", silent, model)
     asked = {**options, "mtp": False}
     assert (
-        streamconv.plan(tmp_path / "silent", tmp_path / "ms", options=asked, max_mem="8G").plan.dropped == plan.dropped
+        streamconv.plan(tmp_path / "silent", tmp_path / "ms", options=asked, max_mem="8G").mapping.dropped
+        == plan.dropped
     )
 
 
@@ -481,7 +483,7 @@ def twins(tmp_path_factory) -> Callable[[Options], tuple[Path, Path]]:
 
 def test_the_fp8_source_is_what_it_has_to_be(twins) -> None:
     """Blocks cut at both edges, scales in other shards than their weights, and rounding that matters."""
-    catalog = streamconv.open(twins(LARGE)[0]).catalog
+    catalog = open_catalog(twins(LARGE)[0])
     pairs = [(ref, catalog[ref.name + SUFFIX]) for ref in catalog.values() if ref.dtype == F8_E4M3]
     assert len(pairs) == (5 + 3) + 2 * (5 + 3 + 3 * 3)
     assert any(weight.shape[0] % 128 and weight.shape[1] % 128 and min(scale.shape) > 1 for weight, scale in pairs)
@@ -825,7 +827,7 @@ def test_what_stays_float32(tmp_path, config, options, dtype) -> None:
     source = store(tmp_path / "hf", config, tensors(config))
     arguments = {"model": "deepseek", "max_mem": "8G"}
     plan = streamconv.plan(source, tmp_path / "ms", dtype=dtype, options=options, **arguments)
-    kinds = {o.name: o.dtype.name for o in plan.plan.outputs}
+    kinds = {o.name: o.dtype.name for o in plan.mapping.outputs}
     expected = {name for name in kinds if re.search(FLOAT32[named(config, options)], name)}
     assert {name for name, kind in kinds.items() if kind == "F32"} == expected
     assert {kinds[name] for name in kinds.keys() - expected} == {dtype.upper().replace("FP", "F")}
@@ -841,9 +843,9 @@ def test_what_stays_float32(tmp_path, config, options, dtype) -> None:
 def test_on_the_way_back_only_the_bias_of_the_router_stays_float32(tmp_path, config, options) -> None:
     made = convert(store(tmp_path / "hf", config, tensors(config)), tmp_path / "ms", model="deepseek", options=options)
     plan = streamconv.plan(made, tmp_path / "back", reverse=True, dtype="fp16", max_mem="8G")
-    kept = {o.name for o in plan.plan.outputs if o.dtype == F32}
+    kept = {o.name for o in plan.mapping.outputs if o.dtype == F32}
     assert kept == {s.name for s in specs(config) if s.name.endswith("e_score_correction_bias")}
-    assert {o.dtype for o in plan.plan.outputs} == ({F32, F16} if config is V3 else {F16})
+    assert {o.dtype for o in plan.mapping.outputs} == ({F32, F16} if config is V3 else {F16})
     assert any(line.startswith("fp32 ") for line in str(plan).splitlines()) == (config is V3)
 
 
@@ -852,7 +854,7 @@ def test_where_all_is_float32_or_nothing_is_asked_there_is_no_exception(tmp_path
     source = store(tmp_path / "hf", config, tensors(config))
     for dtype, kinds in (("fp32", {F32}), (None, {BF16, F32} if config is V3 else {BF16})):
         plan = streamconv.plan(source, tmp_path / "ms", model="deepseek", dtype=dtype, options=options, max_mem="8G")
-        assert {o.dtype for o in plan.plan.outputs} == kinds
+        assert {o.dtype for o in plan.mapping.outputs} == kinds
         assert "\nfp32 " not in str(plan)
 
 
@@ -864,12 +866,12 @@ def test_model_deepseek_is_the_family_of_the_config(tmp_path, config, name) -> N
     source = store(tmp_path / "hf", config, tensors(config))
     options = LAYOUTS[config["model_type"]][-1]
     forward = streamconv.plan(source, tmp_path / "ms", model="deepseek", options=options, max_mem="8G")
-    assert (forward.family.name, forward.plan.family) == (name, name)
+    assert (forward.family.name, forward.mapping.family) == (name, name)
     forward.run()
     for arguments in ({}, {"model": "deepseek"}, {"model": name}):
         back = streamconv.plan(tmp_path / "ms", tmp_path / "back", reverse=True, max_mem="8G", **arguments)
         assert back.family.name == name
-        assert {key: back.plan.options[key] for key in options} == options
+        assert {key: back.mapping.options[key] for key in options} == options
 
 
 def test_other_models_stay_what_was_asked(tmp_path) -> None:

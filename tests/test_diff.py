@@ -21,6 +21,7 @@ import streamconv
 from streamconv.checks.elements import Compared
 from streamconv.errors import BudgetError, SourceError, UsageError
 from streamconv.formats import ckpt, safetensors
+from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 
@@ -87,7 +88,7 @@ def test_the_same(tmp_path: Path, capsys: Any) -> None:
 
 def test_one_byte_of_any_tensor_is_found(tmp_path: Path) -> None:
     one, other = written(tmp_path / "a.safetensors", **EVERY), written(tmp_path / "b.safetensors", **EVERY)
-    for name, ref in streamconv.open(other).catalog.items():
+    for name, ref in open_catalog(other).items():
         for at in range(0, ref.nbytes, 3):
             running.flip(other, ref.extents[0].offset + at)
             assert only(one, other).name == name

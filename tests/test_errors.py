@@ -42,7 +42,10 @@ def test_notes_stand_between_message_and_hint() -> None:
     error.add("half of it is saved")
     assert str(error) == "wrong\nhalf of it is saved\nhint: mend it"
     error.add("nothing is lost", "run again")
-    assert str(error) == "wrong\nhalf of it is saved\nnothing is lost\nhint: run again"
+    assert str(error) == "wrong\nhalf of it is saved\nnothing is lost\nhint: mend it"
+    error = StreamconvError("wrong")
+    error.add("nothing is lost", "run again")
+    assert str(error) == "wrong\nnothing is lost\nhint: run again"
 
 
 def test_settings_are_spelled_as_python_has_them() -> None:

@@ -184,7 +184,7 @@ def test_it_comes_back(tmp_path_factory, family, options, data) -> None:
     report = streamconv.convert(source, folder / kind, **arguments)
     streamconv.convert(folder / kind, folder / "back", reverse=True, config=source, **arguments)
     kept = golden.found(source)
-    for name in report.prepared.plan.dropped.keys() - golden.found(folder / "back").keys():
+    for name in report.prepared.mapping.dropped.keys() - golden.found(folder / "back").keys():
         del kept[name]
     assert golden.found(folder / "back") == kept
 

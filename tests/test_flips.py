@@ -91,12 +91,12 @@ def test_any_bit(made: Path, source: Path) -> None:
         with pytest.raises(VerificationError) as by_manifest:
             streamconv.verify(made)
         with pytest.raises(VerificationError, match=rf"{path.name} differs .* at byte {position} \(") as by_source:
-            streamconv.verify(source, made)
+            streamconv.verify(made, source=source)
         flip(path, position, bit)
         names_the_place(str(by_manifest.value), path, position, tensor)
         assert tensor is None or f"(tensor {tensor[0]}, byte " in str(by_source.value)
     streamconv.verify(made)
-    streamconv.verify(source, made)
+    streamconv.verify(made, source=source)
 
 
 def names_the_place(message: str, path: Path, position: int, tensor: tuple[str, int] | None) -> None:

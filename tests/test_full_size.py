@@ -91,5 +91,5 @@ def test_a_conversion_stays_below_256_mib_until_it_is_stopped(v3, tmp_path, word
     assert 0 < seen.peak < 256 * MIB
     assert {path.name for path in tmp_path.iterdir()} == {"said", "out.partial", "out.partial.streamconv"}
     again = watched(tmp_path, "convert", v3, tmp_path / "out", *words, "--max-mem", "256M", stop_after=4e9)
-    assert "going on: " in again.said
+    assert "resuming: " in again.said
     assert 0 < again.peak < 256 * MIB

@@ -69,7 +69,7 @@ def test_what_is_left_alone_is_said(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("make", "code", "message"),
     [
-        (lambda p: None, 3, "No such file or directory; check the path"),
+        (lambda p: None, 3, "No such file or directory\nhint: check the path"),
         (lambda p: p.mkdir(), 3, "holds no file to read that ends in .safetensors, .ckpt, .bin"),
         (lambda p: p.write_bytes(b""), 4, "neither a directory nor a file that ends in .safetensors, .ckpt, .bin"),
     ],

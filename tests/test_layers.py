@@ -13,7 +13,7 @@ import streamconv
 PACKAGE = Path(streamconv.__file__).parent
 
 #: Everybody may import these; they import nothing but each other, in this order.
-COMMON = ("text", "errors", "units")
+COMMON = ("version", "text", "errors", "units")
 
 #: From the bottom up: a package or module, and what it may import of this package; a dotted name allows only that
 #: module. Nothing stands below what it imports, so there is no way round.
@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "checkpoint": ("tensors", "storage", "formats", "engine.reader", "engine.kernels"),
     "testing": ("tensors", "rules", "formats", "families", "planning.fp8_scales", "engine.kernels"),
     "prepared": ("tensors", "storage", "formats", "families", "configs", "planning", "engine", "output"),
-    "report": ("tensors", "formats", "families", "planning", "engine", "output", "prepared"),
+    "report": ("tensors", "formats", "families", "rules", "planning", "engine", "output", "prepared"),
     "conversion": (
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
         *("prepared", "report"),
@@ -40,11 +40,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
         *("checkpoint", "prepared", "report", "conversion"),
     ),
-    "cli": (
-        *("tensors", "rules", "families", "engine.progress", "output.journal"),
-        *("checkpoint", "testing", "report", "conversion", "api"),
-    ),
-    "": ("errors", "api", "checkpoint", "cli"),
+    "cli": ("rules", "families", "engine.progress", "checkpoint", "testing", "report", "conversion", "api"),
+    "": ("families", "testing", "api", "checkpoint", "cli"),
 }
 
 #: What only one module of a package may import.

@@ -14,6 +14,7 @@ import xxhash
 from running import run, tree
 
 import streamconv
+from streamconv.formats.catalog import open_catalog
 from streamconv.output.blocks import BLOCK
 
 FORWARD = [case for case in golden.cases("llama", "mixtral") if not case.arguments["reverse"]]
@@ -104,7 +105,7 @@ def test_it_says_how_the_checkpoint_was_made(tmp_path: Path) -> None:
     for name, entry in values["files"].items():
         data = (dest / name).read_bytes()
         assert entry == {"size": len(data), "blocks": [xxhash.xxh3_128_hexdigest(data)]}
-    for name, ref in streamconv.open(dest).catalog.items():
+    for name, ref in open_catalog(dest).items():
         entry = values["tensors"][name]
         assert entry["file"] == ref.extents[0].file.path.name
         assert entry["extents"] == [[e.offset, e.length] for e in ref.extents]
@@ -116,7 +117,7 @@ def test_overflow_is_on_record(tmp_path: Path) -> None:
 
     save_file({"a": np.array([1, 1e6, -1e9, np.inf], np.float32)}, tmp_path / "source.safetensors")
     report = streamconv.convert(tmp_path / "source.safetensors", tmp_path / "dest.ckpt", model="raw", dtype="fp16")
-    assert "2 finite values became infinite, in 1 tensor: a" in str(report)
+    assert "2 values overflowed to infinity in 1 tensor: a" in str(report)
     assert report.to_json()["overflowed"] == {"a": 2}
     values = json.loads((tmp_path / "dest.ckpt.streamconv.json").read_text())
     assert (values["overflowed"], values["cast"]) == ({"a": 2}, {"a": ["F32"]})
@@ -133,7 +134,7 @@ def test_blocks_of_a_large_file(tmp_path: Path) -> None:
     entry = json.loads((tmp_path / "dest.ckpt.streamconv.json").read_text())["files"]["dest.ckpt"]
     assert entry["blocks"] == [xxhash.xxh3_128_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
     assert len(entry["blocks"]) == 3
-    assert streamconv.verify(tmp_path / "source.safetensors", tmp_path / "dest.ckpt")
+    assert streamconv.verify(tmp_path / "dest.ckpt", source=tmp_path / "source.safetensors")
     running.flip(tmp_path / "dest.ckpt", BLOCK + 1)
     with pytest.raises(streamconv.StreamconvError, match=f"between byte {BLOCK} and byte {2 * BLOCK} \\(tensors"):
         streamconv.verify(tmp_path / "dest.ckpt")

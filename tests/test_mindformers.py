@@ -106,7 +106,7 @@ def test_it_tells_the_options_that_nothing_else_does(tmp_path) -> None:
     by_hand = streamconv.plan(
         source, tmp_path / "other", config=tmp_path / "run.yaml", options={"rearrange_rope": False}, **arguments
     )
-    assert by_hand.plan.options["rearrange_rope"] is False
+    assert by_hand.mapping.options["rearrange_rope"] is False
 
 
 def test_its_names_are_those_of_config_json() -> None:
@@ -174,7 +174,7 @@ def test_it_tells_how_qwen3_lies_both_ways(tmp_path, interleaved, contiguous) ->
     streamconv.convert(source, tmp_path / "back", reverse=True, **arguments)
     assert golden.found(tmp_path / "back") == golden.found(tmp_path / "hf")
     forward = streamconv.convert(tmp_path / "hf", tmp_path / "again.ckpt", **arguments)
-    assert forward.prepared.plan.options.items() >= options.items()
+    assert forward.prepared.mapping.options.items() >= options.items()
     assert (tmp_path / "again.ckpt").read_bytes() == source.read_bytes()
 
 
@@ -182,7 +182,7 @@ def test_it_tells_options_forward_unless_they_are_given(tmp_path) -> None:
     samples.write_hf(tmp_path / "hf", GLM, samples.hf_specs(find("glm-n"), GLM), 1 << 20)
     (tmp_path / "run.yaml").write_text(GLM_YAML)
     arguments = {"model": "glm-n", "config": tmp_path / "run.yaml", "max_mem": "8G"}
-    plan = streamconv.plan(tmp_path / "hf", tmp_path / "ms", options={"mlp_concat": True}, **arguments).plan
+    plan = streamconv.plan(tmp_path / "hf", tmp_path / "ms", options={"mlp_concat": True}, **arguments).mapping
     assert {name: plan.options[name] for name in ("qkv_concat", "mlp_concat", "rearrange_rope")} == {
         "qkv_concat": False,
         "mlp_concat": True,

@@ -546,11 +546,11 @@ def test_masks_and_second_copies_are_dropped_with_a_reason(tmp_path) -> None:
     model = sample.model()
     mask = "transformer.h.1.attn.masked_bias"
     model[mask] = np.zeros((1,), np.float32)
-    plan = streamconv.plan(sample.store(tmp_path / "hf", model), tmp_path / "ms", max_mem="8G").plan
+    plan = streamconv.plan(sample.store(tmp_path / "hf", model), tmp_path / "ms", max_mem="8G").mapping
     assert plan.options["telechat_type"] == "telechat_52b"
     assert plan.dropped == {mask: "the causal mask, which is computed"}
     cog = SAMPLES["cogvlm2 video"]
-    plan = streamconv.plan(cog.store(tmp_path / "cog", cog.model()), tmp_path / "ms", max_mem="8G").plan
+    plan = streamconv.plan(cog.store(tmp_path / "cog", cog.model()), tmp_path / "ms", max_mem="8G").mapping
     assert plan.options == {"modal": "video", "sft": "none"}
     assert plan.dropped == {"model.layers.1.self_attn.rotary_emb.inv_freq": "the same in every layer"}
 
@@ -616,7 +616,7 @@ def test_internlm_without_stored_frequencies_drops_them_both_ways(tmp_path) -> N
         tmp_path / "back",
         reverse=True,
         max_mem="8G",
-    ).plan
+    ).mapping
     assert back.dropped.keys() == {stray}
     assert {output.name for output in back.outputs} == model.keys() - {stray}
 
@@ -629,7 +629,7 @@ def test_rotary_frequencies_of_old_repositories_are_dropped(tmp_path, family) ->
     sample = Sample(family, config, optional=False)
     strays = {f"model.layers.{layer}.{at}.rotary_emb.inv_freq": np.ones(3, np.float32) for layer in range(2)}
     source = sample.store(tmp_path / "hf", {**sample.model(), **strays}, 1)
-    plan = streamconv.plan(source, tmp_path / "ms", model=family, max_mem="8G").plan
+    plan = streamconv.plan(source, tmp_path / "ms", model=family, max_mem="8G").mapping
     assert plan.dropped == dict.fromkeys(strays, "computed from rope_theta")
 
 
@@ -638,7 +638,7 @@ def test_a_copy_that_is_none_is_said_to_be_lost(tmp_path) -> None:
     model = sample.model()
     names = [f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in (0, 1)]
     model[names[1]] = model[names[0]] + 1
-    plan = streamconv.plan(sample.store(tmp_path / "hf", model), tmp_path / "ms", model="cogvlm2", max_mem="8G").plan
+    plan = streamconv.plan(sample.store(tmp_path / "hf", model), tmp_path / "ms", model="cogvlm2", max_mem="8G").mapping
     assert plan.dropped == {names[1]: f"the same in every layer; it differs from {names[0]}, and is lost"}
 
 

@@ -34,7 +34,7 @@ def test_a_number_by_hand_serves_where_no_config_tells_it(tmp_path) -> None:
     streamconv.convert(source, tmp_path / "ms.ckpt", model="bloom", options={"n_head": "3"}, max_mem="8G")
     # The manifest remembers it.
     back = streamconv.plan(tmp_path / "ms.ckpt", tmp_path / "back", reverse=True, max_mem="8G")
-    assert back.plan.options["n_head"] == 3
+    assert back.mapping.options["n_head"] == 3
 
 
 @pytest.mark.parametrize(("option", "value"), [("n_head", 4), ("hidden_size", 24)])
@@ -69,7 +69,7 @@ def test_a_number_that_is_none(tmp_path, text) -> None:
 @pytest.mark.parametrize("prefix", [False, True])
 def test_names_tell_an_option_forward(tmp_path, prefix) -> None:
     source = model(tmp_path / "hf", GPT, "gpt", prefix=prefix)
-    plan = streamconv.plan(source, tmp_path / "ms", max_mem="8G").plan
+    plan = streamconv.plan(source, tmp_path / "ms", max_mem="8G").mapping
     assert plan.options["prefix"] is prefix
     with pytest.raises(UnsupportedError, match="no rule knows it"):
         streamconv.plan(source, tmp_path / "ms", options={"prefix": not prefix}, max_mem="8G")
@@ -98,5 +98,5 @@ def test_two_choices_that_come_to_the_same_are_no_question(tmp_path) -> None:
     samples.write_hf(tmp_path / "hf", config, hf(config), 1 << 20)
     streamconv.convert(tmp_path / "hf", tmp_path / "ms", options={"qkv_concat": "blocks"}, max_mem="8G")
     (tmp_path / "ms" / "streamconv.json").unlink()
-    plan = streamconv.plan(tmp_path / "ms", tmp_path / "back", reverse=True, max_mem="8G").plan
+    plan = streamconv.plan(tmp_path / "ms", tmp_path / "back", reverse=True, max_mem="8G").mapping
     assert plan.options["qkv_concat"] is True

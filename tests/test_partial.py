@@ -103,7 +103,7 @@ def test_a_journal_that_says_nothing_is_begun_anew(name: str, content, source: P
     path.write_bytes(path.read_bytes().split(b"\n", 2)[2] if content is None else content)
     report = streamconv.convert(source, tmp_path / name)
     assert report.tally.resumed == 0
-    assert streamconv.verify(source, tmp_path / name)
+    assert streamconv.verify(tmp_path / name, source=source)
     assert not list(tmp_path.glob("*partial*"))
 
 
@@ -208,7 +208,7 @@ def test_what_comes_to_the_destination_meanwhile_stays(name: str, source: Path, 
     dest.rename(tmp_path / "theirs")
     report = streamconv.convert(source, dest)
     assert report.tally.resumed == report.tally.total
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
 
 
 @NAMES
@@ -254,7 +254,7 @@ def test_replacing_without_an_exchange(source: Path, tmp_path: Path, monkeypatch
     streamconv.convert(source, tmp_path / "dest", dtype="fp32")
     monkeypatch.setattr(ctypes, "CDLL", NoExchange)
     streamconv.convert(source, tmp_path / "dest", overwrite=True)
-    assert streamconv.verify(source, tmp_path / "dest")
+    assert streamconv.verify(tmp_path / "dest", source=source)
     assert beside(tmp_path) == {"dest"}
 
 
@@ -279,7 +279,7 @@ def test_a_rename_that_fails(number: int, source: Path, tmp_path: Path, monkeypa
             streamconv.convert(source, tmp_path / "dest", overwrite=True)
     assert tree(tmp_path / ("dest.partial.old" if number == 3 else "dest")) == before
     assert streamconv.convert(source, tmp_path / "dest", overwrite=True).tally.resumed > 0
-    assert streamconv.verify(source, tmp_path / "dest")
+    assert streamconv.verify(tmp_path / "dest", source=source)
     assert beside(tmp_path) == {"dest"}
 
 
@@ -302,7 +302,7 @@ def test_the_end_of_a_run_that_was_stopped_after_the_rename(
     assert report.tally.resumed == report.tally.total
     assert not list(tmp_path.glob("*partial*"))
     assert (tree(dest) if name == "dest" else dest.read_bytes()) == content
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
     with pytest.raises(DestinationError, match="exists"):
         streamconv.convert(source, dest)
 
@@ -318,7 +318,7 @@ def test_the_same_manifest_at_another_inode_is_not_our_result(source: Path, tmp_
             streamconv.convert(source, dest, overwrite=True)
     assert json.loads((dest / "streamconv.json").read_bytes())
     streamconv.convert(source, dest, overwrite=True)
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
     assert beside(tmp_path) == {"dest"}
 
 
@@ -363,7 +363,7 @@ def test_the_old_one_that_is_aside_goes_when_another_new_one_comes(source: Path,
     with pytest.raises(DestinationError, match="--dtype was not given, is fp16"):
         streamconv.convert(source, tmp_path / "dest", dtype="fp16")
     streamconv.convert(source, tmp_path / "dest", dtype="fp16", restart=True)
-    assert streamconv.verify(source, tmp_path / "dest")
+    assert streamconv.verify(tmp_path / "dest", source=source)
     assert beside(tmp_path) == {"dest"}
 
 

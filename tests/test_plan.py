@@ -382,20 +382,20 @@ def back(folder, **arguments):
 def test_shapes_tell_whether_experts_are_transposed(mindspore, use_gmm, with_config) -> None:
     folder = mindspore(MIXTRAL, with_config, use_gmm=use_gmm)
     conversion = back(folder, model="mixtral")
-    assert conversion.plan.options == {"use_gmm": use_gmm}
-    assert {o.name: o.spec.shape for o in conversion.plan.outputs} == {s.name: s.shape for s in hf(MIXTRAL)}
+    assert conversion.mapping.options == {"use_gmm": use_gmm}
+    assert {o.name: o.spec.shape for o in conversion.mapping.outputs} == {s.name: s.shape for s in hf(MIXTRAL)}
 
 
 def test_square_experts_do_not_tell(mindspore) -> None:
     folder = mindspore({**MIXTRAL, "intermediate_size": 20})
     with pytest.raises(UsageError, match=r"say which: -o use_gmm=false or true \("):
         back(folder)
-    assert back(folder, options={"use_gmm": True}).plan.options == {"use_gmm": True}
-    assert back(folder, options={"use_gmm": "false"}).plan.options == {"use_gmm": False}
+    assert back(folder, options={"use_gmm": True}).mapping.options == {"use_gmm": True}
+    assert back(folder, options={"use_gmm": "false"}).mapping.options == {"use_gmm": False}
 
 
 def test_names_tell_that_nothing_is_fused(mindspore) -> None:
-    assert back(mindspore(LLAMA)).plan.options["qkv_concat"] is False
+    assert back(mindspore(LLAMA)).mapping.options["qkv_concat"] is False
 
 
 @pytest.mark.parametrize("config", [LLAMA, {**LLAMA, "num_key_value_heads": 6}, {**LLAMA, "num_key_value_heads": 1}])
@@ -403,7 +403,7 @@ def test_fused_tensors_may_be_grouped_or_in_blocks(mindspore, config) -> None:
     folder = mindspore(config, qkv_concat=True)
     with pytest.raises(UsageError, match=r"-o qkv_concat=true or blocks \("):
         back(folder)
-    assert back(folder, options={"qkv_concat": "blocks"}).plan.options["qkv_concat"] == "blocks"
+    assert back(folder, options={"qkv_concat": "blocks"}).mapping.options["qkv_concat"] == "blocks"
 
 
 def test_fused_tensors_need_the_config(mindspore, tmp_path) -> None:
@@ -415,14 +415,14 @@ def test_fused_tensors_need_the_config(mindspore, tmp_path) -> None:
     with pytest.raises(UsageError, match="--config FILE"):
         back(folder)
     conversion = back(folder, config=tmp_path / "hf", options={"qkv_concat": True})
-    assert len(conversion.plan.outputs) == len(hf(LLAMA))
+    assert len(conversion.mapping.outputs) == len(hf(LLAMA))
 
 
 def test_the_manifest_tells_every_option(tmp_path) -> None:
     samples.write_hf(tmp_path / "hf", LLAMA, hf(LLAMA), 1 << 20)
     streamconv.convert(tmp_path / "hf", tmp_path / "ms.ckpt", options={"qkv_concat": "blocks"}, max_mem="8G")
     again = back(tmp_path / "ms.ckpt", config=tmp_path / "hf")
-    assert again.plan.options["qkv_concat"] == "blocks"
+    assert again.mapping.options["qkv_concat"] == "blocks"
     shutil.move(tmp_path / "ms.ckpt.streamconv.json", tmp_path / "elsewhere.json")
     with pytest.raises(UsageError, match="qkv_concat=true or blocks"):
         back(tmp_path / "ms.ckpt", config=tmp_path / "hf")

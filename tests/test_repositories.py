@@ -45,7 +45,7 @@ def sparse(folder: Path, repository: Repository, without: str = "") -> Path:
 def test_a_published_model_plans(tmp_path, name) -> None:
     repository = REPOSITORIES[name]
     source = sparse(tmp_path / "source", repository)
-    plan = streamconv.plan(source, tmp_path / "out", model=name, dtype="bf16", max_mem="2G").plan
+    plan = streamconv.plan(source, tmp_path / "out", model=name, dtype="bf16", max_mem="2G").mapping
     used = {source for output in plan.outputs for source in output.sources}
     assert used | plan.dropped.keys() == streamconv.open(source).keys()
     assert all(why for why in plan.dropped.values())

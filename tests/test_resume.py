@@ -40,7 +40,7 @@ def converted(source: Path, dest: Path, after: int | None, region: int, workers:
         return put(*values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion.Conversion, "budget", Budget(1 << 30, 1 << 20, workers, region))
+        patch.setattr(conversion, "decide_budget", lambda *_: Budget(1 << 30, 1 << 20, workers, region))
         patch.setattr(FileSink, "put", counted)
         try:
             streamconv.convert(source, dest, **arguments)
@@ -157,7 +157,7 @@ def test_the_block_of_a_damaged_record_is_written_again(tmp_path: Path, small_un
     lines = [line.replace(b'["box",0', b'["box",9') if n == spoilt else line for n, line in enumerate(lines)]
     path.write_bytes(b"\n".join(line for line in lines if b'["block"' not in line))
     report = streamconv.convert(source, dest)
-    first = report.prepared.plan.outputs[0].spec.nbytes
+    first = report.prepared.mapping.outputs[0].spec.nbytes
     assert report.tally.total - report.tally.resumed == first
     assert tree(dest) == tree(tmp_path / "undisturbed")
 
@@ -190,11 +190,11 @@ def test_a_file_that_is_not_as_it_was_made_is_made_anew(how: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dtype": "bf16"}, "--dtype was not given, is bf16"),
-        ({"max_shard_size": 3000}, "--max-shard-size was 5000000000, is 3000"),
-        ({"options": {"qkv_concat": "blocks"}}, "-o qkv_concat was false, is blocks"),
-        ({"model": "raw"}, "--model was llama, is raw"),
-        ({"format": "hf", "model": "raw"}, "--format was safetensors, is hf"),
+        ({"dtype": "bf16"}, "dtype was not given, is bf16"),
+        ({"max_shard_size": 3000}, "max_shard_size was 5000000000, is 3000"),
+        ({"options": {"qkv_concat": "blocks"}}, r'options\["qkv_concat"\] was false, is blocks'),
+        ({"model": "raw"}, "model was llama, is raw"),
+        ({"format": "hf", "model": "raw"}, "format was safetensors, is hf"),
         ({"version": "9.9"}, "streamconv was 9.9, is "),
         ({"shard": "gone"}, "the source's model-00001-of-00003.safetensors is not there any more"),
     ],
@@ -203,7 +203,7 @@ def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp
     source, dest = running.tiny(tmp_path / "source", 5000), tmp_path / "dest"
     with monkeypatch.context() as patch:
         if version := change.pop("version", None):
-            patch.setattr(conversion, "version", lambda name: version)
+            patch.setattr(conversion, "VERSION", version)
         stopped(source, dest)
     if change.pop("shard", None):
         shutil.move(source, tmp_path / "old")
@@ -216,7 +216,7 @@ def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp
     assert "give source and options as they were; to throw it away, add --restart" in str(refused.value)
     assert tree(tmp_path) == before
     streamconv.convert(source, dest, restart=True, **change)
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
 
 
 def test_what_decides_no_byte_may_differ(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_death_by_sigbus_leaves_what_can_be_gone_on_from(name: str, tmp_path: 
     done = run(*words, "--json")
     assert done.code == 0, done.err
     assert int(re.search(r'"resumed_bytes": (\d+)', done.out)[1]) > 0
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
 
 
 def test_a_mapping_that_ends_while_it_is_written_is_the_source_s_fault(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_read_only_source_on_another_device(other_device: Path, tmp_path: Path
     source, dest = running.tiny(other_device / "source"), tmp_path / "dest"
     subprocess.run(["mount", "-o", "remount,ro", str(other_device)], check=True)
     streamconv.convert(source, dest)
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
     ended = run("convert", source, other_device / "dest", "--model", "raw", "--quiet")
     assert ended.code == 5
     assert "Read-only file system\nhint: choose a destination on a writable file system" in ended.err
@@ -301,7 +301,7 @@ def test_a_destination_on_another_device(other_device: Path, tmp_path: Path) -> 
     source, dest = running.tiny(tmp_path / "source"), other_device / "dest"
     stopped(source, dest)
     streamconv.convert(source, dest)
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
     streamconv.convert(source, dest, dtype="fp16", overwrite=True)
     assert os.listdir(other_device) == ["dest"]  # noqa: PTH208
 

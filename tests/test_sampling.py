@@ -1,4 +1,4 @@
-"""`verify --fraction`: a sample is spread evenly, differs each time, and leaves out neither file nor header."""
+"""`verify --sample`: a sample is spread evenly, differs each time, and leaves out neither file nor header."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import streamconv
 from streamconv.checks import against_manifest
 from streamconv.checks.sample import Sample, sample
 from streamconv.errors import UsageError, VerificationError
+from streamconv.formats.catalog import open_catalog
 from streamconv.output import blocks, manifest
 
 BLOCK = 512
@@ -76,7 +77,7 @@ def test_what_is_not(text: str | float, said: str, tmp_path: Path, capsys: Any) 
     with pytest.raises(UsageError, match=said) as caught:
         sample(text)
     assert str(caught.value).isprintable()
-    ended = call(capsys, "verify", tmp_path, "--fraction", text)
+    ended = call(capsys, "verify", tmp_path, "--sample", text)
     assert ended.code == 2
 
 
@@ -104,7 +105,7 @@ def named(dest: Path) -> list[Path]:
 
 def caught(*words: Path, seed: int, fraction: str = "5%") -> bool:
     try:
-        streamconv.verify(*words, fraction=fraction, seed=seed)
+        streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, sample=fraction, seed=seed)
     except VerificationError:
         return True
     return False
@@ -112,27 +113,34 @@ def caught(*words: Path, seed: int, fraction: str = "5%") -> bool:
 
 def test_a_share_is_read(made: Any) -> None:
     for words in (made, made[1:]):
-        whole = streamconv.verify(*words)
-        assert whole.bytes_read == whole.total
-        some = [streamconv.verify(*words, fraction="30%", seed=seed) for seed in range(30)]
+        whole = streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None)
+        assert whole.count == whole.total
+        some = [
+            streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, sample="30%", seed=seed)
+            for seed in range(30)
+        ]
         assert {one.total for one in some} == {whole.total}
         mean = sum(one.bytes_read for one in some) / 30 / whole.total
         assert 0.25 < mean < 0.7, mean  # every file has its part, and these files are small
-        assert len({one.bytes_read for one in some}) > 1 or len(words) == 1
-        assert streamconv.verify(*words, fraction="30%", seed=3) == some[3]
-        assert streamconv.verify(*words, fraction=1.0) == whole
+        assert len({one.count for one in some}) > 1 or len(words) == 1
+        assert (
+            streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, sample="30%", seed=3) == some[3]
+        )
+        assert streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, sample=1.0) == whole
 
 
 def test_progress_ends_at_what_is_read(made: Any) -> None:
     for words in (made, made[1:]):
         seen: list[streamconv.Progress] = []
-        result = streamconv.verify(*words, fraction="10%", progress=seen.append)
-        assert seen[-1].done == seen[-1].total == result.bytes_read < result.total
+        result = streamconv.verify(
+            words[-1], source=words[0] if len(words) == 2 else None, sample="10%", progress=seen.append
+        )
+        assert seen[-1].done == seen[-1].total == result.count < result.total
 
 
 def test_a_byte_of_data_is_found_sooner_or_later(made: Any) -> None:
     dest = made[1]
-    ref = streamconv.open(dest)["lm_head.weight"].ref
+    ref = open_catalog(dest)["lm_head.weight"]
     extent = ref.extents[0]
     flip(extent.file.path, extent.offset + extent.length // 2)
     for words in (made, made[1:]):
@@ -146,7 +154,7 @@ def test_every_file_is_looked_at(made: Any) -> None:
     for path in named(made[1]):
         original = path.read_bytes()
         changed = bytearray(original)
-        extents = [e for r in streamconv.open(made[1]).catalog.values() for e in r.extents if e.file.path == path]
+        extents = [e for r in open_catalog(made[1]).values() for e in r.extents if e.file.path == path]
         for extent in extents:
             part = original[extent.offset : extent.offset + extent.length]
             changed[extent.offset : extent.offset + extent.length] = bytes(byte ^ 1 for byte in part)
@@ -159,7 +167,7 @@ def test_every_file_is_looked_at(made: Any) -> None:
 def test_every_byte_that_is_no_data_is_looked_at(made: Any) -> None:
     """Of a sample, too; but for CRCs, and against the manifest for what a torch archive says a second time."""
     for path in named(made[1]):
-        refs, size = streamconv.open(made[1]).catalog.values(), path.stat().st_size
+        refs, size = open_catalog(made[1]).values(), path.stat().st_size
         data = {e.offset + i for r in refs for e in r.extents if e.file.path == path for i in range(e.length)}
         proven = size - 17 if path.suffix == ".ckpt" else size
         for position in sorted(set(range(proven)) - data)[:: 200 if path.suffix == ".pt" else 7]:
@@ -198,16 +206,16 @@ def test_headers_that_name_other_tensors(made: Any) -> None:
     ):
         place.write_text(json.dumps({**values, "tensors": tensors}))
         with pytest.raises(VerificationError, match="its manifest disagree on tensor"):
-            streamconv.verify(made[1], fraction="5%")
+            streamconv.verify(made[1], sample="5%")
     place.write_text(text)
 
 
 def test_the_report_says_how_much_was_read(made: Any, capsys: Any) -> None:
     for words in (made, made[1:]):
-        ended = call(capsys, "verify", *words, "--fraction", "10%")
+        ended = call(capsys, "verify", *words, "--sample", "10%")
         assert ended.code == 0
-        assert "as far as a sample of 10% tells: " in ended.out
-        ended = call(capsys, "verify", *words, "--fraction", "0.1", "--json")
+        assert " (10% sample)" in ended.out
+        ended = call(capsys, "verify", *words, "--sample", "0.1", "--json")
         report = json.loads(ended.out)
         assert f"{report['bytes']} of" not in ended.out
         assert 0 < report["bytes"] < report["total"]

@@ -104,7 +104,7 @@ def test_tensors_that_are_no_rows_of_their_storage(tmp_path) -> None:
     agrees(path, state)
     streamconv.convert(path, tmp_path / "out", model="raw", max_mem="8G")
     agrees(tmp_path / "out", state)
-    streamconv.verify(path, tmp_path / "out", max_mem="8G")
+    streamconv.verify(tmp_path / "out", source=path, max_mem="8G")
 
 
 @settings(max_examples=60, deadline=None)
@@ -262,7 +262,7 @@ def test_a_torch_file_in_reverse(tmp_path, ending) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
     streamconv.verify(path)
-    streamconv.verify(tmp_path / "ms", path, max_mem="8G")
+    streamconv.verify(path, source=tmp_path / "ms", max_mem="8G")
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         byte = file.read(1)

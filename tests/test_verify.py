@@ -13,6 +13,7 @@ from running import call, flip
 
 import streamconv
 from streamconv.errors import SourceError, StreamconvError, UsageError, VerificationError
+from streamconv.formats.catalog import open_catalog
 
 KINDS = {
     "directory": ("dest", {"max_shard_size": 5000}),
@@ -48,7 +49,7 @@ def test_untouched(kind: str, made) -> None:
     source, dest = made[kind]
     files = proven(dest)
     assert len(files) == {"directory": 4, "hf": 4}.get(kind, 1)
-    alone, against = streamconv.verify(dest), streamconv.verify(source, dest)
+    alone, against = streamconv.verify(dest), streamconv.verify(dest, source=source)
     assert alone.files == against.files == len(files)
     assert alone.tensors == against.tensors == 21
     assert alone.bytes_read == sum(p.stat().st_size for p in files)
@@ -76,25 +77,25 @@ def test_every_flipped_byte_is_found_by_the_source(kind: str, made) -> None:
         for position in {*range(0, size, 509), 0, 9, size - 1, size - 12, size - 17, size - 18}:
             flip(path, position)
             with pytest.raises(VerificationError, match=f"{path.name} differs .* at byte {position} \\("):
-                streamconv.verify(source, dest)
+                streamconv.verify(dest, source=source)
             flip(path, position)
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
 
 
 @pytest.mark.parametrize("kind", ["directory", "ckpt with crc"])
 def test_the_message_names_what_differs(kind: str, made) -> None:
     source, dest = made[kind]
-    ref = streamconv.open(dest)["model.layers.1.feed_forward.w2.weight"].ref
+    ref = open_catalog(dest)["model.layers.1.feed_forward.w2.weight"]
     extent = ref.extents[0]
     flip(extent.file.path, extent.offset + 7)
     with pytest.raises(VerificationError, match=r"tensors there: model\..*: copy or convert again"):
         streamconv.verify(dest)
     with pytest.raises(VerificationError, match=rf"at byte {extent.offset + 7} \(tensor {ref.name}, byte 0 \+ 7\)"):
-        streamconv.verify(source, dest)
+        streamconv.verify(dest, source=source)
     flip(extent.file.path, extent.offset + 7)
     flip(proven(dest)[0], 3)
     with pytest.raises(VerificationError, match=r"at byte 3 \(a header \+ 3\)"):
-        streamconv.verify(source, dest)
+        streamconv.verify(dest, source=source)
     flip(proven(dest)[0], 3)
 
 
@@ -103,12 +104,12 @@ def test_the_crc_and_the_index_are_named(made) -> None:
     size = dest.stat().st_size
     flip(dest, size - 1)
     with pytest.raises(VerificationError, match=rf"at byte {size - 1} \(the CRC of bytes 0 to {size - 17} \+ 9\)"):
-        streamconv.verify(source, dest)
+        streamconv.verify(dest, source=source)
     flip(dest, size - 1)
     source, dest = made["directory"]
     flip(dest / "param_name_map.json", 30)
     with pytest.raises(VerificationError, match=r"param_name_map.json differs .* at byte 30 \(the index \+ 30\)"):
-        streamconv.verify(source, dest)
+        streamconv.verify(dest, source=source)
     flip(dest / "param_name_map.json", 30)
 
 
@@ -126,7 +127,7 @@ def test_a_file_of_another_length(kind: str, change: str, made, tmp_path: Path) 
         gone = change == "missing" and dest == path
         for words in ([dest], [source, dest]):
             with pytest.raises(SourceError if gone else VerificationError, match=path.name) as caught:
-                streamconv.verify(*words)
+                streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None)
             assert "again" in str(caught.value)
         path.write_bytes(data)
     assert streamconv.verify(dest)
@@ -138,7 +139,7 @@ def test_another_source(made, tmp_path: Path) -> None:
     shard = max((tmp_path / "other").glob("*.safetensors"))
     flip(shard, shard.stat().st_size - 1)
     with pytest.raises(VerificationError, match=r"tensor lm_head\.weight"):
-        streamconv.verify(tmp_path / "other", dest)
+        streamconv.verify(dest, source=tmp_path / "other")
 
 
 def test_arguments_come_from_the_manifest_and_can_be_given(tmp_path: Path, capsys) -> None:
@@ -146,23 +147,23 @@ def test_arguments_come_from_the_manifest_and_can_be_given(tmp_path: Path, capsy
     words = ["--dtype", "fp16", "-o", "qkv_concat=true", "--crc"]
     assert call(capsys, "convert", source, dest, *words).code == 0
     assert call(capsys, "verify", source, dest, "--io", "read", "--workers", 2, "--max-mem", "8G").code == 0
-    assert streamconv.verify(source, dest)
+    assert streamconv.verify(dest, source=source)
     with pytest.raises(VerificationError, match="the source gives"):
-        streamconv.verify(source, dest, dtype="fp32")
+        streamconv.verify(dest, source=source, dtype="fp32")
     (tmp_path / "dest.ckpt.streamconv.json").unlink()
     with pytest.raises(VerificationError):
-        streamconv.verify(source, dest)
-    assert streamconv.verify(source, dest, dtype="fp16", options={"qkv_concat": True}, crc=True)
+        streamconv.verify(dest, source=source)
+    assert streamconv.verify(dest, source=source, dtype="fp16", options={"qkv_concat": True}, crc=True)
 
 
 def test_the_way_back(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     streamconv.convert(source, tmp_path / "ms", options={"qkv_concat": "blocks"})
     streamconv.convert(tmp_path / "ms", tmp_path / "hf", reverse=True, max_shard_size=5000)
-    assert streamconv.verify(tmp_path / "ms", tmp_path / "hf").files == 4
+    assert streamconv.verify(tmp_path / "hf", source=tmp_path / "ms").files == 4
     flip(max((tmp_path / "hf").glob("*.safetensors")), 5)
     with pytest.raises(VerificationError):
-        streamconv.verify(tmp_path / "ms", tmp_path / "hf")
+        streamconv.verify(tmp_path / "hf", source=tmp_path / "ms")
 
 
 def test_without_a_manifest(made) -> None:
@@ -174,21 +175,21 @@ def test_without_a_manifest(made) -> None:
 def test_nothing_there(tmp_path: Path, made) -> None:
     for words in ([tmp_path / "nothing"], [made["ckpt"][0], tmp_path / "nothing"], [tmp_path / ("x" * 300)]):
         with pytest.raises(SourceError, match=r"[Nn]o such file"):
-            streamconv.verify(*words)
+            streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None)
 
 
 def test_nothing_is_written(made) -> None:
     source, dest = made["directory"]
     before = running.tree(source.parent)
     streamconv.verify(dest)
-    streamconv.verify(source, dest)
+    streamconv.verify(dest, source=source)
     assert running.tree(source.parent) == before
 
 
 def test_progress_ends_at_the_total(made) -> None:
     for words in (made["directory"][1:], made["directory"]):
         seen: list[streamconv.Progress] = []
-        streamconv.verify(*words, progress=seen.append)
+        streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, progress=seen.append)
         done = [p.done for p in seen]
         assert done == sorted(done)
         assert done[-1] == seen[-1].total > 0
@@ -234,7 +235,7 @@ def test_a_manifest_of_nonsense_is_no_fault_of_ours(key: str, value: object, mad
     place = tmp_path / "dest" / "streamconv.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), key: value}))
     for act in (
-        lambda: streamconv.verify(source, tmp_path / "dest"),
+        lambda: streamconv.verify(tmp_path / "dest", source=source),
         lambda: streamconv.plan(tmp_path / "dest", tmp_path / "back", reverse=True),
     ):
         try:

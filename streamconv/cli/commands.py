@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import UnsupportedError, UsageError, VerificationError
 from ..text import counted, quote
+from ..version import VERSION
 from .arguments import (
     CONVERSION,
     FAMILY,
@@ -54,7 +54,7 @@ _MODELS_HELP = """List the model families; with NAME, show one family's options,
 
 
 @click.group(cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="streamconv")
+@click.version_option(VERSION, prog_name="streamconv")
 def cli() -> None:
     """Convert very large checkpoints between HuggingFace and MindSpore in a fixed amount of memory."""
 

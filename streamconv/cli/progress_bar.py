@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a line now and then elsewhere."""
+"""Progress for people."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..engine.progress import Progress
 from ..text import format_size, quote
 
 _EVERY = 10.0
-# Without it tqdm draws while it is being made, and a signal then leaves a bar that nobody can close.
+# Without a delay tqdm draws inside its constructor, and a signal at that moment leaves a bar that nobody can close.
 _NOT_YET = 1e-9
-_BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining} {postfix}"
+_BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
 
 
 class ProgressBar:
-    """Shows `Progress` events on a stream; used as a context manager."""
+    """A progress bar on a terminal, a line now and then elsewhere. Use it as a context manager."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,14 +40,14 @@ class ProgressBar:
                 self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        """Show an event, as long as anyone can see it: the work goes on without."""
+        """Show an event; if the stream is closed, the work continues without it."""
         with contextlib.suppress(OSError):
             self._show(progress)
 
     def _show(self, progress: Progress) -> None:
         if not self._has_begun and progress.resumed:
             done, total = format_size(progress.resumed), format_size(progress.total)
-            self._stream.write(f"going on: {done} of {total} are there from an earlier run\n")
+            self._stream.write(f"resuming: {done} of {total} already written\n")
         self._has_begun = True
         if self._terminal:
             self._draw(progress)
@@ -75,7 +75,7 @@ class ProgressBar:
 
 
 def _shape(stream: TextIO) -> dict[str, Any]:
-    """How tqdm learns the terminal's size: it asks; of 0 columns, as in some containers, it would use none."""
+    """Return how tqdm learns the terminal's size: by itself, except where it is 0 columns, as in some containers."""
     with contextlib.suppress(OSError, ValueError):
         if os.get_terminal_size(stream.fileno()).columns == 0:
             return {"ncols": 120, "nrows": 24}
@@ -83,7 +83,7 @@ def _shape(stream: TextIO) -> dict[str, Any]:
 
 
 def line(progress: Progress) -> str:
-    """One line: bytes, rate, time left, memory, file."""
+    """Return bytes, rate, time left, memory and file in one line."""
     share = progress.done / progress.total if progress.total else 1
     rate = (progress.done - progress.resumed) / progress.seconds if progress.seconds else 0
     left = f"{(progress.total - progress.done) / rate:.0f} s left" if rate else "time left unknown"

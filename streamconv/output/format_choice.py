@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
-from ..families.registry import Family
 from ..formats.catalog import TORCH_ENDINGS
 from ..formats.layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, TORCH
+from ..rules.family import Family
 from ..rules.statements import Direction
 from ..text import quote
 from .destination import Destination
