@@ -326,7 +326,7 @@ def test_sizes_and_paths_in_every_spelling(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     for number, (mem, shard) in enumerate((("1G", "5GB"), (1 << 30, 5_000_000_000), ("1024MiB", "5000MB"))):
         plan = streamconv.plan(str(source), str(tmp_path / f"d{number}"), max_mem=mem, max_shard_size=shard)
-        assert (plan.budget.limit, plan.settings.max_shard_size) == (1 << 30, 5_000_000_000)
+        assert (plan.budget.memory_limit, plan.settings.max_shard_size) == (1 << 30, 5_000_000_000)
 
 
 def test_progress_is_monotonic_and_ends_at_the_total(tmp_path: Path) -> None:
