@@ -335,7 +335,7 @@ def test_progress_is_monotonic_and_ends_at_the_total(tmp_path: Path) -> None:
     done = [p.done for p in seen]
     assert done == sorted(done)
     assert done[-1] == seen[-1].total == sum(o.spec.nbytes for o in report.prepared.mapping.outputs)
-    assert all(p.limit == report.budget.limit and p.resident > 0 for p in seen)
+    assert all(p.limit == report.budget.memory_limit and p.resident > 0 for p in seen)
     assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)
     assert seen[-1].file.startswith("ms-model-")
 

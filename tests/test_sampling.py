@@ -114,7 +114,7 @@ def caught(*words: Path, seed: int, fraction: str = "5%") -> bool:
 def test_a_share_is_read(made: Any) -> None:
     for words in (made, made[1:]):
         whole = streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None)
-        assert whole.count == whole.total
+        assert whole.bytes_read == whole.total
         some = [
             streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, sample="30%", seed=seed)
             for seed in range(30)
@@ -122,7 +122,7 @@ def test_a_share_is_read(made: Any) -> None:
         assert {one.total for one in some} == {whole.total}
         mean = sum(one.bytes_read for one in some) / 30 / whole.total
         assert 0.25 < mean < 0.7, mean  # every file has its part, and these files are small
-        assert len({one.count for one in some}) > 1 or len(words) == 1
+        assert len({one.bytes_read for one in some}) > 1 or len(words) == 1
         assert (
             streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None, sample="30%", seed=3) == some[3]
         )
@@ -135,7 +135,7 @@ def test_progress_ends_at_what_is_read(made: Any) -> None:
         result = streamconv.verify(
             words[-1], source=words[0] if len(words) == 2 else None, sample="10%", progress=seen.append
         )
-        assert seen[-1].done == seen[-1].total == result.count < result.total
+        assert seen[-1].done == seen[-1].total == result.bytes_read < result.total
 
 
 def test_a_byte_of_data_is_found_sooner_or_later(made: Any) -> None:
