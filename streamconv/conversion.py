@@ -11,13 +11,15 @@ from pathlib import Path
 from .checks.against_manifest import Verified
 from .checks.against_source import CompareSink, chosen_boxes
 from .checks.sample import Sample
-from .configs import model_config, peft
+from .configs import companions
+from .configs.companions import Companions
+from .configs.peft import ALPHA
 from .engine import workers
 from .engine.budget import Budget, peak_bytes
 from .engine.progress import OnProgress, Progress, Tally
 from .engine.reader import check_unchanged
 from .engine.same_bytes import check_same_bytes
-from .errors import SourceChangedError, StreamconvError, VerificationError, reading, storing
+from .errors import SourceChangedError, StreamconvError, VerificationError, storing
 from .output import fingerprint, manifest
 from .output.journal import DoneBoxes
 from .output.recorder import Recorder
@@ -70,8 +72,8 @@ class Conversion(Prepared):
         Raises:
             UsageError: nothing says how an adapter is scaled.
         """
-        if self.mapping.is_adapter and self.mapping.direction is Direction.REVERSE:
-            self._adapter_config()
+        if self.mapping.is_adapter:
+            self._companions()
 
     def run(self, progress: OnProgress | None = None) -> Report:
         """Convert, resuming what an interrupted run of the same conversion made durable.
@@ -178,30 +180,24 @@ class Conversion(Prepared):
         return f"{saved}; run the same command to resume, or add {setting('restart', True)} to start over"
 
     def _write_companions(self, place: Path) -> None:
-        """Indices, the updated config, tokenizer and generation files."""
+        """Write indices, config, tokenizer and generation files."""
+        beside = self._companions()
         with storing(place, "cannot write into"):
-            for name, data in {**self.layout.texts, **self._configs()}.items():
+            for name, data in {**self.layout.texts, **beside.texts}.items():
                 disk.write_synced(place / name, data)
-            for path in model_config.companions(self.config, self.catalog.directory):
+            for path in beside.copies:
                 disk.copy_synced(path, place / path.name)
 
-    def _configs(self) -> Mapping[str, bytes]:
-        """The config of what is written: a model's, or an adapter's."""
-        if not self.mapping.is_adapter:
-            return {model_config.CONFIG: self._updated_config()} if self.config.is_copied else {}
-        if self.mapping.direction is Direction.REVERSE:
-            return {peft.CONFIG: self._adapter_config()}
-        beside = self.catalog.directory / peft.CONFIG
-        with reading(beside):
-            return {peft.CONFIG: disk.read_file(beside, model_config.LIMIT)} if disk.is_file(beside) else {}
-
-    def _adapter_config(self) -> bytes:
-        specs = [output.spec for output in self.mapping.outputs]
-        return peft.peft_config(specs, self.config, self.catalog.directory, self.mapping.options.get(peft.ALPHA))
-
-    def _updated_config(self) -> bytes:
-        updates = {**self.family.settled(self.mapping.options), **({TIED: False} if self.mapping.untied else {})}
-        return model_config.updated(self.config, self.mapping.held_dtype, bool(self.mapping.dequantised), updates)
+    def _companions(self) -> Companions:
+        """Return the files next to the weights: a model's, or an adapter's."""
+        mapping, directory = self.mapping, self.catalog.directory
+        if not mapping.is_adapter:
+            settled = {**self.family.settled(mapping.options), **({TIED: False} if mapping.untied else {})}
+            return companions.of_model(self.config, directory, mapping.held_dtype, bool(mapping.dequantised), settled)
+        if mapping.direction is Direction.FORWARD:
+            return companions.of_mindspore_adapter(self.config, directory)
+        specs = [output.spec for output in mapping.outputs]
+        return companions.of_peft_adapter(specs, self.config, directory, mapping.options.get(ALPHA))
 
     def compare(self, progress: OnProgress | None = None, sample: Sample | None = None) -> Verified:
         """Convert again in memory, all or a sample, and compare every byte with the destination.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.configs import model_config as configs
-from streamconv.configs.model_config import ModelConfig, companions, load, updated
+from streamconv.configs.model_config import ModelConfig, load, updated
 from streamconv.errors import SourceError, UsageError
 from streamconv.tensors.dtypes import BF16, F16, F32
 
@@ -84,44 +84,3 @@ def test_the_copy_says_what_became_true_of_the_model() -> None:
         "a": 1,
     }
     assert json.loads(updated(ModelConfig(None, values), None, False, {})) == values
-
-
-def test_what_makes_a_checkpoint_a_model_goes_along(tmp_path) -> None:
-    wanted = [
-        "added_tokens.json",
-        "chat_template.jinja",
-        "configuration_x.py",
-        "generation_config.json",
-        "merges.txt",
-        "modeling_x.py",
-        "qwen.tiktoken",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-    ]
-    left = [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "x.py",
-    ]
-    for name in (*wanted, *left):
-        (tmp_path / name).write_text("x")
-    (tmp_path / "tokenizer_folder").mkdir()
-    (tmp_path / "tokenizer_dangling").symlink_to(tmp_path / "nowhere")
-    assert [path.name for path in companions(ModelConfig(), tmp_path)] == wanted
-
-
-def test_they_lie_beside_the_config_that_was_given(tmp_path) -> None:
-    home, weights = tmp_path / "home", tmp_path / "weights"
-    for folder in (home, weights):
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-    (home / "tokenizer.json").write_text("{}")
-    (weights / "vocab.json").write_text("{}")
-    assert companions(load(weights, home), weights) == [home / "tokenizer.json"]
-    assert companions(load(weights, None), weights) == [weights / "vocab.json"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,26 +19,6 @@ CONFIG = "config.json"
 #: Bytes of a config.json at the most; and of a YAML, which takes ten times as long and as much memory to read.
 LIMIT = 16 << 20
 YAML_LIMIT = 64 << 10
-
-#: Files that make a checkpoint a model: they go along with the weights, both ways.
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece*.model",
-    "*.tiktoken",
-    "chat_template.*",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "configuration_*.py",
-    "modeling_*.py",
-    "tokenization_*.py",
-)
 
 
 @dataclass(frozen=True)
@@ -134,15 +113,3 @@ def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, settled
             values[key] = TORCH_NAMES[dtype]
     # In ASCII, as transformers writes it: half a surrogate pair is legal in JSON's escapes, and nowhere else.
     return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def companions(config: ModelConfig, directory: Path) -> list[Path]:
-    """Tokenizer, generation and code files beside the config (or the weights), sorted by name."""
-    home = config.path.parent if config.path else directory
-    with reading(home, "cannot list"):
-        return [home / name for name in disk.listdir(home) if is_companion(name) and disk.is_file(home / name)]
-
-
-def is_companion(name: str) -> bool:
-    """Whether a file of this name goes along with the weights."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)

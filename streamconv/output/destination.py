@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..configs.model_config import is_companion
+from ..configs.companions import is_copied
 from ..errors import DestinationError, StorageError, UsageError, storing
 from ..storage import disk
 from ..tensors.refs import Catalog
@@ -133,4 +133,4 @@ def _nameable(path: Path) -> Path:
 
 
 def _of_checkpoint(name: str) -> bool:
-    return name.endswith(_CHECKPOINT_ENDINGS) or is_companion(name)
+    return name.endswith(_CHECKPOINT_ENDINGS) or is_copied(name)
