@@ -1,14 +1,8 @@
 """Shared by all tests."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from streamconv.storage import access
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parent.parent))  # the benchmarks, which are not installed
 
 
 @pytest.fixture

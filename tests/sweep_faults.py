@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import running
 
 import streamconv
 from streamconv.checks import against_manifest
@@ -33,8 +32,7 @@ from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
 from streamconv.output import blocks, manifest, recorder, writer
 from streamconv.storage import access, disk, regions
-
-ROOT = Path(__file__).parent
+from support import running
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR", "ENOMEM", "short")
 _SHORT = {"read": 1, "read_into": 1, "write": 1}

@@ -25,11 +25,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import running
 import xxhash
 
 from streamconv import testing as samples
 from streamconv.families import find
+from support import running
 
 CONFIG = {**running.MIXTRAL, "num_hidden_layers": 2, "intermediate_size": 3584, "vocab_size": 8000}
 WINDOW = 64 << 20

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_faults import SCENARIOS, Bench, Scenario, small_units
 
 from streamconv.storage import disk
+from sweep_faults import SCENARIOS, Bench, Scenario, small_units
 
 
 @dataclass(eq=False)

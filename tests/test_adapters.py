@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
-from helpers import LLAMA, hf
 
 import streamconv
 from streamconv import testing as samples
@@ -16,6 +14,8 @@ from streamconv.errors import SourceError, UsageError
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors.dtypes import BF16, F32
 from streamconv.tensors.refs import TensorSpec
+from support import golden
+from support.helpers import LLAMA, hf
 
 SPELLINGS = ("lora_a", "lora_A.weight", "mindpet_delta_lora_a", "tk_delta_lora_a")
 MODELS = {

@@ -8,17 +8,17 @@ import re
 import shlex
 from pathlib import Path
 
-import golden
 import pytest
-from running import ROOT, run
 
 import streamconv
 from streamconv import testing as samples
 from streamconv.errors import UsageError
 from streamconv.families import load
 from streamconv.families import registry as families
+from support import ROOT, golden
+from support.running import run
 
-PAGE = (Path(__file__).parent.parent / "docs" / "adding-a-model.md").read_text()
+PAGE = (ROOT / "docs" / "adding-a-model.md").read_text()
 PHI3, TEST, ACME = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)[0].splitlines()
 

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import ROOT, environment
 
-from benchmarks import machine
-from benchmarks.measuring import BenchmarkError, Run, interleaved, measure, ratios, spread
-from benchmarks.results import Table
+from support import ROOT, found_in_the_tree
+from support.running import environment
+
+with found_in_the_tree():
+    from benchmarks import machine
+    from benchmarks.measuring import BenchmarkError, Run, interleaved, measure, ratios, spread
+    from benchmarks.results import Table
 
 MIB = 1 << 20
 

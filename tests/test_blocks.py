@@ -8,7 +8,6 @@ import threading
 import zlib
 from itertools import pairwise
 
-import helpers
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -20,6 +19,7 @@ from streamconv.output.blocks import Blocks
 from streamconv.output.checksums import combine_crc
 from streamconv.output.digests import BlockDigests
 from streamconv.tensors.refs import ChecksumSlot, OutputFile
+from support import helpers
 
 SMALL = 64
 

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from helpers import arrays, indices, ref, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from streamconv.engine.boxes import boxes, cells, is_scattered, source_position
 from streamconv.tensors import views
 from streamconv.tensors.grids import Box, box_shape, runs, whole
 from streamconv.tensors.refs import SourceFile
+from support.helpers import arrays, indices, ref, trees
 
 MIB = 1 << 20
 

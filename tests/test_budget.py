@@ -6,22 +6,19 @@ dense, the source is dropped from the page cache first so that the bytes read fr
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from running import descendants, number
 
 import streamconv
 from streamconv import testing as samples
 from streamconv.engine import budget as memory
 from streamconv.families import find
 from streamconv.units import parse_size
+from support.watching import drop_from_cache, number, watch
 
 MIB = 1 << 20
 BUDGET = 160 * MIB
@@ -43,38 +40,6 @@ CONFIG = {
 
 IN_BUDGET = ["--max-mem", str(BUDGET)]
 BF16_IN_BUDGET = [*IN_BUDGET, "--dtype", "bf16"]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was seen of a run from outside: peak resident memory and bytes fetched from the disk, and its report."""
-
-    peak: int
-    fetched: int
-    report: dict
-
-
-def watch(arguments: list[str], code: int = 0) -> Seen:
-    command = [sys.executable, "-m", "streamconv", *arguments, "--quiet", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        peaks: dict[int, int] = {}
-        fetched = 0
-        while process.poll() is None:
-            for pid in descendants(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), number(f"/proc/{pid}/status", "VmHWM:") * 1024)
-            fetched = max(fetched, number(f"/proc/{process.pid}/io", "read_bytes:"))
-            time.sleep(0.005)
-        out, err = process.communicate()
-    assert process.returncode == code, err
-    return Seen(sum(peaks.values()), fetched, json.loads(out))
-
-
-def drop_from_cache(folder: Path) -> None:
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import running
-from helpers import LLAMA, hf
-from running import run
 
 import streamconv
 from streamconv import testing as samples
@@ -15,6 +12,9 @@ from streamconv.api import check
 from streamconv.errors import UsageError
 from streamconv.tensors.dtypes import BF16
 from streamconv.tensors.refs import TensorSpec
+from support import running
+from support.helpers import LLAMA, hf
+from support.running import run
 
 HEAD = "from streamconv.families import *\n"
 TABLE = """

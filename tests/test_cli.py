@@ -12,16 +12,15 @@ import sys
 import time
 from pathlib import Path
 
-import golden
 import pytest
-import running
-from running import call, run, tree
 
 import streamconv
 from streamconv.cli import commands
 from streamconv.cli import main as cli
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
+from support import golden, running
+from support.running import call, run, tree
 
 # -- exit codes, each by a real run ------------------------------------------------------------------------------------
 

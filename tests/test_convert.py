@@ -6,16 +6,15 @@ import json
 import os
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
-import running
-from running import FIXTURES, call
 from safetensors import safe_open
 
 import streamconv
 from streamconv.errors import DestinationError, SourceError, UnsupportedError, UsageError
 from streamconv.formats.catalog import open_catalog
+from support import FIXTURES, golden, running
+from support.running import call
 
 # -- names of files ----------------------------------------------------------------------------------------------------
 

@@ -9,14 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import golden
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import call
 
 import streamconv
 from streamconv import testing as samples
@@ -27,6 +24,9 @@ from streamconv.formats.catalog import open_catalog
 from streamconv.planning.fp8_scales import SUFFIX
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
 from streamconv.tensors.refs import TensorSpec
+from support import golden
+from support.helpers import planned
+from support.running import call
 
 Tensors = dict[str, np.ndarray]
 Options = Mapping[str, Any]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import golden
 import pytest
-import running
-from running import call, run
 
 from streamconv.cli import demo
+from support import golden, running
+from support.running import call, run
 
 #: Small enough for every day; the real one has a test of its own.
 SMALL = {**demo._CONFIG, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 80, "num_attention_heads": 4}

@@ -6,14 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
-import golden
 import pytest
-import running
-from running import tree
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError, UsageError
 from streamconv.storage import disk
+from support import golden, running
+from support.running import tree
 
 
 @pytest.fixture

@@ -7,15 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import golden
 import ml_dtypes
 import numpy as np
 import pytest
-import running
-import test_budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import call
 
 import streamconv
 from streamconv.checks.elements import Compared
@@ -24,6 +20,8 @@ from streamconv.formats import ckpt, safetensors
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
+from support import golden, running, watching
+from support.running import call
 
 NAMES = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0"}
 NAMES |= {"complex64": "C64", "bool": "BOOL"}
@@ -351,9 +349,9 @@ def test_tensors_larger_than_the_budget(io: str, tmp_path: Path) -> None:
     big[5000:, 3] ^= 1
     written(tmp_path / "b.safetensors", big=big.view(BF16), cast=big.view(BF16).astype(F32))
     del big
-    test_budget.drop_from_cache(tmp_path)
+    watching.drop_from_cache(tmp_path)
     words = ["diff", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), "--max-mem", str(budget)]
-    seen = test_budget.watch([*words, "--io", io], code=7)
+    seen = watching.watch([*words, "--io", io], code=7)
     assert seen.peak <= budget
     found = {d["name"]: (d["kind"], d["unequal"], d["first"]["index"]) for d in seen.report["differences"]}
     assert found == {"big": ("values", 3192, [5000, 3]), "cast": ("dtype", 3192, [5000, 3])}

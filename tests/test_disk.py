@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-import running
 
 from streamconv.storage import disk
+from support import ROOT, running
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
 ELSEWHERE = {"disk.py", "budget.py", "demo.py", "testing.py", "terminal.py"}
@@ -37,14 +37,14 @@ def calls_past_the_layer(path: Path) -> list[str]:
 
 
 def test_no_operation_on_files_goes_past_the_layer() -> None:
-    package = running.ROOT / "streamconv"
+    package = ROOT / "streamconv"
     paths = [path for path in sorted(package.rglob("*.py")) if path.name not in ELSEWHERE]
     assert [call for path in paths for call in calls_past_the_layer(path)] == []
 
 
 def test_that_test_finds_them() -> None:
     assert calls_past_the_layer(Path(__file__))
-    assert calls_past_the_layer(running.ROOT / "streamconv" / "storage" / "disk.py")
+    assert calls_past_the_layer(ROOT / "streamconv" / "storage" / "disk.py")
 
 
 def test_short_reads_and_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

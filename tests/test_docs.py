@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import statistics
 
-from families_page import PAGE, page
-from running import ROOT
-from test_golden import COUNTS
-
 from streamconv.cli.listings import family_lines
 from streamconv.families import families
+from support import ROOT
+from support.families_page import PAGE, page
+from support.golden import COUNTS
 
 
 def test_the_page_of_families_is_what_the_families_say() -> None:
-    assert page() == PAGE.read_text(), "run: python tests/families_page.py"
+    assert page() == PAGE.read_text(), "run: python tests/support/families_page.py"
 
 
 def test_models_prints_the_same() -> None:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamconv
 from streamconv import testing as samples
-from streamconv.errors import UsageError
 from streamconv.families import Copy, Drop, Family, Rule, Tied, families, spell
 from streamconv.formats import safetensors, shards
 from streamconv.tensors.dtypes import BF16, F32
 from streamconv.tensors.refs import TensorSpec
+from support import golden
+from support.helpers import choices
 
 Drawn = Mapping[str, Any]
 
@@ -104,24 +103,6 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def said_of(family: Family) -> dict[str, Any]:
     return {"model_type": family.model_types[0]} if family.model_types else {}
-
-
-def choices(family: Family) -> list[dict[str, Any]]:
-    """All choices of options that give a table of their own; adapters are no models."""
-    names = [option.name for option in family.options]
-    values = [[v for v in option.values if (option.name, v) != ("is_lora", True)] for option in family.options]
-    found: list[dict[str, Any]] = []
-    tables: list[Sequence[object]] = []
-    for some in product(*values):
-        options = dict(zip(names, some, strict=True))
-        try:
-            table = family.rules(family.example, options)
-        except UsageError:
-            continue
-        if table not in tables:
-            tables.append(table)
-            found.append(options)
-    return found
 
 
 def model(family: Family, config: Drawn, options: Drawn, optional: bool) -> list[TensorSpec]:

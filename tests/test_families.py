@@ -10,9 +10,7 @@ import re
 from itertools import product
 from pathlib import Path
 
-import golden
 import pytest
-from helpers import LLAMA, MIXTRAL, hf
 
 import streamconv
 from streamconv import testing as samples
@@ -21,6 +19,8 @@ from streamconv.families import Option
 from streamconv.families import registry as families
 from streamconv.rules.statements import Rule
 from streamconv.tensors.dtypes import BF16, F16, F32
+from support import golden
+from support.helpers import LLAMA, MIXTRAL, hf
 
 PACKAGE = Path(streamconv.__file__).parent
 SHAPES = {

@@ -6,11 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
-import running
-import sweep_faults
-from sweep_faults import ERRORS, SCENARIOS
 
+import sweep_faults
 from streamconv.storage import disk
+from support import ROOT, running
+from sweep_faults import ERRORS, SCENARIOS
 
 EVERY = 97
 
@@ -29,7 +29,7 @@ def test_every_run_ends_well_or_with_a_message_and_is_resumable(
 
 
 def test_all_primitives_are_made_to_fail() -> None:
-    source = (running.ROOT / "streamconv" / "storage" / "disk.py").read_text()
+    source = (ROOT / "streamconv" / "storage" / "disk.py").read_text()
     primitives = source[: source.index("# -- made of them")]
     assert {node.name for node in ast.parse(primitives).body if isinstance(node, ast.FunctionDef)} == set(
         disk.PRIMITIVES

@@ -10,13 +10,13 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-import running
 
 import streamconv
 from streamconv.checks import against_manifest
 from streamconv.errors import StreamconvError, VerificationError
 from streamconv.formats.catalog import open_catalog
 from streamconv.output import blocks, manifest
+from support import running
 
 #: Small, so that small files have many.
 BLOCK = 2048

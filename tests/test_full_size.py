@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from running import command, descendants, environment, number
 
-from benchmarks import checkpoints
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F32
+from support import found_in_the_tree
+from support.running import command, environment
+from support.watching import descendants, number
+
+with found_in_the_tree():
+    from benchmarks import checkpoints
 
 MIB = 1 << 20
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise, product
 
 import pytest
-from helpers import indices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from streamconv.tensors.grids import (
     whole,
     without,
 )
+from support.helpers import indices
 
 
 @st.composite

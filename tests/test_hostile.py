@@ -18,17 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hostile
 import numpy as np
 import pytest
-import running
-from hostile import ESCAPE, ODD, encode, honest, llama, replaced, u8, write
-from hostile_menu import LAUGHS, MENU, RAW, YAML, Case
 
 import streamconv
 from streamconv.engine import budget as memory
 from streamconv.formats import ckpt, shards
 from streamconv.formats.headers import HeaderRoom
+from support import ROOT, hostile, running
+from support.hostile import ESCAPE, ODD, encode, honest, llama, replaced, u8, write
+from support.hostile_menu import LAUGHS, MENU, RAW, YAML, Case
 
 #: Only what hangs takes so long, be the machine ever so busy.
 HANG = 60
@@ -44,7 +43,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_watch)
-_ELSEWHERE = ("/proc/", "/sys/", "/dev/null", str(running.ROOT / "streamconv"), sys.prefix, sys.base_prefix)
+_ELSEWHERE = ("/proc/", "/sys/", "/dev/null", str(ROOT / "streamconv"), sys.prefix, sys.base_prefix)
 
 
 @contextmanager

@@ -6,15 +6,14 @@ import json
 import re
 from pathlib import Path
 
-import golden
 import pytest
-import running
-from running import FIXTURES, call
 
 import streamconv
 from streamconv.families import families, spell
 from streamconv.formats.catalog import open_catalog
 from streamconv.text import counted
+from support import FIXTURES, golden, running
+from support.running import call
 
 
 @pytest.mark.parametrize("kind", ["hf", "dest", "dest.ckpt"])

@@ -8,20 +8,16 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import helpers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import StorageError
-from streamconv.formats import layout
 from streamconv.output import journal
 from streamconv.output.journal import DoneBoxes, Journal, Owner, Sealed, heading
-from streamconv.planning.outputs import Output
 from streamconv.storage import disk
-from streamconv.tensors import dtypes, views
 from streamconv.tensors.grids import Box
-from streamconv.tensors.refs import TensorSpec
+from support.small_outputs import FILES, OUTPUTS, SHAPES
 
 
 @pytest.fixture
@@ -90,12 +86,6 @@ def test_the_heading() -> None:
     assert not found.has_records
     assert heading([*records, ["box", 0, [], 0]]).has_records
     assert heading([5, None, ["held"], "text"]) == journal.Heading()
-
-
-SHAPES = [(6, 8), (5,), (), (2, 3, 4)]
-SPECS = [TensorSpec(f"t{number}", dtypes.BF16, shape) for number, shape in enumerate(SHAPES)]
-OUTPUTS = [Output(s.name, s.dtype, views.leaf(helpers.ref(s.name, s.shape, "BF16")), ()) for s in SPECS]
-FILES = layout.lay_out(SPECS, layout.CKPT, "a.ckpt", 1, False).files
 
 
 def cut(shape: tuple[int, ...], chance: random.Random) -> list[Box]:

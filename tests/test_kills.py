@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 import sweep_kills
 
 

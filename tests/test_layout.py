@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import LLAMA, catalog, hf, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from streamconv.errors import UnsupportedError
 from streamconv.formats.layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, lay_out
 from streamconv.tensors.dtypes import BF16, F32, from_safetensors
 from streamconv.tensors.refs import TensorSpec
+from support.helpers import LLAMA, catalog, hf, planned
 
 
 def specs(*sizes: int) -> list[TensorSpec]:

@@ -10,14 +10,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import golden
 import ml_dtypes
 import numpy as np
 import pytest
-import running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running import FIXTURES
 
 import streamconv
 from streamconv.errors import SourceError, UnsupportedError, UsageError
@@ -25,6 +22,7 @@ from streamconv.formats import ckpt, safetensors
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
+from support import FIXTURES, golden, running
 
 READABLE = [d for d in dtypes._TABLE if d.numpy]
 SHAPES = ((), (1,), (7,), (5, 3), (2, 3, 4), (3, 1, 2, 2), (2, 0, 3), (0, 4))

@@ -7,15 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
-import golden
 import pytest
-import running
 import xxhash
-from running import run, tree
 
 import streamconv
 from streamconv.formats.catalog import open_catalog
 from streamconv.output.blocks import BLOCK
+from support import golden, running
+from support.running import run, tree
 
 FORWARD = [case for case in golden.cases("llama", "mixtral") if not case.arguments["reverse"]]
 

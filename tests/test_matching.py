@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.families import registry as families
@@ -15,6 +14,7 @@ from streamconv.rules.sizes import Ranges, Sizes
 from streamconv.rules.statements import Rule
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
+from support.helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
 BIASED = {**LLAMA, "attention_bias": True}
 

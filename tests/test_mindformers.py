@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import golden
 import pytest
-from helpers import LLAMA, MIXTRAL, hf, text_of
 
 import streamconv
 from streamconv import testing as samples
@@ -15,6 +13,8 @@ from streamconv.configs import mindformers_yaml as mindformers
 from streamconv.configs.model_config import load
 from streamconv.errors import SourceError, UsageError
 from streamconv.families import find
+from support import golden
+from support.helpers import LLAMA, MIXTRAL, hf, text_of
 
 LLAMA_YAML = """
 seed: 0

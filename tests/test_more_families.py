@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import golden
 import numpy as np
 import pytest
-from running import call
 
 import streamconv
 from streamconv import testing as samples
@@ -24,6 +22,8 @@ from streamconv.families import registry as families
 from streamconv.formats import safetensors, shards
 from streamconv.tensors.dtypes import BF16, F16, F32, DType, from_safetensors
 from streamconv.tensors.refs import TensorSpec
+from support import golden
+from support.running import call
 
 Tensors = dict[str, np.ndarray]
 I64 = from_safetensors("I64", "I64")

@@ -1,11 +1,11 @@
-"""A table with one word wrong makes some test fail: here for a part of all mutants, `tests/mutations.py` does all."""
+"""A table with one word wrong makes some test fail: here for some mutants, `tests/support/mutations.py` does all."""
 
 from __future__ import annotations
 
-import mutations
 import pytest
 
 from streamconv.families import families
+from support import mutations
 
 FAMILIES = [family for family in families() if family.name != "raw"]
 

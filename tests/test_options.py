@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-import running
-from helpers import LLAMA, hf
-from running import run
 
 import streamconv
 from streamconv import testing as samples
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.families import find
+from support import running
+from support.helpers import LLAMA, hf
+from support.running import run
 
 BLOOM = {"model_type": "bloom", "n_layer": 2, "hidden_size": 12, "n_head": 3, "vocab_size": 7}
 GPT = {"model_type": "gpt2", "n_layer": 2, "n_embd": 6, "n_positions": 5, "vocab_size": 7, "n_inner": 24}

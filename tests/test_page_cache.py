@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from running import run
 
 import streamconv
 from streamconv import testing as samples
 from streamconv.families import find
 from streamconv.storage.mounts import Mount, mount_of
+from support.running import run
 
 MIB = 1 << 20
 CONFIG = {

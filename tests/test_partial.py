@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import running
-from running import stopped, tree
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError
 from streamconv.output import journal, recorder
 from streamconv.output import staging as partials
 from streamconv.storage import disk
+from support import running
+from support.running import stopped, tree
 
 
 @pytest.fixture

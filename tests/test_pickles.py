@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import run
 
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import pickles
 from streamconv.formats.catalog import open_catalog
 from streamconv.formats.headers import HeaderRoom
+from support.helpers import text_of
+from support.running import run
 
 MARK = "executed"
 TOUCH = f"touch {MARK}"

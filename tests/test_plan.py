@@ -8,7 +8,6 @@ import re
 import shutil
 
 import pytest
-from helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
 import streamconv
 from streamconv import testing as samples
@@ -19,6 +18,7 @@ from streamconv.rules.statements import Drop, Rule, Tied
 from streamconv.rules.transforms import Join
 from streamconv.tensors.dtypes import BF16, F32, from_safetensors
 from streamconv.tensors.refs import TensorSpec
+from support.helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
 TIED = {**LLAMA, "tie_word_embeddings": True}
 EMBEDDING, HEAD, MS_EMBEDDING = "model.embed_tokens.weight", "lm_head.weight", "model.tok_embeddings.embedding_weight"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import sweep_power
-from sweep_faults import SCENARIOS, Bench, small_units
 
+import sweep_power
 from streamconv.output.writer import OpenFile
 from streamconv.storage import disk
+from sweep_faults import SCENARIOS, Bench, small_units
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

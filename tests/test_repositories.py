@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import pytest
-from repositories import REPOSITORIES, Repository, expand
 
 import streamconv
 from streamconv.errors import SourceError, UnsupportedError
@@ -15,6 +14,7 @@ from streamconv.families import families
 from streamconv.formats import safetensors, shards
 from streamconv.tensors.dtypes import BF16, F32, from_safetensors
 from streamconv.tensors.refs import TensorSpec
+from support.repositories import REPOSITORIES, Repository, expand
 
 INDEX = from_safetensors("I64", "index")
 

@@ -11,16 +11,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import running
-import sweep_faults
-from running import StoppedError, run, stopped, tree
 
 import streamconv
+import sweep_faults
 from streamconv import conversion
 from streamconv.engine.budget import Budget
 from streamconv.output import blocks, journal
 from streamconv.output.writer import FileSink
 from streamconv.storage import disk
+from support import running
+from support.running import StoppedError, run, stopped, tree
 
 
 @pytest.fixture

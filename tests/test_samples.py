@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 
-import golden
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import LLAMA, MIXTRAL, hf
 from safetensors import safe_open
 
 import streamconv
@@ -19,6 +17,8 @@ from streamconv.planning.plan import make_plan
 from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes
 from streamconv.tensors.dtypes import BF16, F16, F32, F64
+from support import golden
+from support.helpers import LLAMA, MIXTRAL, hf
 
 
 @pytest.fixture

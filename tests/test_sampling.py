@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import running
 from hypothesis import given
 from hypothesis import strategies as st
-from running import call, flip
 
 import streamconv
 from streamconv.checks import against_manifest
@@ -22,6 +20,8 @@ from streamconv.checks.sample import Sample, sample
 from streamconv.errors import UsageError, VerificationError
 from streamconv.formats.catalog import open_catalog
 from streamconv.output import blocks, manifest
+from support import running
+from support.running import call, flip
 
 BLOCK = 512
 KINDS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from unittest import mock
 
-import golden
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from streamconv.tensors import views
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
 from streamconv.tensors.grids import box_shape
 from streamconv.tensors.refs import TensorSpec
+from support import golden
 
 pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 

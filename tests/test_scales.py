@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from helpers import catalog
 
 from streamconv.errors import UnsupportedError
 from streamconv.planning.fp8_scales import Scales, pair
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, DType
 from streamconv.tensors.refs import TensorSpec
+from support.helpers import catalog
 
 FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
-import running
-from running import FIXTURES
 
 import streamconv
 from streamconv.engine import reader as sources
@@ -21,6 +18,7 @@ from streamconv.storage import access, disk
 from streamconv.storage.access import Access
 from streamconv.tensors import dtypes, views
 from streamconv.tensors.refs import TensorRef, TensorSpec
+from support import FIXTURES, golden, running
 
 pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 

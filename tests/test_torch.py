@@ -10,9 +10,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
-from helpers import LLAMA, hf, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +19,8 @@ from streamconv import testing as samples
 from streamconv.errors import SourceError, StreamconvError, UsageError
 from streamconv.formats.catalog import open_catalog
 from streamconv.formats.headers import HeaderRoom
+from support import golden
+from support.helpers import LLAMA, hf, text_of
 
 torch = pytest.importorskip("torch")
 

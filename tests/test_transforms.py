@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import arrays, evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from streamconv.rules.transforms import (
     Unfold,
     Unsqueeze,
 )
+from support.helpers import arrays, evaluate
 
 NONE = Sizes({}, {})
 GQA = Sizes({"heads": "heads", "kv": "kv"}, {"heads": 6, "kv": 3})

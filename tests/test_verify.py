@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import running
-from running import call, flip
 
 import streamconv
 from streamconv.errors import SourceError, StreamconvError, UsageError, VerificationError
 from streamconv.formats.catalog import open_catalog
+from support import running
+from support.running import call, flip
 
 KINDS = {
     "directory": ("dest", {"max_shard_size": 5000}),

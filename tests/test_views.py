@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import indices, read, ref, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError
 from streamconv.tensors import dtypes, views
 from streamconv.tensors.grids import whole
+from support.helpers import indices, read, ref, trees
 
 
 @settings(max_examples=400, deadline=None)

@@ -8,8 +8,6 @@ import threading
 import zlib
 from pathlib import Path
 
-import golden
-import helpers
 import numpy as np
 import pytest
 import xxhash
@@ -26,6 +24,7 @@ from streamconv.storage import access, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec, file_spans
+from support import golden, helpers
 
 U8 = dtypes.from_safetensors("U8", "here")
 SPECS = [TensorSpec("a", dtypes.F32, (100, 7)), TensorSpec("b", dtypes.BF16, ()), TensorSpec("c", U8, (0, 3))]

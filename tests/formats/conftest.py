@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import helpers
 import pytest
 
 from streamconv.tensors.refs import OutputFile, TensorRef
+from support import FIXTURES, helpers
 
 
 def file_bytes(output: OutputFile, data: Mapping[str, bytes]) -> bytes:
@@ -52,4 +52,4 @@ def _ref_bytes() -> Callable[[TensorRef], bytes]:
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """Files that MindSpore 2.10 wrote, described by samples.json."""
-    return Path(__file__).parent.parent / "fixtures" / "mindspore"
+    return FIXTURES

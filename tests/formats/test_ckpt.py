@@ -5,10 +5,8 @@ import json
 import os
 import zlib
 
-import helpers
 import numpy as np
 import pytest
-from helpers import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +15,8 @@ from streamconv.formats import ckpt
 from streamconv.formats.headers import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
+from support import helpers
+from support.helpers import text_of
 
 F32, BF16 = dtypes.F32, dtypes.BF16
 

@@ -6,10 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import hostile
 import pytest
-import running
-from helpers import text_of
 
 from streamconv.configs import model_config
 from streamconv.engine import budget
@@ -19,6 +16,8 @@ from streamconv.formats.catalog import open_catalog
 from streamconv.formats.headers import HeaderRoom
 from streamconv.output import manifest
 from streamconv.units import parse_size
+from support import hostile, running
+from support.helpers import text_of
 
 MIB = 1 << 20
 Read = Callable[[Path, HeaderRoom], object]

@@ -6,7 +6,6 @@ import struct
 
 import numpy as np
 import pytest
-from helpers import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import deserialize
@@ -17,6 +16,7 @@ from streamconv.formats import safetensors
 from streamconv.formats.headers import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
+from support.helpers import text_of
 
 LIMIT = 100_000_000
 F32, BF16, U8 = dtypes.F32, dtypes.BF16, dtypes.from_safetensors("U8", "test")

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import text_of
 
 from streamconv.errors import SourceError
 from streamconv.formats import shards
 from streamconv.formats.headers import HeaderRoom
 from streamconv.formats.selection import RULES, Listing, Selection, ignored, list_directory, select
+from support.helpers import text_of
 
 RULE = dict(RULES)
 List = Callable[..., Listing]

@@ -5,7 +5,6 @@ import os
 import shutil
 
 import pytest
-from helpers import text_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from streamconv.formats.headers import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from streamconv.text import quote
+from support.helpers import text_of
 
 F32 = dtypes.F32
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

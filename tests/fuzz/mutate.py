@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-import hostile
+from support import hostile
 
 Mutator = Callable[[bytes, Random], bytes]
 

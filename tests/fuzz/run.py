@@ -21,7 +21,6 @@ from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 try:
     import atheris
@@ -29,8 +28,8 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(include=["streamconv"]) if atheris else contextlib.nullcontext():
-    import mutate
-    from targets import TARGETS, holds
+    from fuzz import mutate
+    from fuzz.targets import TARGETS, holds
 
 
 class Tally:

@@ -16,13 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import helpers
-import hostile
-import mutate
-import running
 import safetensors as library
 
 import streamconv
+from fuzz import mutate
 from streamconv import testing as samples
 from streamconv.configs import mindformers_yaml as mindformers
 from streamconv.configs.model_config import updated
@@ -33,6 +30,7 @@ from streamconv.formats import torch_reader as torch
 from streamconv.formats.headers import HeaderRoom
 from streamconv.output import manifest
 from streamconv.tensors.refs import SourceFile, TensorRef
+from support import FIXTURES, helpers, hostile
 
 #: Bytes of header, and what one input may take: twenty times as much, and what the allocator makes of it.
 ROOM = HeaderRoom(1 << 20)
@@ -268,7 +266,7 @@ def _manifests() -> list[bytes]:
 
 
 def _ckpts() -> list[bytes]:
-    real = [path.read_bytes() for path in sorted(running.FIXTURES.glob("*.ckpt"))]
+    real = [path.read_bytes() for path in sorted(FIXTURES.glob("*.ckpt"))]
     return [hostile.honest(".ckpt"), hostile.record() * 2, *(one for one in real if len(one) < 20_000)]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-import mutate
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from targets import TARGETS, holds
+
+from fuzz import mutate
+from fuzz.targets import TARGETS, holds
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").iterdir())
 #: Inputs in about three seconds each; those of the last three are planned several times.

@@ -1,17 +1,21 @@
-"""Writes docs/families.md below its marker from the families themselves: `python tests/families_page.py`."""
+"""Writes docs/families.md below its marker from the families themselves: `python tests/support/families_page.py`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from test_golden import COUNTS
+if __name__ == "__main__":  # of a script, its own folder is on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from streamconv.cli.listings import family_parts
 from streamconv.families import Family, Option, families, spell
+from support import ROOT
+from support.golden import COUNTS
 
-PAGE = Path(__file__).parent.parent / "docs" / "families.md"
-MARK = "<!-- From here on written by tests/families_page.py. -->\n"
+PAGE = ROOT / "docs" / "families.md"
+MARK = "<!-- From here on written by tests/support/families_page.py. -->\n"
 
 
 def page() -> str:

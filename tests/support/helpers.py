@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streamconv import testing as samples
-from streamconv.errors import StreamconvError
+from streamconv.errors import StreamconvError, UsageError
+from streamconv.families import Family
 from streamconv.families import registry as families
 from streamconv.output.blocks import Blocks
 from streamconv.output.writer import WrittenPart
@@ -202,3 +204,21 @@ class Fresh:
 
     def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
         pass
+
+
+def choices(family: Family) -> list[dict[str, Any]]:
+    """All choices of options that give a table of their own; adapters are no models."""
+    names = [option.name for option in family.options]
+    values = [[v for v in option.values if (option.name, v) != ("is_lora", True)] for option in family.options]
+    found: list[dict[str, Any]] = []
+    tables: list[Sequence[object]] = []
+    for some in product(*values):
+        options = dict(zip(names, some, strict=True))
+        try:
+            table = family.rules(family.example, options)
+        except UsageError:
+            continue
+        if table not in tables:
+            tables.append(table)
+            found.append(options)
+    return found

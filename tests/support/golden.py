@@ -19,9 +19,46 @@ from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import OutputFile, TensorRef, TensorSpec
+from support import TESTS
 
 TORCH = (".bin", ".pth", ".pt")
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = TESTS / "golden"
+#: Golden cases per family.
+COUNTS = {
+    "baichuan2": 5,
+    "blip2": 2,
+    "bloom": 5,
+    "codegeex2": 2,
+    "cogvlm2": 5,
+    "deepseek": 9,
+    "deepseek2": 3,
+    "deepseek3": 16,
+    "glm-n": 9,
+    "gpt": 6,
+    "internlm": 6,
+    "internlm2": 7,
+    "knowlm": 2,
+    "llama": 19,
+    "llava": 2,
+    "mae": 2,
+    "mixtral": 9,
+    "qwen": 6,
+    "qwen1_5": 5,
+    "qwen2": 5,
+    "qwen2_5": 14,
+    "qwen2_moe": 7,
+    "qwen3": 7,
+    "qwen3_moe": 4,
+    "qwenvl": 3,
+    "skywork": 2,
+    "swin": 5,
+    "telechat": 7,
+    "telechat2": 5,
+    "vit": 3,
+    "whisper": 3,
+    "wizardcoder": 4,
+    "yi": 6,
+}
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import running
-
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats import torch_writer as torch_layout
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import OutputFile, TensorSpec
+from support import running
 
 Make = Callable[[Path], object]
 ESCAPE = "\x1b[31mred\x1b]0;owned\x07"

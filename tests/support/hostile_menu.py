@@ -8,8 +8,10 @@ import pickle
 import zipfile
 from typing import NamedTuple
 
-import hostile
-from hostile import (
+from streamconv.configs.mindformers_yaml import _MOST_MERGED
+from streamconv.formats import shards
+from support import hostile
+from support.hostile import (
     ESCAPE,
     ODD,
     Calling,
@@ -32,9 +34,6 @@ from hostile import (
     u8,
     write,
 )
-
-from streamconv.configs.mindformers_yaml import _MOST_MERGED
-from streamconv.formats import shards
 
 RAW = ("--model", "raw")
 

@@ -1,4 +1,4 @@
-"""Mutates every family's table, rule by rule, and shows that tests notice: `python tests/mutations.py [NAME…]`.
+"""Mutates every family's table, rule by rule, and shows that tests notice: `python tests/support/mutations.py [NAME…]`.
 
 Two names swapped, the parts of a split swapped, a transpose left out, rows joined in one group, experts shifted by
 one. A mutant is killed when one golden case of its family fails; a rule that no golden case has is killed by the page
@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import families_page
-import golden
-from test_every_family import choices
+if __name__ == "__main__":  # of a script, its own folder is on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import streamconv
 from streamconv.errors import StreamconvError
@@ -24,6 +23,8 @@ from streamconv.families import Family, Rule
 from streamconv.families import registry as families
 from streamconv.rules.transforms import Chain, Each, Join, Part, Same, Transform, Transpose
 from streamconv.tensors import views
+from support import families_page, golden
+from support.helpers import choices
 
 Table = Sequence[object]
 

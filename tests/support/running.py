@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import golden
-import helpers
 import pytest
 
 import streamconv
@@ -24,9 +22,7 @@ from streamconv.formats import safetensors, shards
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
-
-ROOT = Path(__file__).parent.parent
-FIXTURES = Path(__file__).parent / "fixtures" / "mindspore"
+from support import ROOT, golden, helpers
 
 #: Each box takes a while, so that a signal meets the run half way.
 SLOW = """
@@ -227,22 +223,3 @@ def flip(path: Path, position: int) -> None:
         byte = file.read(1)[0]
         file.seek(position)
         file.write(bytes([byte ^ 0x40]))
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(c) for thread in threads for c in (thread / "children").read_text().split()]
-    except OSError:
-        children = []
-    return [pid, *(p for child in children for p in descendants(child))]
-
-
-def number(path: str, key: str) -> int:
-    """The number after `key` in a file of /proc; 0 where the process is gone."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
