@@ -19,7 +19,6 @@ from typing import NamedTuple
 import safetensors as library
 
 import streamconv
-from fuzz import mutate
 from streamconv import testing as samples
 from streamconv.configs import mindformers_yaml as mindformers
 from streamconv.configs.model_config import updated
@@ -31,6 +30,7 @@ from streamconv.formats.headers import HeaderRoom
 from streamconv.output import manifest
 from streamconv.tensors.refs import SourceFile, TensorRef
 from support import FIXTURES, helpers, hostile
+from system.fuzz import mutate
 
 #: Bytes of header, and what one input may take: twenty times as much, and what the allocator makes of it.
 ROOM = HeaderRoom(1 << 20)

@@ -1,6 +1,6 @@
 """kill -9 at random moments: what is left is gone on with to the same bytes, and no more is done twice than promised.
 
-    python tests/sweep_kills.py [--kills N] [--seed S]
+    python tests/system/sweep_kills.py [--kills N] [--seed S]
 
 A Mixtral whose experts are stacked and transposed is converted in processes of their own, to a disk that takes 40 ms
 for every sync and is asked for one every 8 MiB: on a fast one 200 MB are there before a kill can hit them. A kill comes
@@ -19,11 +19,15 @@ import random
 import statistics
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+if __name__ == "__main__":  # of a script, its own folder is on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import xxhash
 

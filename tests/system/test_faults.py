@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import sweep_faults
 from streamconv.storage import disk
 from support import ROOT, running
-from sweep_faults import ERRORS, SCENARIOS
+from system import sweep_faults
+from system.sweep_faults import ERRORS, SCENARIOS
 
 EVERY = 97
 

@@ -1,6 +1,6 @@
 """Power cuts: at every sync of a run, what a disk may hold then, and what the same command makes of that.
 
-    python tests/sweep_power.py
+    python tests/system/sweep_power.py
 
 A model of a disk follows all calls of the file layer: written bytes and changed names are volatile until their file, or
 their directory, is synced. At every sync the volatile part is thrown away, in three ways that file systems differ in:
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,10 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # of a script, its own folder is on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import pytest
 
 from streamconv.storage import disk
-from sweep_faults import SCENARIOS, Bench, Scenario, small_units
+from system.sweep_faults import SCENARIOS, Bench, Scenario, small_units
 
 
 @dataclass(eq=False)

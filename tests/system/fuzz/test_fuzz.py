@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz import mutate
-from fuzz.targets import TARGETS, holds
+from system.fuzz import mutate
+from system.fuzz.targets import TARGETS, holds
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").iterdir())
 #: Inputs in about three seconds each; those of the last three are planned several times.

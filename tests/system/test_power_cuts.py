@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import sweep_power
 from streamconv.output.writer import OpenFile
 from streamconv.storage import disk
-from sweep_faults import SCENARIOS, Bench, small_units
+from system import sweep_power
+from system.sweep_faults import SCENARIOS, Bench, small_units
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

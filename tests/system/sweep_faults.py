@@ -1,6 +1,6 @@
 """Storage that fails: every call of the file layer in turn, with every error, until a run meets no fault any more.
 
-    python tests/sweep_faults.py [--every N]
+    python tests/system/sweep_faults.py [--every N]
 
 Every run has to end in success or in a documented exit code with a message, must not put a wrong file under the final
 name, and the same command has to finish the work afterwards, with the same bytes as an undisturbed one.
@@ -21,6 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # of a script, its own folder is on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pytest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import sweep_kills
+from system import sweep_kills
 
 
 @pytest.mark.parametrize("what", sweep_kills.FIELDS)

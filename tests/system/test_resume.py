@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import streamconv
-import sweep_faults
 from streamconv import conversion
 from streamconv.engine.budget import Budget
 from streamconv.output import blocks, journal
@@ -21,6 +20,7 @@ from streamconv.output.writer import FileSink
 from streamconv.storage import disk
 from support import running
 from support.running import StoppedError, run, stopped, tree
+from system import sweep_faults
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Fuzz for long: `python tests/fuzz/run.py --seconds 600 [--only TARGET]`, over all targets by turns.
+"""Fuzz for long: `python tests/system/fuzz/run.py --seconds 600 [--only TARGET]`, over all targets by turns.
 
 With atheris (`pip install atheris`) the mutations are led by what the code does with them; without it they are at
 random, from the same mutators. Findings are written to `--findings`, each place in the code once.
@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 try:
     import atheris
@@ -28,8 +28,8 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(include=["streamconv"]) if atheris else contextlib.nullcontext():
-    from fuzz import mutate
-    from fuzz.targets import TARGETS, holds
+    from system.fuzz import mutate
+    from system.fuzz.targets import TARGETS, holds
 
 
 class Tally:
