@@ -58,7 +58,7 @@ MULTIPLES = {
     "text_config.hidden_size": "text_config.num_attention_heads",
     "vision_config.hidden_size": "vision_config.num_heads",
 }
-#: Swin's stages are in no config: tests/test_more_families.py has it.
+#: Swin's stages are in no config: tests/families/test_more_families.py has it.
 FAMILIES = [family for family in families() if family.name not in ("raw", "swin")]
 
 
