@@ -22,7 +22,7 @@ from streamconv.formats import safetensors, shards
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
-from support import ROOT, golden, helpers
+from support import golden, helpers, nowhere
 
 #: Each box takes a while, so that a signal meets the run half way.
 SLOW = """
@@ -54,7 +54,7 @@ def command(*words: object, before: str = "") -> list[str]:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command: as users have it, with buffers."""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return {**buffered, "PYTHONPATH": str(ROOT), **(extra or {})}
+    return {**buffered, **(extra or {})}
 
 
 def run(
@@ -64,12 +64,12 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run `streamconv WORDS` to its end; `prepare` is called in the child."""
+    """Run `streamconv WORDS`, as it is installed, to its end; `prepare` is called in the child."""
     done = subprocess.run(
         command(*words, before=before),
         capture_output=True,
         preexec_fn=prepare,
-        cwd=cwd,
+        cwd=cwd or nowhere(),
         env=environment(env),
         timeout=120,
         check=False,
@@ -100,6 +100,7 @@ def start(*words: object, before: str = SLOW, **arguments: Any) -> subprocess.Po
         stderr=arguments.pop("stderr", subprocess.PIPE),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         env=environment(),
+        cwd=nowhere(),
         **arguments,
     )
 

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import nowhere
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -22,7 +24,7 @@ class Seen:
 
 def watch(arguments: list[str], code: int = 0) -> Seen:
     command = [sys.executable, "-m", "streamconv", *arguments, "--quiet", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=nowhere()) as process:
         peaks: dict[int, int] = {}
         fetched = 0
         while process.poll() is None:

@@ -33,7 +33,7 @@ import xxhash
 
 from streamconv import testing as samples
 from streamconv.families import find
-from support import running
+from support import nowhere, running
 
 CONFIG = {**running.MIXTRAL, "num_hidden_layers": 2, "intermediate_size": 3584, "vocab_size": 8000}
 WINDOW = 64 << 20
@@ -137,6 +137,7 @@ class Field:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=running.environment(),
+            cwd=nowhere(),
         )
 
     @property

@@ -18,6 +18,7 @@ from streamconv import testing as samples
 from streamconv.engine import budget as memory
 from streamconv.families import find
 from streamconv.units import parse_size
+from support import nowhere
 from support.watching import drop_from_cache, number, watch
 
 MIB = 1 << 20
@@ -84,7 +85,7 @@ def test_the_way_back_and_verification_hold_it_too(source, tmp_path) -> None:
 def test_the_least_budget_that_is_named_suffices(source, tmp_path) -> None:
     """A budget that is too small is refused with a number, and that number holds."""
     command = [sys.executable, "-m", "streamconv", "convert", str(source), str(tmp_path / "out"), "--max-mem"]
-    refused = subprocess.run([*command, "30M"], capture_output=True, text=True, check=False)
+    refused = subprocess.run([*command, "30M"], capture_output=True, text=True, check=False, cwd=nowhere())
     assert refused.returncode == 6
     assert not (tmp_path / "out").exists()
     size = refused.stderr.split("--max-mem ")[1].split()[0]
@@ -94,7 +95,7 @@ def test_the_least_budget_that_is_named_suffices(source, tmp_path) -> None:
 
 def test_help_is_cheap() -> None:
     command = [sys.executable, "-m", "streamconv", "--help"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=nowhere()) as process:
         peak = 0
         while process.poll() is None:
             peak = max(peak, number(f"/proc/{process.pid}/status", "VmHWM:") * 1024)
@@ -111,7 +112,9 @@ def test_neither_torch_nor_mindspore_is_imported(source, tmp_path, words) -> Non
         "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
         "assert not {'torch', 'mindspore', 'transformers'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=nowhere()
+    )
     assert done.returncode == 0, done.stderr
 
 

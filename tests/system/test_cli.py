@@ -19,7 +19,7 @@ from streamconv.cli import commands
 from streamconv.cli import main as cli
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
-from support import golden, running
+from support import golden, nowhere, running
 from support.running import call, run, tree
 
 # -- exit codes, each by a real run ------------------------------------------------------------------------------------
@@ -212,6 +212,7 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
         running.command("convert", source, dest, "--quiet", before=running.SLOW),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
         env=running.environment(),
+        cwd=nowhere(),
         stdout=subprocess.PIPE,
     )
     running.wait_until(dest.with_name("dest.partial").exists, process)
@@ -364,6 +365,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
             text=True,
             check=False,
             env=running.environment(),
+            cwd=nowhere(),
         )
     assert done.returncode == 5
     assert (
@@ -382,7 +384,12 @@ def test_a_reader_that_has_gone_stops_no_work(stream: str, tmp_path: Path) -> No
     os.close(read)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
     done = subprocess.run(
-        running.command("convert", source, dest), check=False, env=running.environment(), timeout=60, **streams
+        running.command("convert", source, dest),
+        check=False,
+        env=running.environment(),
+        cwd=nowhere(),
+        timeout=60,
+        **streams,
     )
     os.close(write)
     assert done.returncode == 0
@@ -394,7 +401,11 @@ def test_a_message_that_nobody_hears(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        running.command("inspect", tmp_path / "nothing"), check=False, env=running.environment(), stderr=write
+        running.command("inspect", tmp_path / "nothing"),
+        check=False,
+        env=running.environment(),
+        cwd=nowhere(),
+        stderr=write,
     )
     os.close(write)
     assert done.returncode == 3
@@ -595,7 +606,9 @@ def test_help_is_cheap() -> None:
         "commands.cli.main(['convert', '--help'], standalone_mode=False)\n"
         "assert not {'torch', 'mindspore', 'transformers', 'safetensors.torch'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=running.environment())
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, env=running.environment(), cwd=nowhere()
+    )
 
 
 def test_version(capsys) -> None:
@@ -627,6 +640,7 @@ def test_a_fault_shows_where_on_demand(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=running.environment({"STREAMCONV_TRACEBACK": "1"}),
+        cwd=nowhere(),
         check=False,
     )
     assert done.returncode == 1

@@ -18,7 +18,7 @@ import pytest
 
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F32
-from support import found_in_the_tree
+from support import found_in_the_tree, nowhere
 from support.running import command, environment
 from support.watching import descendants, number
 
@@ -53,7 +53,11 @@ def watched(folder: Path, *words: object, stop_after: float = math.inf) -> Seen:
     said = folder / "said"
     with said.open("w") as both:
         process = subprocess.Popen(
-            command(*words, before=ENDLESS_DISK), stdout=both, stderr=subprocess.STDOUT, env=environment()
+            command(*words, before=ENDLESS_DISK),
+            stdout=both,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            cwd=nowhere(),
         )
         while process.poll() is None:
             for pid in descendants(process.pid):

@@ -25,7 +25,7 @@ import streamconv
 from streamconv.engine import budget as memory
 from streamconv.formats import ckpt, shards
 from streamconv.formats.headers import HeaderRoom
-from support import ROOT, hostile, running
+from support import hostile, nowhere, running
 from support.hostile import ESCAPE, ODD, encode, honest, llama, replaced, u8, write
 from support.hostile_menu import LAUGHS, MENU, RAW, YAML, Case
 
@@ -43,7 +43,8 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_watch)
-_ELSEWHERE = ("/proc/", "/sys/", "/dev/null", str(ROOT / "streamconv"), sys.prefix, sys.base_prefix)
+PACKAGE = Path(streamconv.__file__).parent
+_ELSEWHERE = ("/proc/", "/sys/", "/dev/null", str(PACKAGE), sys.prefix, sys.base_prefix)
 
 
 @contextmanager
@@ -350,6 +351,7 @@ def peak(*words: object) -> running.Ended:
         capture_output=True,
         text=True,
         env=running.environment(),
+        cwd=nowhere(),
         timeout=HANG,
         check=True,
     )
