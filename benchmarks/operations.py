@@ -40,7 +40,7 @@ from streamconv.tensors import views
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, DType
 from streamconv.tensors.grids import box_shape
 from streamconv.tensors.refs import ChecksumSlot, OutputFile, TensorRef, TensorSpec
-from streamconv.tensors.views import View
+from streamconv.tensors.view_nodes import View
 
 from .conversions import removed
 from .measuring import BenchmarkError, ratio, spread

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
 from ..tensors.grids import Box, box_shape, flat_index
-from ..tensors.views import Piece, View, Zeros
+from ..tensors.view_nodes import Piece, View, Zeros
 
 #: Runs longer than this gain nothing on any disk measured.
 LONG_RUN = 64 << 10

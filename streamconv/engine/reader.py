@@ -26,7 +26,7 @@ from ..tensors.arrays import Bits, BitType
 from ..tensors.dtypes import BF16, F8_E4M3, DType
 from ..tensors.grids import Box, Grid, box_shape, flat_index, runs
 from ..tensors.refs import SourceFile, TensorRef, overlaps
-from ..tensors.views import Leaf, Scaled, Stored, View, Zeros
+from ..tensors.view_nodes import Leaf, Scaled, Stored, View, Zeros
 from ..text import quote
 from . import kernels
 

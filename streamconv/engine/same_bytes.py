@@ -10,7 +10,8 @@ from ..planning.outputs import SameBytes
 from ..storage.access import Access
 from ..storage.regions import Region
 from ..tensors.arrays import Bits
-from ..tensors.views import View, leaf
+from ..tensors.view_nodes import View
+from ..tensors.views import leaf
 from .boxes import boxes, cells
 from .budget import Budget
 from .reader import Reader, read_box

@@ -13,7 +13,7 @@ from ..rules.statements import TIED, Copy, Direction, Drop, Rule, Statement, Tie
 from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
 from ..tensors.refs import Catalog, TensorRef, TensorSpec
-from ..tensors.views import View
+from ..tensors.view_nodes import View
 from ..text import quote
 from .fp8_scales import Scales
 from .matching import Application, Matches

@@ -21,7 +21,7 @@ from ..rules.statements import Direction, Rule, Statement
 from ..rules.transforms import Same
 from ..tensors.dtypes import BF16, DType
 from ..tensors.refs import Catalog, TensorRef
-from ..tensors.views import View
+from ..tensors.view_nodes import View
 from ..text import quote
 from . import fp8_scales as scales
 from . import matching

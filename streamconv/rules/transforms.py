@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import UnsupportedError
 from ..tensors import views
-from ..tensors.views import View
+from ..tensors.view_nodes import View
 from .sizes import Sizes
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UnsupportedError, UsageError
-from ..text import quote
+from ..text import quote, setting
 
 FLOAT, INTEGER, OPAQUE = "float", "integer", "opaque"
 
@@ -67,7 +67,7 @@ _BY_MINDSPORE = {d.mindspore: d for d in _TABLE if d.mindspore}
 BF16, F16, F32, F64 = (_BY_NAME[n] for n in ("BF16", "F16", "F32", "F64"))
 F8_E4M3, STR = _BY_NAME["F8_E4M3"], _BY_NAME["str"]
 
-#: The dtypes that `--dtype` takes.
+#: The dtypes that tensors can be cast to, by the word that names them.
 TARGETS = {"fp32": F32, "fp16": F16, "bf16": BF16}
 
 #: How `torch_dtype` of a config.json spells the targets.
@@ -75,41 +75,45 @@ TORCH_NAMES = {F32: "float32", F16: "float16", BF16: "bfloat16"}
 
 
 def from_safetensors(name: str, where: str) -> DType:
-    """The dtype a safetensors header calls `name`; `where` is named in the error.
+    """Return the dtype of this name in a safetensors header; `where` begins the error message.
 
     Raises:
-        UnsupportedError: no such dtype, or one smaller than a byte.
+        UnsupportedError: an unknown name, or a dtype smaller than a byte.
     """
     dtype = _BY_NAME.get(name)
     if dtype is None or not dtype.safetensors:
         known = ", ".join(d.name for d in _TABLE if d.safetensors)
-        raise UnsupportedError(f"{where} has dtype {quote(name)}, which streamconv cannot read; it knows {known}")
+        raise UnsupportedError(f"{where} has dtype {quote(name)}, which streamconv cannot read; it can read {known}")
     return dtype
 
 
 def from_mindspore(name: str, where: str) -> DType:
-    """The dtype that MindSpore's `tensor_type` string names (case-sensitive); `where` is named in the error.
+    """Return the dtype that MindSpore's `tensor_type` string names (case-sensitive); `where` begins the error message.
 
     Raises:
-        UnsupportedError: no such type, or one that MindSpore writes but refuses to load (float8, complex).
+        UnsupportedError: an unknown type, or one that MindSpore writes but refuses to load (float8, complex).
     """
     dtype = _BY_MINDSPORE.get(name)
     if dtype is None:
         known = ", ".join(_BY_MINDSPORE)
         raise UnsupportedError(
-            f"{where} has type {quote(name)}, which MindSpore itself refuses to load; it knows {known}"
+            f"{where} has type {quote(name)}, which MindSpore itself refuses to load; it loads {known}"
         )
     return dtype
 
 
-def target(name: str | None) -> DType | None:
-    """The dtype that `--dtype NAME` asks for, `None` for none.
+def target(word: str | None) -> DType | None:
+    """Return the dtype to cast to, `None` for `None`.
+
+    Args:
+        word: a key of `TARGETS`, or the same dtype as config.json spells it, such as `bfloat16`.
 
     Raises:
-        UsageError: not one of fp32, fp16, bf16.
+        UsageError: another word.
     """
-    if name is None:
+    if word is None:
         return None
-    if name not in TARGETS:
-        raise UsageError(f"dtype {quote(name)!r} is not one of {', '.join(TARGETS)}")
-    return TARGETS[name]
+    known = {**TARGETS, **{name: dtype for dtype, name in TORCH_NAMES.items()}}
+    if word not in known:
+        raise UsageError(f"unknown value for {setting('dtype')}: {quote(word)}", f"choose one of {', '.join(known)}")
+    return known[word]

@@ -1,8 +1,8 @@
-"""Grids: regular sets of elements, and how they fall apart at the seams of a view.
+"""Grids: regular sets of elements, and how the seams of a view cut them.
 
-A grid is what one side asks of another: nested loops over coordinates, each loop with a count, a step along one axis
-of the tensor asked, and a stride in the flat buffer that will hold the answer. Every layout operation maps a grid to
-grids, so any box of any tree of operations ends as a few grids over tensors on disk: plain strided copies.
+A grid is nested loops over coordinates, each loop with a count, a step along one axis of a tensor, and a stride in the
+flat buffer that the elements go to. Every operation on views rewrites a grid into grids over its operands, so any box
+of any tree of operations ends as a few grids over tensors on disk: plain strided copies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Box = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """`count` coordinates, `step` apart on `axis` of the tensor asked, `stride` elements apart in the buffer."""
+    """`count` coordinates, `step` apart on `axis` of the tensor, `stride` elements apart in the buffer."""
 
     count: int
     axis: int
@@ -40,19 +40,19 @@ class Grid:
         return math.prod(loop.count for loop in self.loops)
 
     def span(self, axis: int) -> int:
-        """Distance between the lowest and the highest coordinate on `axis`."""
+        """Return the distance between the lowest and the highest coordinate on `axis`."""
         return sum((loop.count - 1) * loop.step for loop in self.loops if loop.axis == axis)
 
     def bounds(self) -> Box:
-        """The smallest box that holds all its elements."""
+        """Return the smallest box that holds all its elements."""
         return tuple((low, low + self.span(axis) + 1) for axis, low in enumerate(self.start))
 
     def outermost(self, axis: int) -> Loop | None:
-        """The loop with the longest step on `axis`."""
+        """Return the loop with the longest step on `axis`, `None` without any."""
         return max((loop for loop in self.loops if loop.axis == axis), key=lambda p: p.step, default=None)
 
     def part(self, loop: Loop, first: int, stop: int) -> Grid:
-        """The same grid with `loop` running over `first` … `stop` only."""
+        """Return the grid with `loop` restricted to `first` … `stop`."""
         start = list(self.start)
         start[loop.axis] += first * loop.step
         rest = tuple(p for p in self.loops if p is not loop)
@@ -61,7 +61,7 @@ class Grid:
 
 
 def box_grid(box: Box) -> Grid:
-    """The grid that reads `box` into a row-major buffer of the box's shape."""
+    """Return the grid that reads `box` into a row-major buffer of the box's shape."""
     loops, stride = [], 1
     for axis in range(len(box) - 1, -1, -1):
         count = box[axis][1] - box[axis][0]
@@ -72,17 +72,17 @@ def box_grid(box: Box) -> Grid:
 
 
 def whole(shape: tuple[int, ...]) -> Box:
-    """The box that is all of a tensor of that shape."""
+    """Return the box that is all of a tensor of that shape."""
     return tuple((0, n) for n in shape)
 
 
 def box_shape(box: Box) -> tuple[int, ...]:
-    """The shape of a box."""
+    """Return the shape of a box."""
     return tuple(stop - start for start, stop in box)
 
 
 def flat_index(index: Iterable[int], shape: tuple[int, ...]) -> int:
-    """The row-major number of an element."""
+    """Return the row-major number of an element."""
     flat = 0
     for coordinate, size in zip(index, shape, strict=True):
         flat = flat * size + coordinate
@@ -90,7 +90,7 @@ def flat_index(index: Iterable[int], shape: tuple[int, ...]) -> int:
 
 
 def runs(box: Box, shape: tuple[int, ...]) -> tuple[int, Iterator[int]]:
-    """How `box` lies in a row-major tensor: elements of a contiguous run, and where each run begins (flat index)."""
+    """Return how `box` lies in a row-major tensor: elements of a contiguous run, and the flat index of each run."""
     run, axis = 1, len(box)
     while axis:
         axis -= 1
@@ -102,7 +102,7 @@ def runs(box: Box, shape: tuple[int, ...]) -> tuple[int, Iterator[int]]:
 
 
 def without(box: Box, other: Box) -> Iterator[Box]:
-    """What of `box` lies outside `other`, as boxes that do not overlap."""
+    """Yield the part of `box` that lies outside `other`, as boxes that do not overlap."""
     if any(min(b, d) <= max(a, c) for (a, b), (c, d) in zip(box, other, strict=True)):
         yield box
         return
@@ -116,7 +116,7 @@ def without(box: Box, other: Box) -> Iterator[Box]:
 
 
 def joined(box: Box, other: Box) -> Box | None:
-    """The box that two make, where they lie side by side along one axis."""
+    """Return the union of two boxes that touch along one axis, `None` of others."""
     unlike = [axis for axis, (one, two) in enumerate(zip(box, other, strict=True)) if one != two]
     if len(unlike) != 1:
         return None
@@ -126,7 +126,7 @@ def joined(box: Box, other: Box) -> Box | None:
 
 
 def slabs(box: Box, most: int) -> Iterator[Box]:
-    """`box` in parts of at most `most` elements, each of which is one run of the box in row-major order."""
+    """Yield `box` in parts of at most `most` elements, each of them one run of the box in row-major order."""
     axis = next((axis for axis, (low, high) in enumerate(box) if high - low > 1), None)
     if axis is None:
         yield box
@@ -140,7 +140,7 @@ def slabs(box: Box, most: int) -> Iterator[Box]:
 
 
 def clip(grid: Grid, axis: int, low: int, high: int) -> Iterator[Grid]:
-    """The part of `grid` whose coordinates on `axis` lie in [low, high), as grids."""
+    """Yield the part of `grid` whose coordinates on `axis` lie in [low, high), as grids."""
     first = grid.start[axis]
     last = first + grid.span(axis)
     if first >= high or last < low:
@@ -163,10 +163,10 @@ def clip(grid: Grid, axis: int, low: int, high: int) -> Iterator[Grid]:
 
 
 def unmerge(grid: Grid, axis: int, size: int) -> Iterator[Grid]:
-    """`grid` asked of a merged axis, as grids over the two axes it was merged from.
+    """Yield `grid` on a merged axis as grids over the two axes it was merged from.
 
     Coordinate c on `axis` becomes (c // size, c % size) on `axis` and `axis + 1`. A run that begins or ends inside a
-    row of `size` is no rectangle there: it falls apart into head, body and tail.
+    row of `size` is not a rectangle there: it is cut into head, body and tail.
     """
     loop = _carrying(grid, axis, size)
     if loop is None:
@@ -177,7 +177,7 @@ def unmerge(grid: Grid, axis: int, size: int) -> Iterator[Grid]:
 
 
 def _carrying(grid: Grid, axis: int, size: int) -> Loop | None:
-    """The outermost loop on `axis` whose running would carry from the inner coordinate into the outer one."""
+    """Return the outermost loop on `axis` that would carry from the inner coordinate into the outer one."""
     inner = [loop for loop in grid.loops if loop.axis == axis and loop.step % size]
     reach = grid.start[axis] % size + sum((loop.count - 1) * loop.step for loop in inner)
     return max(inner, key=lambda p: p.step) if inner and reach >= size else None
@@ -197,7 +197,7 @@ def _divided(grid: Grid, axis: int, size: int) -> Grid:
 
 
 def _rows(grid: Grid, loop: Loop, size: int) -> Iterator[Grid]:
-    """Cut `loop` where it crosses rows of `size`: a partial first row, whole rows, a partial last one."""
+    """Yield `grid` with `loop` cut where it crosses rows of `size`: a partial first row, whole rows, a partial last."""
     per_row, odd = divmod(size, loop.step)
     first = grid.start[loop.axis] % size
     below = sum((p.count - 1) * p.step for p in grid.loops if p.axis == loop.axis and p.step < loop.step)
@@ -215,7 +215,7 @@ def _rows(grid: Grid, loop: Loop, size: int) -> Iterator[Grid]:
 
 
 def _folded(grid: Grid, loop: Loop, rows: int, per_row: int) -> Grid:
-    """`grid`, its `loop` of rows·per_row steps written as two loops."""
+    """Return `grid` with its `loop` of rows·per_row steps written as two loops."""
     rest = tuple(p for p in grid.loops if (p.axis, p.step, p.stride) != (loop.axis, loop.step, loop.stride))
     outer = Loop(rows, loop.axis, loop.step * per_row, loop.stride * per_row)
     inner = replace(loop, count=per_row)

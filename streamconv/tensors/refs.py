@@ -65,7 +65,7 @@ class TensorRef:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor, from its shape and dtype."""
+        """The bytes of the tensor, from its shape and dtype."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -104,15 +104,15 @@ def file_spans(extents: Sequence[tuple[int, int]], offset: int, count: int) -> I
 
 @dataclass(frozen=True)
 class Catalog(Mapping[str, TensorRef]):
-    """All tensors of a source by name, the files they lie in, and what was seen and left alone.
+    """All tensors of a source by name, the files that hold them, and what was ignored.
 
     Attributes:
         path: the file or directory that was opened.
         format: one of `safetensors`, `ckpt`, `torch`.
         tensors: name → reference, in file order.
         files: the files read, in reading order.
-        ignored: other files beside them, and what torch files hold beside a model (`FILE: KEY`), by reason.
-        twice: tensors that are in two files, as the one in `tensors` and the other: they have to hold the same bytes.
+        ignored: why other files next to them, and what else torch files hold (`FILE: KEY`), are not read.
+        twice: tensors stored in two files, the one in `tensors` first; both must hold the same bytes.
     """
 
     path: Path
@@ -133,12 +133,12 @@ class Catalog(Mapping[str, TensorRef]):
 
     @property
     def directory(self) -> Path:
-        """Where `config.json` and the tokenizer would lie."""
+        """The directory where `config.json` and the tokenizer are looked for."""
         return self.path.parent if [file.path for file in self.files] == [self.path] else self.path
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """The bytes of all tensors."""
         return sum(ref.nbytes for ref in self.tensors.values())
 
 
@@ -152,7 +152,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor, from its shape and dtype."""
+        """The bytes of the tensor, from its shape and dtype."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
