@@ -22,8 +22,9 @@ from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, storing
 from .output import fingerprint, manifest
 from .output.journal import DoneBoxes
+from .output.paths import ResultPaths
 from .output.recorder import Recorder
-from .output.staging import Partial
+from .output.staging import Staging
 from .output.writer import FileSink
 from .planning.outputs import Output
 from .prepared import Prepared, decide_budget
@@ -88,58 +89,58 @@ class Conversion(Prepared):
         # What the caller allocated since the plan was made counts too.
         budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.budget.workers)
         _log.debug("reading: %s, writing: %s, budget: %s", self.reading, self.writing, budget)
-        with Partial(self.destination.path, self.destination.single, self._fingerprint(), self.restart) as partial:
-            if partial.is_finished() and not self.restart:
-                partial.finish_cleanup()
+        with Staging(self.destination.paths, self._fingerprint(), self.restart) as staging:
+            if staging.is_finished() and not self.restart:
+                staging.finish_cleanup()
                 total = self.mapping.nbytes
                 tally = Tally(total=total, done=total, resumed=total)
             else:
-                tally = self._run(partial, budget, progress)
+                tally = self._run(staging, budget, progress)
         seconds = time.monotonic() - started
         return Report(prepared=self, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
 
     def _fingerprint(self) -> fingerprint.Fingerprint:
-        return fingerprint.describe(self.settings, self.mapping, self.layout, self.catalog, VERSION)
+        return fingerprint.describe(self.settings, self.mapping, self.layout, self.catalog)
 
-    def _run(self, partial: Partial, budget: Budget, progress: OnProgress | None) -> Tally:
+    def _run(self, staging: Staging, budget: Budget, progress: OnProgress | None) -> Tally:
         """Check → build → prove → put in place."""
-        partial.check_same()
+        staging.check_same()
         self.destination.check(self.catalog, self.overwrite)
         names = [file.name for file in self.layout.files]
-        self.destination.check_room(self.layout.total - partial.allocated(names))
+        self.destination.check_free_space(self.layout.total - staging.allocated(names))
         for check in self.mapping.checks:
             check_same_bytes(check, budget, self.reading.access)
-        recorder = self._recorder(partial, names)
+        recorder = self._recorder(staging, names)
         _log.debug("resuming after %d of %d bytes", recorder.durable_bytes, self.mapping.nbytes)
         try:
-            tally, digests = self._build(partial.place, recorder, budget, progress)
+            tally, digests = self._build(recorder, budget, progress)
             if self.verify:
-                self._prove(partial, budget, progress)
+                self._prove(staging, budget, progress)
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination since then is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite)
-            partial.commit(manifest.write(self.settings, self.mapping, self.layout, digests, tally.overflowed, VERSION))
+            staging.commit(manifest.write(self.settings, self.mapping, self.layout, digests, tally.overflowed, VERSION))
         except BaseException as error:
-            partial.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)
+            staging.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
-                error.add(self._what_is_left(partial, recorder.durable_bytes))
+                error.add(self._what_is_left(staging, recorder.durable_bytes))
             raise
         return tally
 
-    def _recorder(self, partial: Partial, names: list[str]) -> Recorder:
+    def _recorder(self, staging: Staging, names: list[str]) -> Recorder:
         """What interrupted runs left, and the journal to continue."""
-        journal = partial.begin(names)
+        journal = staging.begin(names)
         ledger = DoneBoxes(self.mapping.outputs, self.layout.files)
-        with storing(partial.journal_path, "cannot read"):
-            ledger.load(journal.records(), lambda file: partial.has_file(file.name, file.size))
+        with storing(staging.paths.journal, "cannot read"):
+            ledger.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
         return Recorder(journal, ledger, {name: number for number, name in enumerate(names)})
 
     def _build(
-        self, place: Path, recorder: Recorder, budget: Budget, progress: OnProgress | None
+        self, recorder: Recorder, budget: Budget, progress: OnProgress | None
     ) -> tuple[Tally, Mapping[str, list[str]]]:
         """All files, durable, with the digests of their blocks."""
         direct = self.writing.access is Access.DIRECT
-        sink = FileSink(self.layout, place, self.destination.single, recorder, direct)
+        sink = FileSink(self.layout, self.destination.paths.built, recorder, direct)
         tally = Tally(
             total=self.mapping.nbytes,
             done=recorder.durable_bytes,
@@ -152,31 +153,31 @@ class Conversion(Prepared):
             digests = sink.finish()
         finally:
             sink.close()
-        if not self.destination.single:
-            self._write_companions(place)
+        if not self.destination.paths.is_file:
+            self._write_companions(self.destination.paths.partial)
         return tally, digests
 
-    def _prove(self, partial: Partial, budget: Budget, progress: OnProgress | None) -> None:
+    def _prove(self, staging: Staging, budget: Budget, progress: OnProgress | None) -> None:
         """Read what was built from the disk, not out of the page cache, and compare it with the source."""
 
         def verifying(event: Progress) -> None:
             if progress:
                 progress(replace(event, file=f"verifying {event.file}"))
 
-        partial.forget([file.name for file in self.layout.files])
+        staging.drop_cache([file.name for file in self.layout.files])
         try:
-            self._compare(partial.place, budget, verifying)
+            self._compare(self.destination.paths.built, budget, verifying)
         except VerificationError as error:
             error.add("the storage did not keep what was written to it", "check the device, then convert again")
             raise
 
-    def _what_is_left(self, partial: Partial, safe: int) -> str:
+    def _what_is_left(self, staging: Staging, safe: int) -> str:
         """A note for whoever reads why a run ended early."""
-        if partial.is_in_place:
-            return f"{quote(partial.path)} is complete nevertheless; run the same command to clean up"
-        if not partial.is_worth_keeping:
+        if staging.is_in_place:
+            return f"{quote(staging.paths.path)} is complete nevertheless; run the same command to clean up"
+        if not staging.is_worth_keeping:
             return "no partial output was kept"
-        saved = f"{format_size(safe)} of {format_size(self.mapping.nbytes)} saved in {quote(partial.place)}"
+        saved = f"{format_size(safe)} of {format_size(self.mapping.nbytes)} saved in {quote(staging.paths.partial)}"
         return f"{saved}; run the same command to resume, or add {setting('restart', True)} to start over"
 
     def _write_companions(self, place: Path) -> None:
@@ -205,12 +206,12 @@ class Conversion(Prepared):
         Raises:
             VerificationError: a byte differs.
         """
-        return self._compare(self.destination.path, self.budget, progress, sample)
+        return self._compare(self.destination.paths, self.budget, progress, sample)
 
     def _compare(
-        self, path: Path, budget: Budget, progress: OnProgress | None, sample: Sample | None = None
+        self, paths: ResultPaths, budget: Budget, progress: OnProgress | None, sample: Sample | None = None
     ) -> Verified:
-        sink = CompareSink(self.layout, path)
+        sink = CompareSink(self.layout, paths)
         try:
             chosen = chosen_boxes(self.layout, sample) if sample else None
             tally = workers.run(self.mapping, sink, budget, self.reading.access, progress, chosen=chosen)

@@ -1,7 +1,4 @@
-"""Verification: an output against its manifest, at disk speed, or against what its source gives, box by box.
-
-Either way all of it, or a sample: then sizes, names and headers are still looked at in full.
-"""
+"""Verify an output against its manifest, at disk speed: all of it, or a sample with all sizes, names and headers."""
 
 from __future__ import annotations
 
@@ -19,17 +16,19 @@ from ..errors import SourceError, UnsupportedError, UsageError, VerificationErro
 from ..formats.catalog import open_catalog
 from ..output.blocks import BLOCK
 from ..output.manifest import Manifest
+from ..output.paths import ResultPaths
 from ..storage import disk
-from ..text import quote
+from ..text import first_few, quote, setting
 from .sample import Sample
 
 _CHUNK = 1 << 20
 _SHOWN = 20
+_AGAIN = "copy it again, or convert again"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was proven: `files` and `tensors` counted, `bytes_read` of `total` bytes compared."""
+    """What was verified: so many files and tensors, `bytes_read` of `total` bytes."""
 
     files: int
     tensors: int
@@ -40,21 +39,30 @@ class Verified:
 def against_manifest(
     path: Path, manifest: Manifest, on_progress: OnProgress | None = None, sample: Sample | None = None
 ) -> Verified:
-    """Read every file that a manifest names and compare its size and the digests of its blocks.
+    """Read every file that a manifest lists, and compare its size and the digests of its blocks.
 
-    Of a sample, at least one block of every file is read, and the one with a safetensors header; names and places of
-    all tensors are compared with the headers.
+    A sample has at least one block of every file, and all of its safetensors header; the names and offsets of all
+    tensors are compared with the headers.
+
+    Args:
+        path: the checkpoint.
+        manifest: its manifest.
+        on_progress: called now and then.
+        sample: the share of the blocks to read; all where absent.
 
     Raises:
         VerificationError: a file is missing, has another size, or a block differs; the message names the block's
-        tensors, and which of their bytes lie there. With a sample: or the headers name other tensors.
+            tensors, and which of their bytes lie there. With a sample, also: the headers list other tensors.
+        SourceError: a file cannot be read.
     """
-    files, folder = manifest.files, _is_directory(path)
+    with reading(path):
+        paths = ResultPaths.of_existing(path)
+    files = manifest.files
     chosen = _chosen_blocks(manifest, sample)
     total = sum(_block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
     done, started = 0, time.monotonic()
     for name, (size, digests) in files.items():
-        place = path / name if folder else path
+        place = paths.file(name)
         for number, digest in _digests(place, size, chosen[name]):
             if number >= len(digests) or digest != digests[number]:
                 raise _differs(place, name, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
@@ -62,12 +70,12 @@ def against_manifest(
             if on_progress:
                 on_progress(Progress(done, total, time.monotonic() - started, resident_bytes(), 0, name))
     if sample is not None:
-        _check_places(path, folder, manifest)
+        _check_places(paths, manifest)
     return Verified(len(files), len(manifest.tensors), total, sum(size for size, _ in files.values()))
 
 
 def _chosen_blocks(manifest: Manifest, sample: Sample | None) -> Mapping[str, Sequence[int]]:
-    """For each file the numbers of the blocks to read."""
+    """Return for each file the numbers of the blocks to read."""
     chosen: dict[str, Sequence[int]] = {}
     heads, before = _heads(manifest) if sample else {}, 0
     for name, (size, _) in manifest.files.items():
@@ -81,7 +89,7 @@ def _chosen_blocks(manifest: Manifest, sample: Sample | None) -> Mapping[str, Se
 
 
 def _heads(manifest: Manifest) -> Mapping[str, int]:
-    """Where the first tensor of each file begins: before it lies a safetensors header, all of it."""
+    """Return where the first tensor of each file begins: all of a safetensors header lies before it."""
     heads: dict[str, int] = {}
     for file, extents in manifest.tensors.values():
         for offset, _ in extents:
@@ -93,26 +101,28 @@ def _block_size(size: int, number: int) -> int:
     return min(BLOCK, size - number * BLOCK)
 
 
-def _check_places(path: Path, folder: bool, manifest: Manifest) -> None:
-    """Compare what the headers say of names and places with the manifest.
+def _check_places(paths: ResultPaths, manifest: Manifest) -> None:
+    """Compare the names and offsets in the headers with the manifest.
 
     Raises:
-        VerificationError: a tensor is missing, lies elsewhere, or is one too many; or a header is broken.
+        VerificationError: a tensor is missing, has other offsets, or is not in the manifest; or a header is damaged.
         SourceError: a file cannot be read.
     """
     try:
-        catalog = open_catalog(path)
+        catalog = open_catalog(paths.path)
     except (SourceError, UnsupportedError) as error:
         if isinstance(error.__cause__, OSError):
             raise
-        raise VerificationError(f"{error}; the manifest says otherwise") from error
+        raise VerificationError(f"{error.message}; the manifest says otherwise", error.hint) from error
     found = {n: _places((e.file.path.name, e.offset, e.length) for e in ref.extents) for n, ref in catalog.items()}
     known = {n: _places((file, *e) for e in extents) for n, (file, extents) in manifest.tensors.items()}
-    if not folder:
+    if paths.is_file:
         found, known = ({n: [p[1:] for p in places] for n, places in each.items()} for each in (found, known))
     for name in (*known, *found):
         if name not in known or name not in found or known[name] != found[name]:
-            raise VerificationError(f"the headers of {quote(path)} and its manifest disagree on tensor {quote(name)}")
+            raise VerificationError(
+                f"the headers of {quote(paths.path)} and its manifest disagree on tensor {quote(name)}", _AGAIN
+            )
 
 
 def _places(extents: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
@@ -120,7 +130,7 @@ def _places(extents: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
 
 
 def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """The digests of some of a file's blocks with their numbers, each as soon as it is read.
+    """Yield the number and the digest of some of a file's blocks, each as soon as it is read.
 
     Raises:
         VerificationError: the file is missing, or not `size` bytes long.
@@ -131,13 +141,13 @@ def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[in
             descriptor = disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except SourceError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise VerificationError(f"{quote(path)} is missing, its manifest names it: convert again") from None
+            raise VerificationError(f"{quote(path)} is missing, but the manifest lists it", _AGAIN) from None
         raise
     try:
         with reading(path):
             found = disk.fstat(descriptor).st_size
             if found != size:
-                raise VerificationError(f"{quote(path)} has {found} bytes, its manifest says {size}: convert again")
+                raise VerificationError(f"{quote(path)} has {found} bytes, but the manifest says {size}", _AGAIN)
             for number in numbers:
                 yield number, _digest(path, descriptor, number * BLOCK, _block_size(size, number))
                 disk.try_drop_cache(descriptor, number * BLOCK, BLOCK)
@@ -146,40 +156,36 @@ def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[in
 
 
 def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:
-    """The digest of one block."""
+    """Return the digest of one block."""
     digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(length, _CHUNK)))
     at, end = begin, begin + length
     while at < end:
         count = disk.read_into(descriptor, buffer[: min(len(buffer), end - at)], at)
         if not count:
-            raise VerificationError(f"{quote(path)} became shorter while it was read")
+            raise VerificationError(
+                f"{quote(path)} was truncated while it was read", "run again once nothing writes to it"
+            )
         digest.update(buffer[:count])
         at += count
     return digest.hexdigest()
 
 
-def _is_directory(path: Path) -> bool:
-    with reading(path):
-        return disk.is_directory(path)
-
-
 def _differs(path: Path, name: str, begin: int, end: int, manifest: Manifest) -> VerificationError:
-    """The error for a block of `path`, which the manifest calls `name`."""
+    """Return the error for a block of `path`, which the manifest calls `name`."""
     inside = [
         f"{quote(tensor)}, {part}"
         for tensor, (file, extents) in manifest.tensors.items()
         if file == name and (part := _part(extents, begin, end))
     ]
-    more = f"; and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
     return VerificationError(
         f"{quote(path)} differs from its manifest between byte {begin} and byte {end}"
-        + (f" (tensors there: {'; '.join(inside[:_SHOWN])}{more})" if inside else "")
-        + ": copy or convert again"
+        + (f" (tensors there: {first_few(inside, _SHOWN, separator='; ')})" if inside else ""),
+        _AGAIN,
     )
 
 
 def _part(extents: Sequence[Sequence[int]], begin: int, end: int) -> str:
-    """Which bytes of a tensor lie between two bytes of its file, in words; nothing where none do."""
+    """Say which bytes of a tensor lie between two bytes of its file; return nothing where none do."""
     size = sum(length for _, length in extents)
     low, high, before = size, 0, 0
     for offset, length in extents:
@@ -193,13 +199,14 @@ def _part(extents: Sequence[Sequence[int]], begin: int, end: int) -> str:
 
 
 def needed(manifest: Manifest | None, path: Path) -> Manifest:
-    """The manifest, or an error that says what can be done without one.
+    """Return the manifest of `path`.
 
     Raises:
         UsageError: there is none.
     """
     if manifest is None:
         raise UsageError(
-            f"{quote(path)} has no manifest: `streamconv verify SOURCE DEST` compares it with its source instead"
+            f"{quote(path)} has no manifest",
+            f"compare it with what it was made from: give {setting('source')} too",
         )
     return manifest

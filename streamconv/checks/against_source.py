@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, reading
 from ..formats.layout import FileLayout
+from ..output.paths import ResultPaths
 from ..storage import disk
 from ..tensors.grids import Box
 from ..tensors.refs import OutputFile, file_spans
 from ..text import quote
-from .against_manifest import _CHUNK, _is_directory
+from .against_manifest import _CHUNK
 from .sample import Sample
+
+_CONVERT_AGAIN = "convert again"
 
 
 def chosen_boxes(layout: FileLayout, sample: Sample) -> BoxFilter:
-    """Which boxes are compared: the sample's, and the first one of a tensor of each file."""
+    """Return which boxes are compared: the sample's, and the first one of a tensor of each file."""
     firsts = set()
     for file in layout.files:
         names = [name for name, extents in file.extents.items() if any(length for _, length in extents)]
@@ -35,16 +37,14 @@ def chosen_boxes(layout: FileLayout, sample: Sample) -> BoxFilter:
 
 
 class CompareSink:
-    """Takes the boxes of a conversion and compares them with files that are there already.
+    """Compares the boxes of a conversion with files that exist already.
 
-    Sizes, headers and indices are compared at once, in full.
-
-    Raises, from `put`:
-        VerificationError: a byte differs; the message names file, tensor and byte.
+    Sizes, headers and indices are compared when it is made, in full. It and `put` raise `VerificationError` where a
+    byte differs; the message names file, tensor and byte.
     """
 
-    def __init__(self, layout: FileLayout, path: Path) -> None:
-        self._path, self._folder = path, _is_directory(path)
+    def __init__(self, layout: FileLayout, paths: ResultPaths) -> None:
+        self._paths = paths
         self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, int] = {}
         self._files = layout.files
@@ -57,7 +57,7 @@ class CompareSink:
             raise
 
     def phase(self, name: str, offset: int, count: int) -> int | None:
-        """Bytes that are compared may lie in memory anyhow."""
+        """Return `None`: bytes that are compared may lie anywhere in memory."""
         return None
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
@@ -70,7 +70,11 @@ class CompareSink:
         return file.name
 
     def finish(self) -> None:
-        """Compare the CRCs, over bytes that are proven by now: not called for a sample, for they are of whole files."""
+        """Compare the checksums, of bytes that are verified by now. Not for samples: their bytes are not all verified.
+
+        Raises:
+            VerificationError: one differs.
+        """
         for file in self._files:
             for slot in file.slots:
                 expected = memoryview(slot.encode(self._crc(file, slot.begin, slot.end)))
@@ -84,25 +88,27 @@ class CompareSink:
         return crc
 
     def close(self) -> None:
-        """Let go of the files, and of what the page cache has of them."""
+        """Close the files, and drop them from the page cache."""
         for descriptor in self._open.values():
             disk.try_drop_cache(descriptor)
             disk.close_quietly(descriptor)
         self._open.clear()
 
     def _check_frame(self, file: OutputFile) -> None:
-        place = self._place(file)
+        place = self._paths.file(file.name)
         try:
             with reading(place):
                 descriptor = self._open[file.name] = disk.open_file(place, os.O_RDONLY)
         except SourceError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise VerificationError(f"{quote(place)} is missing: convert again") from error
+                raise VerificationError(f"{quote(place)} is missing", _CONVERT_AGAIN) from error
             raise
         with reading(place):
             size = disk.fstat(descriptor).st_size
         if size != file.size:
-            raise VerificationError(f"{quote(place)} has {size} bytes, the source gives {file.size}: convert again")
+            raise VerificationError(
+                f"{quote(place)} has {size} bytes, but the source gives {file.size}", _CONVERT_AGAIN
+            )
         for offset, data in file.literals_between_slots():
             self._compare(file, offset, data, "a header" if file.extents else "the index")
 
@@ -115,13 +121,11 @@ class CompareSink:
         least = min(len(found), len(wanted))
         unequal = found[:least] != wanted[:least]
         first = int(unequal.argmax()) if unequal.any() else least
+        path = quote(self._paths.file(file.name))
         raise VerificationError(
-            f"{quote(self._place(file))} differs from what the source gives at byte {offset + first} ({what} + {first})"
+            f"{path} differs from what the source gives at byte {offset + first} ({what} + {first})", _CONVERT_AGAIN
         )
 
     def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
-        with reading(self._place(file)):
+        with reading(self._paths.file(file.name)):
             return disk.read_up_to(self._open[file.name], length, offset)
-
-    def _place(self, file: OutputFile) -> Path:
-        return self._path / file.name if self._folder else self._path

@@ -9,11 +9,13 @@ from ..configs.companions import is_copied
 from ..errors import DestinationError, StorageError, UsageError, storing
 from ..storage import disk
 from ..tensors.refs import Catalog
-from ..text import format_size, quote
+from ..text import format_size, quote, setting
+from .paths import ResultPaths
 
+_ANOTHER = "choose another destination"
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 
-#: What a directory may hold beside weights and still be replaced by --overwrite: the files of a checkpoint.
+#: What a directory may hold next to weights and still be replaced: the files of a checkpoint.
 _CHECKPOINT_ENDINGS = (
     *_WEIGHTS,
     ".json",
@@ -31,67 +33,75 @@ class Destination:
 
     Args:
         path: its final name.
-        single: it is one file, with its manifest beside it.
+        is_file: it is one file, with its manifest next to it.
+
+    Attributes:
+        paths: its names, final and while it is built.
+
+    Raises:
+        UsageError: the root cannot be a destination.
+        StorageError: the system cannot tell where a link leads.
     """
 
-    def __init__(self, path: Path, single: bool) -> None:
-        self.path = path if single else _nameable(path)
-        self.single = single
+    def __init__(self, path: Path, is_file: bool) -> None:
+        self.paths = ResultPaths(path if is_file else _nameable(path), is_file)
+
+    @property
+    def path(self) -> Path:
+        """Its final name."""
+        return self.paths.path
 
     def check(self, source: Catalog, overwrite: bool) -> None:
-        """Refuse a destination that is the source, that holds it, or that is not ours to write.
+        """Refuse a destination that is the source, that holds it, or that may not be replaced.
 
         Raises:
             UsageError: it has no parent directory.
             DestinationError: it exists and may not be replaced.
-            StorageError: it cannot be looked at.
+            StorageError: the system cannot stat it.
         """
-        with storing(self.path, "cannot look at"):
+        with storing(self.path, "cannot stat"):
             self._check(source, overwrite)
 
     def _check(self, source: Catalog, overwrite: bool) -> None:
         if not disk.is_directory(self.path.parent):
-            raise UsageError(f"{quote(self.path.parent)} is not a directory: create it first")
+            raise UsageError(f"{quote(self.path.parent)} is not a directory", "create it first")
         self._check_apart(source)
         if not disk.exists(self.path):
             return
         self._check_kind()
-        if not self.single and not disk.listdir(self.path):
+        if not self.paths.is_file and not disk.listdir(self.path):
             return
         if not overwrite:
             raise DestinationError(
-                f"{quote(self.path)} exists; choose another destination, or replace it with --overwrite"
+                f"{quote(self.path)} exists", f"{_ANOTHER}, or replace this one with {setting('overwrite', True)}"
             )
-        if not self.single:
+        if not self.paths.is_file:
             self._check_replaceable()
 
     def _check_kind(self) -> None:
-        if self.single and not disk.is_file(self.path):
-            raise DestinationError(f"{quote(self.path)} exists and is not a regular file; choose another destination")
-        if not self.single and not disk.is_directory(self.path):
-            raise DestinationError(f"{quote(self.path)} exists and is not a directory; choose another destination")
+        if self.paths.is_file and not disk.is_file(self.path):
+            raise DestinationError(f"{quote(self.path)} exists and is not a regular file", _ANOTHER)
+        if not self.paths.is_file and not disk.is_directory(self.path):
+            raise DestinationError(f"{quote(self.path)} exists and is not a directory", _ANOTHER)
         if os.path.ismount(self.path):
             raise DestinationError(
-                f"{quote(self.path)} is a mount point, which no rename can put in place: name a directory inside it"
+                f"{quote(self.path)} is a mount point, which cannot be replaced by a rename",
+                "choose a directory inside it",
             )
 
     def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
         inside = {disk.device_and_inode(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
         entries = [self.path / name for name in disk.listdir(self.path)] if disk.is_directory(self.path) else []
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        held = {disk.device_and_inode(p) for p in (self.path, partial, *entries) if disk.mode(p)}
+        held = {disk.device_and_inode(p) for p in (self.path, self.paths.partial, *entries) if disk.mode(p)}
         if disk.is_directory(source.path) and disk.device_and_inode(source.path) in inside:
             raise DestinationError(
-                f"{quote(self.path)} lies in the source's directory, which is never written to: "
-                "choose another destination"
+                f"{quote(self.path)} lies in the source's directory, which is never written to", _ANOTHER
             )
         for file in source.files:
             # A source that is gone by now is the reader's to report.
             if disk.mode(file.path) and disk.device_and_inode(file.path) in held:
-                raise DestinationError(
-                    f"{quote(self.path)} holds the source {quote(file.path.name)}: choose another destination"
-                )
+                raise DestinationError(f"{quote(self.path)} holds the source {quote(file.path.name)}", _ANOTHER)
 
     def _check_replaceable(self) -> None:
         names = disk.listdir(self.path)
@@ -99,36 +109,37 @@ class Destination:
         if foreign or not any(name.endswith(_WEIGHTS) for name in names):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
-                f"{quote(self.path)} holds {what}: --overwrite replaces only checkpoints; "
-                "remove it yourself, or choose another destination"
+                f"{quote(self.path)} holds {what}; {setting('overwrite', True)} replaces only checkpoints",
+                "choose another destination, or remove this one yourself",
             )
 
-    def check_room(self, size: int) -> None:
-        """Refuse what the file system has no room for.
+    def check_free_space(self, size: int) -> None:
+        """Refuse a result that the file system has no space for.
 
         Raises:
             StorageError: fewer than `size` bytes are free.
         """
-        with storing(self.path.parent, "cannot look at"):
+        with storing(self.path.parent, "cannot stat"):
             free = disk.free_bytes(self.path.parent)
         if free < size:
             raise StorageError(
-                f"{quote(self.path.parent)} has {format_size(free)} free, and {format_size(size)} are to be written: "
-                "make room, or choose another destination (nothing was written)"
+                f"{quote(self.path.parent)} has {format_size(free)} free, but {format_size(size)} are to be written; "
+                "nothing was written",
+                "free some space, or choose another destination",
             )
 
 
 def _nameable(path: Path) -> Path:
-    """The directory by a name that a rename can put in place: of a link, and of `.`, what they lead to.
+    """Return the directory by a name that a rename can replace: for a link, and for `.`, what they lead to.
 
     Raises:
         UsageError: it is the root.
     """
-    with storing(path, "cannot look at"):
+    with storing(path, "cannot stat"):
         if path.name in ("", "..") or disk.is_link(path):
             path = Path(os.path.realpath(path))
     if not path.name:
-        raise UsageError(f"{quote(path)} is the root of the file system: name a directory in it")
+        raise UsageError(f"{quote(path)} is the root of the file system", "choose a directory in it")
     return path
 
 

@@ -1,8 +1,9 @@
-"""Which conversion it is: what a journal has to agree with before a run goes on from it."""
+"""Which conversion it is: what a journal has to agree with before a run resumes from it."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -18,27 +19,28 @@ from . import journal
 from .settings import Settings
 
 Fingerprint = Mapping[str, object]
-"""A conversion by all that decides its output's bytes, and its source's files as they are: as plain values."""
+"""All that decides the bytes of a conversion's output, and the state of its source's files, as plain values."""
+
+#: Raised when the same plan gives other bytes than it gave before, and only then: an unfinished run of another version
+#: of streamconv is resumed if that one wrote the same bytes.
+BYTES_VERSION = 1
 
 _SHOWN = 3
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
-#: How a difference is called; where none of these differs, the plan itself does.
-_WORDS = {
-    "streamconv": "streamconv",
-    "model": setting("model"),
+#: How a message names what differs; where none of it does, the plan itself is another.
+_NAMES = {
+    "bytes_version": "the version of what streamconv writes",
     "direction": "the direction",
-    "dtype": setting("dtype"),
-    "format": setting("format"),
-    "max_shard_size": setting("max_shard_size"),
-    "crc": setting("crc"),
+    **{name: setting(name) for name in ("model", "dtype", "format", "max_shard_size", "crc")},
 }
 
 
-def describe(settings: Settings, plan: Plan, layout: FileLayout, catalog: Catalog, version: str) -> Fingerprint:
-    """Describe a conversion that is planned and laid out, by this version of streamconv."""
+def describe(settings: Settings, plan: Plan, layout: FileLayout, catalog: Catalog) -> Fingerprint:
+    """Return the fingerprint of a conversion that is planned and laid out."""
     values = {
         "journal": journal.VERSION,
-        "streamconv": version,
+        "bytes_version": BYTES_VERSION,
         **settings.to_json(),
         "plan": plan.digest,
         "files": _digest([[file.name, file.size] for file in layout.files]),
@@ -53,7 +55,7 @@ def _digest(value: object) -> str:
 
 
 def _source(catalog: Catalog) -> Mapping[str, list[object]]:
-    """Of each file its size, when it was written, and a digest of what its header says."""
+    """Return for each file its size, when it was modified, and a digest of what its header says."""
     headers = {file.path: xxhash.xxh3_128() for file in catalog.files}
     for ref in catalog.values():
         for extent in ref.extents:
@@ -63,16 +65,16 @@ def _source(catalog: Catalog) -> Mapping[str, list[object]]:
 
 
 def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
-    """How two conversions differ, in words; empty where they are the same."""
+    """Say how a conversion differs from one that was begun; return nothing where they are the same."""
     found = [
-        f"{word} was {_shown(begun.get(key), key)}, is {_shown(now[key], key)}"
-        for key, word in _WORDS.items()
+        f"{name} was {_shown(begun.get(key), key)}, is {_shown(now[key], key)}"
+        for key, name in _NAMES.items()
         if begun.get(key) != now[key]
     ]
     found += [*_options(_table(begun, "options"), _table(now, "options"))]
     found += [*_files(_table(begun, "source"), _table(now, "source"))]
     if not found and begun != now:
-        found = ["the plan was another: other names, shapes or layouts"]
+        found = ["the plan was different: other names, shapes or layouts"]
     return found
 
 
@@ -92,8 +94,8 @@ def _table(values: Mapping[str, object], key: str) -> Mapping[str, object]:
 def _options(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
     for name in sorted({*begun, *now}):
         if begun.get(name) != now.get(name):
-            option = setting(f"options.{name}") if name in now else f"option {quote(name)}"
-            yield f"{option} was {_shown(begun.get(name))}, is {_shown(now.get(name))}"
+            shown = setting(f"options.{name}") if _PLAIN.fullmatch(name) else f"option {quote(name)}"
+            yield f"{shown} was {_shown(begun.get(name))}, is {_shown(now.get(name))}"
 
 
 def _files(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
@@ -107,14 +109,14 @@ def _files(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[s
 def _change(begun: object, now: object) -> str:
     match begun, now:
         case None, _:
-            return "was not there"
+            return "did not exist"
         case _, None:
-            return "is not there any more"
+            return "no longer exists"
         case [size, modified, _], [now_size, now_modified, _]:
             if size != now_size:
                 return f"had {size} bytes, has {now_size}"
             if modified != now_modified:
-                return f"was last written {_time(modified)}, now {_time(now_modified)}"
+                return f"was modified {_time(modified)}, is now of {_time(now_modified)}"
     return "has another header"
 
 

@@ -35,7 +35,7 @@ def choose_format(asked: str | None, dest: Destination, direction: Direction, fa
         UsageError: it does not go with DEST, or with what the conversion gives.
     """
     forward = direction is Direction.FORWARD
-    suffix = dest.path.suffix if dest.single else ""
+    suffix = dest.path.suffix if dest.paths.is_file else ""
     single = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
     by_name = next((one for one, endings in single.items() if suffix in endings), None)
     chosen = asked or by_name or (MS_SAFETENSORS if forward else HF_SAFETENSORS)

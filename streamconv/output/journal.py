@@ -2,7 +2,7 @@
 
 A line a record, each with its own checksum, appended only after the data that it speaks of is durable:
 
-    {"journal": 1, "streamconv": …, "plan": …, …}    the conversion; the first line
+    {"journal": 1, "bytes_version": …, "plan": …, …}  which conversion it is; the first line
     ["held", process, host, since]                   who writes it
     ["block", file, block, digest, crc]              a 16 MiB block is complete
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written

@@ -19,10 +19,11 @@ from ..planning.plan import Plan
 from ..storage import disk
 from ..text import quote
 from .blocks import BLOCK
+from .paths import ResultPaths
 from .settings import Settings
 
-MANIFEST = "streamconv.json"
 _LIMIT = 256 << 20
+_REMEDY = "remove it, or convert again"
 VERSION = 1
 
 
@@ -159,21 +160,25 @@ def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:
         BudgetError: it is larger than `header_room` allows.
     """
     with reading(path):
-        place = path / MANIFEST if disk.is_directory(path) else path.with_name(f"{path.name}.{MANIFEST}")
+        place = ResultPaths.of_existing(path).manifest
         if not disk.exists(place):
             return None
     with opened(place) as (descriptor, file):
         if file.size > _LIMIT:
-            raise SourceError(f"{quote(place)} is larger than {_LIMIT} bytes: no manifest of streamconv's is")
+            raise SourceError(f"{quote(place)} has {file.size} bytes, but a manifest has at most {_LIMIT}", _REMEDY)
         text = read_json(descriptor, file, 0, file.size, quote(place), header_room or HeaderRoom(_LIMIT))
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{quote(place)} is not JSON: {quote(error)}; remove it, or convert again") from error
-    if not isinstance(values, dict) or is_deep(values) or values.get("manifest") != VERSION:
+        raise SourceError(f"{quote(place)} is not JSON: {quote(error)}", _REMEDY) from error
+    if not isinstance(values, dict) or is_deep(values) or type(version := values.get("manifest")) is not int:
+        raise SourceError(f"{quote(place)} is not a manifest of streamconv", _REMEDY)
+    if version > VERSION:
         raise SourceError(
-            f"{quote(place)} is no manifest that this version of streamconv reads; remove it, or convert again"
+            f"{quote(place)} was written by a newer streamconv (manifest version {version})", "upgrade streamconv"
         )
+    if version != VERSION:
+        raise SourceError(f"{quote(place)} has an unknown manifest version: {version}", _REMEDY)
     return Manifest(place, values)
 
 
@@ -194,4 +199,4 @@ def _is_extent(value: object) -> bool:
 
 def broken(manifest: Manifest, what: str) -> SourceError:
     """Return the error for a manifest that is not as streamconv writes it."""
-    return SourceError(f"{quote(manifest.path)}: {what}; remove it, or convert again")
+    return SourceError(f"{quote(manifest.path)}: {what}", _REMEDY)

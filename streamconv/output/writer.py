@@ -17,6 +17,7 @@ from ..storage.regions import phase
 from ..tensors.refs import OutputFile, file_spans
 from .blocks import Blocks
 from .digests import BlockDigests
+from .paths import ResultPaths
 
 
 class WrittenPart(NamedTuple):
@@ -137,7 +138,7 @@ class OpenFile:
                     disk.try_drop_cache(self._descriptor, offset, length)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         with self._lock:
             descriptors = self._descriptor, self._direct
             self._descriptor = self._direct = None
@@ -151,14 +152,13 @@ class FileSink:
 
     Args:
         layout: where every byte goes.
-        place: the directory to write in, or the file itself where the layout has just one and `single` is set.
-        single: `place` is the file.
+        paths: where the files lie while they are built.
         past: what earlier runs left there.
         direct: write past the page cache what is long enough, and lies in memory as in the file.
     """
 
-    def __init__(self, layout: FileLayout, place: Path, single: bool, past: ResumeState, direct: bool = False) -> None:
-        self._place, self._single = place, single
+    def __init__(self, layout: FileLayout, paths: ResultPaths, past: ResumeState, direct: bool = False) -> None:
+        self._paths = paths
         self._by_tensor = {name: file for file in layout.files for name in file.extents}
         self._open: dict[str, OpenFile] = {}
         self._lock = threading.Lock()
@@ -200,8 +200,8 @@ class FileSink:
         with self._lock:
             targets, self._has_new_names, is_new = list(self._open.values()), False, self._has_new_names
         if is_new:
-            with storing(self._place):
-                disk.sync_directory(self._place.parent if self._single else self._place)
+            with storing(self._paths.path):
+                disk.sync_directory(self._paths.directory)
         for target in targets:
             with storing(target.path):
                 target.sync()
@@ -219,7 +219,7 @@ class FileSink:
         return {file.name: self.digests[file.name] for file in self._layout.files}
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         for target in self._open.values():
             target.close()
         self._open.clear()
@@ -243,4 +243,4 @@ class FileSink:
         target.close()
 
     def _path(self, file: OutputFile) -> Path:
-        return self._place if self._single else self._place / file.name
+        return self._paths.file(file.name)

@@ -88,7 +88,7 @@ def test_the_message_names_what_differs(kind: str, made) -> None:
     ref = open_catalog(dest)["model.layers.1.feed_forward.w2.weight"]
     extent = ref.extents[0]
     flip(extent.file.path, extent.offset + 7)
-    with pytest.raises(VerificationError, match=r"tensors there: model\..*: copy or convert again"):
+    with pytest.raises(VerificationError, match=r"tensors there: model\..*\nhint: copy it again, or convert again"):
         streamconv.verify(dest)
     with pytest.raises(VerificationError, match=rf"at byte {extent.offset + 7} \(tensor {ref.name}, byte 0 \+ 7\)"):
         streamconv.verify(dest, source=source)
@@ -168,7 +168,7 @@ def test_the_way_back(tmp_path: Path) -> None:
 
 def test_without_a_manifest(made) -> None:
     source, _ = made["directory"]
-    with pytest.raises(UsageError, match="has no manifest: `streamconv verify SOURCE DEST` compares it"):
+    with pytest.raises(UsageError, match="has no manifest\nhint: compare it with what it was made from: give source"):
         streamconv.verify(source)
 
 
@@ -200,7 +200,8 @@ BROKEN = {
     "not an object": lambda m: "[]",
     "too deep": lambda m: "[" * 100_000,
     "not UTF-8": lambda m: b"\xff\xfe\xfd",
-    "another version": lambda m: json.dumps({**m, "manifest": 99}),
+    "an older version": lambda m: json.dumps({**m, "manifest": 0}),
+    "no version": lambda m: json.dumps({**m, "manifest": None}),
     "no files": lambda m: json.dumps({**m, "files": None}),
     "a path": lambda m: json.dumps({**m, "files": {"../../etc/passwd": {"size": 1, "blocks": []}}}),
     "the directory": lambda m: json.dumps({**m, "files": {"..": {"size": 1, "blocks": []}}}),
@@ -209,6 +210,17 @@ BROKEN = {
     "no tensors": lambda m: json.dumps({**m, "tensors": []}),
     "broken extents": lambda m: json.dumps({**m, "tensors": {"a": {"file": "a", "extents": [[1], "x", None]}}}),
 }
+
+
+def test_a_manifest_of_a_newer_version_says_what_to_do(made, tmp_path: Path) -> None:
+    shutil.copytree(made["directory"][1], tmp_path / "dest")
+    place = tmp_path / "dest" / "streamconv.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "manifest": 99}))
+    with pytest.raises(
+        SourceError,
+        match=r"json was written by a newer streamconv \(manifest version 99\)\nhint: upgrade streamconv",
+    ):
+        streamconv.verify(tmp_path / "dest")
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -247,5 +259,5 @@ def test_a_manifest_of_nonsense_is_no_fault_of_ours(key: str, value: object, mad
 def test_a_manifest_that_is_too_large(tmp_path: Path, made) -> None:
     shutil.copytree(made["directory"][1], tmp_path / "dest")
     os.truncate(tmp_path / "dest" / "streamconv.json", 1 << 30)
-    with pytest.raises(SourceError, match="no manifest of streamconv's is"):
+    with pytest.raises(SourceError, match="has 1073741824 bytes, but a manifest has at most"):
         streamconv.verify(tmp_path / "dest")

@@ -56,7 +56,13 @@ def test_overwrite_replaces_a_checkpoint_that_others_wrote(source: Path, tmp_pat
     (dest / "notes.xyz").unlink()
     (dest / "README.md").write_text("model card")
     (dest / "tokenizer.model.v3").write_text("tokenizer")
-    refused(source, dest, "exists; choose another destination, or replace it with --overwrite", tmp_path, False)
+    refused(
+        source,
+        dest,
+        "exists\nhint: choose another destination, or replace this one with overwrite=True",
+        tmp_path,
+        False,
+    )
     streamconv.convert(source, dest, overwrite=True)
     assert set(tree(dest)) == {
         "config.json",
@@ -143,20 +149,25 @@ def test_the_working_directory_as_destination(source: Path, tmp_path: Path, monk
 
 
 def test_the_root_has_no_name(source: Path) -> None:
-    with pytest.raises(UsageError, match="root of the file system: name a directory in it"):
+    with pytest.raises(UsageError, match="root of the file system\nhint: choose a directory in it"):
         streamconv.plan(source, "/")
 
 
 def test_a_mount_point_is_refused(source: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "dest").mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "dest")
-    refused(source, tmp_path / "dest", "mount point, which no rename can put in place: name a directory in", tmp_path)
+    refused(
+        source,
+        tmp_path / "dest",
+        "mount point, which cannot be replaced by a rename\nhint: choose a directory in",
+        tmp_path,
+    )
     streamconv.convert(source, tmp_path / "dest" / "inside")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "x" * 248 + ".ckpt"])
 def test_a_name_that_is_too_long(name: str, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="name too long; choose a shorter name"):
+    with pytest.raises(StorageError, match="name too long\nhint: choose a shorter name"):
         streamconv.convert(source, tmp_path / name)
     assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
 
@@ -207,7 +218,7 @@ def test_a_link_to_the_source(link, one_file: Path, tmp_path: Path) -> None:
 def test_the_place_to_build_in_is_a_link_to_the_source(one_file: Path, tmp_path: Path) -> None:
     for link in (hard, soft):
         link(tmp_path / "dest.ckpt.partial", one_file)
-        raw_refused(one_file, tmp_path / "dest.ckpt", "is in the way and was not made by streamconv", tmp_path)
+        raw_refused(one_file, tmp_path / "dest.ckpt", "exists and was not created by streamconv", tmp_path)
         (tmp_path / "dest.ckpt.partial.streamconv").write_text("")
         raw_refused(one_file, tmp_path / "dest.ckpt", "holds the source model.ckpt", tmp_path)
         for name in ("dest.ckpt.partial", "dest.ckpt.partial.streamconv"):
@@ -245,7 +256,9 @@ def test_a_dangling_link_in_the_destination_is_no_fault(source: Path, tmp_path: 
 
 def test_room_is_asked_for_first(source: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(disk, "free_bytes", lambda path: 4096)
-    with pytest.raises(StorageError, match=r"4 KiB free, and .* KiB are to be written: make .*nothing was written"):
+    with pytest.raises(
+        StorageError, match=r"4 KiB free, but .* KiB are to be written; nothing was written\nhint: free some space"
+    ):
         streamconv.convert(source, tmp_path / "dest")
     assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
 

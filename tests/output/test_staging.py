@@ -16,8 +16,7 @@ import pytest
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError
-from streamconv.output import journal, recorder
-from streamconv.output import staging as partials
+from streamconv.output import journal, lock, recorder, staging
 from streamconv.storage import disk
 from support import running
 from support.running import stopped, tree
@@ -63,7 +62,7 @@ def test_a_foreign_partial_is_left_alone(name: str, put, source: Path, tmp_path:
     put(tmp_path / f"{name}.partial")
     before = tree(tmp_path)
     for restart in (False, True):
-        with pytest.raises(DestinationError, match=f"{name}.partial is in the way and was not made by streamconv"):
+        with pytest.raises(DestinationError, match=f"{name}.partial exists and was not created by streamconv"):
             streamconv.convert(source, tmp_path / name, restart=restart)
     assert tree(tmp_path) == before
 
@@ -120,13 +119,15 @@ sys.stdin.read()
 
 @NAMES
 def test_a_lock_held_by_another_process(name: str, source: Path, tmp_path: Path) -> None:
-    lock = tmp_path / f"{name}.partial.streamconv"
+    held = tmp_path / f"{name}.partial.streamconv"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], **pipes) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(held)], **pipes) as holder:
         assert holder.stdout.readline() == b"held\n"
         before = tree(tmp_path)
         for restart in (False, True):
-            with pytest.raises(DestinationError, match="is being written by another process: wait for it to end"):
+            with pytest.raises(
+                DestinationError, match="is being written by another process\nhint: wait for it to finish, or stop it"
+            ):
                 streamconv.convert(source, tmp_path / name, restart=restart)
         assert tree(tmp_path) == before
         holder.stdin.close()
@@ -137,13 +138,13 @@ def test_a_lock_held_by_another_process(name: str, source: Path, tmp_path: Path)
 def test_the_holder_ends_between_open_and_lock(name: str, source: Path, tmp_path: Path, monkeypatch) -> None:
     """Its journal is gone then, and what is locked is no name's file."""
     stopped(source, tmp_path / name)
-    lock, path, calls = disk.lock, tmp_path / f"{name}.partial.streamconv", []
+    take, path, calls = disk.lock, tmp_path / f"{name}.partial.streamconv", []
 
     def finish_first(descriptor: int) -> bool | None:
         calls.append(descriptor)
         if len(calls) == 1:
             path.unlink()
-        return lock(descriptor)
+        return take(descriptor)
 
     monkeypatch.setattr(disk, "lock", finish_first)
     streamconv.convert(source, tmp_path / name)
@@ -172,7 +173,7 @@ class TestWithoutLocks:
 
     def test_a_living_owner_on_this_host(self, source: Path, tmp_path: Path) -> None:
         parent = psutil.Process().parent()
-        owner = [parent.pid, partials.socket.gethostname(), time.time()]
+        owner = [parent.pid, lock.socket.gethostname(), time.time()]
         self.left_by(source, tmp_path / "dest", owner)
         with pytest.raises(DestinationError, match=rf"is being written by process {parent.pid} on .* \(since 20"):
             streamconv.convert(source, tmp_path / "dest")
@@ -180,7 +181,7 @@ class TestWithoutLocks:
     @pytest.mark.parametrize("since", [1, None])
     def test_a_dead_owner_or_its_number_given_out_again(self, since, source: Path, tmp_path: Path) -> None:
         number = os.getppid() if since else 1 << 22
-        self.left_by(source, tmp_path / "dest", [number, partials.socket.gethostname(), since or time.time()])
+        self.left_by(source, tmp_path / "dest", [number, lock.socket.gethostname(), since or time.time()])
         assert streamconv.convert(source, tmp_path / "dest").tally.resumed > 0
 
     def test_an_owner_on_another_host(self, source: Path, tmp_path: Path) -> None:
@@ -215,9 +216,7 @@ def test_what_comes_to_the_destination_meanwhile_stays(name: str, source: Path, 
 def test_an_error_of_the_caller_is_gone_on_from(name: str, source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / name)
     assert beside(tmp_path) == {f"{name}.partial", f"{name}.partial.streamconv"}
-    with pytest.raises(
-        DestinationError, match="an unfinished conversion that is not this one: --dtype was not given, is fp16"
-    ):
+    with pytest.raises(DestinationError, match="holds a different unfinished conversion: dtype was not given, is fp16"):
         streamconv.convert(source, tmp_path / name, dtype="fp16")
     assert streamconv.convert(source, tmp_path / name, dtype="fp16", restart=True).tally.resumed == 0
     assert not list(tmp_path.glob("*partial*"))
@@ -275,7 +274,10 @@ def test_a_rename_that_fails(number: int, source: Path, tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(ctypes, "CDLL", NoExchange)
         patch.setattr(disk, "rename", failing)
-        with pytest.raises(StorageError, match=r"cannot put in place .*Input/output error; the device reports"):
+        with pytest.raises(
+            StorageError,
+            match=r"(?s)cannot put in place .*Input/output error.*hint: the device reports",
+        ):
             streamconv.convert(source, tmp_path / "dest", overwrite=True)
     assert tree(tmp_path / ("dest.partial.old" if number == 3 else "dest")) == before
     assert streamconv.convert(source, tmp_path / "dest", overwrite=True).tally.resumed > 0
@@ -293,7 +295,7 @@ def test_the_end_of_a_run_that_was_stopped_after_the_rename(
     if old:
         streamconv.convert(source, dest, dtype="fp32")
     with monkeypatch.context() as patch:
-        patch.setattr(partials.Partial, "_tidy", lambda self: 1 / 0)
+        patch.setattr(staging.Staging, "_clean_up", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             streamconv.convert(source, dest, overwrite=old)
     content = tree(tmp_path / name) if name == "dest" else dest.read_bytes()
@@ -360,7 +362,7 @@ def crashed_between_two_renames(source: Path, dest: Path, monkeypatch) -> None:
 
 def test_the_old_one_that_is_aside_goes_when_another_new_one_comes(source: Path, tmp_path: Path, monkeypatch) -> None:
     crashed_between_two_renames(source, tmp_path / "dest", monkeypatch)
-    with pytest.raises(DestinationError, match="--dtype was not given, is fp16"):
+    with pytest.raises(DestinationError, match="dtype was not given, is fp16"):
         streamconv.convert(source, tmp_path / "dest", dtype="fp16")
     streamconv.convert(source, tmp_path / "dest", dtype="fp16", restart=True)
     assert streamconv.verify(tmp_path / "dest", source=source)

@@ -19,6 +19,7 @@ from streamconv.formats import ckpt, layout
 from streamconv.formats.layout import CKPT, MS_SAFETENSORS
 from streamconv.output import blocks, checksums
 from streamconv.output.blocks import BLOCK
+from streamconv.output.paths import ResultPaths
 from streamconv.output.writer import FileSink, OpenFile
 from streamconv.storage import access, disk
 from streamconv.storage.regions import Region
@@ -44,7 +45,7 @@ def boxes(specs: list[TensorSpec], size: int, seed: int) -> list[tuple[str, int,
 def written(
     folder: Path, placed: layout.FileLayout, parts: list[tuple[str, int, bytes]], direct: bool = False
 ) -> dict[str, list[str]]:
-    sink = FileSink(placed, folder, False, helpers.Fresh(placed.files), direct)
+    sink = FileSink(placed, ResultPaths(folder, False), helpers.Fresh(placed.files), direct)
     for name, offset, data in parts:
         lying = in_phase(data, sink.phase(name, offset, len(data)))
         assert sink.put(name, offset, lying) in {file.name for file in placed.files}
@@ -85,7 +86,7 @@ def test_any_order_gives_the_same_file(
 def test_threads_and_blocks(size: int, crc: bool, tmp_path: Path) -> None:
     specs = [TensorSpec("a", dtypes.F32, (3, 1 << 21)), TensorSpec("b", dtypes.F32, (1 << 21, 2))]
     placed = layout.lay_out(specs, CKPT, "a.ckpt", 1, crc)
-    sink, parts = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files)), boxes(specs, size, 1)
+    sink, parts = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files)), boxes(specs, size, 1)
 
     def work(mine: list[tuple[str, int, bytes]]) -> None:
         for name, offset, data in mine:
@@ -150,7 +151,7 @@ def test_an_error_of_the_system_names_the_file(call: str, tmp_path: Path, monkey
 
     placed = layout.lay_out(SPECS, CKPT, "a.ckpt", 1, False)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    sink = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files))
+    sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files))
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
         with pytest.raises(
@@ -173,7 +174,7 @@ def test_a_write_that_takes_only_a_part(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_single_file_is_written_where_it_is_told(tmp_path: Path) -> None:
     placed = layout.lay_out(SPECS[:2], CKPT, "a.ckpt", 1, False)
-    sink = FileSink(placed, tmp_path / "a.ckpt.partial", True, helpers.Fresh(placed.files))
+    sink = FileSink(placed, ResultPaths(tmp_path / "a.ckpt.partial", True), helpers.Fresh(placed.files))
     for name, offset, data in boxes(SPECS[:2], 4096, 0):
         sink.put(name, offset, memoryview(data))
     sink.finish()
@@ -225,7 +226,7 @@ def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path
     monkeypatch.setattr(disk, "write_pages", None)
     spec = TensorSpec("a", U8, (3_000_000,))
     placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
-    sink = FileSink(placed, tmp_path, False, helpers.Fresh(placed.files), direct=True)
+    sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), direct=True)
     wanted = sink.phase("a", 0, spec.nbytes)
     assert wanted is not None
     data = golden.golden_bytes(spec)
@@ -238,9 +239,9 @@ def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path
 def test_anything_goes_where_nothing_is_written_directly(tmp_path: Path) -> None:
     placed = layout.lay_out(BIG, CKPT, "a.ckpt", 1, False)
     past = helpers.Fresh(placed.files)
-    assert FileSink(placed, tmp_path, False, past).phase("a", 0, 1 << 20) is None
-    assert FileSink(placed, tmp_path, False, past, direct=True).phase("a", 0, (1 << 20) - 1) is None
-    assert FileSink(placed, tmp_path, False, past, direct=True).phase("a", 0, 1 << 20) is not None
+    assert FileSink(placed, ResultPaths(tmp_path, False), past).phase("a", 0, 1 << 20) is None
+    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).phase("a", 0, (1 << 20) - 1) is None
+    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).phase("a", 0, 1 << 20) is not None
 
 
 def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_cache(tmp_path, monkeypatch) -> None:

@@ -286,15 +286,15 @@ def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     rot = """
 import streamconv.conversion as conversion
-forget = conversion.Partial.forget
+drop_cache = conversion.Staging.drop_cache
 def rotten(self, names):
-    forget(self, names)
-    with (self.place / names[0]).open("r+b") as file:
+    drop_cache(self, names)
+    with self.paths.partial_file(names[0]).open("r+b") as file:
         file.seek(9000)
         byte = file.read(1)[0]
         file.seek(9000)
         file.write(bytes([byte ^ 1]))
-conversion.Partial.forget = rotten
+conversion.Staging.drop_cache = rotten
 """
     before = tree(tmp_path)
     done = run("convert", source, dest, "--verify", "--quiet", before=rot)

@@ -15,7 +15,7 @@ import pytest
 import streamconv
 from streamconv import conversion
 from streamconv.engine.budget import Budget
-from streamconv.output import blocks, journal
+from streamconv.output import blocks, fingerprint, journal
 from streamconv.output.writer import FileSink
 from streamconv.storage import disk
 from support import running
@@ -195,25 +195,25 @@ def test_a_file_that_is_not_as_it_was_made_is_made_anew(how: str, tmp_path: Path
         ({"options": {"qkv_concat": "blocks"}}, r'options\["qkv_concat"\] was false, is blocks'),
         ({"model": "raw"}, "model was llama, is raw"),
         ({"format": "hf", "model": "raw"}, "format was safetensors, is hf"),
-        ({"version": "9.9"}, "streamconv was 9.9, is "),
-        ({"shard": "gone"}, "the source's model-00001-of-00003.safetensors is not there any more"),
+        ({"bytes_version": 99}, "the version of what streamconv writes was 99, is 1"),
+        ({"shard": "gone"}, "the source's model-00001-of-00003.safetensors no longer exists"),
     ],
 )
 def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp_path: Path, monkeypatch) -> None:
     source, dest = running.tiny(tmp_path / "source", 5000), tmp_path / "dest"
     with monkeypatch.context() as patch:
-        if version := change.pop("version", None):
-            patch.setattr(conversion, "VERSION", version)
+        if version := change.pop("bytes_version", None):
+            patch.setattr(fingerprint, "BYTES_VERSION", version)
         stopped(source, dest)
     if change.pop("shard", None):
         shutil.move(source, tmp_path / "old")
         running.tiny(source, 1 << 30)
-        words = r"the source's model-00001-of-0000\d.safetensors is not there any more"
+        words = r"the source's model-00001-of-0000\d.safetensors no longer exists"
     before = tree(tmp_path)
     with pytest.raises(streamconv.StreamconvError, match=words) as refused:
         streamconv.convert(source, dest, **change)
     assert refused.value.exit_code == 8
-    assert "give source and options as they were; to throw it away, add --restart" in str(refused.value)
+    assert "hint: to resume it, repeat its source and options; to discard it, add restart=True" in str(refused.value)
     assert tree(tmp_path) == before
     streamconv.convert(source, dest, restart=True, **change)
     assert streamconv.verify(dest, source=source)
@@ -226,6 +226,16 @@ def test_what_decides_no_byte_may_differ(tmp_path: Path) -> None:
     source.rename(tmp_path / "moved")
     report = streamconv.convert(tmp_path / "moved", dest, max_mem="9G", workers=2, io="read")
     assert report.tally.resumed == report.tally.total
+
+
+def test_another_version_that_writes_the_same_bytes_resumes(tmp_path: Path, monkeypatch) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "VERSION", "0.0.9")
+        stopped(source, dest)
+    report = streamconv.convert(source, dest)
+    assert report.tally.resumed == report.tally.total
+    assert streamconv.verify(dest, source=source)
 
 
 # -- a source under our feet -------------------------------------------------------------------------------------------

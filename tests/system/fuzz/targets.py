@@ -27,7 +27,7 @@ from streamconv.families import find
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats import torch_reader as torch
 from streamconv.formats.headers import HeaderRoom
-from streamconv.output import manifest
+from streamconv.output import manifest, paths
 from streamconv.tensors.refs import SourceFile, TensorRef
 from support import FIXTURES, helpers, hostile
 from system.fuzz import mutate
@@ -148,7 +148,7 @@ def parse_manifest(data: bytes, folder: Path) -> None:
     source = folder / "model"
     if not source.exists():
         hostile.llama()(source)
-    _written(data, source, manifest.MANIFEST)
+    _written(data, source, paths.MANIFEST)
     found = manifest.find(source, ROOM)
     assert found is not None
     errors = [_planned(source, folder, reverse=reverse) for reverse in (False, True)]

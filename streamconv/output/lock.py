@@ -1,0 +1,129 @@
+"""The journal's lock: one process at a time builds a result."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from datetime import datetime
+from types import TracebackType
+
+import psutil
+
+from ..errors import DestinationError
+from ..storage import disk
+from ..text import quote
+from .journal import Heading, Journal, Owner, heading
+from .paths import ResultPaths
+
+#: Where neither the file system has locks nor the owner is on this host: how long it must not have written anything.
+_SILENCE = 600.0
+_JITTER = 1.0
+_TRIES = 9
+
+
+class JournalLock:
+    """The journal of a result, held by this process from `claim` to `release`. A context manager: it releases.
+
+    Attributes:
+        heading: what the journal says of the run as a whole; empty before it is claimed.
+    """
+
+    def __init__(self, paths: ResultPaths) -> None:
+        self._paths = paths
+        self._descriptor: int | None = None
+        self._journal: Journal | None = None
+        self.heading = Heading()
+
+    def __enter__(self) -> JournalLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the journal."""
+        return self._descriptor is not None
+
+    @property
+    def journal(self) -> Journal:
+        """The journal; only while it is held."""
+        if self._journal is None:
+            raise ValueError(f"{self._paths.journal} is not held")
+        return self._journal
+
+    def claim(self, create: bool = False) -> None:
+        """Open and lock the journal, and read what it says of the run as a whole.
+
+        Args:
+            create: make the journal where there is none.
+
+        Raises:
+            DestinationError: another process holds it, or what has its name is no file.
+            OSError: it cannot be opened.
+        """
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
+        for _ in range(_TRIES):
+            self._descriptor = descriptor = disk.open_file(self._paths.journal, flags)
+            self._read_heading(descriptor)
+            if self._is_still_there(descriptor):
+                return
+            # Its holder ended between our opening and our locking it.
+            self.release()
+            flags |= os.O_CREAT
+        raise DestinationError(
+            f"{quote(self._paths.journal)} is being created and removed by another process",
+            "wait for that process to finish, then run again",
+        )
+
+    def _read_heading(self, descriptor: int) -> None:
+        """Lock the journal, then read its heading, which names the holder if it is locked already."""
+        if not stat.S_ISREG(disk.fstat(descriptor).st_mode):
+            raise DestinationError(
+                f"{quote(self._paths.journal)} exists and is not a regular file", "move it, then run again"
+            )
+        is_locked = disk.lock(descriptor)
+        self._journal = Journal(self._paths.journal, descriptor)
+        self.heading = heading(self._journal.records())
+        if is_locked is False or (is_locked is None and self._has_owner(descriptor)):
+            raise self._is_taken()
+
+    def release(self) -> None:
+        """Close the journal, which unlocks it."""
+        descriptor, self._descriptor, self._journal = self._descriptor, None, None
+        if descriptor is not None:
+            disk.close_quietly(descriptor)
+
+    def _is_still_there(self, descriptor: int) -> bool:
+        path = self._paths.journal
+        return disk.exists(path) and os.path.samestat(disk.stat(path), disk.fstat(descriptor))
+
+    def _has_owner(self, descriptor: int) -> bool:
+        """Whether the owner on record may still be writing, where no lock tells."""
+        owner = self.heading.owner
+        if owner is None:
+            return False
+        if owner.host == socket.gethostname():
+            return owner.process != os.getpid() and _is_alive(owner)
+        return time.time() - disk.fstat(descriptor).st_mtime < _SILENCE
+
+    def _is_taken(self) -> DestinationError:
+        owner, who = self.heading.owner, "another process"
+        if owner is not None:
+            since = datetime.fromtimestamp(owner.since)
+            who = f"process {owner.process} on {quote(owner.host)} (since {since:%Y-%m-%d %H:%M:%S})"
+        return DestinationError(
+            f"{quote(self._paths.partial)} is being written by {who}", "wait for it to finish, or stop it"
+        )
+
+
+def _is_alive(owner: Owner) -> bool:
+    """Whether that very process still runs: numbers are given out again."""
+    try:
+        return psutil.Process(owner.process).create_time() <= owner.since + _JITTER
+    except psutil.Error:
+        return False
