@@ -36,8 +36,8 @@ from .output.manifest import Manifest
 from .output.settings import Settings, recorded_arguments
 from .planning import family_check
 from .planning.family_check import Finding
+from .planning.mapping import TensorMapping
 from .planning.options import Question, decided_plan, parse_options, said_options
-from .planning.plan import Plan
 from .prepared import decide_budget
 from .report import Report
 from .rules.statements import Direction
@@ -329,13 +329,13 @@ def _family(model: str | None, own: PathLike | None, opened: _Opened) -> tuple[F
 
 def _map(
     opened: _Opened, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]
-) -> Plan:
+) -> TensorMapping:
     """Decide the options that were not given, and map every tensor."""
     question = Question(opened.catalog, family, opened.config.values, direction, dtype, same_start)
     return decided_plan(question, given, opened.recorded_options, said_options(family, opened.config.yaml_values))
 
 
-def _settings(mapping: Plan, kind: str, max_shard_size: int, crc: bool) -> Settings:
+def _settings(mapping: TensorMapping, kind: str, max_shard_size: int, crc: bool) -> Settings:
     return Settings(
         model=mapping.family,
         direction=mapping.direction,
@@ -347,7 +347,7 @@ def _settings(mapping: Plan, kind: str, max_shard_size: int, crc: bool) -> Setti
     )
 
 
-def _lay_out(mapping: Plan, settings: Settings, name: str, torch_root: str | None) -> FileLayout:
+def _lay_out(mapping: TensorMapping, settings: Settings, name: str, torch_root: str | None) -> FileLayout:
     specs = [output.spec for output in mapping.outputs]
     return layout.lay_out(specs, settings.format, name, settings.max_shard_size, settings.crc, torch_root)
 

@@ -12,7 +12,7 @@ from .formats.layout import FileLayout
 from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
-from .planning.plan import Plan
+from .planning.mapping import TensorMapping
 from .storage.access import ChosenAccess
 from .tensors.refs import Catalog
 
@@ -45,7 +45,7 @@ class Prepared:
     family: Family
     family_source: str
     given_options: frozenset[str]
-    mapping: Plan
+    mapping: TensorMapping
     layout: FileLayout
     settings: Settings
     budget: Budget
@@ -56,7 +56,7 @@ class Prepared:
     verify: bool
 
 
-def decide_budget(mapping: Plan, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:
+def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:
     """Divide the memory limit, from what is resident now.
 
     Use fewer workers if that is the only way to give a transposed tensor a region with long contiguous runs: many short

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from .engine.budget import Budget, least_limit
 from .engine.progress import Tally
 from .formats.layout import CKPT, HF_SAFETENSORS
+from .planning.mapping import TensorMapping
 from .planning.options import options_that_matter
 from .planning.outputs import Output
-from .planning.plan import Plan
 from .prepared import Prepared
 from .rules.family import spell
 from .tensors.dtypes import FLOAT
@@ -140,7 +140,7 @@ def _amount(tensors: int, files: int, nbytes: int, dtypes: Iterable[str]) -> str
     return f"{counted(tensors, 'tensor')} in {counted(files, 'file')}, {format_size(nbytes)}, {names}"
 
 
-def _exceptions(mapping: Plan) -> Iterator[tuple[str, str]]:
+def _exceptions(mapping: TensorMapping) -> Iterator[tuple[str, str]]:
     """Where the dtype is not the one asked for, or not the source's."""
     kept = [o.name for o in mapping.outputs if mapping.dtype and o.dtype.kind == FLOAT and o.dtype != mapping.dtype]
     if kept:

@@ -107,7 +107,7 @@ def test_every_room_is_in_the_table() -> None:
         ("engine.workers", "output.writer"),
         ("output.writer", "engine.workers"),
         ("families.llama", "storage.disk"),
-        ("families.llama", "planning.plan"),
+        ("families.llama", "planning.mapping"),
         ("configs.peft", "formats.ckpt"),
         ("errors", "units"),
         ("cli.commands", "output.writer"),

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
-from ..planning.plan import Plan
 from ..tensors.grids import Box, box_shape
 from .boxes import Cells, boxes, source_position
 
@@ -52,38 +52,38 @@ class Task:
     box: Box
 
 
-def total_bytes(plan: Plan, region_bytes: int, chosen: BoxFilter | None) -> int:
+def total_bytes(mapping: TensorMapping, region_bytes: int, chosen: BoxFilter | None) -> int:
     """Bytes of output to be made."""
     if chosen is None:
-        return plan.nbytes
-    every = tasks(plan, region_bytes, Unrecorded(), chosen)
+        return mapping.nbytes
+    every = tasks(mapping, region_bytes, Unrecorded(), chosen)
     return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in every)
 
 
-def tasks(plan: Plan, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Task]:
+def tasks(mapping: TensorMapping, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Task]:
     """The boxes to be worked on."""
-    every = _work(plan, region_bytes, record)
+    every = _work(mapping, region_bytes, record)
     return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
 
 
-def _work(plan: Plan, region_bytes: int, record: Record) -> Iterator[Task]:
+def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator[Task]:
     """All boxes that are left to do, in the order in which their sources lie on disk."""
-    outputs = plan.outputs
+    outputs = mapping.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
     cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
     widest = lru_cache(maxsize=64)(lambda number: outputs[number].widest)
-    for number, cell in _in_source_order(plan):
+    for number, cell in _in_source_order(mapping):
         output = outputs[number]
         for part in record.left(number, cells_of(number).box(cell)):
             for box in boxes(output.view, part, widest(number), region_bytes):
                 yield Task(number, output, box)
 
 
-def _in_source_order(plan: Plan) -> Iterator[tuple[int, int]]:
+def _in_source_order(mapping: TensorMapping) -> Iterator[tuple[int, int]]:
     """Every cell, as number of its output and number in that. As arrays: there may be a hundred thousand."""
     files: dict[str, int] = {}
     table = array("q")
-    for number, output in enumerate(plan.outputs):
+    for number, output in enumerate(mapping.outputs):
         found = Cells(output.view)
         for cell in range(len(found)):
             path, offset = source_position(output.view, found.box(cell))

@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import SourceChangedError, StorageError
+from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
-from ..planning.plan import Plan
 from ..storage.access import Access
 from ..storage.regions import Region, phase
 from ..tensors.arrays import Bits
@@ -50,7 +50,7 @@ class Sink(Protocol):
 
 
 def run(
-    plan: Plan,
+    mapping: TensorMapping,
     sink: Sink,
     budget: Budget,
     access: Access,
@@ -62,7 +62,7 @@ def run(
     """Give every box of every output, or those that are `chosen`, to `sink`, with `budget.workers` threads.
 
     Args:
-        plan: what is to be done.
+        mapping: what is to be done.
         sink: where boxes go.
         budget: how memory is divided.
         access: how windows come from the source.
@@ -75,8 +75,8 @@ def run(
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
     """
     record = record or Unrecorded()
-    tally = tally or Tally(total=total_bytes(plan, budget.region_bytes, chosen))
-    work = _Shared(tasks(plan, budget.region_bytes, record, chosen))
+    tally = tally or Tally(total=total_bytes(mapping, budget.region_bytes, chosen))
+    work = _Shared(tasks(mapping, budget.region_bytes, record, chosen))
     workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
     started = time.monotonic()
     try:

@@ -10,7 +10,7 @@ from datetime import datetime
 import xxhash
 
 from ..formats.layout import FileLayout
-from ..planning.plan import Plan
+from ..planning.mapping import TensorMapping
 from ..rules.family import spell
 from ..tensors import dtypes
 from ..tensors.refs import Catalog
@@ -36,13 +36,13 @@ _NAMES = {
 }
 
 
-def describe(settings: Settings, plan: Plan, layout: FileLayout, catalog: Catalog) -> Fingerprint:
+def describe(settings: Settings, mapping: TensorMapping, layout: FileLayout, catalog: Catalog) -> Fingerprint:
     """Return the fingerprint of a conversion that is planned and laid out."""
     values = {
         "journal": journal.VERSION,
         "bytes_version": BYTES_VERSION,
         **settings.to_json(),
-        "plan": plan.digest,
+        "plan": mapping.digest,
         "files": _digest([[file.name, file.size] for file in layout.files]),
         "source": _source(catalog),
     }

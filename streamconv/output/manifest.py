@@ -15,7 +15,7 @@ import xxhash
 from ..errors import SourceError, reading
 from ..formats.headers import HeaderRoom, is_deep, is_plain_name, opened, read_json
 from ..formats.layout import FileLayout
-from ..planning.plan import Plan
+from ..planning.mapping import TensorMapping
 from ..storage import disk
 from ..text import quote
 from .blocks import BLOCK
@@ -105,7 +105,7 @@ class Manifest:
 
 def write(
     settings: Settings,
-    plan: Plan,
+    mapping: TensorMapping,
     layout: FileLayout,
     digests: Mapping[str, Sequence[str]],
     overflowed: Mapping[str, int],
@@ -116,11 +116,11 @@ def write(
         "streamconv": version,
         "manifest": VERSION,
         **settings.to_json(),
-        "plan": plan.digest,
+        "plan": mapping.digest,
         "block": BLOCK,
-        "dropped": dict(sorted(plan.dropped.items())),
-        "dequantised": plan.dequantised,
-        "cast": dict(_casts(plan)),
+        "dropped": dict(sorted(mapping.dropped.items())),
+        "dequantised": mapping.dequantised,
+        "cast": dict(_casts(mapping)),
         "overflowed": dict(sorted(overflowed.items())),
         "files": {
             **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
@@ -133,9 +133,9 @@ def write(
     return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
 
 
-def _casts(plan: Plan) -> Iterator[tuple[str, list[str]]]:
+def _casts(mapping: TensorMapping) -> Iterator[tuple[str, list[str]]]:
     """The outputs that were cast, each with the dtypes it was cast from."""
-    for output in plan.outputs:
+    for output in mapping.outputs:
         dtypes = {leaf.dtype for leaf in output.view.leaves()}
         if dtypes != {output.dtype}:
             yield output.name, sorted(map(str, dtypes))

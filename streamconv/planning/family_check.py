@@ -14,8 +14,8 @@ from ..rules.sizes import Ranges
 from ..rules.statements import Direction, Statement
 from ..tensors.refs import Catalog, Extent, SourceFile, TensorRef
 from ..text import quote
+from .mapping import TensorMapping
 from .options import Question, decided_plan, told_options
-from .plan import Plan
 
 _SHOWN = 5
 
@@ -56,7 +56,7 @@ def _choices(question: Question) -> Iterator[dict[str, Value]]:
             yield options
 
 
-def _of_plan(plan: Plan, family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
+def _of_plan(plan: TensorMapping, family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
     ambiguous = list(_ambiguous(plan, family, catalog, config))
     if ambiguous:
         yield Finding(f"  ambiguous: {_some(ambiguous)}; the first rule of the table is taken")
@@ -74,7 +74,7 @@ def _of_plan(plan: Plan, family: Family, catalog: Catalog, config: Config) -> It
         yield Finding(f"  {len(catalog)} tensors become {len(plan.outputs)}, and {back}", is_error=False)
 
 
-def _ambiguous(plan: Plan, family: Family, catalog: Catalog, config: Config) -> Iterator[str]:
+def _ambiguous(plan: TensorMapping, family: Family, catalog: Catalog, config: Config) -> Iterator[str]:
     """Names that more than one rule takes."""
     ranges = Ranges(family.ranges, family.sized(config, plan.options))
     matcher = Matcher(family.rules(config, plan.options), "hf", ranges)
@@ -84,14 +84,14 @@ def _ambiguous(plan: Plan, family: Family, catalog: Catalog, config: Config) -> 
             yield f"{quote(name)} is taken by {' and by '.join(takers)}"
 
 
-def _converted(plan: Plan) -> Catalog:
+def _converted(plan: TensorMapping) -> Catalog:
     """What the plan would write, as if it lay somewhere."""
     file = SourceFile(Path("converted"), 0)
     refs = (TensorRef(o.name, o.dtype, o.view.shape, (Extent(file, 0, o.spec.nbytes),)) for o in plan.outputs)
     return Catalog(file.path, "safetensors", {ref.name: ref for ref in refs}, (file,))
 
 
-def _lost(back: Plan, catalog: Catalog, dropped: Mapping[str, str]) -> Iterator[str]:
+def _lost(back: TensorMapping, catalog: Catalog, dropped: Mapping[str, str]) -> Iterator[str]:
     """What the way back does not give, or gives otherwise."""
     given = {output.name: output.view for output in back.outputs}
     for name, ref in catalog.items():

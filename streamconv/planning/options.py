@@ -15,8 +15,8 @@ from ..rules.statements import Direction, Rule, Statement
 from ..tensors.dtypes import DType
 from ..tensors.refs import Catalog
 from ..text import did_you_mean, quote
+from .mapping import EmptyMappingError, TensorMapping, map_tensors
 from .outputs import Alike
-from .plan import EmptyPlanError, Plan, make_plan
 
 Chosen = Mapping[str, Value]
 
@@ -60,12 +60,12 @@ class Question:
     dtype: DType | None
     alike: Alike
 
-    def plan(self, options: Chosen) -> Plan:
+    def plan(self, options: Chosen) -> TensorMapping:
         """The plan under this choice."""
-        return make_plan(self.catalog, self.family, self.config, options, self.direction, self.dtype, self.alike)
+        return map_tensors(self.catalog, self.family, self.config, options, self.direction, self.dtype, self.alike)
 
 
-def decided_plan(question: Question, given: Chosen, recorded: Recorded | None, said: Chosen) -> Plan:
+def decided_plan(question: Question, given: Chosen, recorded: Recorded | None, said: Chosen) -> TensorMapping:
     """The plan, with every option decided.
 
     Args:
@@ -111,7 +111,7 @@ def _strangers(question: Question, options: Chosen) -> int:
     return lacking + sum(matcher.match(name) is None for name in question.catalog)
 
 
-def _only_fitting(question: Question, known: Chosen) -> Plan:
+def _only_fitting(question: Question, known: Chosen) -> TensorMapping:
     """Try every choice of the options that are open; those under which all tensors fit decide.
 
     Raises:
@@ -122,7 +122,7 @@ def _only_fitting(question: Question, known: Chosen) -> Plan:
     impossible: list[StreamconvError] = []
     tables: list[Sequence[Statement]] = []
     for choices in _in_turn(question.family, known):
-        fitting: dict[str, Plan] = {}
+        fitting: dict[str, TensorMapping] = {}
         for options in choices:
             try:
                 table = question.family.rules(question.config, options)
@@ -135,7 +135,7 @@ def _only_fitting(question: Question, known: Chosen) -> Plan:
             try:
                 plan = question.plan(options)
                 fitting.setdefault(plan.effect if len(choices) > 1 else "", plan)
-            except EmptyPlanError as error:
+            except EmptyMappingError as error:
                 impossible.append(error)
             except StreamconvError as error:
                 errors.append(error)

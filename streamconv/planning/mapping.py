@@ -33,12 +33,12 @@ _COUNTED = 100_000
 _NO_CONFIG = " No config.json was found: it tells what names do not (a tied head, say); give it with --config FILE"
 
 
-class EmptyPlanError(UnsupportedError):
+class EmptyMappingError(UnsupportedError):
     """There is nothing to write."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorMapping:
     """What a conversion will do.
 
     Attributes:
@@ -100,7 +100,7 @@ def _sha256(parts: Iterable[object]) -> str:
     return digest.hexdigest()
 
 
-def make_plan(
+def map_tensors(
     catalog: Catalog,
     family: Family,
     config: Config,
@@ -108,7 +108,7 @@ def make_plan(
     direction: Direction,
     dtype: DType | None,
     alike: Alike = lambda one, other: True,
-) -> Plan:
+) -> TensorMapping:
     """Plan the conversion of all tensors of a catalog; `alike` tells whether two of them begin with the same bytes.
 
     Raises:
@@ -132,9 +132,9 @@ def make_plan(
     outputs = build.outputs(matches, catalog)
     _raise([*build.findings, *_twice(outputs)], [])
     if not outputs:
-        raise EmptyPlanError("the source holds nothing that this choice of options would write")
+        raise EmptyMappingError("the source holds nothing that this choice of options would write")
     dropped = {**matches.dropped, **build.dropped}
-    return Plan(
+    return TensorMapping(
         family.name,
         options,
         direction,
