@@ -1,0 +1,94 @@
+"""The public names and signatures are those in public_api.txt; docs/api.md has every one, and its examples run."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT, nowhere
+
+import streamconv
+
+FROZEN = Path(__file__).with_name("public_api.txt")
+PAGE = ROOT / "docs" / "api.md"
+
+
+def described() -> Iterator[str]:
+    """A line for every public name, and for every public member of a class."""
+    for name in sorted(streamconv.__all__):
+        found = getattr(streamconv, name)
+        if inspect.isclass(found):
+            yield f"class {name}({', '.join(base.__name__ for base in found.__bases__)})"
+            yield from _members(name, found)
+        elif inspect.isfunction(found):
+            yield f"{name}{inspect.signature(found)}"
+        else:
+            yield f"{name}: {type(found).__name__}"
+
+
+def _members(name: str, kind: type) -> Iterator[str]:
+    for member in sorted(set(dir(kind))):
+        if member.startswith("_") or getattr(kind, member) is getattr(Exception, member, None):
+            continue
+        found = inspect.getattr_static(kind, member)
+        if isinstance(found, property):
+            yield f"{name}.{member}: {found.fget.__annotations__.get('return')}"
+        elif inspect.isfunction(found):
+            yield f"{name}.{member}{inspect.signature(found)}"
+    for field, annotation in getattr(kind, "__annotations__", {}).items():
+        if not field.startswith("_"):
+            yield f"{name}.{field}: {annotation}"
+
+
+def test_names_and_signatures_are_the_frozen_ones() -> None:
+    now = "\n".join(described()) + "\n"
+    assert now == FROZEN.read_text(), f"changed on purpose? python {Path(__file__).relative_to(ROOT)}, and CHANGELOG.md"
+
+
+def test_every_public_name_is_on_the_page() -> None:
+    text = PAGE.read_text()
+    assert [name for name in streamconv.__all__ if f"`{name}" not in text and f"streamconv.{name}" not in text] == []
+
+
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(code, str(PAGE), "exec"), space)
+
+
+def test_every_name_is_loaded_when_it_is_used_and_not_before() -> None:
+    code = (
+        "import sys, streamconv\n"
+        "assert 'numpy' not in sys.modules and 'streamconv.api' not in sys.modules\n"
+        "assert set(streamconv.__all__) <= set(dir(streamconv))\n"
+        "for name in streamconv.__all__: getattr(streamconv, name)\n"
+        "assert 'numpy' in sys.modules\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=nowhere(), env=environment)
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        streamconv.nothing  # noqa: B018
+
+
+def test_importing_and_help_are_small() -> None:
+    """Below 24 MiB resident; in time no more than click itself and a tenth of a second, which benchmarks/ measure."""
+    for words in (["-c", "import streamconv"], ["-m", "streamconv", "--help"]):
+        with subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, cwd=nowhere()) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert used.ru_maxrss < 24 << 10, words
+
+
+if __name__ == "__main__":
+    FROZEN.write_text("\n".join(described()) + "\n")
