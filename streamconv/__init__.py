@@ -15,9 +15,9 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from . import families as families
-    from .api import Conversion as Conversion
     from .api import Diff as Diff
     from .api import Finding as Finding
+    from .api import Plan as Plan
     from .api import PlanOptions as PlanOptions
     from .api import Progress as Progress
     from .api import Report as Report
@@ -48,7 +48,7 @@ __version__ = VERSION
 _PUBLIC = {
     "api": (
         *("plan", "convert", "verify", "diff", "check", "inspect"),
-        *("Conversion", "Diff", "Finding", "PlanOptions", "Progress", "Report", "Verified"),
+        *("Plan", "Diff", "Finding", "PlanOptions", "Progress", "Report", "Verified"),
     ),
     "checkpoint": ("open", "Checkpoint", "LazyTensor"),
     "errors": (

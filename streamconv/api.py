@@ -21,7 +21,7 @@ from .checks.sample import Sample
 from .checks.sample import sample as parse_sample
 from .configs import model_config
 from .configs.model_config import ModelConfig
-from .conversion import Conversion
+from .conversion import Plan, compare
 from .engine import budget
 from .engine.progress import OnProgress, Progress
 from .engine.reader import same_start
@@ -95,7 +95,7 @@ def plan(
     overwrite: bool = False,
     restart: bool = False,
     verify: bool = False,
-) -> Conversion:
+) -> Plan:
     """Plan a conversion: names, shapes, dtypes, sizes, memory. Only headers are read, and nothing is written.
 
     Args:
@@ -138,7 +138,7 @@ def plan(
     mapping = _map(opened, chosen, direction, dtypes.target(dtype), given)
     settings = _settings(mapping, kind, shard_size, crc)
     placed = _lay_out(mapping, settings, destination.path.name, chosen.torch_root)
-    conversion = Conversion(
+    planned = Plan(
         catalog=opened.catalog,
         destination=destination,
         config=opened.config,
@@ -155,8 +155,8 @@ def plan(
         restart=restart,
         verify=verify,
     )
-    conversion.check()
-    return conversion
+    planned.check()
+    return planned
 
 
 def convert(
@@ -214,7 +214,8 @@ def verify(
         return _verify_alone(path, found, taken, progress, options)
     arguments = _recorded(found)
     arguments.update(options)
-    return plan(source, dest, **arguments).compare(progress, taken)
+    planned = plan(source, dest, **arguments)
+    return compare(planned, planned.destination.paths, planned.budget, progress, taken)
 
 
 def diff(
@@ -381,7 +382,7 @@ def _recorded(found: Manifest | None) -> PlanOptions:
 
 
 __all__ = [
-    "Conversion",
+    "Plan",
     "Diff",
     "Finding",
     "PlanOptions",

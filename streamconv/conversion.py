@@ -42,8 +42,8 @@ _MAKES_WORTHLESS = (SourceChangedError, VerificationError)
 _log = logging.getLogger("streamconv")
 
 
-class Conversion(Prepared):
-    """A conversion that is planned to the last byte, and not begun. `print` it, look at it, `run` it."""
+class Plan(Prepared):
+    """A conversion planned to the last byte, and not started. `print` it, look at it, `run` it."""
 
     @property
     def outputs(self) -> Sequence[Output]:
@@ -166,7 +166,7 @@ class Conversion(Prepared):
 
         staging.drop_cache([file.name for file in self.layout.files])
         try:
-            self._compare(self.destination.paths.built, budget, verifying)
+            compare(self, self.destination.paths.built, budget, verifying)
         except VerificationError as error:
             error.add("the storage did not keep what was written to it", "check the device, then convert again")
             raise
@@ -200,24 +200,26 @@ class Conversion(Prepared):
         specs = [output.spec for output in mapping.outputs]
         return companions.of_peft_adapter(specs, self.config, directory, mapping.options.get(ALPHA))
 
-    def compare(self, progress: OnProgress | None = None, sample: Sample | None = None) -> Verified:
-        """Convert again in memory, all or a sample, and compare every byte with the destination.
 
-        Raises:
-            VerificationError: a byte differs.
-        """
-        return self._compare(self.destination.paths, self.budget, progress, sample)
+def compare(
+    planned: Prepared,
+    paths: ResultPaths,
+    budget: Budget,
+    progress: OnProgress | None = None,
+    sample: Sample | None = None,
+) -> Verified:
+    """Convert again in memory, all or a sample, and compare every byte with the result at `paths`.
 
-    def _compare(
-        self, paths: ResultPaths, budget: Budget, progress: OnProgress | None, sample: Sample | None = None
-    ) -> Verified:
-        sink = CompareSink(self.layout, paths)
-        try:
-            chosen = chosen_boxes(self.layout, sample) if sample else None
-            tally = workers.run(self.mapping, sink, budget, self.reading.access, progress, chosen=chosen)
-            if sample is None:
-                sink.finish()
-        finally:
-            sink.close()
-        files = len(self.layout.files) + len(self.layout.texts)
-        return Verified(files, len(self.mapping.outputs), tally.done, self.mapping.nbytes)
+    Raises:
+        VerificationError: a byte differs.
+    """
+    sink = CompareSink(planned.layout, paths)
+    try:
+        chosen = chosen_boxes(planned.layout, sample) if sample else None
+        tally = workers.run(planned.mapping, sink, budget, planned.reading.access, progress, chosen=chosen)
+        if sample is None:
+            sink.finish()
+    finally:
+        sink.close()
+    files = len(planned.layout.files) + len(planned.layout.texts)
+    return Verified(files, len(planned.mapping.outputs), tally.done, planned.mapping.nbytes)
