@@ -382,9 +382,9 @@ def _recorded(found: Manifest | None) -> PlanOptions:
 
 
 __all__ = [
-    "Plan",
     "Diff",
     "Finding",
+    "Plan",
     "PlanOptions",
     "Progress",
     "Report",

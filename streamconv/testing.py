@@ -1,4 +1,4 @@
-"""Samples: checkpoints with a family's real names and shapes and random values, for the demo, tests and benchmarks."""
+"""Synthetic checkpoints: a family's real names and shapes, random values. For tests of families, demo and benchmarks."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ def hf_specs(
     dtype: DType = BF16,
     optional: bool = False,
 ) -> list[TensorSpec]:
-    """Every HF tensor of a model of this config, by the family's own table; with `optional`, the optional ones too.
+    """Return every HuggingFace tensor of a model of this config, by the family's own table.
 
-    All are of `dtype` but for those that models keep in float32 on HuggingFace's side as well.
+    Args:
+        family: the model family.
+        config: what its config.json says.
+        options: options of the family; by default the first value of each.
+        dtype: of all tensors but those that the model keeps in float32 on HuggingFace's side too.
+        optional: whether optional tensors (biases, buffers) are among them.
     """
     chosen = {option.name: option.default for option in family.options} | dict(options or {})
     sizes = family.sized(config, chosen)
@@ -47,7 +52,7 @@ def hf_specs(
 
 
 def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]:
-    """The tensors of a model as DeepSeek publishes it: projections in FP8, each with the scales of its blocks."""
+    """Return the tensors as DeepSeek publishes them: projections in FP8, each with the scales of its blocks."""
     result = []
     for spec in specs:
         if len(spec.shape) != 2 or "_proj" not in spec.name or ".eh_proj." in spec.name:
@@ -70,9 +75,15 @@ def _tensors(rule: Rule, ranges: Ranges, sizes: Sizes) -> Iterator[tuple[str, tu
 def write_hf(
     folder: Path, config: Config, specs: list[TensorSpec], max_shard_size: int, seed: int = 0, *, sparse: bool = False
 ) -> None:
-    """Write a checkpoint of random normal values as transformers would: shards, index, config; a MiB at a time.
+    """Write a checkpoint of random normal values as transformers would: shards, index and config.json.
 
-    With `sparse` the headers are real and the values holes: zeros that take no room on the disk.
+    Args:
+        folder: the directory to create.
+        config: what goes into config.json.
+        specs: the tensors.
+        max_shard_size: bytes of a shard at most.
+        seed: the same seed gives the same values.
+        sparse: write holes instead of values: zeros that take no space on disk.
     """
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2))
@@ -110,6 +121,6 @@ def _write_random(out: IO[bytes], file: OutputFile, specs: list[TensorSpec], gen
 def random_values(
     generator: np.random.Generator, count: int, dtype: DType
 ) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-    """Normal values of the size that weights have."""
+    """Return normally distributed values as large as weights are (standard deviation 0.02)."""
     values = generator.standard_normal(count, np.float32) * np.float32(0.02)
     return values.astype(numpy_dtype(dtype))

@@ -1,4 +1,4 @@
-"""What is generated in the documentation is what the families say now; and what it promises of them."""
+"""What is generated in the documentation is what the code says now; and what it promises of families."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ import statistics
 
 from streamconv.cli.listings import family_lines
 from streamconv.families import families
-from support import ROOT
+from support import ROOT, rooms_table
 from support.families_page import PAGE, page
 from support.golden import COUNTS
 
 
 def test_the_page_of_families_is_what_the_families_say() -> None:
     assert page() == PAGE.read_text(), "run: python tests/support/families_page.py"
+
+
+def test_the_table_of_rooms_is_what_the_docstrings_say() -> None:
+    assert rooms_table.page() == rooms_table.PAGE.read_text(), "run: python tests/support/rooms_table.py"
+
+
+def test_the_tests_that_the_pages_name_are_there() -> None:
+    for page_ in sorted((ROOT / "docs").glob("*.md")):
+        for path, name in re.findall(r"`(tests/[\w/.]+?)(?:::(\w+))?`", page_.read_text()):
+            found = ROOT / path
+            assert found.exists(), (page_.name, path)
+            assert not name or f"def {name}(" in found.read_text(), (page_.name, path, name)
 
 
 def test_models_prints_the_same() -> None:

@@ -1,1 +1,1 @@
-"""The small files beside the weights: config.json, MindFormers' YAML, PEFT's adapter_config.json."""
+"""The small files next to the weights: config.json, MindFormers' YAML, PEFT's adapter_config.json."""
