@@ -1,4 +1,4 @@
-"""Synthetic checkpoints: a family's real names and shapes, random values. For tests of families, demo and benchmarks."""
+"""Synthetic checkpoints with a family's real names and shapes, for tests of families, the demo and benchmarks."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def rows() -> Iterator[str]:
         folder = ROOT / "streamconv" / name
         is_package = folder.is_dir()
         text = first_sentence(folder / "__init__.py" if is_package else folder.with_suffix(".py"))
-        yield f"| `{name}{'/' if is_package else '.py'}` | {text} | {', '.join(f'`{one}`' for one in allowed) or 'nothing'} |"
+        may = ", ".join(f"`{one}`" for one in allowed) or "nothing"
+        yield f"| `{name}{'/' if is_package else '.py'}` | {text} | {may} |"
     for name in reversed(COMMON):
         yield f"| `{name}.py` | {first_sentence(ROOT / 'streamconv' / f'{name}.py')} | everybody may import it |"
 
