@@ -45,7 +45,7 @@ class StreamconvError(Exception):
 
 
 class InternalError(StreamconvError):
-    """A fault of streamconv itself: please report it."""
+    """A bug in streamconv itself."""
 
     exit_code = 1
 
@@ -106,15 +106,15 @@ class InterruptedRunError(StreamconvError):
 
 #: What each exit code means, in the order of the table in docs/cli.md.
 EXIT_CODES = {
-    0: "done",
-    1: "a fault of streamconv",
+    0: "success",
+    1: "internal error: a bug in streamconv",
     2: "wrong usage",
-    3: "source broken, changed or unreadable",
+    3: "source damaged, changed or unreadable",
     4: "model, option or tensor not supported",
     5: "storage full, read-only or failing",
-    6: "memory budget too small",
-    7: "verification found a difference",
-    8: "destination in use or not ours",
+    6: "memory limit too low",
+    7: "verification or diff found a difference",
+    8: "destination exists, is in use, or holds other files",
     130: "interrupted (SIGINT)",
     143: "terminated (SIGTERM)",
 }

@@ -6,6 +6,7 @@ import re
 import statistics
 
 from streamconv.cli.listings import family_lines
+from streamconv.errors import EXIT_CODES
 from streamconv.families import families
 from support import ROOT, rooms_table
 from support.families_page import PAGE, page
@@ -57,3 +58,9 @@ def test_no_family_is_named_outside_its_own_room() -> None:
             continue
         code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text())
         assert not [name for name in names if re.search(rf"\b{name}\b", code)], path.name
+
+
+def test_the_table_of_exit_codes_is_that_of_the_program() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    assert rows == [(str(code), meaning) for code, meaning in EXIT_CODES.items()]
