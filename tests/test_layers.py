@@ -40,7 +40,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
         *("checkpoint", "prepared", "report", "conversion"),
     ),
-    "cli": ("rules", "families", "engine.progress", "checkpoint", "testing", "report", "conversion", "api"),
+    "cli": (
+        "rules",
+        "families",
+        "engine.progress",
+        "engine.budget",
+        "checkpoint",
+        "testing",
+        "report",
+        "conversion",
+        "api",
+    ),
     "": ("families", "testing", "api", "checkpoint", "cli"),
 }
 

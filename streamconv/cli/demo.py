@@ -1,4 +1,4 @@
-"""The demo: the main job, both ways, on a sample it makes itself, with every claim measured from outside."""
+"""The demo: convert a small generated model both ways, and measure every claim from outside."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import xxhash
 from .. import testing as samples
 from ..checkpoint import LazyTensor
 from ..checkpoint import open as open_checkpoint
+from ..engine.budget import peak_bytes
 from ..errors import InternalError, StreamconvError, UsageError, VerificationError, storage_error
 from ..families.registry import find
-from ..text import format_size, quote
+from ..text import format_size, quote, setting
 from ..units import parse_size
 
 Say = Callable[[str], object]
@@ -48,11 +49,11 @@ def run(keep: str | None, max_mem: str, say: Say) -> None:
     Raises:
         StreamconvError: a step failed, or a claim does not hold.
     """
-    budget = parse_size(max_mem, "--max-mem")
+    limit = parse_size(max_mem, setting("max_mem"))
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="streamconv-demo-") as temporary:
-            _run(Path(temporary), budget, max_mem, say)
-            say("the files were removed again; --keep DIR leaves them")
+            _run(Path(temporary), limit, max_mem, say)
+            say("the files were removed; --keep DIR keeps them")
         return
     folder = Path(keep)
     try:
@@ -61,11 +62,11 @@ def run(keep: str | None, max_mem: str, say: Say) -> None:
     except OSError as error:
         raise storage_error(error, "cannot use", folder) from error
     if not empty:
-        raise UsageError(f"--keep {quote(keep)}: the directory is not empty; name a new one")
-    _run(folder, budget, max_mem, say)
+        raise UsageError(f"{quote(keep)} is not empty", "give --keep a new directory")
+    _run(folder, limit, max_mem, say)
 
 
-def _run(folder: Path, budget: int, max_mem: str, say: Say) -> None:
+def _run(folder: Path, limit: int, max_mem: str, say: Say) -> None:
     source, there, back = folder / "mixtral-hf", folder / "mixtral-ms", folder / "mixtral-back"
     family = find("mixtral")
     specs = samples.hf_specs(family, _CONFIG)
@@ -76,21 +77,21 @@ def _run(folder: Path, budget: int, max_mem: str, say: Say) -> None:
     stacked = 8 * max(spec.nbytes for spec in specs if ".experts." in spec.name)
     say(
         f"made {quote(source)}: a Mixtral of {len(specs)} tensors, {format_size(sum(s.nbytes for s in specs))}, "
-        f"random values; each stack of experts has {format_size(stacked)}, the budget is {format_size(budget)}"
+        f"random values; each stack of experts has {format_size(stacked)}, the memory limit is {format_size(limit)}"
     )
-    _step(say, budget, "convert", source, there, "-o", "use_gmm=true", "--max-mem", max_mem)
-    _step(say, budget, "verify", there)
-    _step(say, budget, "verify", source, there, "--max-mem", max_mem)
-    _step(say, budget, "convert", there, back, "--reverse", "--max-mem", max_mem)
+    _step(say, limit, "convert", source, there, "-o", "use_gmm=true", "--max-mem", max_mem)
+    _step(say, limit, "verify", there)
+    _step(say, limit, "verify", source, there, "--max-mem", max_mem)
+    _step(say, limit, "convert", there, back, "--reverse", "--max-mem", max_mem)
     first, second = _digest(source), _digest(back)
     say(f"all tensors of the source: xxh3 {first}\nall tensors come back:     xxh3 {second}")
     if first != second:
-        raise VerificationError("the way back gave other bytes")
+        raise VerificationError("converting back gave other bytes")
     say("names, shapes, dtypes and bytes are the same")
 
 
-def _step(say: Say, budget: int, *words: str | Path) -> None:
-    """Run a command in a process of its own and look at its memory from outside."""
+def _step(say: Say, limit: int, *words: str | Path) -> None:
+    """Run a command in a process of its own and measure its memory from outside."""
     arguments = [str(word) for word in words]
     say(f"$ streamconv {shlex.join(arguments)}")
     command = [sys.executable, "-m", "streamconv", *arguments, "--quiet", "--json"]
@@ -105,26 +106,22 @@ def _step(say: Say, budget: int, *words: str | Path) -> None:
         raise failed
     report = json.loads(output)
     size = report.get("written_bytes", report.get("bytes", 0))
-    say(f"  {format_size(size)} in {seconds:.1f} s, peak memory {format_size(peak)} of {format_size(budget)} allowed")
-    if peak > budget and "--max-mem" in arguments:
-        raise InternalError(f"peak memory {peak} is above the budget of {budget} bytes")
+    say(f"  {format_size(size)} in {seconds:.1f} s, peak memory {format_size(peak)} of {format_size(limit)} allowed")
+    if peak > limit and "--max-mem" in arguments:
+        raise InternalError(f"peak memory {peak} is above the limit of {limit} bytes")
 
 
 def _watch(process: subprocess.Popen[str]) -> int:
-    """The largest `VmHWM` seen while the process runs, in bytes."""
-    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    """Return the largest `VmHWM` seen while the process runs, in bytes."""
+    peak = 0
     while process.poll() is None:
-        try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        except OSError:
-            fields = {}
-        peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]) * 1024)
+        peak = max(peak, peak_bytes(process.pid))
         time.sleep(_POLL)
     return peak
 
 
 def _digest(path: Path) -> str:
-    """One digest over names, dtypes, shapes and bytes of all tensors of a checkpoint."""
+    """Return one digest over names, dtypes, shapes and bytes of all tensors of a checkpoint."""
     digest = xxhash.xxh3_128()
     checkpoint = open_checkpoint(path)
     for name in sorted(checkpoint):

@@ -132,12 +132,14 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def peak_bytes() -> int:
-    """The most that was ever resident of this process: `VmHWM`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resident_bytes()
+def peak_bytes(process: int | None = None) -> int:
+    """Return the most that was ever resident of a process (by default this one): `VmHWM`; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return found if found or process else resident_bytes()
 
 
 def header_room(memory_limit: int) -> HeaderRoom:
