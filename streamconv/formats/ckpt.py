@@ -4,8 +4,8 @@
     TensorProto 1: dims (int64)*    2: tensor_type (string)   3: tensor_content (bytes)
 
 - A parameter above 512 MiB is cut by bytes into full records with the same tag, dims and type. The loader
-  joins what stands together under one tag, and takes dims and type from the last; it zero-fills what is
-  missing and overflows its heap where there is too much, so the sizes are ours to check.
+  joins consecutive records of one tag, and takes dims and type from the last; it zero-fills what is missing and
+  overflows its heap where there is too much, so the sizes are checked here.
 - 0-d has no dims; `[0]` with one item is its older spelling, and `[0]` without bytes loads as a 0-d zero:
   MindSpore cannot hold an empty 1-D tensor. A `str` is UTF-32-LE under dims `[0]`, which the loader does not
   look at.
@@ -20,12 +20,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InternalError, SourceError, UnsupportedError
+from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
-from ..text import quote
-from .headers import MAX_RANK, HeaderRoom, opened, read_at, refuse_lfs_pointer, shape_nbytes
+from ..text import counted, quote, setting
+from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, opened, read_at, read_head, shape_nbytes
 from .protobuf import BYTES, VARINT, Field, Window
+from .specs import checked
 
 SLICE_BYTES = 512 << 20
 CRC_TAIL_BYTES = 17
@@ -34,7 +35,7 @@ _CRC_MARK = b"crc_num"
 _MAX_TEXT = 64 << 10
 _MAX_DIM = (1 << 31) - 1
 _HOST_CACHE_MARK = ".__param_key__"
-# What a record costs in memory beside its bytes; without it a file of nothing but tiny records would pass.
+# What a record costs in memory besides its bytes; without it a file of tiny records would pass.
 _RECORD_COST = 64
 # Beyond the room records are counted, so that the error can name what would do; of more than these only the bytes are.
 _MOST_COUNTED = 1_000_000
@@ -45,7 +46,7 @@ _ZIP = b"PK\x03\x04"
 
 @dataclass
 class _Record:
-    """One `Value` message as far as it is read; it begins at byte `begin` of the file."""
+    """One `Value` message, as far as it is read; it begins at byte `begin` of the file."""
 
     begin: int
     tag: str | None = None
@@ -74,14 +75,14 @@ def read(path: Path, header_room: HeaderRoom | None = None) -> tuple[SourceFile,
 
 
 def read_crc_tail(path: Path, size: int) -> int | None:
-    """The CRC-32 that the last 17 of the file's `size` bytes state, `None` without such a tail.
+    """Return the CRC-32 that the last 17 of the file's `size` bytes state, `None` without such a tail.
 
     Raises:
         SourceError: the file cannot be read, or is not `size` bytes long.
     """
     with opened(path) as (descriptor, file):
         if file.size != size:
-            raise SourceError(f"{quote(path)} has {file.size} bytes, and {size} are expected: it was changed")
+            raise SourceError(f"{quote(path)} was changed: it has {file.size} bytes, and {size} are expected")
         return _read_tail(descriptor, file)
 
 
@@ -93,15 +94,11 @@ def _read_tail(descriptor: int, file: SourceFile) -> int | None:
 
 
 def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
-    name = quote(file.path.name)
-    if not file.size:
-        raise SourceError(f"{name} is an empty file: copy or download it again")
-    head = read_at(descriptor, 0, min(file.size, 64), file)
-    refuse_lfs_pointer(head, file)
+    name, head = quote(file.path.name), read_head(descriptor, file, 64)
     if mode := _ENCRYPTED.get(head[:4]):
-        raise UnsupportedError(f"{name} is encrypted ({mode}); decrypt it with MindSpore first: load, then save")
+        raise UnsupportedError(f"{name} is encrypted ({mode})", "decrypt it with MindSpore first: load, then save")
     if head.startswith(_ZIP):
-        raise UnsupportedError(f"{name} is a torch file, not MindSpore's; save the model as safetensors first")
+        raise UnsupportedError(f"{name} is a torch file, not MindSpore's", "let its name end in .bin, .pt or .pth")
 
 
 def _records(window: Window, header_room: HeaderRoom) -> Iterator[_Record]:
@@ -179,15 +176,15 @@ def _text(window: Window, part: Field, what: str) -> str:
 def _check_complete(file: SourceFile, record: _Record) -> None:
     where = f"{quote(file.path.name)}, byte {record.begin}"
     if record.tag is None:
-        raise SourceError(f"{where}: a record has no name; the file is damaged")
+        raise SourceError(f"{where}: a record has no name: the file is damaged", DOWNLOAD_AGAIN)
     if record.is_map:
         raise UnsupportedError(
-            f"{where}: {quote(record.tag)} is a map parameter (a hash table), "
-            "and no other format holds those; remove it from the checkpoint in MindSpore first"
+            f"{where}: {quote(record.tag)} is a map parameter (a hash table), which no other format can hold",
+            "remove it from the checkpoint with MindSpore first",
         )
     for value, what in ((record.type, "type"), (record.content, "content")):
         if value is None:
-            raise SourceError(f"{where}: tensor {quote(record.tag)} has no {what}; the file is damaged")
+            raise SourceError(f"{where}: tensor {quote(record.tag)} has no {what}: the file is damaged", DOWNLOAD_AGAIN)
 
 
 def _join(file: SourceFile, records: Iterator[_Record]) -> dict[str, TensorRef]:
@@ -198,11 +195,11 @@ def _join(file: SourceFile, records: Iterator[_Record]) -> dict[str, TensorRef]:
             raise SourceError(
                 f"{quote(file.path.name)}, byte {slices[0].begin}: "
                 f"tensor {quote(tag)} appears again after another tensor; "
-                "MindSpore would take its last part only, so which one counts is not certain"
+                "MindSpore would load its last part only, so it is ambiguous which one is meant"
             )
         tensors[tag] = _tensor(file, tag, slices)
     if not tensors:
-        raise SourceError(f"{quote(file.path.name)} holds no parameters")
+        raise SourceError(f"{quote(file.path.name)} holds no tensors")
     return tensors
 
 
@@ -216,8 +213,9 @@ def _tensor(file: SourceFile, tag: str, slices: Sequence[_Record]) -> TensorRef:
     needed = shape_nbytes(shape, dtype, where)
     if needed != nbytes:
         raise SourceError(
-            f"{where} has {nbytes} bytes in {len(slices)} record(s), but dims {quote(list(dims))} of "
-            f"{dtype.mindspore} need {needed}: copy or download the file again"
+            f"{where} has {counted(nbytes, 'byte')} in {counted(len(slices), 'record')}, and dims {quote(list(dims))} of "
+            f"{dtype.mindspore} need {needed}",
+            DOWNLOAD_AGAIN,
         )
     extents = [Extent(file, begin, end - begin) for begin, end in ranges if begin != end]
     return TensorRef(tag, dtype, shape, tuple(extents or [Extent(file, ranges[0][0], 0)]))
@@ -232,25 +230,23 @@ def _shape(dims: tuple[int, ...], nbytes: int, dtype: dtypes.DType) -> tuple[int
 def lay_out(
     name: str, tensors: Sequence[TensorSpec], crc: bool = False, *, slice_bytes: int = SLICE_BYTES
 ) -> OutputFile:
-    """The `.ckpt` file `name` with these tensors in this order, byte for byte as MindSpore would write it.
+    """Return the `.ckpt` file `name` with these tensors in this order, byte for byte as MindSpore would write it.
 
     Args:
         name: the file's name.
-        tensors: what it holds. A `str` has the shape (characters,).
+        tensors: its tensors. A `str` has the shape (characters,).
         crc: whether the 17 bytes follow that MindSpore appends for the CRC-32 of all bytes before them.
         slice_bytes: where a tensor is cut into records; only tests have a reason to change it.
 
     Raises:
-        UnsupportedError: no tensor, or one that MindSpore would not load: its dtype, its shape or its name.
+        UnsupportedError: no tensors, or one that MindSpore would not load: its dtype, its shape or its name.
         InternalError: two tensors of the same name.
     """
     literals: list[tuple[int, bytes]] = []
     extents: dict[str, tuple[tuple[int, int], ...]] = {}
     at = 0
-    for spec in tensors:
-        _check_spec(name, spec)
-        if spec.name in extents:
-            raise InternalError(f"{quote(name)}: tensor {quote(spec.name)} is laid out twice; please report it")
+    for spec, where in checked(name, tensors):
+        _check_spec(spec, where)
         pieces = []
         for length in _slice_lengths(spec.nbytes, slice_bytes):
             head = _record_head(spec, length)
@@ -258,8 +254,6 @@ def lay_out(
             pieces.append((at + len(head), length))
             at += len(head) + length
         extents[spec.name] = tuple(pieces)
-    if not extents:
-        raise UnsupportedError(f"{quote(name)} would hold no tensors; MindSpore refuses such a file")
     if not crc:
         return OutputFile(name, at, tuple(literals), extents)
     literals.append((at, _CRC_MARK.ljust(CRC_TAIL_BYTES, b"\0")))
@@ -267,21 +261,25 @@ def lay_out(
     return OutputFile(name, at + CRC_TAIL_BYTES, tuple(literals), extents, (slot,))
 
 
-def _check_spec(name: str, spec: TensorSpec) -> None:
-    where = f"{quote(name)}: tensor {quote(spec.name)}"
+def _check_spec(spec: TensorSpec, where: str) -> None:
     if spec.dtype.mindspore is None:
         raise UnsupportedError(
-            f"{where} has dtype {spec.dtype}, which MindSpore refuses to load; convert float8 with --dtype bf16"
+            f"{where} has dtype {spec.dtype}, which MindSpore refuses to load",
+            f"convert float8 with {setting('dtype', 'bf16')}",
         )
     if spec.shape == (0,):
-        raise UnsupportedError(f"{where} is an empty 1-D tensor, which a .ckpt cannot hold; write safetensors")
+        raise UnsupportedError(
+            f"{where} is an empty 1-D tensor, which a .ckpt cannot hold",
+            f"write safetensors with {setting('format', 'safetensors')}",
+        )
     if any(size > _MAX_DIM for size in spec.shape):
         raise UnsupportedError(
             f"{where} has shape {list(spec.shape)}; MindSpore loads no dimension above {_MAX_DIM} from a .ckpt"
         )
     if _HOST_CACHE_MARK in spec.name:
         raise UnsupportedError(
-            f"{where} has {_HOST_CACHE_MARK} in its name, which MindSpore's loader takes for its own; rename it"
+            f"{where} has {_HOST_CACHE_MARK} in its name, which MindSpore's loader reserves for itself",
+            "rename it in the source",
         )
 
 
@@ -291,7 +289,7 @@ def _slice_lengths(nbytes: int, slice_bytes: int) -> list[int]:
 
 
 def _record_head(spec: TensorSpec, length: int) -> bytes:
-    """All of a record but its `length` bytes of content at the end; the lengths in it include them."""
+    """Return a record without its `length` bytes of content at the end; the lengths in it include them."""
     tag, kind = spec.name.encode(), (spec.dtype.mindspore or "").encode()
     dims = (0,) if spec.dtype is dtypes.STR else spec.shape
     tensor = b"".join(b"\x08" + _varint(size) for size in dims)

@@ -1,4 +1,4 @@
-"""What every format needs before it may believe a file: that it is one, that its numbers make sense.
+"""What every reader checks before it believes a file: that it is a regular file, and that its numbers make sense.
 
 Nothing here trusts a byte: a FIFO or a device in place of a shard must not hang or be read (opened without
 blocking, then checked), JSON may repeat keys or nest until the parser gives up, and a shape may multiply past
@@ -26,10 +26,12 @@ MAX_HEADER = 100_000_000
 
 #: NumPy 1's limit; no checkpoint comes near it.
 MAX_RANK = 32
+#: What to do about a damaged file.
+DOWNLOAD_AGAIN = "copy or download the file again"
 _LIMIT = 1 << 63
-#: Objects in JSON that nest deeper are no checkpoint's; `json` would read them and not write them again.
+# JSON of a checkpoint nests less; `json` reads deeper objects than it can write.
 _DEEPEST = 100
-# What a comma costs in memory beside its byte, in bytes of header: what it parts may be an object of few bytes.
+# What a comma costs in memory besides its byte, in bytes of header: it may separate objects of few bytes.
 _COMMA_COST = 6
 _LFS_POINTER = b"version https://git-lfs"
 _CHUNK = 1 << 20
@@ -83,10 +85,10 @@ class HeaderRoom:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
-    """A descriptor of the regular file `path` (links are followed), and the file with its size in bytes.
+    """Open the regular file `path` (links are followed); give its descriptor, and the file with its size in bytes.
 
     Raises:
-        SourceError: not there, not readable, or not a regular file; also for any `OSError` inside the block.
+        SourceError: it does not exist, is not readable or not a regular file; also for any `OSError` in the block.
     """
     descriptor = _open(path)
     try:
@@ -101,25 +103,26 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
 
 def _open(path: Path) -> int:
     try:
-        # Some devices take being opened for an order. What becomes one meanwhile is refused after that.
+        # Opening some devices has side effects, so check before opening; a second check after it closes the race.
         _refuse_special(path, disk.stat(path))
         # Without O_NONBLOCK the open of a FIFO waits for a writer, forever.
         return disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
         if disk.is_link(path):
             raise SourceError(
-                f"{quote(path)} is a link to a file that is not there; download the checkpoint again"
+                f"cannot open {quote(path)}: it is a link to a file that does not exist",
+                "download the checkpoint again",
             ) from error
         raise source_error(error, "cannot open", path) from error
     except OSError as error:
         raise source_error(error, "cannot open", path) from error
     except ValueError as error:
-        raise SourceError(f"{quote(path)} is no path that a file could have: {error}") from error
+        raise SourceError(f"cannot open {quote(path)}: not a path that a file can have: {error}") from error
 
 
 def _refuse_special(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}; nothing was read")
+        raise SourceError(f"{quote(path)} is not a regular file but {_kind(status.st_mode)}")
 
 
 def _kind(mode: int) -> str:
@@ -128,26 +131,33 @@ def _kind(mode: int) -> str:
 
 
 def read_at(descriptor: int, offset: int, length: int, file: SourceFile) -> bytes:
-    """Exactly `length` bytes at `offset`.
+    """Return exactly `length` bytes at `offset`.
 
     Raises:
-        SourceError: the file became shorter since it was opened.
+        SourceError: the file was truncated since it was opened.
     """
     data = disk.read_up_to(descriptor, length, offset)
     if len(data) < length:
         raise SourceError(
-            f"{quote(file.path)} became shorter than {file.size} bytes while its header was read; "
-            "let the other program finish and run again"
+            f"{quote(file.path)} was truncated below its {file.size} bytes while its header was read",
+            "let the program that writes it finish, then run again",
         )
     return data
 
 
-def refuse_lfs_pointer(head: bytes, file: SourceFile) -> None:
-    """Raises `SourceError` if the file begins as a git-lfs pointer, which a plain clone leaves behind."""
+def read_head(descriptor: int, file: SourceFile, length: int) -> bytes:
+    """Return the first `length` bytes of a file, or all of a shorter one.
+
+    Raises:
+        SourceError: the file is empty, or a git-lfs pointer, which a clone without git-lfs leaves behind.
+    """
+    name = quote(file.path.name)
+    if not file.size:
+        raise SourceError(f"{name} is an empty file", DOWNLOAD_AGAIN)
+    head = read_at(descriptor, 0, min(file.size, length), file)
     if head.startswith(_LFS_POINTER):
-        raise SourceError(
-            f"{quote(file.path.name)} is only git-lfs's pointer to the real file; fetch that with `git lfs pull`"
-        )
+        raise SourceError(f"{name} is a git-lfs pointer, not the file itself", "fetch the file with `git lfs pull`")
+    return head
 
 
 def read_json(descriptor: int, file: SourceFile, offset: int, length: int, what: str, header_room: HeaderRoom) -> bytes:
@@ -219,7 +229,7 @@ def parse_json_object(text: bytes, where: str) -> dict[str, object]:
 
 
 def is_deep(value: object) -> bool:
-    """Whether JSON is nested deeper than any checkpoint's."""
+    """Return whether JSON is nested deeper than any checkpoint's."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [one for some in level for one in _inside(some)]
@@ -231,7 +241,7 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8; JSON can smuggle in lone surrogates, which cannot."""
+    """Return whether text can be encoded as UTF-8; lone surrogates, which JSON can contain, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -256,19 +266,19 @@ def is_plain_name(name: str, portable: bool = False) -> bool:
 
 
 def shape_nbytes(shape: Sequence[int], dtype: DType, where: str) -> int:
-    """Bytes of a tensor of this shape (elements) and dtype; `where` begins the error messages.
+    """Return the bytes of a tensor of this shape and dtype; `where` begins the error messages.
 
     Raises:
         SourceError: more than `MAX_RANK` dimensions, a negative one, or more than 2^63 - 1 bytes.
     """
     if len(shape) > MAX_RANK:
-        raise SourceError(f"{where} has {len(shape)} dimensions; at most {MAX_RANK} make sense")
+        raise SourceError(f"{where} has {len(shape)} dimensions, and NumPy allows {MAX_RANK}")
     count, limit_check = dtype.itemsize, dtype.itemsize
     for size in shape:
         if size < 0:
             raise SourceError(f"{where} has the negative dimension {size}")
-        # Without the zeros: other readers multiply from the left and overflow before they meet one.
+        # Checked without the zeros: other readers multiply from the left and overflow before they reach one.
         count, limit_check = count * size, limit_check * max(size, 1)
         if limit_check >= _LIMIT:
-            raise SourceError(f"{where} has a shape of more than 2^63 bytes; its header is damaged")
+            raise SourceError(f"{where} has a shape of more than 2^63 bytes: the header is damaged", DOWNLOAD_AGAIN)
     return count

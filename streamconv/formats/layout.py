@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import UnsupportedError
 from ..tensors.refs import OutputFile, TensorSpec
-from ..text import quote
+from ..text import counted, quote, setting
 from . import ckpt, safetensors, shards
 from . import torch_writer as torch_layout
 
@@ -33,7 +33,7 @@ class FileLayout:
 
     @property
     def total(self) -> int:
-        """Bytes of all files."""
+        """The bytes of all files."""
         return sum(file.size for file in self.files) + sum(map(len, self.texts.values()))
 
 
@@ -45,9 +45,15 @@ def lay_out(
     crc: bool,
     torch_root: str | None = None,
 ) -> FileLayout:
-    """Lay tensors out in files of format `kind`; `name` is the file's name where that is one file.
+    """Lay tensors out in files.
 
-    `torch_root` is the key under which a torch file holds them, `None` for no such nesting.
+    Args:
+        tensors: what the files hold, in this order.
+        kind: the format, as `FileLayout.format` has it.
+        name: the file's name, for a format of one file.
+        max_shard_size: bytes of tensor data in a shard at the most.
+        crc: append MindSpore's CRC to a `.ckpt`.
+        torch_root: the key under which a torch file holds the tensors; `None` for the top level.
 
     Raises:
         UnsupportedError: the format cannot hold a tensor.
@@ -83,11 +89,12 @@ def _sharded(
 
 
 def _check_mindspore(tensors: Sequence[TensorSpec]) -> None:
-    """MindSpore refuses a whole safetensors file for one dtype that it does not know."""
+    """Refuse dtypes that MindSpore does not know: it would refuse the whole file."""
     refused = [tensor for tensor in tensors if tensor.dtype.mindspore is None]
     if refused:
         first = refused[0]
         raise UnsupportedError(
-            f"{len(refused)} tensors have a dtype that MindSpore cannot load, the first is {quote(first.name)} "
-            f"({first.dtype}): use --format hf to keep them"
+            f"{counted(len(refused), 'tensor')} of a dtype that MindSpore cannot load, first {quote(first.name)} "
+            f"({first.dtype})",
+            f"keep them with {setting('format', 'hf')}",
         )

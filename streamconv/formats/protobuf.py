@@ -1,9 +1,8 @@
-"""Protobuf's wire format, as much of it as a checkpoint needs, read by position from a file of any size.
+"""Protobuf's wire format, as far as a checkpoint needs it, read by position from a file of any size.
 
 A message is a run of fields: a varint key (number * 8 + wire type), then a varint (0), eight bytes (1), a
-length and as many bytes (2), or four bytes (5). Numbers and lengths need not be minimal. Groups (3, 4) left
-protobuf before MindSpore was written, and are refused. A field's bytes are passed over, not read, until
-somebody asks for them.
+length and as many bytes (2), or four bytes (5). Numbers and lengths need not be minimal. Groups (3, 4) are refused:
+they were deprecated before MindSpore was written. A field's bytes are skipped, not read, until the caller takes them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ..errors import SourceError
 from ..storage import disk
 from ..tensors.refs import SourceFile
 from ..text import quote
-from .headers import read_at
+from .headers import DOWNLOAD_AGAIN, read_at
 
 VARINT, BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}
@@ -35,19 +34,19 @@ class Field(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int]:
-        """Number and wire type; with the wrong type a known number is an unknown field."""
+        """Number and wire type: a known number with the wrong type is an unknown field."""
         return self.number, self.wire_type
 
 
 class Window:
-    """The first `end` bytes of a file, through one small buffer; `near` tells errors what is being read."""
+    """The first `end` bytes of a file, through one small buffer; `near` says in errors what is being read."""
 
     def __init__(self, descriptor: int, file: SourceFile, end: int) -> None:
         self.file, self.end, self.near = file, end, "at its start"
         self._descriptor, self._at, self._buffer = descriptor, 0, b""
 
     def take(self, begin: int, end: int) -> bytes:
-        """The bytes of a range that lies in the window; as long as the caller lets them be."""
+        """Return the bytes of a range that lies in the window."""
         if begin < self._at or end > self._at + len(self._buffer):
             if end - begin > _WINDOW:
                 return read_at(self._descriptor, begin, end - begin, self.file)
@@ -57,7 +56,7 @@ class Window:
         return self._buffer[begin - self._at : end - self._at]
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """The unsigned 64-bit number at `at` in a message that ends at `end`, and where the next byte is."""
+        """Return the unsigned 64-bit number at `at` in a message that ends at `end`, and where the next byte is."""
         value = 0
         for count, byte in enumerate(self.take(at, min(end, at + _LONGEST_VARINT))):
             value |= (byte & 0x7F) << (7 * count)
@@ -68,10 +67,10 @@ class Window:
         raise self.cut_off(at, end, "a number")
 
     def fields(self, at: int, end: int) -> Iterator[Field]:
-        """The fields of the message in this range.
+        """Yield the fields of the message in this range.
 
         Raises:
-            SourceError: a number or a length that leaves the range, or a key that no protobuf has.
+            SourceError: a number or a length that leaves the range, or an invalid key.
         """
         while at < end:
             key_at = at
@@ -81,8 +80,8 @@ class Window:
             if number == 0:
                 raise self.broken(key_at, "a field has the number 0")
             if at - key_at > 1 and key < 1 << 7 * (at - key_at - 1):
-                # By the specification it counts; upb, the protobuf of MindSpore 2.10, passes over it (measured).
-                raise self.broken(key_at, "a field's key is padded, which readers take differently")
+                # Valid by the specification; upb, the protobuf of MindSpore 2.10, skips such a field (measured).
+                raise self.broken(key_at, "a field's key is padded, which readers interpret differently")
             if wire_type == VARINT:
                 value, at = self.varint(at, end)
                 begin = at
@@ -98,15 +97,18 @@ class Window:
             yield Field(key_at, number, wire_type, value, begin, at)
 
     def broken(self, at: int, what: str) -> SourceError:
-        """The error for bytes that protobuf does not write."""
-        return SourceError(f"{self._place(at)}: {what}; this is no MindSpore checkpoint, or a damaged one")
+        """Return the error for bytes that protobuf does not write."""
+        return SourceError(
+            f"{self._place(at)}: {what}: the file is damaged, or not a MindSpore checkpoint", DOWNLOAD_AGAIN
+        )
 
     def cut_off(self, at: int, end: int, what: str, excess: int = 1) -> SourceError:
-        """The error for something at `at` that needs `excess` bytes or more beyond `end`."""
+        """Return the error for something at `at` that needs `excess` bytes or more beyond `end`."""
         whole = "the file" if end == self.end else "the record that holds it"
         return SourceError(
-            f"{self._place(at)}: {what} reaches at least {excess} bytes past the end of {whole}, {end}; "
-            "the file is cut off or damaged: copy or download it again"
+            f"{self._place(at)}: {what} reaches at least {excess} bytes past the end of {whole}, {end}: "
+            "the file is truncated or damaged",
+            DOWNLOAD_AGAIN,
         )
 
     def _place(self, at: int) -> str:

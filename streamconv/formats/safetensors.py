@@ -3,11 +3,10 @@
     u64 little-endian N | N bytes of UTF-8 JSON {name: {dtype, shape, data_offsets: [begin, end]}} | data
 
 Offsets count from the end of the header; the tensors tile the data without hole or overlap; `__metadata__`
-maps strings to strings. MindSpore 2.10 reads such files with a parser of its own, and that decides how ours
-are laid out (measured): the header's key order has to be the offset order; a tensor named like a metadata key
-raises a KeyError; a tensor at an offset that is no multiple of its item size is copied instead of mapped. So
-keys follow the offsets, items go from wide to narrow, and the header is padded with spaces to a multiple of
-8, as the library itself does.
+maps strings to strings. MindSpore 2.10 reads such files with a parser of its own, which decides how files are laid out
+here (measured): the header's keys must be in the order of the offsets; a tensor named like a metadata key raises a
+KeyError; a tensor at an offset that is not a multiple of its item size is copied instead of mapped. So keys follow the
+offsets, items go from wide to narrow, and the header is padded with spaces to a multiple of 8, as the library does.
 """
 
 from __future__ import annotations
@@ -19,25 +18,26 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import InternalError, SourceError, UnsupportedError
+from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
-from ..text import quote
+from ..text import quote, setting
 from .headers import (
+    DOWNLOAD_AGAIN,
     MAX_HEADER,
     HeaderRoom,
     is_unicode,
     opened,
     parse_json_object,
-    read_at,
+    read_head,
     read_json,
-    refuse_lfs_pointer,
     shape_nbytes,
 )
+from .specs import checked
 
 METADATA = "__metadata__"
 
-# Unknown to older versions of the library that we allow; our own checks have to do for them.
+# Unknown to older versions of the library that we allow: checked by this module alone.
 _NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
 
 
@@ -75,60 +75,63 @@ def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, Ten
 def _header_length(descriptor: int, file: SourceFile) -> int:
     name = quote(file.path.name)
     if file.size < 8:
-        raise SourceError(f"{name} has {file.size} bytes, too few for a safetensors file; download it again")
-    refuse_lfs_pointer(read_at(descriptor, 0, min(file.size, 64), file), file)
-    length = int.from_bytes(read_at(descriptor, 0, 8, file), "little")
+        raise SourceError(f"{name} has {file.size} bytes, too few for a safetensors file", DOWNLOAD_AGAIN)
+    length = int.from_bytes(read_head(descriptor, file, 64)[:8], "little")
     if length < 2:
-        raise SourceError(f"{name} says at byte 0 that its header has {length} bytes; the shortest, {{}}, has 2")
+        raise SourceError(f"{name} states at byte 0 a header of {length} bytes, and the shortest, {{}}, has 2")
     if length > MAX_HEADER:
         raise SourceError(
-            f"{name} says at byte 0 that its header has {length} bytes, and safetensors allows {MAX_HEADER}: "
-            "this is no safetensors file, or a damaged one"
+            f"{name} states at byte 0 a header of {length} bytes, and safetensors allows {MAX_HEADER}: "
+            "it is damaged, or not a safetensors file",
+            DOWNLOAD_AGAIN,
         )
     if 8 + length > file.size:
         raise SourceError(
-            f"{name} ends {8 + length - file.size} bytes early, within its header of {length} bytes: download it again"
+            f"{name} is truncated: its header of {length} bytes ends at byte {8 + length}, the file at {file.size}",
+            DOWNLOAD_AGAIN,
         )
     return length
 
 
 def _check_metadata(metadata: object, file: SourceFile) -> None:
-    # A null in place of the whole object is what the library, too, takes for «none».
+    # The library, too, takes null in place of the whole object for no metadata.
     if metadata is None:
         return
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SourceError(
-            f"the header of {quote(file.path.name)} has a {METADATA} that does not map strings to strings"
+            f"the header of {quote(file.path.name)} has a {METADATA} that does not map strings to strings",
+            DOWNLOAD_AGAIN,
         )
 
 
 def _entry(file: SourceFile, name: str, value: object) -> _Entry:
     where = f"{quote(file.path.name)}: tensor {quote(name)}"
     if not isinstance(value, dict):
-        raise SourceError(f"{where} is not described by an object with dtype, shape and data_offsets")
+        raise SourceError(f"{where} is not described by an object with dtype, shape and data_offsets", DOWNLOAD_AGAIN)
     if not is_unicode(name):
-        raise SourceError(f"{where} has a name that is not Unicode text (a lone surrogate)")
+        raise SourceError(f"{where} has a name that is not Unicode text (a lone surrogate)", DOWNLOAD_AGAIN)
     dtype = value.get("dtype")
     if not isinstance(dtype, str):
-        raise SourceError(f"{where} has no dtype")
+        raise SourceError(f"{where} has no dtype", DOWNLOAD_AGAIN)
     known = dtypes.from_safetensors(dtype, where)
     shape = _counts(value.get("shape"), "shape", where)
     offsets = _counts(value.get("data_offsets"), "data_offsets", where)
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise SourceError(f"{where} has data_offsets {quote(list(offsets))} that are not [begin, end]")
+        raise SourceError(f"{where} has data_offsets {quote(list(offsets))} that are not [begin, end]", DOWNLOAD_AGAIN)
     nbytes = shape_nbytes(shape, known, where)
     if offsets[1] - offsets[0] != nbytes:
         raise SourceError(
             f"{where} has {offsets[1] - offsets[0]} bytes (data_offsets {quote(list(offsets))}), "
-            f"but shape {quote(list(shape))} of {known} needs {nbytes}"
+            f"and shape {quote(list(shape))} of {known} needs {nbytes}",
+            DOWNLOAD_AGAIN,
         )
     return _Entry(name, known, shape, offsets[0], offsets[1])
 
 
 def _counts(value: object, what: str, where: str) -> tuple[int, ...]:
-    # `type is int` because JSON's true is an int to Python, and 2.0 is not a size.
+    # `type is int` because `True` is an `int` in Python, and 2.0 is not a size.
     if not isinstance(value, list) or not all(type(number) is int and number >= 0 for number in value):
-        raise SourceError(f"{where} has a {what} that is not a list of whole numbers from 0 up")
+        raise SourceError(f"{where} has a {what} that is not a list of whole numbers from 0 up", DOWNLOAD_AGAIN)
     return tuple(value)
 
 
@@ -142,21 +145,24 @@ def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) 
             what = "overlaps the tensor before it" if entry.begin < filled else "follows a hole"
             raise SourceError(
                 f"{name}: tensor {quote(entry.name)} {what}: it begins at byte {data_start + entry.begin} "
-                f"of the file, and the bytes before it end at {data_start + filled}; the header is damaged"
+                f"of the file, and the bytes before it end at {data_start + filled}: the header is damaged",
+                DOWNLOAD_AGAIN,
             )
         filled = entry.end
     missing = data_start + filled - file.size
     if missing > 0:
         raise SourceError(
-            f"{name} ends {missing} bytes early ({file.size} of {data_start + filled} bytes): download it again"
+            f"{name} is truncated: tensor {quote(entries[-1].name)} ends at byte {data_start + filled}, "
+            f"the file at {file.size}",
+            DOWNLOAD_AGAIN,
         )
     if missing:
-        raise SourceError(f"{name} has {-missing} trailing bytes after its last tensor: download it again")
+        raise SourceError(f"{name} has {-missing} trailing bytes after its last tensor", DOWNLOAD_AGAIN)
 
 
 def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
-    """Lets the reference implementation judge too; it maps the file and reads its header, no tensor."""
-    # The library takes no path that is not Unicode, and Linux gives such names to files.
+    """Have the reference implementation judge too; it maps the file and reads its header, no tensor."""
+    # The library takes Unicode paths only, and Linux allows others.
     if any(entry.dtype.name in _NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
         return
     try:
@@ -165,15 +171,16 @@ def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise SourceError(
             f"{quote(file.path.name)} passes streamconv's checks, "
-            f"but the safetensors library refuses it: {quote(error)}"
+            f"but the safetensors library refuses it: {quote(error)}",
+            DOWNLOAD_AGAIN,
         ) from error
 
 
 def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> OutputFile:
-    """The safetensors file `name` with these tensors, widest items first and otherwise in the given order.
+    """Return the safetensors file `name` with these tensors, widest items first and otherwise in the given order.
 
     Raises:
-        UnsupportedError: no tensor, a dtype or name that the format or MindSpore refuses, too long a header.
+        UnsupportedError: no tensors, a dtype or name that the format or MindSpore refuses, or too long a header.
         InternalError: two tensors of the same name.
     """
     _check_specs(name, tensors, metadata)
@@ -187,16 +194,9 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str
 
 
 def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
-    if not tensors:
-        raise UnsupportedError(f"{quote(name)} would hold no tensors; MindSpore refuses such a file")
-    seen: set[str] = set()
-    for spec in tensors:
-        where = f"{quote(name)}: tensor {quote(spec.name)}"
-        if spec.name in seen:
-            raise InternalError(f"{where} is laid out twice; please report it")
-        seen.add(spec.name)
+    for spec, where in checked(name, tensors):
         if not spec.dtype.safetensors:
-            raise UnsupportedError(f"{where} has type {spec.dtype}, which safetensors cannot hold; write a .ckpt")
+            raise UnsupportedError(f"{where} has type {spec.dtype}, which safetensors cannot hold", "write a .ckpt")
         if spec.name == METADATA or spec.name in metadata:
             raise UnsupportedError(f"{where} is named like a metadata key, and MindSpore refuses the file for it")
 
@@ -210,7 +210,7 @@ def _running_ends(ordered: Sequence[TensorSpec]) -> list[int]:
 
 
 def _header(name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON as they stand at the beginning of the file."""
+    """Return length and JSON as they stand at the beginning of the file."""
     entries: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     for spec, end in zip(ordered, ends, strict=True):
         offsets = [end - spec.nbytes, end]
@@ -219,6 +219,7 @@ def _header(name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metad
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise UnsupportedError(
-            f"{quote(name)} would have a header of {len(text)} bytes, and readers take {MAX_HEADER}; use smaller shards"
+            f"{quote(name)} would have a header of {len(text)} bytes, and readers take {MAX_HEADER}",
+            f"use smaller shards with {setting('max_shard_size')}",
         )
     return len(text).to_bytes(8, "little") + text

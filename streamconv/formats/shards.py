@@ -1,9 +1,9 @@
-"""Several files as one checkpoint: their names, their index, and how tensors are dealt out.
+"""Several files as one checkpoint: their names, their index, and how tensors are split among them.
 
 Both worlds use the same JSON, `{"metadata": {"total_size": N}, "weight_map": {tensor: file}}`: HuggingFace as
 `model.safetensors.index.json` (`pytorch_model.bin.index.json` for torch files), MindSpore 2.10 as
-`param_name_map.json`, which may also be the bare map (measured). An index is text from outside: a file that it
-names has to lie beside it.
+`param_name_map.json`, which may also be the bare map (measured). An index is text from outside: the files that it
+names must lie in the same directory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ..errors import SourceError
 from ..tensors.refs import TensorSpec
-from ..text import quote
-from .headers import HeaderRoom, is_plain_name, opened, parse_json_object, read_json
+from ..text import first_few, quote
+from .headers import DOWNLOAD_AGAIN, HeaderRoom, is_plain_name, opened, parse_json_object, read_json
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
@@ -33,7 +33,7 @@ _SHOWN = 3
 
 
 def hf_shard_name(i: int, n: int) -> str:
-    """The name HuggingFace gives shard `i` (from 1) of `n`.
+    """Return the name that HuggingFace gives shard `i` (from 1) of `n`.
 
     >>> hf_shard_name(1, 1), hf_shard_name(1, 2)
     ('model.safetensors', 'model-00001-of-00002.safetensors')
@@ -42,7 +42,7 @@ def hf_shard_name(i: int, n: int) -> str:
 
 
 def ms_shard_name(i: int, n: int) -> str:
-    """The name MindFormers gives shard `i` (from 1) of `n`.
+    """Return the name that MindFormers gives shard `i` (from 1) of `n`.
 
     >>> ms_shard_name(1, 2)
     'ms-model-00001-of-00002.safetensors'
@@ -51,17 +51,17 @@ def ms_shard_name(i: int, n: int) -> str:
 
 
 def index_bytes(total_size: int, weight_map: Mapping[str, str]) -> bytes:
-    """The index of these tensors (name → file, in this order) with `total_size` bytes of data."""
-    # ASCII only, because MindSpore opens the map in whatever encoding the locale has.
+    """Return the index of these tensors (name → file, in this order) with `total_size` bytes of data."""
+    # ASCII only, because MindSpore opens the map in the encoding of the locale.
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(file)}" for name, file in weight_map.items())
     head = f'{{\n  "metadata": {{\n    "total_size": {total_size}\n  }},\n  "weight_map": {{\n'
     return f"{head}{lines}\n  }}\n}}\n".encode()
 
 
 def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[TensorSpec]]:
-    """Shards of at most `max_shard_size` bytes of data, filled in the given order, as huggingface_hub does.
+    """Return shards of at most `max_shard_size` bytes of data, filled in the given order, as huggingface_hub does.
 
-    A tensor above the limit gets a shard of its own; the shard being filled stays open, and comes after.
+    A tensor above the limit gets a shard of its own; the shard being filled stays open, and follows it.
     """
     shards: list[list[TensorSpec]] = []
     current: list[TensorSpec] = []
@@ -91,10 +91,12 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
     if not found or len(found) != len(_items(weight_map)):
-        raise SourceError(f"{name} has no weight_map of tensor names to file names; download it again")
+        raise SourceError(f"{name} has no weight_map of tensor names to file names", DOWNLOAD_AGAIN)
     outside = sorted({shard for shard in found.values() if not is_plain_name(shard, portable=True)})
     if outside:
-        raise SourceError(f"{name} names files that are not plain names in its directory: {listing(outside)}")
+        raise SourceError(
+            f"{name} names files that are not plain names in its directory: {listing(outside)}", DOWNLOAD_AGAIN
+        )
     return found
 
 
@@ -103,12 +105,12 @@ def _items(value: object) -> list[tuple[str, object]]:
 
 
 def is_numbered(name: str) -> bool:
-    """Whether the name says of which series its file is a part, as `model-00001-of-00003.safetensors` does."""
+    """Return whether a name is of a numbered series, such as `model-00001-of-00003.safetensors`."""
     return _NUMBERED.fullmatch(name) is not None
 
 
 def is_variant(name: str) -> bool:
-    """Whether the name says that its file holds a variant of a model, as `model.fp16.safetensors` does.
+    """Return whether a name is of a variant of a model, such as `model.fp16.safetensors`.
 
     >>> is_variant("model.fp32-00001-of-00002.safetensors"), is_variant("model-00001-of-00002.safetensors")
     (True, False)
@@ -117,7 +119,7 @@ def is_variant(name: str) -> bool:
 
 
 def missing_numbered(names: AbstractSet[str]) -> list[str]:
-    """What names such as `model-00001-of-00003.safetensors` promise and lack, for the first such series."""
+    """Return the names missing from the first incomplete series such as `model-00001-of-00003.safetensors`."""
     matches = filter(None, map(_NUMBERED.fullmatch, names))
     for stem, count, ending in sorted({(match["stem"], match["count"], match["ending"]) for match in matches}):
         series = (f"{stem}{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1))
@@ -127,6 +129,5 @@ def missing_numbered(names: AbstractSet[str]) -> list[str]:
 
 
 def listing(items: Sequence[str]) -> str:
-    """The first few of these texts from outside, and how many more there are."""
-    shown = ", ".join(quote(item) for item in items[:_SHOWN])
-    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
+    """Return the first few of these names from outside, and how many more there are."""
+    return first_few(items, _SHOWN, quote)

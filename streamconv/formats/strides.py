@@ -1,4 +1,4 @@
-"""Tensors by strides, as torch keeps them: any tensor whose elements do not overlap, as a cutout of an array."""
+"""Tensors with strides, as torch stores them, described as cutouts of row-major arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..tensors.refs import Cutout
 
 
 def cutout(shape: Sequence[int], strides: Sequence[int], where: str) -> Cutout | None:
-    """How a tensor of this shape and these strides (elements) lies in an array; `None` for a row-major one.
+    """Return how a tensor of this shape and these strides (in elements) lies in an array; `None` for a row-major one.
 
     Raises:
         UnsupportedError: elements overlap (an expanded tensor), or interleave as no slice does.
@@ -29,7 +29,8 @@ def cutout(shape: Sequence[int], strides: Sequence[int], where: str) -> Cutout |
         if not 0 < step <= span <= room:
             raise UnsupportedError(
                 f"{where} has shape {list(shape)} and strides {list(strides)}: its elements share memory, as those "
-                "of an expanded tensor do; load the file with torch, call .contiguous() on it, and save it again"
+                "of an expanded tensor do",
+                "load the file with torch, call .contiguous() on the tensor, and save it again",
             )
         dense.append(room)
         steps.append(step)
@@ -39,7 +40,7 @@ def cutout(shape: Sequence[int], strides: Sequence[int], where: str) -> Cutout |
 
 
 def _units(strides: Sequence[int]) -> list[int]:
-    """Elements from one row of the array to the next, per axis: each divides the one before it, the last is 1."""
+    """Return per axis the elements from one row of the array to the next: each divides the one before it."""
     units, common = [], 0
     for stride in strides:
         common = math.gcd(common, stride)
@@ -48,5 +49,5 @@ def _units(strides: Sequence[int]) -> list[int]:
 
 
 def last_element(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """How far the last element of a tensor that is not empty lies behind its first, in elements."""
+    """Return how far the last element of a non-empty tensor lies behind its first, in elements."""
     return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

@@ -1,34 +1,29 @@
 """Torch's files (`.bin`, `.pt`, `.pth`): a zip archive of a pickle that describes tensors, and of their storages.
 
-    ROOT/data.pkl                 the pickle; a storage is a persistent id ("storage", type, key, location, elements)
-    ROOT/data/KEY                 the bytes of a storage
-    ROOT/byteorder, ROOT/version  `little`, `3`; and others that matter to nobody here
-
-Source: torch 2.13, `torch/serialization.py` and `torch/_utils.py`, and files that it wrote. A tensor is a call of
+Source: torch 2.13, `torch/_utils.py`, and files that it wrote. A tensor is a call of
 `_rebuild_tensor_v2(storage, offset, size, strides, …)`; a parameter is a call around that; dtypes that have no
 storage type of their own come as `_rebuild_tensor_v3(UntypedStorage, …, dtype)`. Nothing is called or imported:
-`pickles` only tells what would be.
+`pickles` only states what would be.
 
-What is read is one state dict: the dictionary itself, or the one under `model`, `state_dict`, `module` or
-`model_state_dict` where the tensors are there. All else (optimizers, epochs, dictionaries in the state dict) is
-listed as ignored.
+One state dict is read: the dictionary itself, or the one under `model`, `state_dict`, `module` or `model_state_dict`
+if it holds the tensors. All else (optimizers, epochs, dictionaries in the state dict) is listed as ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, SourceFile, TensorRef
 from ..text import quote
-from . import pickles, zips
-from .headers import MAX_RANK, HeaderRoom, is_unicode, opened, read_at, refuse_lfs_pointer, shape_nbytes
-from .pickles import Call, Name, Reference, Table
+from . import zips
+from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, is_unicode, opened, shape_nbytes
+from .pickle_machine import Call, Name, Reference, Table
 from .shards import listing
 from .strides import cutout, last_element
+from .torch_archive import Archive, read_archive
 
 #: Storage types with the dtype of their elements, and dtypes that come with an untyped storage: torch's names.
 TYPED = {
@@ -60,7 +55,7 @@ _AROUND = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_w
 _SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 # Arguments of a rebuilding call: how many there are at least, and the place of the dtype and of the metadata.
 _REBUILDS = {"torch._utils._rebuild_tensor": (4, None, 4), REBUILD: (6, None, 6), REBUILD_UNTYPED: (7, 6, 7)}
-# What torch.load(weights_only=True) takes too, and what stands for no tensor. A training configuration names dtypes.
+# Allowed by torch.load(weights_only=True) too, and not tensors. A training configuration names dtypes.
 _DTYPES = (
     *("float64", "float32", "float16", "bfloat16", "complex128", "complex64"),
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
@@ -77,29 +72,12 @@ _INERT = {
 }
 _ALLOWED = frozenset({*TYPED, *UNTYPED, UNTYPED_STORAGE, *_AROUND, _SUBCLASS, *_REBUILDS, *_INERT})
 
-# `little` has six bytes.
-_LONGEST_ORDER = 64
-
-# Real ones have two at most: a parameter of a class of its own.
+# Real files have two at most, around a parameter of a subclass.
 _MOST_AROUND = 4
 
 _ROOTS = ("model", "state_dict", "module", "model_state_dict")
-# Of a key that names no tensor. The same long text may be a key a million times.
+# Characters of a key that names no tensor: the same long text may be a key a million times.
 _SHOWN = 160
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_TAR_MARK = 257, b"ustar"
-_RESAVE = (
-    "save it again: python -c \"import torch; torch.save(torch.load('OLD', weights_only=True), 'NEW')\" "
-    "with the files' names in place of OLD and NEW"
-)
-
-
-class _Archive(NamedTuple):
-    """A torch file: the file, the name of the folder that all its entries lie in, and the entries."""
-
-    file: SourceFile
-    root: str
-    entries: Mapping[str, zips.Entry]
 
 
 def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, TensorRef], dict[str, str]]:
@@ -118,78 +96,24 @@ def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, Ten
             tensor that streamconv does not know.
     """
     with opened(path) as (descriptor, file):
-        _refuse_foreign(descriptor, file)
-        entries = zips.entries(descriptor, file, header_room)
-        archive = _Archive(file, _root(file, entries), entries)
-        _check_order(descriptor, archive)
-        left = header_room.less(sum(zips.DIRECTORY_COST + len(name) for name in entries))
-        value = _pickled(descriptor, archive, left)
+        archive, value = read_archive(descriptor, file, _ALLOWED, header_room)
     ignored: dict[str, str] = {}
     refs = _tensors(archive, _state_dict(file, value, ignored), ignored)
     return file, {ref.name: ref for ref in sorted(refs, key=lambda ref: ref.extents[0].offset)}, ignored
 
 
-def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
-    name = quote(file.path.name)
-    if not file.size:
-        raise SourceError(f"{name} is an empty file: copy or download it again")
-    head = read_at(descriptor, 0, min(file.size, 512), file)
-    refuse_lfs_pointer(head, file)
-    at, mark = _TAR_MARK
-    if head.startswith(_LEGACY) or head.startswith(mark, at):
-        raise UnsupportedError(f"{name} is of a format that torch wrote before version 1.6; {_RESAVE}")
-    if not head.startswith(zips.MAGIC):
-        raise UnsupportedError(f"{name} is no torch file: it does not begin as a zip archive; nothing of it was read")
-
-
-def _root(file: SourceFile, entries: Mapping[str, zips.Entry]) -> str:
-    """The folder in which all entries lie."""
-    roots = {name.partition("/")[0] for name in entries}
-    root = min(roots, default="")
-    name = quote(file.path.name)
-    if f"{root}/constants.pkl" in entries or any(entry.startswith(f"{root}/code/") for entry in entries):
-        raise UnsupportedError(
-            f"{name} is a TorchScript archive, a program and not a checkpoint; load it with torch.jit.load and "
-            "torch.save its state_dict()"
-        )
-    if len(roots) != 1 or f"{root}/data.pkl" not in entries:
-        raise SourceError(f"{name} is a zip archive, but none that torch.save wrote: it has no FOLDER/data.pkl alone")
-    return root
-
-
-def _pickled(descriptor: int, archive: _Archive, header_room: HeaderRoom) -> object:
-    """Return the value of the archive's pickle."""
-    entry = archive.entries[f"{archive.root}/data.pkl"]
-    name = quote(archive.file.path.name)
-    if entry.size > header_room.nbytes:
-        header_room.check(pickles.largest_cost(entry.size), f"the pickle of {name} ({entry.size} bytes)")
-    return pickles.load(zips.content(descriptor, archive.file, entry), _ALLOWED, name, header_room)
-
-
-def _check_order(descriptor: int, archive: _Archive) -> None:
-    file, entry = archive.file, archive.entries.get(f"{archive.root}/byteorder")
-    if entry is None:
-        return
-    if entry.size > _LONGEST_ORDER:
-        raise SourceError(f"{quote(file.path.name)} states its byte order in {entry.size} bytes; the file is damaged")
-    order = zips.content(descriptor, file, entry)
-    if order == b"big":
-        raise UnsupportedError(f"{quote(file.path.name)} was written on a big-endian machine; {_RESAVE} on another")
-    if order != b"little":
-        raise SourceError(f"{quote(file.path.name)} states the byte order {quote(order)}; the file is damaged")
-
-
 def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Table:
-    """The dictionary of the model's tensors; what lies beside it is noted as ignored."""
+    """Return the dictionary of the model's tensors; add what lies next to it to `ignored`."""
     name = quote(file.path.name)
     if not isinstance(value, Table):
-        raise UnsupportedError(f"{name} holds no dictionary; torch.save the state_dict() of the model")
+        raise UnsupportedError(f"{name} holds no dictionary", "torch.save the state_dict() of the model")
     known = [(key, one) for key, one in value.pairs if isinstance(key, str) and key in _ROOTS]
     roots = known if len(known) > len(_ROOTS) else [(key, one) for key, one in known if _holds_tensors(one)]
     if len(roots) > 1:
         raise SourceError(
-            f"{name} holds {len(roots)} state dicts, {listing([key for key, _ in roots])}: which one is the model "
-            "is not certain; load it with torch, and save the one to convert alone"
+            f"{name} holds {len(roots)} state dicts, {listing([key for key, _ in roots])}: it is ambiguous which one "
+            "is the model",
+            "load the file with torch and save the one to convert alone",
         )
     for chosen, table in roots:
         ignored.update({_label(file, key): "not part of the model" for key, _ in value.pairs if key is not chosen})
@@ -199,7 +123,8 @@ def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Tab
         keys = listing([key for key, _ in value.pairs if isinstance(key, str)]) or "nothing"
         raise UnsupportedError(
             f"{name} holds no state dict, but {keys}: tensors are read from the dictionary itself, or from the one "
-            f"under {', '.join(_ROOTS)}; load it with torch, and save the state dict alone"
+            f"under {', '.join(_ROOTS)}",
+            "load the file with torch and save the state dict alone",
         )
     return value
 
@@ -209,12 +134,12 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _label(file: SourceFile, key: object) -> str:
-    shown = key[:_SHOWN] if isinstance(key, str) else key if isinstance(key, int | float) else "a key that is no text"
+    shown = key[:_SHOWN] if isinstance(key, str) else key if isinstance(key, int | float) else "a key of another type"
     return f"{file.path.name}: {shown}"
 
 
 def _rebuild(value: object) -> Call | None:
-    """The rebuilding call of a tensor, out of what may be around it; `None` if this is no tensor."""
+    """Return the rebuilding call of a tensor, from inside calls around it; `None` for other values."""
     for _ in range(_MOST_AROUND):
         match value:
             case Call(function) if function in _REBUILDS:
@@ -228,7 +153,7 @@ def _rebuild(value: object) -> Call | None:
     return None
 
 
-def _tensors(archive: _Archive, table: Table, ignored: dict[str, str]) -> Iterator[TensorRef]:
+def _tensors(archive: Archive, table: Table, ignored: dict[str, str]) -> Iterator[TensorRef]:
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     seen: set[str] = set()
     name = quote(archive.file.path.name)
@@ -239,14 +164,16 @@ def _tensors(archive: _Archive, table: Table, ignored: dict[str, str]) -> Iterat
             ignored[_label(archive.file, key)] = what
             continue
         if isinstance(key, str) and key in seen:
-            raise SourceError(f"{name} has tensor {quote(key)} twice, so which one counts is not certain")
+            raise SourceError(f"{name} has tensor {quote(key)} twice: it is ambiguous which one is meant")
         if not isinstance(key, str) or not is_unicode(key):
-            raise SourceError(f"{name} has a tensor whose name is no text; load it with torch, and give it one")
+            raise SourceError(
+                f"{name} has a tensor whose name is not Unicode text", "load the file with torch and rename the tensor"
+            )
         seen.add(key)
         yield _tensor(archive, key, call, shapes)
 
 
-def _tensor(archive: _Archive, name: str, call: Call, shapes: dict[tuple[int, ...], tuple[int, ...]]) -> TensorRef:
+def _tensor(archive: Archive, name: str, call: Call, shapes: dict[tuple[int, ...], tuple[int, ...]]) -> TensorRef:
     where = f"{quote(archive.file.path.name)}: tensor {quote(name)}"
     least, dtype_at, metadata_at = _REBUILDS[call.function]
     arguments = call.arguments
@@ -254,8 +181,8 @@ def _tensor(archive: _Archive, name: str, call: Call, shapes: dict[tuple[int, ..
         raise _broken(where, "is described by too few values")
     if any(one is not None and not (isinstance(one, Table) and not one.pairs) for one in arguments[metadata_at:]):
         raise UnsupportedError(
-            f"{where} is negated or conjugated only by a note; load the file with torch, resolve_neg() and "
-            "resolve_conj() it, and save it again"
+            f"{where} is negated or conjugated lazily, by a flag",
+            "load the file with torch, call resolve_neg() and resolve_conj() on the tensor, and save it again",
         )
     dtype, entry = _storage(archive, arguments[0], None if dtype_at is None else arguments[dtype_at], where)
     offset, shape, strides = _number(arguments[1], where), _numbers(arguments[2], where), _numbers(arguments[3], where)
@@ -267,28 +194,28 @@ def _tensor(archive: _Archive, name: str, call: Call, shapes: dict[tuple[int, ..
         return TensorRef(name, dtype, shape, (Extent(archive.file, entry.begin, 0),))
     end = begin + (last_element(shape, strides) + 1) * dtype.itemsize
     if end > entry.size:
-        raise _broken(where, f"reaches to byte {end} of its storage, which has {entry.size}")
+        raise _broken(where, f"ends at byte {end} of its storage, which has {entry.size}")
     cut = cutout(shape, strides, where)
     nbytes = shape_nbytes(cut.shape if cut else shape, dtype, where)
-    # A slice's array may end, with what belongs to others, beyond the storage.
+    # The array that a slice is cut out of may end beyond the storage, with elements of no tensor.
     extent = Extent(archive.file, entry.begin + begin, min(nbytes, entry.size - begin))
     return TensorRef(name, dtype, shape, (extent,), cut)
 
 
-def _storage(archive: _Archive, storage: object, dtype: object, where: str) -> tuple[dtypes.DType, zips.Entry]:
-    """The dtype of a tensor, and the entry that holds its storage."""
+def _storage(archive: Archive, storage: object, dtype: object, where: str) -> tuple[dtypes.DType, zips.Entry]:
+    """Return the dtype of a tensor and the entry that holds its storage."""
     match storage:
         case Reference(id=("storage", Name(kind), str(key), str(), int(count))):
             pass
         case _:
-            raise _broken(where, "has a storage that is none")
+            raise _broken(where, "refers to something that is not a storage")
     if kind == UNTYPED_STORAGE:
         known, width = UNTYPED.get(dtype.text, "") if isinstance(dtype, Name) else "", 1
     else:
         known = TYPED.get(kind, "") if dtype is None else ""
         width = dtypes.from_safetensors(known, where).itemsize if known else 1
     if not known:
-        raise _broken(where, "has no dtype that goes with its storage")
+        raise _broken(where, "has no dtype that fits its storage")
     entry = archive.entries.get(f"{archive.root}/data/{key}")
     if entry is None:
         raise _broken(where, f"lies in storage {quote(key)}, which is not in the file")
@@ -302,16 +229,16 @@ def _numbers(value: object, where: str) -> tuple[int, ...]:
         case Call(function="torch.Size", arguments=(tuple(inner),)):
             value = inner
     if not isinstance(value, tuple) or len(value) > MAX_RANK:
-        raise _broken(where, "has a shape or strides that are no tuple, or a too long one")
+        raise _broken(where, f"has a shape or strides that are not a tuple of at most {MAX_RANK}")
     return tuple(_number(one, where) for one in value)
 
 
 def _number(value: object, where: str) -> int:
-    # `type is int` because True is an int to Python. Anything above 2^63 is damage, and would not print.
+    # `type is int` because `True` is an `int` in Python. Numbers above 2^63 are damage, and may be too long to print.
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise _broken(where, "has a shape, stride or offset that is no whole number from 0 up")
+        raise _broken(where, "has a shape, stride or offset that is not a whole number from 0 up")
     return value
 
 
 def _broken(where: str, what: str) -> SourceError:
-    return SourceError(f"{where} {what}; the file is damaged: copy or download it again")
+    return SourceError(f"{where} {what}: the file is damaged", DOWNLOAD_AGAIN)

@@ -1,4 +1,4 @@
-"""Torch files to be written: laid out to the byte as torch.save does (torch 2.13), but for its random id.
+"""Torch files to be written: laid out to the byte as torch.save does (torch 2.13), except for its random id.
 
 Every entry's bytes begin at a multiple of 64 and are followed by a data descriptor, if there are any; torch computes
 the places of storages from that (`torch.utils.serialization.config.load.calculate_storage_offsets`). Each tensor has
@@ -13,12 +13,12 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import InternalError, UnsupportedError
+from ..errors import UnsupportedError
 from ..tensors.refs import ChecksumSlot, OutputFile, TensorSpec
-from ..text import quote
 from . import zips
 from .headers import is_unicode
-from .pickles import ORDERED_DICT
+from .pickle_machine import ORDERED_DICT
+from .specs import checked
 from .torch_reader import REBUILD, REBUILD_UNTYPED, TYPED, UNTYPED, UNTYPED_STORAGE
 
 _FOLDER = "archive"
@@ -28,10 +28,10 @@ _DTYPE_OF = {dtype: name for name, dtype in UNTYPED.items()}
 
 
 def lay_out(name: str, tensors: Sequence[TensorSpec], root: str | None = None) -> OutputFile:
-    """The torch file `name`: an OrderedDict of these tensors in this order, alone or under the key `root`.
+    """Return the torch file `name`: an OrderedDict of these tensors in this order, alone or under the key `root`.
 
     Raises:
-        UnsupportedError: no tensor, or one that torch has no dtype for.
+        UnsupportedError: no tensors, or one that torch has no dtype for.
         InternalError: two tensors of the same name.
     """
     _check_specs(name, tensors)
@@ -49,16 +49,9 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], root: str | None = None) -
 
 
 def _check_specs(name: str, tensors: Sequence[TensorSpec]) -> None:
-    if not tensors:
-        raise UnsupportedError(f"{quote(name)} would hold no tensors, and be no checkpoint")
-    seen: set[str] = set()
-    for spec in tensors:
-        where = f"{quote(name)}: tensor {quote(spec.name)}"
-        if spec.name in seen:
-            raise InternalError(f"{where} is laid out twice; please report it")
-        seen.add(spec.name)
+    for spec, where in checked(name, tensors):
         if spec.dtype.name not in _STORAGE_OF and spec.dtype.name not in _DTYPE_OF:
-            raise UnsupportedError(f"{where} has type {spec.dtype}, which torch has no dtype for; write a .ckpt")
+            raise UnsupportedError(f"{where} has type {spec.dtype}, which torch has no dtype for", "write a .ckpt")
         if not is_unicode(spec.name):
             raise UnsupportedError(f"{where} has a name that is not Unicode text (a lone surrogate)")
 
@@ -73,7 +66,7 @@ class _Placed(NamedTuple):
 
 
 class _Archive:
-    """An archive as it grows. What lies between two tensors is one literal."""
+    """An archive that grows entry by entry. The bytes between two tensors are one literal."""
 
     def __init__(self) -> None:
         self._literals: list[tuple[int, bytes]] = []
@@ -82,13 +75,13 @@ class _Archive:
         self._pending = b""
 
     def add(self, name: str, content: bytes) -> None:
-        """An entry of bytes that are known."""
+        """Add an entry of known bytes."""
         self._head(name, len(content))
         self._pending += content
         self._tail()
 
     def leave(self, name: str, size: int) -> int:
-        """An entry of a tensor; where its bytes belong."""
+        """Add an entry for a tensor; return the offset of its bytes."""
         begin = self._head(name, size)
         if size:
             self._literals.append((self._begin, self._pending))
@@ -126,7 +119,7 @@ def _crc_slot(begin: int, end: int, in_directory: int) -> ChecksumSlot:
 
 
 def _pickle(tensors: Sequence[TensorSpec], root: str | None) -> bytes:
-    """The pickle that describes the tensors: protocol 2, as torch writes it."""
+    """Return the pickle that describes the tensors: protocol 2, as torch writes it."""
     writer = _Pickler()
     writer.emit(pickle.PROTO, b"\2")
     if root is not None:
@@ -141,7 +134,7 @@ def _pickle(tensors: Sequence[TensorSpec], root: str | None) -> bytes:
 
 
 class _Pickler:
-    """The opcodes of a pickle; what comes often is noted once and then named by its number."""
+    """The opcodes of a pickle; values that repeat are put into the memo once."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -151,7 +144,7 @@ class _Pickler:
         self.parts += parts
 
     def once(self, part: bytes) -> None:
-        """A part that stands for one value."""
+        """Emit a part that stands for one value, from the memo if it was emitted before."""
         number = self._noted.get(part)
         if number is None:
             self._noted[part] = number = len(self._noted)
@@ -164,7 +157,7 @@ class _Pickler:
         self.emit(pickle.EMPTY_TUPLE, pickle.REDUCE)
 
     def tensor(self, key: str, spec: TensorSpec) -> None:
-        """`_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`, or the call for untyped storages."""
+        """Emit `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`, or `_v3` for an untyped one."""
         typed = _STORAGE_OF.get(spec.dtype.name)
         self.once(_global(REBUILD if typed else REBUILD_UNTYPED))
         self.emit(pickle.MARK, pickle.MARK)
@@ -181,7 +174,7 @@ class _Pickler:
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
-    """Strides as torch gives them: an axis of size 0 counts as one of size 1."""
+    """Return strides as torch gives them: an axis of size 0 counts as one of size 1."""
     return list(itertools.accumulate((max(1, size) for size in shape[:0:-1]), int.__mul__, initial=1))[::-1][
         : len(shape)
     ]
@@ -202,7 +195,7 @@ def _wholes(numbers: Sequence[int]) -> bytes:
 
 
 def _whole(number: int) -> bytes:
-    """A number from 0 up: in one byte, four, or as many as it takes."""
+    """Return a number from 0 up: in one byte, four, or as many as it takes."""
     if number < 1 << 8:
         return pickle.BININT1 + bytes((number,))
     if number < 1 << 31:

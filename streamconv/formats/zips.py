@@ -1,12 +1,12 @@
-"""Zip archives as far as torch uses them: entries stored as they are, so that they can be read in place.
+"""Zip archives as far as torch uses them: entries are stored, not compressed, so that they can be read in place.
 
     entries: local header | name | extra | bytes | data descriptor      … one after the other
     directory: one record an entry | zip64 end record | zip64 locator | end record
 
-Sources: PKWARE's APPNOTE 6.3 (numbers in section 4.3), and what torch 2.13 writes (measured). Readers differ in what
-they make of an archive that contradicts itself, so those are refused: the end record stands at the very end, both
-end records agree, a local header names what the directory says, no two entries overlap, no name is there twice. An
-entry's size is that of its bytes in the file, so an archive cannot grow by being read.
+Sources: PKWARE's APPNOTE 6.3 (numbers in section 4.3), and what torch 2.13 writes (measured). Readers disagree about
+archives that contradict themselves, so those are refused: the end record stands at the very end, both end records
+agree, a local header names what the directory states, no two entries overlap, and names are unique. An entry's size is
+that of its bytes in the file, so an archive cannot grow by being read.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import NamedTuple
 from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile
 from ..text import quote
-from .headers import HeaderRoom, read_at
+from .headers import DOWNLOAD_AGAIN, HeaderRoom, read_at
 
 MAGIC = b"PK\x03\x04"
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"
-#: Where the CRC-32 is in a data descriptor.
+#: Offset of the CRC-32 in a data descriptor.
 CRC_IN_DESCRIPTOR = 4
 CRC_BYTES = 4
 #: In place of a 32-bit number: the true one is in a zip64 field.
@@ -34,7 +34,7 @@ _UTF8, _DESCRIBED = 0x0800, 0x0008
 _ENCRYPTED = 0x1
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
-#: Bytes of the directory that each entry takes, beside its name.
+#: Bytes of the directory that each entry takes, besides its name.
 DIRECTORY_COST = _ENTRY.size
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -80,7 +80,7 @@ def entries(descriptor: int, file: SourceFile, header_room: HeaderRoom) -> dict[
     listed = _listed(read_at(descriptor, directory.begin, directory.size, file), directory, file)
     for entry in sorted(listed, key=lambda one: one.header):
         if entry.name in found:
-            raise _broken(file, entry.header, f"entry {quote(entry.name)} is there twice")
+            raise _broken(file, entry.header, f"entry {quote(entry.name)} is listed twice")
         if entry.header < filled:
             raise _broken(file, entry.header, f"entry {quote(entry.name)} overlaps the entry before it")
         found[entry.name] = placed = _placed(descriptor, file, entry)
@@ -103,7 +103,7 @@ def content(descriptor: int, file: SourceFile, entry: Entry) -> bytes:
 
 
 def _directory(descriptor: int, file: SourceFile) -> _Directory:
-    """Where the directory lies: it fills all between the last entry and the end records."""
+    """Return where the directory lies: it fills all between the last entry and the end records."""
     end = file.size - _END.size
     if end < 0:
         raise _cut_off(file)
@@ -134,12 +134,12 @@ def _zip64(descriptor: int, file: SourceFile, locator: int, at: int, small: _Dir
 
 
 def _listed(data: bytes, directory: _Directory, file: SourceFile) -> Iterator[Entry]:
-    """The entries as the directory lists them; where their bytes begin is not known from that."""
+    """Yield the entries as the directory lists them, which does not say where their bytes begin."""
     at = 0
     for _ in range(directory.entries):
         where = directory.begin + at
         if at + _ENTRY.size > len(data) or not data.startswith(b"PK\x01\x02", at):
-            raise _broken(file, where, "the directory ends early")
+            raise _broken(file, where, "the directory is truncated")
         record = _ENTRY.unpack_from(data, at)
         flags, method = record[3:5]
         crc, stored, size, name_length, extra_length, comment_length, disk = record[7:14]
@@ -148,7 +148,7 @@ def _listed(data: bytes, directory: _Directory, file: SourceFile) -> Iterator[En
         extra = data[at + name_length : at + name_length + extra_length]
         at += name_length + extra_length + comment_length
         if at > len(data):
-            raise _broken(file, where, "the directory ends early")
+            raise _broken(file, where, "the directory is truncated")
         _check_stored(file, name, flags, method)
         size, stored, header = _widened(extra, (size, stored, record[16]), file, where)
         if stored != size or disk:
@@ -169,13 +169,13 @@ def _check_stored(file: SourceFile, name: str, flags: int, method: int) -> None:
     if flags & _ENCRYPTED or method:
         how = "encrypted" if flags & _ENCRYPTED else "compressed"
         raise UnsupportedError(
-            f"{quote(file.path.name)}: entry {quote(name)} is {how}, and torch.save stores tensors as they are: load "
-            "the file with torch (a TorchScript program with torch.jit.load) and torch.save its state_dict()"
+            f"{quote(file.path.name)}: entry {quote(name)} is {how}, and torch.save does neither",
+            "load the file with torch (a TorchScript program with torch.jit.load) and torch.save its state_dict()",
         )
 
 
 def _widened(extra: bytes, numbers: tuple[int, ...], file: SourceFile, where: int) -> Iterator[int]:
-    """Size, stored size and offset, those taken from the zip64 field that do not fit 32 bits (4.5.3)."""
+    """Yield size, stored size and offset, from the zip64 field where they do not fit 32 bits (4.5.3)."""
     wide = _fields(extra).get(_ZIP64_FIELD, b"")
     for number in numbers:
         if number != IN_ZIP64:
@@ -188,7 +188,7 @@ def _widened(extra: bytes, numbers: tuple[int, ...], file: SourceFile, where: in
 
 
 def _fields(extra: bytes) -> dict[int, bytes]:
-    """The extra fields by kind; what is left over is under -1."""
+    """Return the extra fields by kind, and trailing bytes under -1."""
     found: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(extra):
@@ -201,7 +201,7 @@ def _fields(extra: bytes) -> dict[int, bytes]:
 
 
 def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
-    """The entry, with the place of its bytes, which only the local header tells."""
+    """Return the entry with the offset of its bytes, which only the local header tells."""
     name = entry.name.encode()
     length = _LOCAL.size + len(name)
     head = _ranged(descriptor, file, entry.header, length)
@@ -211,7 +211,7 @@ def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
     _check_stored(file, entry.name, flags, method)
     extra = _ranged(descriptor, file, entry.header + length, extra_length)
     placed = entry._replace(begin=entry.header + length + extra_length)
-    # Nothing else tells of a damaged length of the extra fields, which would move all bytes of a tensor.
+    # Nothing else reveals a damaged length of the extra fields, which would shift all bytes of a tensor.
     described = _described(descriptor, file, placed) if flags & _DESCRIBED else (crc, stored, size)
     fields = _fields(extra)
     wide = _ZIP64_FIELD in fields
@@ -222,7 +222,7 @@ def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
 
 
 def _described(descriptor: int, file: SourceFile, entry: Entry) -> tuple[int, int, int]:
-    """CRC and sizes as the data descriptor behind an entry's bytes has them, be it narrow or wide."""
+    """Return CRC and sizes as the data descriptor behind an entry's bytes states them, be it narrow or wide."""
     found = _ranged(descriptor, file, entry.begin + entry.size, _WIDE.size)
     for form in (_WIDE, _NARROW):
         magic, crc, stored, size = form.unpack_from(found)
@@ -238,14 +238,12 @@ def _ranged(descriptor: int, file: SourceFile, begin: int, length: int) -> bytes
 
 
 def _broken(file: SourceFile, at: int, what: str) -> SourceError:
-    return SourceError(
-        f"{quote(file.path.name)}, byte {at}: {what}; the file is damaged or forged: copy or download it again"
-    )
+    return SourceError(f"{quote(file.path.name)}, byte {at}: {what}: the file is damaged or forged", DOWNLOAD_AGAIN)
 
 
 def _cut_off(file: SourceFile) -> SourceError:
     return SourceError(
-        f"{quote(file.path.name)} does not end as a zip archive of torch's does: it is cut off: download it again"
+        f"{quote(file.path.name)} is truncated: it does not end as a zip archive of torch does", DOWNLOAD_AGAIN
     )
 
 
@@ -253,9 +251,9 @@ def _cut_off(file: SourceFile) -> SourceError:
 
 
 def local_header(name: bytes, at: int, size: int, alignment: int) -> bytes:
-    """The header, at byte `at`, of an entry of `size` bytes, padded so that these are aligned.
+    """Return the header, at byte `at`, of an entry of `size` bytes, padded so that these are aligned.
 
-    The padding is a field «FB» of Zs, and the zip64 field holds the offset too where that is large, as torch has it.
+    The padding is a field «FB» of Zs, and the zip64 field holds a large offset too, as torch writes them.
     """
     wide = _zip64_field([size, size] * (size >= IN_ZIP64) + [at] * (at >= IN_ZIP64))
     padding = -(at + _LOCAL.size + len(name) + len(wide) + 4) % alignment
@@ -265,16 +263,16 @@ def local_header(name: bytes, at: int, size: int, alignment: int) -> bytes:
 
 
 def data_descriptor(size: int, wide: bool) -> bytes:
-    """What follows an entry's bytes: its CRC-32 (0, to be filled in), and its size twice, in 8 bytes each if wide."""
+    """Return what follows an entry's bytes: its CRC-32 (0, to be filled in), and its size twice (8 bytes if wide)."""
     return (_WIDE if wide else _NARROW).pack(_DESCRIPTOR_MAGIC, 0, size, size)
 
 
 def directory(listed: Iterable[tuple[bytes, int, int]], begin: int) -> tuple[bytes, list[int]]:
-    """Directory and end records that begin at byte `begin`, and where in the file each entry's CRC (0 here) belongs.
+    """Return the directory and end records, and the offset in the file of each entry's CRC (0 here).
 
     Args:
         listed: name, offset of the local header and size of each entry.
-        begin: where the directory will lie.
+        begin: the offset of the directory.
     """
     data, places, count = bytearray(), [], 0
     for name, at, size in listed:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError
-from streamconv.formats import pickles
+from streamconv.formats import pickle_machine, pickles
 from streamconv.formats.catalog import open_catalog
 from streamconv.formats.headers import HeaderRoom
 from support.helpers import text_of
@@ -134,8 +134,8 @@ def test_the_command_line_says_what_it_wanted(tmp_path, command) -> None:
     words = ("m.bin",) if command == "inspect" else ("m.bin", "out", "--model", "raw")
     ended = run(command, *words, cwd=tmp_path)
     assert ended.code == 4
-    assert "its pickle wants posix.system, which is no part of a checkpoint" in ended.err
-    assert "nothing of it was executed" in ended.err
+    assert "its pickle asks for posix.system, which is not part of a checkpoint" in ended.err
+    assert "nothing was executed" in ended.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin"]
 
 
@@ -147,7 +147,7 @@ def test_no_name_is_ever_imported(monkeypatch) -> None:
     monkeypatch.setattr(builtins, "__import__", lambda name, *rest: asked.append(name) or real(name, *rest))
     value = pickles.load(by_global("torch", "FloatStorage"), {"torch.FloatStorage"}, "m", HeaderRoom(1 << 20))
     monkeypatch.undo()
-    assert isinstance(value, pickles.Call)
+    assert isinstance(value, pickle_machine.Call)
     assert "torch" not in asked
 
 
@@ -158,7 +158,7 @@ def test_containers_as_pickle_makes_them() -> None:
 
 
 def plain(value: Any) -> Any:
-    if isinstance(value, pickles.Table):
+    if isinstance(value, pickle_machine.Table):
         return {plain(key): plain(one) for key, one in value.pairs}
     if isinstance(value, list | tuple):
         return type(value)(plain(one) for one in value)

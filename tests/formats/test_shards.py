@@ -257,7 +257,9 @@ def test_a_device_in_place_of_a_shard(tmp_path, sharded):
 def test_a_broken_shard_is_named(tmp_path, sharded):
     with (tmp_path / B).open("r+b") as file:
         file.truncate((tmp_path / B).stat().st_size - 3)
-    refused(tmp_path, f"{B} ends 3 bytes early", "download it again")
+    refused(
+        tmp_path, f"{B} is truncated: tensor a ends at byte 136, the file at 133", "copy or download the file again"
+    )
 
 
 HOSTILE_NAMES = [

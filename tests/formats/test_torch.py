@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -159,7 +160,7 @@ def test_what_is_no_tensor_is_ignored_and_listed(tmp_path) -> None:
 
 def test_two_state_dicts_are_one_too_many(tmp_path) -> None:
     path = saved(tmp_path / "m.bin", {"model": {"a": tensor((2,))}, "module": {"a": tensor((3,))}})
-    with pytest.raises(SourceError, match="2 state dicts, model, module: which one is the model is not certain"):
+    with pytest.raises(SourceError, match="2 state dicts, model, module: it is ambiguous which one is the model"):
         open_catalog(path)
 
 
@@ -170,11 +171,11 @@ def test_two_state_dicts_are_one_too_many(tmp_path) -> None:
         (lambda p: saved(p, {"epoch": 3}), "holds no state dict, but epoch"),
         (
             lambda p: saved(p, {"a": tensor((2,))}, _use_new_zipfile_serialization=False),
-            "before version 1.6.*torch.save",
+            "before version 1.6; save it again: .*torch.save",
         ),
         (
             lambda p: saved(p, torch.nn.Linear(2, 2)),
-            r"wants torch\.nn\.modules\.linear\.Linear.*nothing of it was exec",
+            r"asks for torch\.nn\.modules\.linear\.Linear.*nothing was executed",
         ),
         (lambda p: saved(p, {"a": tensor((3, 1)).expand(3, 4)}), "contiguous"),
         (lambda p: saved(p, {"a": tensor((4,), torch.complex64)}) and p, None),
@@ -190,9 +191,9 @@ def test_files_that_are_none(tmp_path, make, said) -> None:
     if said is None:
         assert open_catalog(path)
         return
-    with pytest.raises(StreamconvError, match=said) as caught:
+    with pytest.raises(StreamconvError) as caught:
         open_catalog(path)
-    assert text_of(caught.value)
+    assert re.search(said, text_of(caught.value))
 
 
 # Directories ----------------------------------------------------------------------------------------------------------

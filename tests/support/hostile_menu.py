@@ -59,9 +59,9 @@ def short_by(count: int) -> bytes:
 
 S = "model.safetensors"
 SAFETENSORS = {
-    "header of 0 bytes": file(encode(b"", b"abc"), S, "byte 0", "header has 0 bytes"),
+    "header of 0 bytes": file(encode(b"", b"abc"), S, "byte 0", "header of 0 bytes"),
     "header of 7 bytes": file(encode(b'{"t":1}', b"abc"), S, "tensor t is not described"),
-    "header past the end": file(encode({"t": u8(0, 2)}, b"ab", 1000), S, "within its header of 1000 bytes"),
+    "header past the end": file(encode({"t": u8(0, 2)}, b"ab", 1000), S, "its header of 1000 bytes ends at byte 1008"),
     "header of 2^63": file(encode({}, length=1 << 63), S, "byte 0", "9223372036854775808"),
     "header of 2^64 - 1": file(encode({}, length=(1 << 64) - 1), S, "byte 0", "18446744073709551615"),
     "not UTF-8": file(encode(b'{"\xff": 1}'), S, "not UTF-8: byte 2"),
@@ -84,7 +84,7 @@ SAFETENSORS = {
     "offsets below 0": file(one(data_offsets=[-2, 0]), S, "tensor t has a data_offsets"),
     "offsets of booleans": file(one(data_offsets=[False, True]), S, "tensor t has a data_offsets"),
     "offsets swapped": file(one(data_offsets=[2, 0]), S, "tensor t has data_offsets [2, 0]"),
-    "offsets past the end": file(encode({"t": u8(0, 2), "u": u8(2, 4)}, b"ab"), S, "ends 2 bytes early"),
+    "offsets past the end": file(encode({"t": u8(0, 2), "u": u8(2, 4)}, b"ab"), S, "truncated: tensor u ends at byte"),
     "offsets of 2^64": file(one(data_offsets=[0, 1 << 64]), S, "tensor t has 18446744073709551616 bytes"),
     "offsets of 4000 digits": file(one(data_offsets=[0, 10**4000]), S, "tensor t"),
     "overlap": file(encode({"a": u8(0, 2), "t": u8(1, 3)}, b"abc"), S, "tensor t overlaps", "byte 1"),
@@ -217,7 +217,7 @@ CKPT = {
     "a group": checkpoint(b"\x0b\x0c" + GOOD, "byte 0", "the wire type 3"),
     "cut within a tensor": checkpoint((GOOD + record())[:-1], "past the end of"),
     "nothing": checkpoint(b"", "is an empty file"),
-    "no tensors": checkpoint(blob(7, b"x"), "holds no parameters"),
+    "no tensors": checkpoint(blob(7, b"x"), "holds no tensors"),
     "AES-GCM": checkpoint(b"\xd8\x5e\x3a\x7f" + GOOD, "is encrypted (AES-GCM)", code=4),
     "AES-CBC": checkpoint(b"\xd9\x5e\x3a\x7f" + GOOD, "is encrypted (AES-CBC)", code=4),
     "SM4-CBC": checkpoint(b"\xda\x5e\x3a\x7f" + GOOD, "is encrypted (SM4-CBC)", code=4),
@@ -256,13 +256,13 @@ TORCH = {
         f"an entry called {name!r}": torch(hostile.archive({name: b"", "a/data.pkl": b"\x80\x02}."}), code=code)
         for name, code in zip(NAMES_IN_ZIPS, (3, 3, 4, 4, 3), strict=True)
     },
-    "an entry twice": torch(hostile.twice, "is there twice"),
-    "cut off": torch(truncated_zip(1), "cut off"),
-    "cut in half": torch(truncated_zip(400), "cut off"),
-    "os.system": torch(pickled(pickle.dumps(Calling(os.system, "touch owned"))), "wants posix.system", code=4),
-    "builtins.eval": torch(pickled(pickle.dumps(Calling(eval, "1"), 2)), "wants __builtin__.eval", code=4),
-    "a call within a call": torch(pickled(hostile.evaluating("1")), "wants __builtin__.eval", code=4),
-    "a name of escapes": torch(pickled(b"\x80\x02c\x1b[31m\nx\n."), "wants \\x1b[31m.x", code=4),
+    "an entry twice": torch(hostile.twice, "is listed twice"),
+    "cut off": torch(truncated_zip(1), "truncated"),
+    "cut in half": torch(truncated_zip(400), "truncated"),
+    "os.system": torch(pickled(pickle.dumps(Calling(os.system, "touch owned"))), "asks for posix.system", code=4),
+    "builtins.eval": torch(pickled(pickle.dumps(Calling(eval, "1"), 2)), "asks for __builtin__.eval", code=4),
+    "a call within a call": torch(pickled(hostile.evaluating("1")), "asks for __builtin__.eval", code=4),
+    "a name of escapes": torch(pickled(b"\x80\x02c\x1b[31m\nx\n."), "asks for \\x1b[31m.x", code=4),
     "a billion laughs": torch(pickled(laughs(100)), "holds no dictionary", code=4),
     "a billion laughs for a tensor": torch(
         pickled(b"\x80\x02}K\x01" + laughs(100)[2:-1] + b"s."), "holds no state dict", code=4

@@ -1,0 +1,27 @@
+"""What all formats check of the tensors that a file is to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..errors import InternalError, UnsupportedError
+from ..tensors.refs import TensorSpec
+from ..text import quote
+
+
+def checked(name: str, tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, str]]:
+    """Yield the tensors of the file `name`, each with the beginning of its error messages.
+
+    Raises:
+        UnsupportedError: no tensors.
+        InternalError: two tensors of the same name.
+    """
+    if not tensors:
+        raise UnsupportedError(f"{quote(name)} would hold no tensors, and no program loads such a file")
+    seen: set[str] = set()
+    for spec in tensors:
+        where = f"{quote(name)}: tensor {quote(spec.name)}"
+        if spec.name in seen:
+            raise InternalError(f"internal error: {where} is laid out twice", "report this bug in streamconv")
+        seen.add(spec.name)
+        yield spec, where
