@@ -49,21 +49,21 @@ class Companions:
 
 
 def of_model(
-    config: ModelConfig, directory: Path, dtype: DType | None, dequantised: bool, settled: Mapping[str, object]
+    config: ModelConfig, directory: Path, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]
 ) -> Companions:
     """Return the companions of a model: its updated config.json if it has one, and copies.
 
     Args:
         config: the source's.
         directory: where the source's weights are.
-        dtype, dequantised, settled: as for `model_config.updated`.
+        dtype, dequantised, updates: as for `model_config.updated`.
 
     Raises:
         SourceError: the directory cannot be listed.
     """
     texts = {}
     if config.is_copied:
-        texts[model_config.CONFIG] = model_config.updated(config, dtype, dequantised, settled)
+        texts[model_config.CONFIG] = model_config.updated(config, dtype, dequantised, updates)
     return Companions(texts, copied_files(config, directory))
 
 

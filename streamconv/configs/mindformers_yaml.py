@@ -1,7 +1,7 @@
-"""A MindFormers YAML read as a config: what people have beside a checkpoint that they trained.
+"""A MindFormers YAML read as a config: such a file accompanies a checkpoint that was trained with MindFormers.
 
-Its `model.model_config` says the same as HuggingFace's config.json under names of its own; each is given every name
-that HuggingFace's configs have for it.
+Its `model.model_config` states what HuggingFace's config.json does, under other names; each value is returned under
+every name that HuggingFace's configs use for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import yaml
 
 from ..errors import SourceError
+from ..formats.headers import DOWNLOAD_AGAIN
 from ..text import quote
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -32,15 +33,15 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-# What all merges (`<<`) of a mapping may bring in; MindFormers' own YAMLs have none.
+# The most keys that the merges (`<<`) of a mapping may add; MindFormers' own YAMLs have none.
 _MOST_MERGED = 10_000
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Takes no merges of merges that multiply without end, as PyYAML before 6.0.4 does."""
+    """Refuses merges of merges that multiply without end, which PyYAML before 6.0.4 allows."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge, once what there is to be merged is known to be little."""
+        """Merge, after checking that the number of merged keys is small."""
         values = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
         merged = [one for value in values for one in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
         for one in merged:
@@ -52,27 +53,27 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def parse(text: bytes, where: str) -> dict[str, object]:
-    """The `model.model_config` of a YAML as MindFormers spells it; its `moe_config` may stand beside `model`, too.
+    """Return the `model.model_config` of a YAML under MindFormers' names; `moe_config` may also stand next to `model`.
 
     Raises:
-        SourceError: it is no YAML, or has none.
+        SourceError: the text is not YAML, or has no `model.model_config`.
     """
     try:
         values = yaml.load(text, _Loader)
-    except Exception as error:  # what a safe loader makes of a wrong scalar may raise anything: KeyError, IndexError …
+    except Exception as error:  # on invalid scalars a safe loader raises anything: KeyError, IndexError …
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"{where} is not YAML: {quote(first)}; fetch it again") from error
-    said = _mapping(_mapping(_mapping(values).get("model")).get("model_config"))
-    if not said:
-        raise SourceError(f"{where} has no model.model_config, where MindFormers says what the model is")
-    experts = {**_mapping(_mapping(values).get("moe_config")), **_mapping(said.get("moe_config"))}
-    named = {key: value for key, value in said.items() if isinstance(key, str)}
+        raise SourceError(f"{where} is not YAML: {quote(first)}", DOWNLOAD_AGAIN) from error
+    stated = _mapping(_mapping(_mapping(values).get("model")).get("model_config"))
+    if not stated:
+        raise SourceError(f"{where} has no model.model_config, where MindFormers describes the model")
+    experts = {**_mapping(_mapping(values).get("moe_config")), **_mapping(stated.get("moe_config"))}
+    named = {key: value for key, value in stated.items() if isinstance(key, str)}
     return {**named, **({"moe_config": experts} if experts else {})}
 
 
-def as_config(said: Mapping[str, object]) -> dict[str, object]:
-    """What a `model_config` says, under HuggingFace's names too; what it leaves open (null) is left out."""
-    flat = {**_mapping(said.get("moe_config")), **said}
+def as_config(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a `model_config` under HuggingFace's names too, without those that are null."""
+    flat = {**_mapping(values.get("moe_config")), **values}
     flat = {key: value for key, value in flat.items() if value is not None}
     named = {hf: flat[key] for key, names in _NAMES.items() if key in flat for hf in names}
     return {**named, **flat}

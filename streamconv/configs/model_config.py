@@ -1,4 +1,4 @@
-"""What says how a model is made: its config.json, found beside the weights or given, or a MindFormers YAML."""
+"""What describes a model: its config.json, found next to the weights or given, or a MindFormers YAML."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
-from ..formats.headers import HeaderRoom, check_json, is_deep, opened
+from ..formats.headers import DOWNLOAD_AGAIN, HeaderRoom, check_json, is_deep, opened
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType
-from ..text import quote
+from ..text import quote, setting
 from . import mindformers_yaml as mindformers
 
 CONFIG = "config.json"
 
-#: Bytes of a config.json at the most; and of a YAML, which takes ten times as long and as much memory to read.
+#: The most bytes of a config.json, and of a YAML, which takes ten times the time and memory to parse.
 LIMIT = 16 << 20
 YAML_LIMIT = 64 << 10
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A config, or the lack of one.
+    """A config; an empty one if there is none.
 
     Attributes:
         path: the file it was read from, `None` for no config.
@@ -42,11 +42,11 @@ class ModelConfig:
 
 
 def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = None) -> ModelConfig:
-    """Return the config given by hand, else the one beside the weights, else an empty one.
+    """Return the given config, else the one next to the weights, else an empty one.
 
     Args:
         directory: where the weights are.
-        given: what `--config` names: a file, or the directory of one.
+        given: a file, or a directory that holds a config.json.
         header_room: bytes of JSON that the memory limit allows; without it as many as a config may have.
 
     Raises:
@@ -60,7 +60,7 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
         found = disk.exists(path)
     if not found:
         if given:
-            raise UsageError(f"--config {quote(given)}: there is no such file")
+            raise UsageError(f"{setting('config', quote(given))}: no such file or directory")
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
         return ModelConfig(path, read_json(path, header_room))
@@ -71,7 +71,7 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
 def _read(path: Path, limit: int) -> bytes:
     with opened(path) as (descriptor, file):
         if file.size > limit:
-            raise SourceError(f"{quote(path)} is larger than {limit} bytes: that is no config")
+            raise SourceError(f"{quote(path)} is larger than {limit} bytes, and no config is")
         return disk.read_up_to(descriptor, limit, 0)
 
 
@@ -88,28 +88,28 @@ def read_json(path: Path, header_room: HeaderRoom | None = None) -> Mapping[str,
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{quote(path)} is not JSON: {quote(error)}; fetch it again") from error
+        raise SourceError(f"{quote(path)} is not JSON: {quote(error)}", DOWNLOAD_AGAIN) from error
     if not isinstance(values, dict):
-        raise SourceError(f"{quote(path)} holds no JSON object; fetch it again")
+        raise SourceError(f"{quote(path)} holds no JSON object", DOWNLOAD_AGAIN)
     if is_deep(values):
-        raise SourceError(f"{quote(path)} is nested deeper than any config; fetch it again")
+        raise SourceError(f"{quote(path)} is nested deeper than any config", DOWNLOAD_AGAIN)
     return values
 
 
-def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, settled: Mapping[str, object]) -> bytes:
+def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]) -> bytes:
     """Return the config.json of the converted checkpoint.
 
     Args:
         config: the source's.
         dtype: the dtype to state; `None` leaves the stated one.
         dequantised: drop `quantization_config`, which no longer holds.
-        settled: further keys, set where the config has them.
+        updates: further keys and values, set if the config has the key.
     """
-    values = {**config.values, **{key: value for key, value in settled.items() if key in config.values}}
+    values = {**config.values, **{key: value for key, value in updates.items() if key in config.values}}
     if dequantised:
         values.pop("quantization_config", None)
     if dtype is not None:
         for key in [k for k in ("torch_dtype", "dtype") if k in values] or ["torch_dtype"]:
             values[key] = TORCH_NAMES[dtype]
-    # In ASCII, as transformers writes it: half a surrogate pair is legal in JSON's escapes, and nowhere else.
+    # In ASCII, as transformers writes it: a lone surrogate is valid in JSON's escapes only.
     return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,7 +1,7 @@
-"""LoRA adapters as PEFT stores them: `adapter_model.safetensors`, and `adapter_config.json` with what no tensor tells.
+"""LoRA adapters as PEFT stores them: `adapter_model.safetensors`, and `adapter_config.json` with their scale.
 
-The scale of an adapter is lora_alpha / r. MindFormers has alpha in its YAML only, so the way back needs that, an
-adapter_config.json beside the adapter, or the number itself.
+The scale of an adapter is lora_alpha / r. MindFormers has lora_alpha in its YAML only, so the conversion to PEFT needs
+that YAML, an adapter_config.json next to the adapter, or the number itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import SourceError, UsageError, reading
 from ..storage import disk
 from ..tensors.refs import TensorSpec
-from ..text import quote
+from ..text import quote, setting
 from .model_config import ModelConfig, read_json
 
 CONFIG = "adapter_config.json"
@@ -32,33 +32,41 @@ _DEFAULTS = {
 
 
 def peft_config(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path, alpha: object) -> bytes:
-    """The adapter_config.json of an adapter.
+    """Return the adapter_config.json of an adapter.
 
     Args:
         specs: its tensors, under PEFT's names.
-        config: what was given with --config: an adapter_config.json, or a MindFormers YAML.
-        directory: where the source's own adapter_config.json would lie.
+        config: the given config: an adapter_config.json, or a MindFormers YAML.
+        directory: where the source's own adapter_config.json is looked for.
         alpha: `lora_alpha` as given by hand, `None` if it was not.
 
     Raises:
-        UsageError: nothing tells lora_alpha.
-        SourceError: the rank in the file is not the tensors', or these have several, or lora_alpha is no number.
+        UsageError: lora_alpha is stated nowhere.
+        SourceError: the rank in the file differs from the tensors', they have several, or lora_alpha is not a number.
     """
     found = _found(config, directory)
-    rank, said = _rank(specs), found.get("r")
-    if said not in (None, rank):
-        raise SourceError(f"{CONFIG} says r = {quote(said)}, and the adapter's tensors have rank {rank}")
-    told = next((one for one in (alpha, found.get(ALPHA), _pet(config).get(ALPHA)) if one is not None), None)
-    if told is None:
-        raise UsageError(
-            "an adapter is scaled by lora_alpha / r, and nothing tells lora_alpha: give -o lora_alpha=N, or the "
-            f"MindFormers YAML or the {CONFIG} with --config FILE"
-        )
-    # The text of a number may be without end, and that of lists in a YAML, which may hold one another, is.
-    if not isinstance(told, int | float) or isinstance(told, bool) or not 0 < told < _MOST_ALPHA:
-        raise SourceError(f"{ALPHA} is no number between 0 and {_MOST_ALPHA}; give the right one with -o {ALPHA}=N")
-    values = {**_DEFAULTS, **found, "r": rank, ALPHA: told, "target_modules": _modules(specs)}
+    rank, stated = _rank(specs), found.get("r")
+    if stated not in (None, rank):
+        raise SourceError(f"{CONFIG} states r = {quote(stated)}, and the adapter's tensors have rank {rank}")
+    scale = _alpha(alpha, found.get(ALPHA), _pet(config).get(ALPHA))
+    values = {**_DEFAULTS, **found, "r": rank, ALPHA: scale, "target_modules": _modules(specs)}
     return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _alpha(*candidates: object) -> int | float:
+    """Return the first `lora_alpha` that is stated."""
+    alpha = next((one for one in candidates if one is not None), None)
+    given = setting(f"options.{ALPHA}", "N")
+    if alpha is None:
+        raise UsageError(
+            f"an adapter is scaled by {ALPHA} / r, and {ALPHA} is stated nowhere",
+            f"give {given}, or the MindFormers YAML or the {CONFIG} with {setting('config', 'FILE')}",
+        )
+    # The value is not shown: the text of a number may be very long, and that of lists in a YAML that hold each other is
+    # endless.
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < _MOST_ALPHA:
+        raise SourceError(f"{ALPHA} is not a number between 0 and {_MOST_ALPHA}", f"give the right one with {given}")
+    return alpha
 
 
 def _found(config: ModelConfig, directory: Path) -> Mapping[str, object]:
@@ -71,7 +79,7 @@ def _found(config: ModelConfig, directory: Path) -> Mapping[str, object]:
 
 
 def _pet(config: ModelConfig) -> Mapping[str, object]:
-    """What a MindFormers YAML says of the adapters."""
+    """Return what a MindFormers YAML states about adapters."""
     value = config.yaml_values.get("pet_config")
     return value if isinstance(value, dict) else {}
 
@@ -79,7 +87,9 @@ def _pet(config: ModelConfig) -> Mapping[str, object]:
 def _rank(specs: Sequence[TensorSpec]) -> int:
     ranks = sorted({spec.shape[0] for spec in specs if ".lora_A." in spec.name})
     if len(ranks) != 1:
-        raise SourceError(f"the adapter's tensors have the ranks {', '.join(map(str, ranks))}; PEFT's r is one number")
+        raise SourceError(
+            f"the adapter's tensors have the ranks {', '.join(map(str, ranks))}, and PEFT's r is one number"
+        )
     return ranks[0]
 
 

@@ -213,8 +213,8 @@ def _tensor(file: SourceFile, tag: str, slices: Sequence[_Record]) -> TensorRef:
     needed = shape_nbytes(shape, dtype, where)
     if needed != nbytes:
         raise SourceError(
-            f"{where} has {counted(nbytes, 'byte')} in {counted(len(slices), 'record')}, and dims {quote(list(dims))} of "
-            f"{dtype.mindspore} need {needed}",
+            f"{where} has {counted(nbytes, 'byte')} in {counted(len(slices), 'record')}, "
+            f"and dims {quote(list(dims))} of {dtype.mindspore} need {needed}",
             DOWNLOAD_AGAIN,
         )
     extents = [Extent(file, begin, end - begin) for begin, end in ranges if begin != end]

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from ..errors import SourceError, UnsupportedError
-from ..text import quote
+from ..text import counted, quote
 from .headers import DOWNLOAD_AGAIN, HeaderRoom
 
 #: The name of ordered dictionaries. They become a `Table`, as plain ones do.
@@ -121,7 +121,7 @@ class Machine:
         """Return the next `count` bytes."""
         end = self._at + count
         if end > len(self._data):
-            raise self.broken(f"it is truncated by {end - len(self._data)} bytes")
+            raise self.broken(f"it is truncated by {counted(end - len(self._data), 'byte')}")
         taken = self._data[self._at : end]
         self._at = end
         return taken

@@ -1,4 +1,4 @@
-"""Regions: the memory that windows and boxes lie in, and how bytes in it have to lie for the device to take them."""
+"""Regions: reusable memory for windows and boxes, aligned as direct I/O needs it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ import numpy as np
 from ..tensors.arrays import Bits, BitType
 from .disk import ALIGNMENT
 
-#: Bytes that a region is longer than its size: room to lie like the bytes in the file, and to read whole pages.
+#: Bytes that a region is longer than its size, so that data can have the page offset it has in the file, and whole
+#: pages can be read.
 SLACK = 2 * ALIGNMENT
 
 
 class Region:
-    """Anonymous memory of a fixed size, used again and again; resident only where it was touched.
+    """Anonymous memory of a fixed size that is used repeatedly; resident only where it was touched.
 
-    In huge pages where there are any: a disk takes memory in few large pieces much faster than in many small ones
+    It is in huge pages if the kernel gives any: a disk transfers few large pages much faster than many small ones
     (figures: `docs/performance.md`).
     """
 
     def __init__(self, size: int) -> None:
-        # Private: shared anonymous pages would stay allocated after MADV_DONTNEED, only not count as ours any more.
+        # Private: shared anonymous pages would stay allocated after MADV_DONTNEED, and only stop counting as resident.
         self._map = mmap.mmap(-1, size + SLACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(AttributeError, OSError):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._used = False
 
     def array(self, count: int, dtype: BitType, offset: int = 0) -> Bits:
-        """`count` elements from byte `offset` of it, as an array; byte 0 has an address that is aligned."""
+        """Return `count` elements from byte `offset` of the region as an array; byte 0 is aligned to a page."""
         self._used = True
         return np.frombuffer(self._map, dtype, count, offset)
 
     def release(self) -> None:
-        """Give its pages back."""
+        """Give the pages back to the system."""
         if self._used:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._used = False

@@ -80,7 +80,9 @@ def test_any_spelling_comes_back_without_a_manifest(tmp_path, spelling) -> None:
     source = peft(tmp_path / "peft", adapter("llama"), CONFIG)
     there = convert(source, tmp_path / "ms.ckpt", model="llama", options={"lora_names": spelling})
     Path(f"{there}.streamconv.json").unlink()
-    with pytest.raises(UsageError, match="lora_alpha / r, and nothing tells lora_alpha: give -o lora_alpha=N"):
+    with pytest.raises(
+        UsageError, match=r'lora_alpha / r, and lora_alpha is stated nowhere\nhint: give options=\{"lora_alpha": "N"\}'
+    ):
         convert(there, tmp_path / "none", model="llama", reverse=True)
     back = convert(there, tmp_path / "back", model="llama", reverse=True, options={"lora_alpha": 16})
     assert golden.found(back) == golden.found(source)
@@ -137,5 +139,5 @@ def test_a_b_without_its_a_is_missing(tmp_path) -> None:
 def test_a_rank_that_is_not_the_tensors(tmp_path) -> None:
     source = peft(tmp_path / "peft", adapter("llama"), {**CONFIG, "r": 4})
     there = convert(source, tmp_path / "ms", model="llama")
-    with pytest.raises(SourceError, match="says r = 4, and the adapter's tensors have rank 3"):
+    with pytest.raises(SourceError, match="states r = 4, and the adapter's tensors have rank 3"):
         convert(there, tmp_path / "back", model="llama", reverse=True)

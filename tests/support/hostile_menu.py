@@ -90,9 +90,9 @@ SAFETENSORS = {
     "overlap": file(encode({"a": u8(0, 2), "t": u8(1, 3)}, b"abc"), S, "tensor t overlaps", "byte 1"),
     "hole": file(encode({"a": u8(0, 2), "t": u8(3, 5)}, b"abcde"), S, "tensor t follows a hole", "byte 1"),
     "trailing bytes": file(encode({"t": u8(0, 2)}, b"abc"), S, "1 trailing bytes"),
-    "short by 1 byte": file(short_by(1), S, "ends 1 bytes early"),
-    "short by a page": file(short_by(4096), S, "ends 4096 bytes early"),
-    "short by a third": file(short_by(3000), S, "ends 3000 bytes early"),
+    "short by 1 byte": file(short_by(1), S, "tensor t ends at byte 9074, the file at 9073"),
+    "short by a page": file(short_by(4096), S, "tensor t ends at byte 9074, the file at 4978"),
+    "short by a third": file(short_by(3000), S, "tensor t ends at byte 9074, the file at 6074"),
     "dtype F4": file(one(dtype="F4"), S, "tensor t has dtype F4", code=4),
     "dtype F6_E2M3": file(one(dtype="F6_E2M3"), S, "tensor t has dtype F6_E2M3", code=4),
     "dtype F6_E3M2": file(one(dtype="F6_E3M2"), S, "tensor t has dtype F6_E3M2", code=4),
@@ -174,10 +174,10 @@ INDEX = {
     ),
     "only in the index": Case(
         both(sharded(), index({ESCAPE: "x-00001-of-00002.safetensors", "a": "x-00001-of-00002.safetensors"})),
-        ("\\x1b[31mred", "not in their files"),
+        ("\\x1b[31mred", "not found in the shards"),
     ),
     "only in a shard": Case(
-        both(sharded(), index({"a": "x-00001-of-00002.safetensors"})), ("are not in the index: b",)
+        both(sharded(), index({"a": "x-00001-of-00002.safetensors"})), ("not found in the index: b",)
     ),
     "a name of a megabyte": Case(sharded(a="x" * (1 << 19)), ("lacks 1 shard: xxx",)),
     "shards without number": Case(sharded(a=ESCAPE), ("lacks 1 shard: \\x1b[31mred",)),
@@ -202,9 +202,9 @@ CKPT = {
     "negative dims": checkpoint(record(dims=(-2,)), "tensor t has the negative dimension -2"),
     "dims that overflow": checkpoint(record(dims=(1 << 62, 4)), "tensor t", "more than 2^63 bytes"),
     "a thousand dims": checkpoint(record(dims=(1,) * 1000), "more than 32 dimensions"),
-    "a missing slice": checkpoint(record(dims=(4,)), "tensor t has 2 bytes in 1 record(s)", "need 4"),
+    "a missing slice": checkpoint(record(dims=(4,)), "tensor t has 2 bytes in 1 record", "need 4"),
     "a foreign slice": checkpoint(record() + GOOD + record(), "tensor t appears again after another tensor"),
-    "a slice too many": checkpoint(record(dims=(4,)) * 3, "tensor t has 6 bytes in 3 record(s)", "need 4"),
+    "a slice too many": checkpoint(record(dims=(4,)) * 3, "tensor t has 6 bytes in 3 records", "need 4"),
     "a type that is none": checkpoint(record(kind=b"\x1b[31m"), "tensor t has type \\x1b[31m", code=4),
     "a type not UTF-8": checkpoint(record(kind=b"\xff"), "a type is not UTF-8"),
     "a name not UTF-8": checkpoint(record(tag=b"\xff"), "a name is not UTF-8"),
@@ -268,16 +268,19 @@ TORCH = {
         pickled(b"\x80\x02}K\x01" + laughs(100)[2:-1] + b"s."), "holds no state dict", code=4
     ),
     "nested lists": torch(pickled(b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."), "holds no dictionary", code=4),
-    "nested marks": torch(pickled(b"\x80\x02" + b"(" * 50_000 + b"."), "ends with something left over"),
+    "nested marks": torch(pickled(b"\x80\x02" + b"(" * 50_000 + b"."), "values are left over at its end"),
     "a memo of 2^32 - 1": torch(pickled(b"\x80\x02}r\xff\xff\xff\xff."), "holds no state dict", code=4),
-    "a text of 2^32 - 1 bytes": torch(pickled(b"\x80\x02X\xff\xff\xff\xffx."), "bytes early"),
-    "a text of 2^64 - 1 bytes": torch(pickled(b"\x80\x04\x8d" + b"\xff" * 8 + b"x."), "bytes early"),
+    "a text of 2^32 - 1 bytes": torch(pickled(b"\x80\x02X\xff\xff\xff\xffx."), "truncated by 4294967293 bytes"),
+    "a text of 2^64 - 1 bytes": torch(
+        pickled(b"\x80\x04\x8d" + b"\xff" * 8 + b"x."), "truncated by 18446744073709551613 bytes"
+    ),
     "a pickle cut off": torch(pickled(entry_of("FloatStorage")[:-9]), "byte"),
-    "an empty pickle": torch(pickled(b""), "ends 1 bytes early"),
+    "an empty pickle": torch(pickled(b""), "truncated by 1 byte"),
     "no storage": torch(pickled(entry_of("FloatStorage")), "tensor t lies in storage 0, which is not in the file"),
     "a short storage": torch(pickled(entry_of("FloatStorage"), **{"a/data/0": bytes(8)}), "tensor t", "8 bytes"),
     "a shape past the storage": torch(
-        pickled(entry_of("FloatStorage", shape="K\x09K\x09\x86"), **{"a/data/0": bytes(24)}), "tensor t reaches to byte"
+        pickled(entry_of("FloatStorage", shape="K\x09K\x09\x86"), **{"a/data/0": bytes(24)}),
+        "tensor t ends at byte 132",
     ),
     "a shape of 2^2000": torch(
         pickled(entry_of("FloatStorage", shape="\x8a\xfa" + "\x7f" * 250 + "K\x03\x86"), **{"a/data/0": bytes(24)}),
@@ -289,12 +292,12 @@ TORCH = {
     "a negative stride": torch(
         pickled(entry_of("FloatStorage", strides="J\xff\xff\xff\xffK\x01\x86"), **{"a/data/0": bytes(24)}), "tensor t"
     ),
-    "an opcode that is none": torch(pickled(b"\x80\x02\xff."), "none that a checkpoint needs", code=4),
+    "an opcode that is none": torch(pickled(b"\x80\x02\xff."), "a checkpoint does not need the opcode 0xff", code=4),
     "a negative protocol": torch(pickled(b"\x80\xff}."), "protocol"),
     "a legacy file": torch(
         lambda path: path.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), "before version 1.6", code=4
     ),
-    "a text": torch(lambda path: path.write_text("hello"), "no torch file", code=4),
+    "a text": torch(lambda path: path.write_text("hello"), "not a torch file", code=4),
 }
 
 DEEP = '{"x":' * 900 + "1" + "}" * 900
@@ -348,9 +351,9 @@ CONFIG = {
 MANIFEST = {
     **{f"it is {what}": Case(replaced("streamconv.json", odd, llama()), ("streamconv.json",), 3, (), 0)
        for what, odd in ODD.items()},
-    "a list": Case(both(llama(), write(streamconv__json="[]")), ("streamconv.json", "no manifest"), 3, (), 0),
+    "a list": Case(both(llama(), write(streamconv__json="[]")), ("streamconv.json", "not a manifest"), 3, (), 0),
     "nested": Case(both(llama(), write(streamconv__json="[" * 100_000)), ("streamconv.json", "not JSON"), 3, (), 0),
-    "nested less": Case(manifest(options=json.loads(DEEP)), ("streamconv.json", "no manifest"), 3, (), 0),
+    "nested less": Case(manifest(options=json.loads(DEEP)), ("streamconv.json", "not a manifest"), 3, (), 0),
     "many values": Case(
         both(llama(), write(streamconv__json="[" + "0," * (1 << 20) + "0]")),
         ("streamconv.json", "of memory, and the limit of"),

@@ -279,7 +279,7 @@ def test_a_scale_of_an_adapter_that_is_none(alpha: str, tmp_path: Path, capsys: 
         ended = running.call(capsys, "convert", tmp_path / "x.ckpt", tmp_path / "dest", *words)
     said_safely(ended)
     assert ended.code == 3, ended.err
-    assert "lora_alpha is no number between" in ended.err
+    assert "lora_alpha is not a number between" in ended.err
     assert not (tmp_path / "dest").exists()
 
 
