@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks` on the host at hand, in interleaved rounds, with peak memory seen from outside."""
+"""Benchmarks: `python -m benchmarks` measures this host in interleaved rounds, with peak memory polled from outside."""

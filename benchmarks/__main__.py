@@ -1,10 +1,10 @@
-"""Run benchmarks, and make tables and plots of what they measured.
+"""Run benchmarks, and write tables and plots of their results.
 
     python -m benchmarks [NAMES ...] [--folder DIR] [--memory-folder DIR] [--rounds 5] [--quick] [--out DIR]
     python -m benchmarks --render results.json [--out DIR]
 
-Each name is a module of this package. OUT gets results.json, anew after each benchmark, tables.md, and plots as PNG and
-SVG. What does not fit into DIR is left out, with a note: `copies` needs 13 GB.
+Each name is a module of this package. OUT gets results.json, rewritten after each benchmark, tables.md, and plots as
+PNG and SVG. Whatever does not fit into DIR is skipped, with a note: `copies` needs 13 GB.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _MEMORY_ROOM = 6 * 10**9
 
 
 def main() -> int:
-    """Run what the command line asks for; the exit code: 1 where a benchmark could not measure."""
+    """Run what the command line asks for; return the exit code: 1 if a benchmark could not be run."""
     parser = _parser()
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     if arguments.list:
         return _list()
     if arguments.render:
@@ -47,38 +47,38 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)} (default: all)")
     parser.add_argument(
         "--folder",
         type=Path,
         default=Path(tempfile.gettempdir()),
         metavar="DIR",
-        help="on the disk to measure on; everything put there is removed (default: the temporary directory)",
+        help="directory on the disk to measure; files created there are removed (default: the temporary directory)",
     )
     parser.add_argument(
         "--memory-folder",
         type=Path,
         default=None,
         metavar="DIR",
-        help="the same on tmpfs (default: /dev/shm, if that is a tmpfs with room)",
+        help="the same on tmpfs (default: /dev/shm, if that is a tmpfs with enough space)",
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each contestant (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="small checkpoints, to see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="small checkpoints, to check that everything runs")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where results go (default: benchmark-results; with --render, beside FILE)",
+        help="directory for the results (default: benchmark-results; with --render, next to FILE)",
     )
-    parser.add_argument("--render", type=Path, metavar="FILE", help="only make tables and plots of a results.json")
-    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="only write tables and plots of this results.json")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks")
     return parser
 
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     for folder in filter(None, (arguments.folder, arguments.memory_folder)):
         if not folder.is_dir():
-            parser.error(f"{folder} is no directory")
+            parser.error(f"not a directory: {folder}")
     if machine.mount(arguments.folder).kind == "tmpfs":
         parser.error(f"{arguments.folder} is on tmpfs; name a directory on a disk with --folder")
     if arguments.memory_folder and machine.mount(arguments.memory_folder).kind != "tmpfs":
@@ -98,7 +98,7 @@ def _list() -> int:
 
 
 def _load(name: str) -> Benchmark:
-    # Only what is asked for is imported: some need packages that others do not.
+    # Import only what was asked for: some benchmarks need packages that others do not.
     return cast(Benchmark, importlib.import_module(f"{__package__}.{name}"))
 
 
@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
 
 @contextlib.contextmanager
 def _setting(arguments: argparse.Namespace) -> Iterator[Setting]:
-    """Empty folders on disk and on tmpfs, removed at the end."""
+    """Yield empty folders on disk and on tmpfs; remove them at the end."""
     memory = arguments.memory_folder or _shared_memory()
     with _empty(arguments.folder) as on_disk, _empty(memory) if memory else contextlib.nullcontext() as in_memory:
         yield Setting(on_disk, in_memory, arguments.rounds, arguments.quick)
@@ -148,13 +148,13 @@ def _describe(setting: Setting) -> Data:
 
 
 def _measure(name: str, setting: Setting, results: Data) -> None:
-    """Put into `results` what a benchmark measured, or why it could not."""
+    """Put into `results` what a benchmark measured, or why it could not be run."""
     try:
         measured = _load(name).measure(setting, lambda words: print(f"{name}: {words}", file=sys.stderr, flush=True))
     except (BenchmarkError, ImportError, OSError, subprocess.SubprocessError) as error:
         results["failed"][name] = str(error)
     else:
-        # As it will be when it is read again.
+        # The same values as when they are read back from the file.
         results["benchmarks"][name] = json.loads(json.dumps(measured))
 
 

@@ -1,4 +1,4 @@
-"""A control group that limits memory, page cache included: what a container does. Linux only, v1 or v2."""
+"""A control group that limits memory including page cache, as a container does. Linux only, v1 or v2."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _ATTEMPTS = 50
 
 @contextmanager
 def limited(limit: int) -> Iterator[Callable[[], None]]:
-    """A new control group of at most `limit` bytes, removed at the end.
+    """Make a control group of at most `limit` bytes; remove it at the end.
 
     Yields:
-        What a child calls to join it, before its command runs.
+        A function that a child calls before its command runs, to join the group.
 
     Raises:
-        BenchmarkError: there are no control groups for memory, or this user may make none.
+        BenchmarkError: there are no control groups for memory, or this user may not make one.
     """
     try:
         group = _make(limit)
     except OSError as error:
-        raise BenchmarkError(f"no control group for memory can be made here: {error}") from error
+        raise BenchmarkError(f"cannot make a control group for memory here: {error}") from error
     try:
         yield lambda: _join(group)
     finally:
@@ -48,9 +48,9 @@ def _make(limit: int) -> Path:
 
 
 def _place() -> tuple[Path, str]:
-    """Where a group can be made, and the name of its limit.
+    """Return where a group can be made, and the name of its limit.
 
-    Under v2 that is beside the own group, not in it: a group that holds processes can have none below it with a limit.
+    Under v2 that is next to our own group, not in it: a group that holds processes cannot have a child with a limit.
     """
     mounts = [line.split() for line in _MOUNTS.read_text().splitlines()]
     for _, where, kind, options, *_ in mounts:
@@ -61,11 +61,11 @@ def _place() -> tuple[Path, str]:
             parent = Path(where, _own_group().parent.relative_to("/"))
             if "memory" in (parent / "cgroup.subtree_control").read_text().split():
                 return parent, "memory.max"
-    raise OSError("neither version 1 nor version 2 hands memory down")
+    raise OSError("neither version 1 nor version 2 delegates the memory controller")
 
 
 def _own_group() -> Path:
-    """This process's group of v2, from the root of what can be seen."""
+    """Return this process's v2 group, relative to the visible root."""
     lines = _OWN.read_text().splitlines()
     return Path(next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/"))
 
@@ -75,7 +75,7 @@ def _join(group: Path) -> None:
 
 
 def _remove(group: Path) -> None:
-    """Remove it once its last process is gone for the kernel too, which may be a moment after it was waited for."""
+    """Remove a group once its last process is gone for the kernel too, which may be a moment after it was reaped."""
     for _ in range(_ATTEMPTS):
         with suppress(OSError):
             group.rmdir()

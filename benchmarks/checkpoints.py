@@ -1,4 +1,4 @@
-"""Checkpoints to measure with: a family's real names and shapes, random values or holes."""
+"""Checkpoints to measure with: a family's real names and shapes, with random values or holes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamconv.tensors.refs import TensorSpec
 MIB = 1 << 20
 _SHARD = 500_000_000
 
-#: Mixtral, narrower: 25 MB a layer of attention and norms, 88 MB an expert.
+#: A narrower Mixtral: 25 MB of attention and norms per layer, 88 MB per expert.
 MIXTRAL: Mapping[str, Any] = {
     "model_type": "mixtral",
     "hidden_size": 2048,
@@ -30,13 +30,13 @@ MIXTRAL: Mapping[str, Any] = {
 
 
 def mixtral(folder: Path, **changes: Any) -> Path:
-    """A Mixtral checkpoint in shards of 500 MB: 88 MB an expert of 2048 x 7168, 1.7 GB of bfloat16 in all."""
+    """Write a Mixtral checkpoint in 500 MB shards: 88 MB per expert of 2048 x 7168, 1.7 GB of bfloat16 in all."""
     config = {**MIXTRAL, **changes}
     samples.write_hf(folder, config, samples.hf_specs(find("mixtral"), config), _SHARD)
     return folder
 
 
-#: DeepSeek-V3 with its layers' real shapes: one dense layer, one with 8 experts of 256, and a small vocabulary.
+#: DeepSeek-V3 with its layers' real shapes: one dense layer, one with 8 of the 256 experts, and a small vocabulary.
 DEEPSEEK3: Mapping[str, Any] = {
     "architectures": ["DeepseekV3ForCausalLM"],
     "model_type": "deepseek_v3",
@@ -63,7 +63,7 @@ DEEPSEEK3: Mapping[str, Any] = {
 
 
 def deepseek3(folder: Path, **changes: Any) -> Path:
-    """A DeepSeek-V3 checkpoint in FP8 with the scales of its blocks, in shards of 500 MB: 1.2 GB of FP8 in all."""
+    """Write a DeepSeek-V3 checkpoint in FP8 with the scales of its blocks, in 500 MB shards: 1.2 GB of FP8 in all."""
     config = {**DEEPSEEK3, **changes}
     specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
     samples.write_hf(folder, config, specs, _SHARD)
@@ -71,7 +71,7 @@ def deepseek3(folder: Path, **changes: Any) -> Path:
 
 
 def mixtral_of(folder: Path, size: int, sparse: bool = False, **changes: Any) -> Path:
-    """A Mixtral checkpoint with as many layers as make about `size` bytes; its data are holes if `sparse`."""
+    """Write a Mixtral checkpoint with enough layers for about `size` bytes; its data are holes if `sparse`."""
     family = find("mixtral")
     one, two = (samples.hf_specs(family, {**MIXTRAL, **changes, "num_hidden_layers": n}) for n in (1, 2))
     layers = 1 + max(0, round((size - _nbytes(one)) / (_nbytes(two) - _nbytes(one))))
@@ -81,7 +81,7 @@ def mixtral_of(folder: Path, size: int, sparse: bool = False, **changes: Any) ->
 
 
 def deepseek_v3(folder: Path) -> Path:
-    """DeepSeek-V3 at its full size, 91,991 tensors in 161 shards: real headers, the data are holes."""
+    """Write DeepSeek-V3 at its full size, 91,991 tensors in 161 shards: real headers, holes for data."""
     config = {
         **DEEPSEEK3,
         "num_hidden_layers": 61,
@@ -97,7 +97,7 @@ def deepseek_v3(folder: Path) -> Path:
 
 
 def matrices(folder: Path, count: int, rows: int, columns: int, sparse: bool = False) -> Path:
-    """`count` bfloat16 matrices of one shape, of no known model."""
+    """Write `count` bfloat16 matrices of one shape, of no known model."""
     specs = [TensorSpec(f"layers.{number}.weight", BF16, (rows, columns)) for number in range(count)]
     samples.write_hf(folder, {}, specs, _SHARD, sparse=sparse)
     return folder

@@ -1,14 +1,14 @@
-"""Whether a commit made conversions slower: two versions side by side, in interleaved rounds, on the cases of `copies`.
+"""Tell whether a commit made conversions slower: compare two versions on the cases of `copies`, in interleaved rounds.
 
     python -m benchmarks.compare COMMIT [COMMIT2] [--cases NAME ...] [--folder DIR] [--rounds 9] [--quick]
 
-COMMIT2 is the working tree where absent. A case is slower when both hold:
+COMMIT2 defaults to the working tree. A case counts as slower if both hold:
 
 - the median of the rounds' ratios, new over old, is above 1.05;
-- so many rounds were slower that, were both the same, it would happen in less than 5 % of comparisons (a one-sided sign
+- so many rounds were slower that two equal versions would show it in less than 5 % of comparisons (a one-sided sign
   test): all of 5 to 7 rounds, all but one of 8 to 10.
 
-So a difference below 5 % is never reported, and one that some rounds contradict neither. Faster likewise, below 1/1.05.
+So a difference below 5 % is never reported, nor one that several rounds contradict. Faster is the same, below 1/1.05.
 Exit code 1 if a case is slower, 2 if something could not be run. With a `--folder` on tmpfs the disk adds no noise.
 """
 
@@ -37,18 +37,18 @@ BUDGET = "1G"
 THRESHOLD = 1.05
 SIGNIFICANCE = 0.05
 
-# With fewer, the sign test could not find anything.
+# With fewer rounds, the sign test could not find anything.
 _LEAST_ROUNDS = 5
 _COLUMNS = ("case", "old s", "new s", "new / old (least-most)", "slower rounds", "verdict")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    """Compare what the command line names; the exit code."""
+    """Compare what the command line names; return the exit code."""
     parser = _parser()
     arguments = parser.parse_args()
     if arguments.rounds < _LEAST_ROUNDS:
-        parser.error(f"--rounds: at least {_LEAST_ROUNDS}, or no difference could be told from chance")
+        parser.error(f"--rounds: at least {_LEAST_ROUNDS}; with fewer, no difference can be told from chance")
     try:
         return _compare(arguments)
     except BenchmarkError as error:
@@ -59,14 +59,14 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     about = __doc__.split("\n", maxsplit=1)[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=about)
-    parser.add_argument("old", metavar="COMMIT", help="compared with")
-    parser.add_argument("new", metavar="COMMIT2", nargs="?", help="what is compared (default: the working tree)")
+    parser.add_argument("old", metavar="COMMIT", help="version to compare with")
+    parser.add_argument("new", metavar="COMMIT2", nargs="?", help="version to compare (default: the working tree)")
     parser.add_argument(
-        "--cases", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"of {', '.join(CASES)}"
+        "--cases", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"any of {', '.join(CASES)}"
     )
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to work (default: the temporary directory)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="work directory (default: the temporary directory)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="runs of each version (default: 9)")
-    parser.add_argument("--quick", action="store_true", help="small checkpoints, to see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="small checkpoints, to check that everything runs")
     return parser
 
 
@@ -92,17 +92,17 @@ class _Compared:
 
     @property
     def ratio(self) -> Spread:
-        """Seconds of new over seconds of old."""
+        """The new version's seconds over the old one's."""
         return ratios(self.new, self.old)
 
     @property
     def slower(self) -> int:
-        """In how many rounds the new one was slower."""
+        """The number of rounds in which the new version was slower."""
         return sum(new.seconds > old.seconds for new, old in zip(self.new, self.old, strict=True))
 
     @property
     def verdict(self) -> str:
-        """`slower`, `faster` or nothing, by the rule above."""
+        """`slower`, `faster` or `no difference`, by the rule above."""
         rounds = len(self.old)
         if self.ratio.median > THRESHOLD and chance(self.slower, rounds) < SIGNIFICANCE:
             return "slower"
@@ -112,7 +112,7 @@ class _Compared:
 
 
 def chance(heads: int, tosses: int) -> float:
-    """How likely so many heads or more are in so many tosses of a fair coin."""
+    """Return the probability of at least `heads` heads in so many tosses of a fair coin."""
     return sum(math.comb(tosses, i) for i in range(heads, tosses + 1)) / float(2**tosses)
 
 
@@ -141,7 +141,7 @@ def _environment(tree: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _tree(commit: str | None, folder: Path) -> Iterator[Path]:
-    """A folder with the package as of a commit, or as it is now: a copy, so that it may be worked on meanwhile."""
+    """Yield a folder with the package at a commit, or with a copy of the working tree, which may then change."""
     if commit is None:
         shutil.copytree(_ROOT / "streamconv", folder / "streamconv")
         yield _ready(folder)
@@ -154,12 +154,12 @@ def _tree(commit: str | None, folder: Path) -> Iterator[Path]:
 
 
 def _ready(tree: Path) -> Path:
-    """Compile it, and make sure that a process started there runs it and no other."""
+    """Compile the package, and check that a process started there runs this one and no other."""
     compileall.compile_dir(tree / "streamconv", quiet=1)
     ask = [sys.executable, "-c", "import streamconv; print(streamconv.__file__)"]
     file = subprocess.check_output(ask, cwd=tree, env=_environment(tree), text=True).strip()
     if not Path(file).resolve().is_relative_to(tree.resolve()):
-        raise BenchmarkError(f"{file} would be run in place of {tree}")
+        raise BenchmarkError(f"{file} would be run instead of {tree}")
     return tree
 
 

@@ -1,4 +1,4 @@
-"""The conversions that several benchmarks measure: their sources, their command lines, and how one is run."""
+"""The conversions that several benchmarks measure: their sources and command lines."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Case:
     """A conversion.
 
     Attributes:
-        title: what it is, in tables.
-        model: of `MODELS`, the source.
-        options: words of the command line.
+        title: its name in tables.
+        model: key in `MODELS` of its source.
+        options: arguments of `streamconv convert`.
         growth: bytes written for each byte read, rounded up.
-        goals: the ratio to `cp` of the same bytes that it is meant to stay below, on `disk` and on `tmpfs`.
+        goals: the ratio to a `cp` of the same bytes that it should stay below, on `disk` and on `tmpfs`.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Case:
     goals: Mapping[str, float] = field(default_factory=dict)
 
 
-#: By the name that a command line gives them.
+#: By their name on the command line.
 CASES: Mapping[str, Case] = {
     "same": Case("same dtype", "mixtral", goals={"disk": 0.8, "tmpfs": 1.2}),
     "fp16": Case("bf16 -> fp16", "mixtral", ["--dtype", "fp16"], goals={"disk": 0.8, "tmpfs": 1.5}),
@@ -52,7 +52,7 @@ _SMALL_DEEPSEEK3 = {
 
 @dataclass(frozen=True)
 class Model:
-    """What makes a source in a new folder: `full` 2.5 GB (FP8 1.3 GB), `small` some 20 MB."""
+    """Functions that write a source to a new folder: `full` 2.5 GB (FP8 1.3 GB), `small` some 20 MB."""
 
     full: Callable[[Path], Path]
     small: Callable[[Path], Path]
@@ -72,25 +72,25 @@ MODELS: Mapping[str, Model] = {
 
 @contextlib.contextmanager
 def source_of(model: str, folder: Path, quick: bool) -> Iterator[Path]:
-    """A source of one of `MODELS` in `folder`, removed again at the end."""
+    """Write a source of one of `MODELS` to `folder`; remove it at the end."""
     source = folder / model
     with removed(source):
         yield (MODELS[model].small if quick else MODELS[model].full)(source)
 
 
 def words(options: Sequence[str], source: Path, dest: Path, max_mem: str) -> list[str]:
-    """What `streamconv` is told to convert."""
+    """Return the arguments of streamconv for a conversion."""
     return ["convert", str(source), str(dest), *options, "--max-mem", max_mem, "--quiet"]
 
 
 def streamconv(arguments: Sequence[str]) -> list[str]:
-    """The command line of streamconv, in a process of its own."""
+    """Return the command line that runs streamconv in a process of its own."""
     return [sys.executable, "-m", "streamconv", *arguments]
 
 
 @contextlib.contextmanager
 def removed(path: Path) -> Iterator[None]:
-    """Remove what was put there, whatever happens."""
+    """Remove the directory `path` at the end, whatever happens."""
     try:
         yield
     finally:
@@ -98,5 +98,5 @@ def removed(path: Path) -> Iterator[None]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all its files."""
+    """Return the bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

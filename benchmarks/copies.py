@@ -1,8 +1,8 @@
-"""streamconv against `cp -r` of the bytes it writes: the least that anything has to do that makes them.
+"""streamconv against `cp -r` of the bytes it writes: the least work that any tool needs to write them.
 
-The output of each case is made once, untimed, and kept. Then each round converts the source and copies that output, in
-random order, cold cache, until synced; what they wrote is removed. On disk, and on tmpfs, where no disk hides what the
-converter itself costs. Where `cp` would share blocks instead of copying them, it is told not to.
+The output of each case is written once, untimed, and kept. Then each round converts the source and copies that output,
+in random order, with a cold cache, until synced; what they wrote is removed. Measured on disk, and on tmpfs, where no
+disk hides the cost of the converter itself. Where `cp` would share blocks, an option makes it copy them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _SHARES_BLOCKS = {"bcachefs", "btrfs", "ocfs2", "xfs", "zfs"}
 
 
 def measure(setting: Setting, say: Say) -> Data:
-    """Measure every case on disk and on tmpfs; one that has no room is left out, with a note."""
+    """Measure every case on disk and on tmpfs; skip, with a note, what there is no space for."""
     data: Data = {"budget": BUDGET, "cases": [], "notes": []}
     if setting.memory is None:
-        data["notes"].append("on tmpfs: not measured, there is none with room")
+        data["notes"].append("on tmpfs: not measured, no tmpfs with enough room")
     for (where, folder), model in product(setting.places.items(), MODELS):
         _measure_model(model, where, folder, setting, say, data)
     return data
@@ -76,7 +76,7 @@ def _never_share(folder: Path) -> list[str]:
 
 
 def tables(data: Data) -> list[Table]:
-    """A row for each case and place."""
+    """Return one table, with a row per case and place."""
     columns = (
         "case",
         "where",
@@ -113,7 +113,7 @@ def _ratio(one: Data) -> Spread:
 
 
 def figures(data: Data) -> dict[str, Figure]:
-    """Ratios with their ranges, disk and tmpfs beside each other."""
+    """Plot ratios with their ranges, disk and tmpfs next to each other."""
     series: dict[str, dict[str, Spread]] = {}
     for one in data["cases"]:
         series.setdefault(one["where"], {})[one["case"]] = _ratio(one)

@@ -1,7 +1,7 @@
-"""What the journal costs: conversions with it and without, cold cache, until synced, interleaved.
+"""The cost of the journal: conversions with and without it, with a cold cache, until synced, in interleaved rounds.
 
-Off: nothing is synced or put on record before the end. Mute: all is synced as ever, and nothing put on record. All else
-is the same. CPU is the share of a run's processor time that putting on record takes, in one more run.
+Off: nothing is synced or recorded before the end. Mute: everything is synced as usual, and nothing recorded. All else
+is the same. CPU is the share of a run's processor time that recording takes, measured in one more run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TITLE = "What the journal costs"
 BUDGET = "512M"
 
-# Run in the conversion's process before it.
+# Python that is run first, in the process of the conversion.
 _OFF = "import streamconv.output.recorder as r; r.BATCH = r.WINDOW = 1 << 60; r.PAUSE = 1e6"
 _MUTE = "import streamconv.output.journal as j; j.Journal.append = lambda self, records: None"
 _CPU = """
@@ -45,7 +45,7 @@ _WAYS = {"with": "", "off": _OFF, "mute": _MUTE}
 
 
 def measure(setting: Setting, say: Say) -> Data:
-    """Measure the cases of a Mixtral of 1.0 GB, on the disk."""
+    """Measure the cases of a 1.0 GB Mixtral, on disk."""
     source = setting.folder / "source"
     rows = []
     with removed(source):
@@ -66,12 +66,12 @@ def _measure_case(case: Case, source: Path, dest: Path, rounds: int) -> Data:
 
 
 def _after(before: str, told: list[str]) -> list[str]:
-    """The command line of a conversion before which some Python is run, in the same process."""
+    """Return the command line of a conversion that first runs some Python in the same process."""
     return [sys.executable, "-c", f"{before}\nfrom streamconv.cli.main import main; main()", *told]
 
 
 def tables(data: Data) -> list[Table]:
-    """A row for each case."""
+    """Return one table, with a row per case."""
     columns = ("case", "with s", "off s", "mute s", "with / off (least-most)", "with / mute (least-most)", "CPU")
     return [Table(columns, [_row(one) for one in data["cases"]])]
 
@@ -86,6 +86,6 @@ def _ratio(one: Data, other: str) -> Spread:
 
 
 def figures(data: Data) -> dict[str, Figure]:
-    """Ratios with their ranges."""
+    """Plot ratios with their ranges."""
     series = {name: {one["case"]: _ratio(one, name) for one in data["cases"]} for name in ("off", "mute")}
     return {"journal": plots.ratios(TITLE, "seconds with / seconds without", series)}

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on: processor, memory, kernel, and the file systems with their speed."""
+"""The machine that was measured on: processor, memory, kernel, and the file systems with their speed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .results import Data
 
 _BLOCK = 16 << 20
 
-# What the processes of a benchmark themselves take where a file system is memory.
+# Memory kept for the processes of a benchmark themselves, when the file system is in memory.
 _PROCESSES = 2 << 30
 
 
 def describe(folders: Mapping[str, Path], quick: bool) -> Data:
-    """What the machine is, and what is under each folder, by a name such as `disk`; writes and reads 1 GB there."""
+    """Describe the machine and each folder's file system, by a name such as `disk`; writes and reads 1 GB there."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -42,20 +42,20 @@ def describe(folders: Mapping[str, Path], quick: bool) -> Data:
 
 
 def lines(data: Data) -> list[str]:
-    """The same, for people."""
+    """Return a description as lines for people."""
     machine = f"{data['processor']}, {data['cores']} cores, {format_size(data['memory'])} of memory"
     software = f"{data['kernel']}, {data['python']}, load of others at the start {data['load']:.1f}"
     return [machine, software, *(_line(*one) for one in data["folders"].items())]
 
 
 def room(folder: Path) -> int:
-    """Bytes that can be put there; on tmpfs no more than memory has free."""
+    """Return the free bytes there; on tmpfs, no more than memory has free."""
     free = shutil.disk_usage(folder).free
     return min(free, psutil.virtual_memory().available - _PROCESSES) if mount(folder).kind == "tmpfs" else free
 
 
 def mount(folder: Path) -> Mount:
-    """The file system that a folder lies on."""
+    """Return the file system that holds a folder."""
     return mount_of(folder) or Mount("unknown", "unknown", "")
 
 
@@ -78,7 +78,7 @@ def _describe_folder(folder: Path, quick: bool) -> Data:
 
 
 def _read_ahead(number: str) -> int | None:
-    """Bytes that the kernel reads ahead; a partition has what its disk has."""
+    """Return the bytes that the kernel reads ahead; a partition has the value of its disk."""
     device = Path(f"/sys/dev/block/{number}").resolve()
     places = (Path(f"/sys/class/bdi/{number}"), device / "bdi", device / "queue", device.parent / "queue")
     for place in places:
@@ -88,7 +88,7 @@ def _read_ahead(number: str) -> int | None:
 
 
 def _speeds(folder: Path, size: int, repeats: int = 3) -> Iterator[dict[str, float]]:
-    """Bytes a second that the device alone writes, reads, and does both of at once, again and again."""
+    """Yield the bytes per second at which the device writes, reads, and does both at once, for each repeat."""
     one, other = folder / "speed-1", folder / "speed-2"
     region = Region(_BLOCK)
     # Random, since some disks compress.
@@ -110,7 +110,7 @@ def _speeds(folder: Path, size: int, repeats: int = 3) -> Iterator[dict[str, flo
 
 
 def _seconds(*works: Callable[[], None]) -> float:
-    """How long they take, side by side."""
+    """Return how long functions take that run in parallel."""
     started = time.monotonic()
     with ThreadPoolExecutor(len(works)) as threads:
         for done in [threads.submit(work) for work in works]:
@@ -133,7 +133,7 @@ def _read(path: Path, size: int, buffer: memoryview) -> None:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor for access past the page cache, where the file system offers that."""
+    """Open a file for access past the page cache, where the file system supports that."""
     try:
         descriptor = os.open(path, flags | os.O_DIRECT)
     except OSError:

@@ -1,4 +1,4 @@
-"""Measuring: commands as a whole, cold cache, until synced, peak memory seen from outside, in interleaved rounds."""
+"""Measure whole commands: with a cold cache, until synced, in interleaved rounds, peak memory polled from outside."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Run:
 
     Attributes:
         seconds: from its start until all that was written is on the disk.
-        peak: bytes, the most that was resident: `VmHWM`, summed over its processes.
-        memory: (seconds, bytes resident of them all), every 20 ms.
-        cpu: seconds of the processor, in the program and in the kernel on its behalf.
+        peak: most bytes resident: `VmHWM`, summed over its processes.
+        memory: (seconds, resident bytes of all its processes), every 20 ms.
+        cpu: processor seconds, in the program and in the kernel on its behalf.
     """
 
     seconds: float
@@ -53,15 +53,15 @@ def measure(
     """Run a command to its end.
 
     Args:
-        command: and its arguments.
+        command: the program and its arguments.
         cold: files and directories whose pages are dropped from the cache first.
-        env: its environment; this process's where absent.
-        prepare: called in the child before the command is.
-        synced: count until what was written is on the disk. Not for a command that writes nothing: it would wait for
+        env: its environment; by default this process's.
+        prepare: called in the child before the command is executed.
+        synced: measure until everything written is on disk. Not for a command that writes nothing: it would wait for
             what others write.
 
     Raises:
-        BenchmarkError: it failed; with the end of what it said.
+        BenchmarkError: the command failed; the message has the end of its output.
     """
     for path in cold:
         drop(path)
@@ -83,13 +83,13 @@ def measure(
 
 
 def _cpu_of_children() -> float:
-    """Seconds of the processor that children took which have ended."""
+    """Return the processor seconds of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Run every contestant once a round, in a random order: what the machine does meanwhile hits all of them."""
+    """Run every contestant once per round, in random order, so that other load on the machine affects all of them."""
     runs: dict[str, list[Run]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name in random.sample(list(contestants), len(contestants)):
@@ -99,7 +99,7 @@ def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> di
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, median and largest of some figures."""
+    """Least, median and most of some figures."""
 
     least: float
     median: float
@@ -110,18 +110,18 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Least, median and largest."""
+    """Return the least, the median and the most of some values."""
     found = sorted(values)
     return Spread(found[0], statistics.median(found), found[-1])
 
 
 def ratio(ones: Sequence[float], others: Sequence[float]) -> Spread:
-    """One over the other, round by round."""
+    """Return one over the other, round by round."""
     return spread(one / other for one, other in zip(ones, others, strict=True))
 
 
 def ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> Spread:
-    """Time of one over time of the other, round by round."""
+    """Return our time over theirs, round by round."""
     return ratio([run.seconds for run in ours], [run.seconds for run in theirs])
 
 
@@ -136,7 +136,7 @@ def drop(path: Path) -> None:
 
 
 class _Watch(threading.Thread):
-    """Looks at a process and all below it, again and again, until it is over."""
+    """A thread that polls the memory of a process and its descendants until it ends."""
 
     def __init__(self, pid: int, started: float) -> None:
         super().__init__(daemon=True)
@@ -168,7 +168,7 @@ class _Watch(threading.Thread):
 
 
 def _status(pid: int) -> dict[str, int]:
-    """The memory figures of a process, in bytes."""
+    """Return the memory figures of a process, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     pairs = (line.split(":", 1) for line in lines if line.startswith(("VmHWM:", "VmRSS:")))
     return {name: int(value.split()[0]) * 1024 for name, value in pairs}

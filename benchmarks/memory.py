@@ -1,10 +1,10 @@
-"""Memory: the peak over the model's size, memory over time, and conversions in a container's limit.
+"""Memory: the peak by model size, memory over time, and conversions under a container's limit.
 
-1. Peak resident memory of conversions of ever larger models, for several budgets. Only memory is looked at, and what
-   the values are does not matter to it, so large sources are sparse files: real headers, holes for data. The output is
-   written in full, and removed before the next run; what the disk has no room for is left out.
+1. Peak resident memory of conversions of ever larger models, for several memory limits. The peak does not depend on the
+   values, so large sources are sparse files: real headers, holes for data. The output is written in full, and removed
+   before the next run; what the disk has no space for is skipped.
 2. Resident memory over time, for one conversion.
-3. Conversions in a control group whose limit counts the page cache too, against the same without it.
+3. Conversions in a control group whose limit includes the page cache, against the same without it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TITLE = "Memory"
 
 MIB, GB = 1 << 20, 10**9
 
-#: Budgets as `--max-mem` takes them, and their bytes.
+#: Memory limits as `--max-mem` takes them, and their bytes.
 BUDGETS: Mapping[str, int] = {"160M": 160 * MIB, "1G": 1024 * MIB, "4G": 4096 * MIB}
 
-#: Bytes of the control group's limit, and the budget of the conversions in it.
+#: Bytes of the control group's limit, and `--max-mem` of the conversions in it.
 LIMIT, IN_LIMIT = 256 * MIB, "160M"
 
 _CAST_AND_TRANSPOSED = ("--dtype", "fp16", "-o", "use_gmm=true")
@@ -43,7 +43,7 @@ _SPARE = GB
 
 @dataclass(frozen=True)
 class _Scale:
-    """How large everything is: bytes of models, sparse above `dense`, and what is changed in Mixtral's config."""
+    """How large everything is: bytes of models, which are sparse above `dense`, and changes to Mixtral's config."""
 
     sizes: tuple[int, ...]
     dense: int
@@ -51,8 +51,8 @@ class _Scale:
     changes: Mapping[str, Any]
 
 
-# Mixtral's matrices in their true size, but one expert and few words: so a model can be as small as 0.5 GB. With an
-# embedding much larger than all else, the peak would say whether one worker met it and the head, or two did.
+# Mixtral's matrices at full size, but one expert and a small vocabulary, so that a model can be as small as 0.5 GB.
+# With an embedding much larger than all else, the peak would depend on whether one worker or two get it and the head.
 _LAYERS = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -66,7 +66,7 @@ _QUICK = _Scale((20_000_000, 40_000_000), 20_000_000, 40_000_000, _TINY)
 
 
 def measure(setting: Setting, say: Say) -> Data:
-    """Measure all three."""
+    """Measure all three parts."""
     scale = _QUICK if setting.quick else _FULL
     data: Data = {
         "sizes": [_peaks(setting.folder, scale, size, say) for size in scale.sizes],
@@ -78,12 +78,12 @@ def measure(setting: Setting, say: Say) -> Data:
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """Peaks by size and budget, and what the control group's limit costs."""
+    """Return the peaks by size and memory limit, and the cost of the control group's limit."""
     return [_table_of_peaks(data["sizes"]), _table_of_limited(data["limited"])]
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Peak over size, memory over time."""
+    """Plot peak by size, and memory over time."""
     return {
         "memory-over-size": _figure_of_peaks(data["sizes"]),
         "memory-over-time": _figure_over_time(data["over_time"]),
@@ -94,7 +94,7 @@ def figures(data: Data) -> Mapping[str, Figure]:
 
 
 def _peaks(folder: Path, scale: _Scale, wanted: int, say: Say) -> Data:
-    """The peak in bytes for each budget, `None` where the result does not fit the disk."""
+    """Return the peak in bytes for each memory limit, `None` if the result does not fit the disk."""
     source, sparse = folder / "source", wanted > scale.dense
     with removed(source):
         nbytes = size(mixtral_of(source, wanted, sparse, **scale.changes))
@@ -121,12 +121,12 @@ def _mib(peak: int | None) -> str:
 
 
 def _column(sizes: Sequence[Data], budget: str) -> list[tuple[int, int]]:
-    """(bytes of the source, peak) for the sizes that were measured."""
+    """Return (bytes of the source, peak) for the sizes that were measured."""
     return [(one["bytes"], one["peaks"][budget]) for one in sizes if one["peaks"][budget] is not None]
 
 
 def _difference(column: Sequence[tuple[int, int]]) -> float:
-    """How far the largest peak is above the least, in percent of the least."""
+    """Return how far the highest peak is above the lowest, in percent of the lowest."""
     peaks = [peak for _, peak in column]
     return 100 * (max(peaks) / min(peaks) - 1) if peaks else 0.0
 
@@ -183,11 +183,11 @@ def _figure_over_time(found: Data) -> Figure:
 def _limited(setting: Setting, say: Say) -> Data:
     try:
         with limited(LIMIT):
-            pass  # a look whether it can be had, before anything is made
+            pass  # check that groups can be made, before anything else is
         with source_of("mixtral", setting.folder, setting.quick) as source:
             return {"bytes": size(source), "cases": _in_a_group(source, setting.rounds, say)}
     except BenchmarkError as error:
-        # Without root there may be no group, and the curves are worth keeping all the same.
+        # Without root there may be no group, but the curves are still worth keeping.
         return {"note": f"in a control group: not measured, {error}", "cases": {}}
 
 
@@ -202,7 +202,7 @@ def _in_a_group(source: Path, rounds: int, say: Say) -> Data:
 
 
 def _convert_inside(source: Path, dest: Path, words: Sequence[str]) -> Run:
-    """Convert in a group of its own, for what is in the page cache stays charged to the group that read it."""
+    """Convert in a group of its own: pages in the page cache stay charged to the group that read them."""
     with limited(LIMIT) as join:
         return convert(source, dest, words, IN_LIMIT, prepare=join)
 

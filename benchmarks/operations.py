@@ -1,11 +1,11 @@
-"""Operations: what one thread does with elements in memory, against a plain copy of the same bytes.
+"""Operations: the speed of one thread on elements in memory, against a plain copy of the same bytes.
 
-    view of random tensors in a cached file  →  boxes as the engine cuts them  →  `Reader.place`  →  one buffer
+    view of random tensors in a cached file  →  boxes as the engine cuts them  →  `Reader.fill`  →  one buffer
 
-That is the product's own path without its writes: windows are mapped, so their page faults count. Speed is bytes in and
-out over seconds. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and out:
-it reads and writes each. Digests only read. A stack of experts is moved here to see what mapping and moving cost; the
-engine writes one that needs no cast straight from the mapped window.
+That is the code path of a conversion without its writes. Windows are mapped, so their page faults count. Speed is bytes
+in and out per second. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and
+out, because it reads and writes each. Digests only read. A stack of experts is copied here to show the cost of mapping
+and copying; the engine writes one that needs no cast straight from the mapped window.
 """
 
 from __future__ import annotations
@@ -60,22 +60,22 @@ _SLAB = 8 * MIB  # what the engine hands to the writer at once
 _HEADS, _KV, _HEAD_DIM = 32, 8, 128
 _SIZES = Sizes({"heads": "heads", "kv": "kv", "rope": "rope"}, {"heads": _HEADS, "kv": _KV, "rope": _HEAD_DIM})
 
-#: The views of a source's tensors as one view.
+#: Combines the views of a source's tensors into one view.
 Make = Callable[[Sequence[View]], View]
 
-#: Does an operation once.
+#: Runs an operation once.
 Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What is done with tensors.
+    """An operation on tensors.
 
     Attributes:
-        name: in the table.
-        shapes: of the source's tensors, at full size.
-        dtype, target: of source and result.
-        make: the result as a view of the source's tensors; the first one where absent.
+        name: its name in the table.
+        shapes: shapes of the source's tensors, at full size.
+        dtype, target: dtypes of source and result.
+        make: returns the result as a view of the source's tensors; by default, the first of them.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Operation:
 
 @dataclass(frozen=True)
 class _Job:
-    """An operation ready to run, and how many bytes it reads and writes."""
+    """An operation ready to run, and the bytes it reads and writes."""
 
     work: Work
     nbytes: int
 
 
 def measure(setting: Setting, say: Say) -> Data:
-    """Seconds of every operation and of its copy, round by round; each is run once before that."""
+    """Measure the seconds of every operation and of its copy, round by round, after one untimed run of each."""
     found: Data = {}
     for number, operation in enumerate(operations(16 if setting.quick else 1)):
         say(operation.name)
@@ -108,7 +108,7 @@ def measure(setting: Setting, say: Say) -> Data:
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """Speed of every operation, and its share of the copy's."""
+    """Return the speed of every operation, and its share of the copy's."""
     rows = [
         (name, *(f"{one:.2f}" for one in (spread(_speeds(found)), _share(found))))
         for name, found in data["operations"].items()
@@ -117,7 +117,7 @@ def tables(data: Data) -> Sequence[Table]:
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Speeds as bars, with that of the copy."""
+    """Plot speeds as bars, with that of the copy."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     measured = data["operations"]
@@ -139,7 +139,7 @@ def figures(data: Data) -> Mapping[str, Figure]:
 
 
 def operations(smaller: int = 1) -> Iterator[Operation]:
-    """All of them, on tensors `smaller` times narrower than at full size."""
+    """Yield all operations, on tensors `smaller` times narrower than at full size."""
     wide = 8192 // smaller
     large, expert = (wide, 8192), (wide // 8, 8192)
     casts = ((BF16, F16), (BF16, F32), (F32, BF16), (F32, F16), (F16, F32), (F16, BF16))
@@ -175,7 +175,7 @@ def _transposed_stack(parts: Sequence[View]) -> View:
 
 
 def _timed(job: _Job, rounds: int) -> Data:
-    """Seconds of a job and of a plain copy of as many bytes, in a random order in each round."""
+    """Measure the seconds of a job and of a plain copy of as many bytes, in random order in each round."""
     contestants = {"operation": job.work, "copy": _copy(job.nbytes)}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for work in contestants.values():
@@ -189,7 +189,7 @@ def _timed(job: _Job, rounds: int) -> Data:
 
 
 def _job(reader: Reader, operation: Operation, folder: Path) -> _Job:
-    """The operation on random tensors that were just written, and so are in the page cache."""
+    """Prepare an operation on random tensors that were just written, and so are in the page cache."""
     weights = [TensorSpec(f"w{n}", operation.dtype, shape) for n, shape in enumerate(operation.shapes)]
     scaled = operation.dtype == F8_E4M3
     samples.write_hf(folder, {}, [*weights, *(_scales(spec) for spec in weights if scaled)], 100 * GB)
@@ -211,7 +211,7 @@ def _leaf(catalog: Mapping[str, TensorRef], name: str) -> View:
 
 
 def _convert(reader: Reader, view: View, region: Region, target: DType) -> None:
-    """All boxes of a view, as a worker of the engine makes them."""
+    """Build all boxes of a view, as a worker of the engine does."""
     widest = max(target.itemsize, *(leaf.dtype.itemsize for leaf in view.leaves()))
     for cell in cells(view):
         for box in boxes(view, cell, widest, REGION):
@@ -219,7 +219,7 @@ def _convert(reader: Reader, view: View, region: Region, target: DType) -> None:
 
 
 def _copy(nbytes: int) -> Work:
-    """A plain copy that reads and writes so many bytes in all, a box at a time."""
+    """Return a plain copy that reads and writes `nbytes` in all, a box at a time."""
     source, target = np.ones(REGION, np.uint8), np.ones(REGION, np.uint8)
 
     def work() -> None:
@@ -231,7 +231,7 @@ def _copy(nbytes: int) -> Work:
 
 
 def _digest(size: int, crc: bool) -> _Job:
-    """A file of `size` random bytes noted as written, slab by slab, in order."""
+    """Prepare the digests of a file of `size` random bytes, written in order, a slab at a time."""
     data = memoryview(np.random.default_rng(0).bytes(size))
 
     def work() -> None:
@@ -247,14 +247,14 @@ def _digest(size: int, crc: bool) -> _Job:
 
 
 def _unread(offset: int, length: int) -> bytes:
-    raise BenchmarkError(f"bytes {offset} to {offset + length} came in order, and were read back all the same")
+    raise BenchmarkError(f"bytes {offset} to {offset + length} were written in order, but were read back")
 
 
 def _speeds(found: Data, what: str = "operation") -> list[float]:
-    """GB/s, round by round."""
+    """Return GB/s, round by round."""
     return [found["bytes"] / GB / seconds for seconds in found[what]]
 
 
 def _share(found: Data) -> float:
-    """Median ratio of the operation's speed to the copy's."""
+    """Return the median ratio of the operation's speed to the copy's."""
     return ratio(found["copy"], found["operation"]).median

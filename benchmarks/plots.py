@@ -14,12 +14,12 @@ _APART = 0.16
 
 
 def ratios(title: str, label: str, series: Mapping[str, Mapping[str, Spread]]) -> Figure:
-    """Medians as points with their ranges as bars, and a line at 1.
+    """Plot medians as points with their ranges as bars, and a line at 1.
 
     Args:
-        title: above it.
-        label: of the axis of ratios.
-        series: by name, the ratio of each case; those of a case are drawn beside each other.
+        title: title of the plot.
+        label: label of the axis of ratios.
+        series: by name, the ratio of each case; those of one case are drawn next to each other.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Files mapped, accessed through the page cache or past it: what the ways of `--io` cost, on disk and on tmpfs."""
+"""The cost of each value of `--io`, on disk and on tmpfs: files mapped, through the page cache, or past it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RATIOS = {"map / read": "map", "direct / read": "direct"}
 
 
 def measure(setting: Setting, say: Say) -> Data:
-    """Convert in every way, in interleaved rounds, as far as there is room."""
+    """Convert with each value of `--io`, in interleaved rounds, where there is enough space."""
     found = []
     for (where, folder), model in product(setting.places.items(), MODELS):
         with source_of(model, folder, setting.quick) as source:
@@ -45,7 +45,7 @@ def _measure(source: Path, case: Case, rounds: int) -> Data:
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """A row for each case and place: time, and processor time, of every way; and the ratios to reading."""
+    """Return a row per case and place: time and processor time for each `--io`, and the ratios to `read`."""
     columns = ("case", "where", *(f"{way} s" for way in _WAYS), *(f"CPU s, {way}" for way in _WAYS), *_RATIOS)
     rows = [
         (
@@ -65,7 +65,7 @@ def _ratio(one: Data, way: str) -> Spread:
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Ratios with their ranges."""
+    """Plot ratios with their ranges."""
     series: dict[str, dict[str, Spread]] = {}
     for one in data["cases"]:
         for label, way in _RATIOS.items():

@@ -1,4 +1,4 @@
-"""What is kept of a run of benchmarks: `results.json`, and what is made of it at any time: `tables.md` and plots."""
+"""The results of a run of benchmarks: `results.json`, and what is made from it at any time: `tables.md` and plots."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ RESULTS = "results.json"
 TABLES = "tables.md"
 
 _PACKAGES = ("streamconv", "numpy", "ml_dtypes", "numkong")
-_NO_PLOTS = "no plots: matplotlib is missing; pip install '.[benchmarks]' installs it"
+_NO_PLOTS = "no plots: matplotlib is not installed; install it with: pip install '.[benchmarks]'"
 
 
 def begin(described: Data, rounds: int, quick: bool) -> Data:
-    """Results without any benchmark yet: of which machine, versions, commit and date.
+    """Return results without any benchmark yet: machine, versions, commit and date.
 
-    `benchmarks` will hold what each measured, `failed` why one could not.
+    `benchmarks` will hold what each measured, `failed` why one could not be run.
     """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -38,7 +38,7 @@ def begin(described: Data, rounds: int, quick: bool) -> Data:
 
 
 def _commit() -> str | None:
-    """The commit of this code, `-dirty` if something was changed since; none outside of a repository."""
+    """Return the commit of this code, with `-dirty` if anything has changed since; `None` outside a repository."""
     words = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.check_output(words, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True).strip()
@@ -47,31 +47,31 @@ def _commit() -> str | None:
 
 
 def save(results: Data, folder: Path) -> None:
-    """Write `results.json`; what stood there before stays until the new one is whole."""
+    """Write `results.json`; the old one stays until the new one is complete."""
     new = folder / f"{RESULTS}.new"
     new.write_text(json.dumps(results, indent=1) + "\n")
     new.replace(folder / RESULTS)
 
 
 def heading(results: Data) -> str:
-    """What was measured on and with, as Markdown."""
+    """Return the machine, the versions and the date as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     facts = [*machine.lines(results["machine"]), f"{versions}, commit {results['commit']}"]
     facts.append(f"{results['date']}, {results['rounds']} rounds, median (least-most)")
     if results["quick"]:
-        facts.append("a quick run: it shows that everything runs, and the figures say nothing")
+        facts.append("a quick run: it shows that everything runs; the figures mean nothing")
     return "\n".join(["# Benchmarks", "", *(f"- {fact}" for fact in facts)])
 
 
 def section(benchmark: Benchmark, data: Data) -> str:
-    """What a benchmark measured, as Markdown: its tables, then its notes."""
+    """Return what a benchmark measured as Markdown: its tables, then its notes."""
     tables = [table.markdown() for table in benchmark.tables(data)]
     notes = [f"- {note}" for note in data.get("notes", [])]
     return "\n\n".join([f"## {benchmark.TITLE}", *tables, *(["\n".join(notes)] if notes else [])])
 
 
 def failure(name: str, why: str) -> str:
-    """Why a benchmark could not measure, as Markdown."""
+    """Return as Markdown why a benchmark could not be run."""
     return f"## {name}\n\nnot measured:\n\n```\n{why.strip()}\n```"
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, and what it answers: data that JSON can hold, and tables and figures made of them."""
+"""What a benchmark is given and returns: a setting, data that JSON can hold, and tables and figures made from them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What a benchmark measured: numbers, strings, lists and dicts of them. `notes`, where present, are sentences that are
-#: shown below its tables: what was left out, and why.
+#: What a benchmark measured: numbers, strings, lists and dicts of them. `notes`, if present, are sentences shown below
+#: its tables: what was skipped, and why.
 Data = dict[str, Any]
 
-#: Told in a few words what is being done.
+#: Called with a few words on what is being done.
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What to measure with.
+    """Where and how to measure.
 
     Attributes:
-        folder: an empty directory on a disk; whoever puts something there removes it.
-        memory: the same on tmpfs, or `None` where there is none.
+        folder: an empty directory on a disk; whoever writes to it cleans up.
+        memory: the same on tmpfs, or `None` if there is none.
         rounds: how often each contestant runs.
-        quick: small checkpoints, to see that all of it runs: the figures say nothing.
+        quick: use small checkpoints, to check that everything runs; the figures mean nothing.
     """
 
     folder: Path
@@ -36,39 +36,39 @@ class Setting:
 
     @property
     def places(self) -> Mapping[str, Path]:
-        """The directories that there are, by `disk` and `tmpfs`."""
+        """The directories to measure in, by `disk` and `tmpfs`."""
         places = {"disk": self.folder, "tmpfs": self.memory}
         return {where: folder for where, folder in places.items() if folder is not None}
 
 
 class Benchmark(Protocol):
-    """A module of this package that measures something."""
+    """A module of this package that is a benchmark."""
 
-    #: What it is about, as a heading.
+    #: Its heading.
     TITLE: str
 
     def measure(self, setting: Setting, say: Say) -> Data:
-        """Measure. A `BenchmarkError` says what is missing here."""
+        """Measure; raise a `BenchmarkError` that says what is missing here."""
         ...
 
     def tables(self, data: Data) -> Sequence[Table]:
-        """What was measured, as tables."""
+        """Return what was measured as tables."""
         ...
 
     def figures(self, data: Data) -> Mapping[str, Figure]:
-        """What was measured, as plots by file name."""
+        """Return what was measured as plots, by file name."""
         ...
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; the first column is text, the others are set to the right."""
+    """Rows under headings; the first column is text, the others are right-aligned."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """As Markdown, which is legible as it is."""
+        """Return the table as Markdown, with aligned columns."""
         widths = [max(len(row[i]) for row in (self.columns, *self.rows)) for i in range(len(self.columns))]
         rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
         return "\n".join(_line(row, widths) for row in (self.columns, rule, *self.rows))

@@ -1,4 +1,4 @@
-"""Running conversions as what is measured: a process of their own, from the cold source until the result is synced."""
+"""Run conversions to be measured: each in a process of its own, from a cold source until the result is synced."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def run_and_remove(
     env: Mapping[str, str] | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Run:
-    """Run a command that reads a cold `source`, and remove what it wrote to `dest`, or began to.
+    """Run a command that reads a cold `source`, and remove what it wrote to `dest`, complete or not.
 
     Args:
-        command: and its arguments.
-        source, dest: directories.
-        env: its environment; this process's where absent.
+        command: the program and its arguments.
+        source, dest: the directories it reads and writes.
+        env: its environment; by default this process's.
         prepare: called in the child before the command is.
 
     Raises:
-        BenchmarkError: it failed.
+        BenchmarkError: the command failed.
     """
     with removed(dest), removed(dest.with_name(f"{dest.name}.partial")):
         return measure(command, [source], env=env, prepare=prepare)
@@ -40,19 +40,19 @@ def convert(
 
     Args:
         source: the checkpoint.
-        dest: where the result is put.
+        dest: where the result is written.
         options: further arguments of `streamconv convert`.
-        max_mem: the budget.
+        max_mem: the memory limit.
         prepare: called in the child before the command is.
 
     Raises:
-        BenchmarkError: it failed.
+        BenchmarkError: the command failed.
     """
     return run_and_remove(streamconv(words(options, source, dest, max_mem)), source, dest, prepare=prepare)
 
 
 def every_round(runs: Mapping[str, list[Run]]) -> Data:
-    """What contestants took, round by round, as data: by name, `seconds`, `peak` (bytes), `cpu` (seconds)."""
+    """Return what contestants took, round by round, by name: `seconds`, `peak` (bytes), `cpu` (seconds)."""
     return {
         name: {what: [getattr(run, what) for run in some] for what in ("seconds", "peak", "cpu")}
         for name, some in runs.items()

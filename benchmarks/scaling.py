@@ -1,6 +1,6 @@
 """Scaling: the number of workers, the number of tensors, planning DeepSeek-V3, start-up, the largest tensor.
 
-Each part makes its sources, runs all its contestants in interleaved rounds, and removes the sources. Where only names
+Each part writes its sources, runs all its contestants in interleaved rounds, and removes the sources. Where only names
 and sizes matter, the sources are sparse files: real headers, holes for data.
 """
 
@@ -30,7 +30,7 @@ TITLE = "Scaling"
 
 MIB, GB = 1 << 20, 10**9
 
-#: Budget of the conversions, and of those of the largest tensors.
+#: Memory limit of the conversions, and of those of the largest tensors.
 BUDGET, SMALL_BUDGET = "1G", "256M"
 
 _CASES = ("same", "fp16", "transposed", "fp8")
@@ -50,7 +50,7 @@ def measure(setting: Setting, say: Say) -> Data:
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """A table for each part."""
+    """Return a table for each part."""
     return [
         _table_of_workers(data["workers"]),
         _table_of_counts(data["counts"]),
@@ -60,7 +60,7 @@ def tables(data: Data) -> Sequence[Table]:
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Speed-up by workers, time over the number of tensors, time and memory over the largest tensor."""
+    """Plot speed-up by workers, time by number of tensors, and time and memory by largest tensor."""
     return {
         "scaling-workers": _figure_of_workers(data["workers"]),
         "scaling-tensors": _figure_of_counts(data["counts"]),
@@ -72,7 +72,7 @@ def figures(data: Data) -> Mapping[str, Figure]:
 
 
 def _workers(setting: Setting, say: Say) -> Iterator[Data]:
-    """Every case on disk and on tmpfs, as far as there is room, with each number of workers."""
+    """Measure every case with each number of workers, on disk and on tmpfs, where there is enough space."""
     for (where, folder), model in product(setting.places.items(), MODELS):
         with source_of(model, folder, setting.quick) as source:
             for case in (CASES[name] for name in _CASES if CASES[name].model == model):
@@ -109,7 +109,7 @@ def _table_of_workers(found: Sequence[Data]) -> Table:
 
 
 def _speed_up(found: Data, count: str) -> Spread:
-    """How many times faster so many workers are than one, round by round."""
+    """Return how many times faster `count` workers are than one, round by round."""
     return ratio(found["rounds"]["1"]["seconds"], found["rounds"][count]["seconds"])
 
 
@@ -125,7 +125,7 @@ def _figure_of_workers(found: Sequence[Data]) -> Figure:
 
 
 def _counts(setting: Setting, say: Say) -> list[Data]:
-    """Planning and converting 1 GB in ever more tensors."""
+    """Measure planning and converting 1 GB in ever more tensors."""
     total, counts = (10_000_000, (100, 1_000)) if setting.quick else (GB, (1_000, 10_000, 100_000))
     dest = setting.folder / "dest"
     contestants: dict[str, Callable[[], Run]] = {}
@@ -174,7 +174,7 @@ def _figure_of_counts(found: Sequence[Data]) -> Figure:
 
 
 def _planning(setting: Setting, say: Say) -> Data:
-    """Planning DeepSeek-V3 from its headers, and `--help`."""
+    """Measure planning DeepSeek-V3 from its headers, and `--help`."""
     say("planning DeepSeek-V3, and start-up")
     source = setting.folder / "source"
     with removed(source):
@@ -198,7 +198,7 @@ def _table_of_planning(found: Data) -> Table:
 
 
 def _largest(setting: Setting, say: Say) -> list[Data]:
-    """Casts of at least 1 GB in tensors of one size each, holes; what the disk has no room for is left out."""
+    """Measure casts of at least 1 GB of holes, in tensors of one size; skip what the disk has no space for."""
     total, sizes = (GB // 100, (MIB, GB // 100)) if setting.quick else (GB, (10**6, 10**8, GB, 15 * GB))
     dest, words = setting.folder / "dest", (*_RAW, "--dtype", "fp16")
     written: dict[int, int] = {}

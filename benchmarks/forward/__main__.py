@@ -1,4 +1,4 @@
-"""Compare logits, print a table, exit with 1 where a difference is too large or a wrong layout goes unnoticed.
+"""Compare logits and print a table; exit with 1 if a difference is too large or a wrong layout goes unnoticed.
 
 python -m benchmarks.forward [NAME…]
 """
@@ -22,11 +22,11 @@ _COLUMNS = ("family", "model", "options", "max \\|difference\\|", "max \\|logit\
 
 
 def main() -> None:
-    """Run the cases named, or all."""
+    """Run the named cases, or all."""
     _check_installed()
     with tempfile.TemporaryDirectory() as folder:
         _quieten(Path(folder))
-        # Only now: these import MindSpore and MindFormers, which read the environment.
+        # Not earlier: these import MindSpore and MindFormers, which read the environment.
         from .cases import CASES  # noqa: PLC0415
 
         names = _names(list(CASES))
@@ -34,12 +34,12 @@ def main() -> None:
         print(_row(*["---"] * len(_COLUMNS)))
         failed = [name for name in names if not _passes(name, Path(folder) / name)]
     if failed:
-        sys.exit(f"not as it should be: {', '.join(failed)}")
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _names(known: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", epilog=f"Names: {', '.join(known)}")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to compare (default: everything)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="case to run (default: all)")
     names: list[str] = parser.parse_args().names
     unknown = sorted({*names} - {*known})
     if unknown:
@@ -69,7 +69,7 @@ def _check_installed() -> None:
 
 
 def _quieten(folder: Path) -> None:
-    """No logs in ./output (MindFormers), warnings of what a CPU lacks (MindSpore), progress, questions to a hub."""
+    """Suppress logs in ./output (MindFormers), warnings about the CPU (MindSpore), progress, and requests to a hub."""
     logs = {"LOCAL_DEFAULT_PATH": str(folder), "LOG_MF_PATH": str(folder), "GLOG_v": "3"}
     os.environ |= {**logs, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     logging.disable(logging.WARNING)

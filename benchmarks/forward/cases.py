@@ -1,4 +1,4 @@
-"""What is compared with what."""
+"""The cases, and how one is compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import mcore
 from . import mindformers as mf
 from .tensors import Array, Config, Inputs, Tensors
 
-#: The budget of a conversion is the whole process, and torch and MindSpore are in this one.
+#: The memory limit covers the whole process, and torch and MindSpore are in this one.
 _MEMORY = "8G"
 
 _HEADS: Config = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -32,7 +32,7 @@ _ROPE_3_1: Config = {
 
 @dataclass(frozen=True)
 class Wrong:
-    """A layout that loads and is wrong: other options of the conversion, or what to do to its tensors."""
+    """A wrong layout that still loads: other options of the conversion, or a change to its tensors."""
 
     title: str
     options: Mapping[str, Value] = field(default_factory=dict)
@@ -44,14 +44,14 @@ class Case:
     """One model on both sides.
 
     Attributes:
-        family: streamconv's family.
+        family: the family in streamconv.
         title: what the model is.
-        source: writes a checkpoint of HuggingFace, and says what its model computes.
-        network: MindFormers' model of that config.
-        wrong: the layout that the comparison has to notice.
-        options: of the conversion.
-        unused: names that the checkpoint may hold without the network having them.
-        check: what logits cannot show.
+        source: writes a HuggingFace checkpoint to a path, and returns what its model computes.
+        network: makes MindFormers' model of that config.
+        wrong: the layout that the comparison must notice.
+        options: options of the conversion.
+        unused: names that the checkpoint may hold although the network has no such parameters.
+        check: checks what the logits cannot show.
     """
 
     family: str
@@ -66,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """How far the logits are apart."""
+    """The largest differences between logits, right and wrong, and the largest logit."""
 
     difference: float
     largest: float
@@ -74,7 +74,7 @@ class Found:
 
 
 def compare(case: Case, folder: Path) -> Found:
-    """Convert, load, compute, compare; and again with the wrong layout."""
+    """Convert, load, compute and compare; then again with the wrong layout."""
     source = folder / "hf"
     computed = case.source(source)
     config: Config = json.loads((source / "config.json").read_text())
@@ -99,7 +99,7 @@ def _apart(found: Array, want: Array) -> float:
 
 
 def _interleaved(tensors: Tensors, config: Config) -> Tensors:
-    """q and k as models have them that rotate pairs of neighbours: row i of a half beside row i of the other."""
+    """Lay out q and k for a rotation of neighbours: row i of one half next to row i of the other."""
     heads = config["num_attention_heads"], config["num_key_value_heads"]
     result = dict(tensors)
     for name, values in tensors.items():
@@ -111,7 +111,7 @@ def _interleaved(tensors: Tensors, config: Config) -> Tensors:
 
 
 def _swapped(one: str, other: str) -> Callable[[Tensors, Config], Tensors]:
-    """Two tensors of every layer under each other's names."""
+    """Swap the names of two tensors in every layer."""
 
     def change(tensors: Tensors, config: Config) -> Tensors:
         names = {name: name.replace(one, other) for name in tensors if one in name}
@@ -122,7 +122,7 @@ def _swapped(one: str, other: str) -> Callable[[Tensors, Config], Tensors]:
 
 
 def _alternating(tensors: Tensors, config: Config) -> Tensors:
-    """Columns of gate and up by turns, as rows of other layers are."""
+    """Alternate the columns of gate and up, as other layers alternate their rows."""
     result = dict(tensors)
     for name, values in tensors.items():
         if name.endswith("experts.weight1"):
@@ -132,13 +132,13 @@ def _alternating(tensors: Tensors, config: Config) -> Tensors:
 
 
 def _same_biases(source: Path, tensors: Tensors) -> None:
-    """A bias of the keys cancels in the softmax: only the tensors themselves can show that it is right."""
+    """Compare biases directly: that of the keys cancels in the softmax, so logits cannot show that it is right."""
     for name, values in hf.tensors(source).items():
         if name.endswith("c_attn.bias"):
             layer = f"backbone.blocks.{name.split('.')[-4]}.attention."
             ours = [tensors[f"{layer}dense{i}.bias"] for i in (1, 2, 3)]
             if not np.array_equal(np.concatenate(ours), values):
-                raise ValueError(f"{name} is not what {layer}dense1, 2 and 3 have")
+                raise ValueError(f"{name} differs from {layer}dense1, 2 and 3")
 
 
 _PAIRS = Wrong("q and k for a rotation of neighbours", change=_interleaved)
@@ -156,7 +156,7 @@ def _qwen2(title: str, **config: object) -> Case:
 
 
 def _concat(case: Case) -> Case:
-    """In one tensor, as the MindFormers here reads it; wrong is how the others do."""
+    """Put q, k and v in one tensor as the installed MindFormers reads it; wrong is the layout of other versions."""
     right, wrong = (_TRUE, _BLOCKS) if _HAS_GROUPS else (_BLOCKS, _TRUE)
     title = f"qkv_concat={str(wrong['qkv_concat']).lower()}"
     return Case(case.family, case.title, case.source, mf.llama_concat, Wrong(title, wrong), right)
@@ -181,7 +181,7 @@ CASES = {
     "qwen2": _qwen2("Qwen2, grouped queries, biases"),
     "qwen2-tied": _tied(_qwen2("Qwen2, tied head", tie_word_embeddings=True)),
     "qwen2-concat": _concat(_qwen2("Qwen2, grouped queries, biases")),
-    # As wide as its experts: so the transposed layout has the same shapes, and loads.
+    # Experts as wide as the model, so that the transposed layout has the same shapes, and loads.
     "mixtral": Case(
         "mixtral",
         "Mixtral, 4 experts, 2 per token",

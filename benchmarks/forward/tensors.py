@@ -1,4 +1,4 @@
-"""Words that both sides share."""
+"""Types and inputs that both sides share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 Inputs = tuple[Array, ...]
 
-#: What config.json holds, or what makes it.
+#: The values of config.json, or those it is made from.
 Config = Mapping[str, Any]
 
 
 def token_ids(vocabulary: int, *shape: int) -> Array:
-    """Random tokens but the first eight, which models give meanings: MindFormers masks padding wherever it stands."""
+    """Return random tokens, none of the first eight: these are special, and MindFormers masks padding anywhere."""
     return np.random.default_rng(0).integers(8, vocabulary, shape).astype(np.int32)

@@ -1,11 +1,11 @@
-"""streamconv against what people use today: seconds until synced with a cold cache, and peak memory.
+"""streamconv against other tools: seconds from a cold cache until synced, and peak memory.
 
 MindFormers' converter of Llama checkpoints; MindSpore's `ckpt_to_safetensors` and `safetensors_to_ckpt`;
 compressed-tensors' dequantizer of FP8 checkpoints, with one worker. Each runs in a virtual environment of its own
-(`environments.py`), streamconv with `--max-mem 256M`; start-up counts on both sides. After the last round what both
-wrote is compared, tensor by tensor.
+(`environments.py`), streamconv with `--max-mem 256M`; start-up counts on both sides. After the last round, both outputs
+are compared, tensor by tensor.
 
-Needs some 15 GB of disk and memory. A tool whose environment cannot be made here is left out, and a note says why.
+Needs some 15 GB of disk and memory. A tool whose environment cannot be made here is skipped, and a note says why.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def measure(setting: Setting, say: Say) -> Data:
     """Make the environments, unless `setting.quick` (then only those that exist are used), and run all tasks.
 
     Returns:
-        `tasks`: names, bytes written, whether both wrote the same, and of `theirs` and `ours` seconds and peak bytes,
-        round by round.
+        `tasks`: names, bytes written, whether both wrote the same, and for `theirs` and `ours` the seconds and peak
+        bytes, round by round.
     """
     notes: list[str] = []
     environments = dict.fromkeys(task.environment for task in TASKS)
@@ -62,13 +62,13 @@ def measure(setting: Setting, say: Say) -> Data:
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """Seconds as median (least-most) of all rounds, ratios of each round; of memory the most in any round."""
+    """Return seconds as median (least-most) of all rounds, ratios by round, and the highest memory of any round."""
     columns = ("other tool", "task", "written", *_TIMES, *_MEMORY, "same tensors")
     return [Table(columns, [_row(task) for task in data["tasks"]])] if data["tasks"] else []
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Seconds and peak memory in pairs of bars, on a scale of powers of ten."""
+    """Plot seconds and peak memory as pairs of bars, on a logarithmic scale."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     tasks = data["tasks"]
@@ -122,7 +122,7 @@ def _measure_task(task: Task, source: Path, setting: Setting, say: Say, measured
 
 
 def _run(command: list[str], source: Path, folder: Path) -> Run:
-    """Run a command that writes into an empty folder; what it wrote stays there."""
+    """Run a command that writes into an empty folder, and keep what it wrote."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return measuring.measure(command, [source], env=variables(folder))
@@ -140,7 +140,7 @@ def _names(task: Task, theirs: Path, ours: Path) -> Data:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two checkpoints have the same tensors, bit by bit."""
+    """Return whether two checkpoints have the same tensors, bit for bit."""
     command = streamconv(["diff", str(one), str(other), "--max-mem", "512M", "--quiet"])
     return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
@@ -154,7 +154,7 @@ def _runs(figures: list[Data]) -> list[Run]:
 
 
 def _not_measured(what: str, error: BenchmarkError) -> str:
-    """A note with the last line of an error message: of a traceback, what was raised."""
+    """Return a note with the last line of an error message: in a traceback, the exception."""
     return f"{what}: not measured, {str(error).strip().splitlines()[-1]}"
 
 

@@ -1,8 +1,8 @@
-"""A virtual environment for each of the other tools: made on first use with pip, and used again.
+"""A virtual environment for each of the other tools: made with pip on first use, then reused.
 
-They lie in ~/.cache/streamconv-benchmarks, or in the folder that STREAMCONV_ENVIRONMENTS names; each takes 1 to 5 GB,
-more where pip gets PyTorch with its CUDA libraries. An environment is made anew when its file in `requirements/` has
-changed. MindSpore has wheels for no Python later than 3.11 or 3.12, so `python3.11` is taken where there is one.
+They are in ~/.cache/streamconv-benchmarks, or in the folder that STREAMCONV_ENVIRONMENTS names; each takes 1 to 5 GB,
+or more if pip installs PyTorch with its CUDA libraries. An environment is made again once its file in `requirements/`
+has changed. MindSpore has no wheels for a Python later than 3.11 or 3.12, so `python3.11` is used if there is one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LAST_WORDS = 500
 
 @dataclass(frozen=True)
 class Environment:
-    """What one of the other tools runs in.
+    """The environment of one of the other tools.
 
     Attributes:
-        name: of its folder, and of its file of requirements.
-        module: what has to be importable in it.
+        name: name of its folder, and of its file in `requirements/`.
+        module: module that must be importable in it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """Where it is, or will be."""
+        """Its folder, which may not exist yet."""
         return _cache() / self.name
 
     @property
@@ -46,7 +46,7 @@ class Environment:
 
     @property
     def complete(self) -> bool:
-        """Whether it has been made, from the requirements as they are now."""
+        """Whether it exists, made from the current requirements."""
         return self._stamp.is_file() and self._stamp.read_bytes() == self._requirements.read_bytes()
 
     @property
@@ -55,10 +55,10 @@ class Environment:
         return self._requirements.read_text().split()[0].replace("==", " ")
 
     def prepare(self, make: bool, say: Say) -> None:
-        """Make it, unless it is there, and import its tool once, so that no measured run is the first.
+        """Make it, unless it exists, and import its tool once, so that no measured run is the first.
 
         Raises:
-            BenchmarkError: it is not there and not to be made, cannot be made, or its tool cannot be imported.
+            BenchmarkError: it does not exist and `make` is false, it cannot be made, or its tool cannot be imported.
         """
         if not self.complete:
             if not make:
@@ -78,7 +78,7 @@ class Environment:
 
     @property
     def _stamp(self) -> Path:
-        """A copy of the requirements that it was made from, put there when it was complete."""
+        """The copy of its requirements that is written once it is complete."""
         return self.folder / "requirements.txt"
 
 
@@ -93,7 +93,7 @@ def _cache() -> Path:
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """This process's environment variables, and those that keep MindFormers' logs in `folder` and all tools offline."""
+    """Return this process's environment, with MindFormers' logs in `folder` and all tools offline."""
     return {**os.environ, "LOCAL_DEFAULT_PATH": str(folder), "LOG_MF_PATH": str(folder), "HF_HUB_OFFLINE": "1"}
 
 

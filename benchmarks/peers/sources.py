@@ -1,4 +1,4 @@
-"""What is converted: a Llama checkpoint as HuggingFace and as MindSpore have it, and a DeepSeek-V3 in FP8."""
+"""The sources: a Llama checkpoint in HuggingFace's and in MindSpore's format, and a DeepSeek-V3 in FP8."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SMALL_DEEPSEEK = {
 
 
 def llama(folder: Path, small: bool) -> Path:
-    """HuggingFace's Llama in `folder`, in three shards of bfloat16."""
+    """Write HuggingFace's Llama to `folder`, in three shards of bfloat16."""
     config = {**_LLAMA, **(_SMALL_LLAMA if small else {})}
     dest = folder / "llama"
     samples.write_hf(dest, config, samples.hf_specs(find("llama"), config), 15 * MIB if small else 1000 * MIB)
@@ -49,19 +49,19 @@ def llama(folder: Path, small: bool) -> Path:
 
 
 def llama_ckpt(folder: Path, small: bool) -> Path:
-    """The same as one MindSpore `.ckpt`."""
+    """Write the same Llama as one MindSpore `.ckpt`."""
     return _convert(llama(folder, small), folder / "model.ckpt")
 
 
 def llama_safetensors(folder: Path, small: bool) -> Path:
-    """The same as one MindSpore safetensors file."""
+    """Write the same Llama as one MindSpore safetensors file."""
     dest = _convert(llama(folder, small), folder / "ms")
     (file,) = dest.glob("*.safetensors")
     return file.rename(folder / "model.safetensors")
 
 
 def deepseek(folder: Path, small: bool) -> Path:
-    """HuggingFace's DeepSeek-V3 in `folder`, in four shards; weights in FP8 with a scale for each block."""
+    """Write HuggingFace's DeepSeek-V3 to `folder`, in four shards; weights are FP8 with a scale per block."""
     config = {**_DEEPSEEK, **(_SMALL_DEEPSEEK if small else {})}
     specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
     dest = folder / "deepseek"

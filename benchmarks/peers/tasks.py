@@ -1,4 +1,4 @@
-"""What is compared: a conversion by another tool, and the same by streamconv."""
+"""The tasks: conversions by another tool, and the same by streamconv."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mindformers.models.llama.convert_weight import convert_pt_to_ms
 convert_pt_to_ms(source, dest, *(getattr(mindspore, name) for name in dtype))
 """
 # MindSpore 2.10 refuses a .ckpt larger than the free memory, and counts the page cache as memory in use: on most
-# machines it would load none. So it is told that nothing is known of free memory.
+# machines it would load none. So make it believe that the free memory is unknown.
 _FORMAT = """
 import os, sys
 import mindspore
@@ -39,14 +39,14 @@ class Task:
     """A conversion.
 
     Attributes:
-        title: in a few words.
-        environment: of the other tool.
-        source: makes the checkpoint to convert in a folder, a small one if asked, and returns its path.
-        code: Python that has the other tool do it; its arguments are `their_words`, source and destination.
-        their_name: of what the other tool writes.
-        our_name: of what streamconv writes.
+        title: a few words.
+        environment: the environment of the other tool.
+        source: writes the checkpoint to convert to a folder, a small one if asked, and returns its path.
+        code: Python that runs the other tool; its arguments are `their_words`, source and destination.
+        their_name: name of the file or folder that the other tool writes.
+        our_name: name of the file or folder that streamconv writes.
         our_words: options of `streamconv convert`.
-        their_words: what else `code` is told.
+        their_words: further arguments of `code`.
     """
 
     title: str
@@ -59,17 +59,17 @@ class Task:
     their_words: Sequence[str] = ()
 
     def theirs(self, source: Path, folder: Path) -> list[str]:
-        """The other tool's command; alone in its environment (`-I`), whatever this one has."""
+        """Return the other tool's command, isolated (`-I`) from this process's environment."""
         paths = [str(source), str(folder / self.their_name)]
         return [str(self.environment.python), "-I", "-c", self.code, *self.their_words, *paths]
 
     def ours(self, source: Path, folder: Path) -> list[str]:
-        """streamconv's command."""
+        """Return streamconv's command."""
         paths = [str(source), str(folder / self.our_name)]
         return streamconv(["convert", *paths, *self.our_words, "--max-mem", "256M", "--quiet"])
 
 
-#: Those of one source follow each other, so that it is made once. MindFormers writes float32 unless told otherwise.
+#: Tasks with the same source are adjacent, so that it is written once. MindFormers writes float32 by default.
 TASKS = (
     Task(
         "Llama bf16 -> fp32 .ckpt (its default)",
