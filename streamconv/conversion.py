@@ -30,7 +30,7 @@ from .planning.outputs import Output
 from .prepared import Prepared, decide_budget
 from .report import Report, describe, plan_values
 from .rules.statements import TIED, Direction
-from .storage import disk
+from .storage import whole_files
 from .storage.access import Access
 from .tensors.refs import OutputFile
 from .text import format_size, in_python, quote, setting
@@ -185,9 +185,9 @@ class Plan(Prepared):
         beside = self._companions()
         with storing(place, "cannot write into"):
             for name, data in {**self.layout.texts, **beside.texts}.items():
-                disk.write_synced(place / name, data)
+                whole_files.write_synced(place / name, data)
             for path in beside.copies:
-                disk.copy_synced(path, place / path.name)
+                whole_files.copy_synced(path, place / path.name)
 
     def _companions(self) -> Companions:
         """Return the files next to the weights: a model's, or an adapter's."""

@@ -23,7 +23,7 @@ from types import TracebackType
 import xxhash
 
 from ..errors import DestinationError, storing
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..text import quote, setting
 from .fingerprint import Fingerprint, differences
 from .journal import Heading, Journal
@@ -216,7 +216,7 @@ class Staging:
     def _commit_file(self, manifest: bytes) -> None:
         """The old manifest goes first, the new one comes last: never does one stand beside another's checkpoint."""
         folder = self.paths.path.parent
-        disk.write_synced(self.paths.pending_manifest, manifest)
+        whole_files.write_synced(self.paths.pending_manifest, manifest)
         disk.sync_directory(folder)
         self._seal(manifest)
         if disk.exists(self.paths.manifest):
@@ -230,7 +230,7 @@ class Staging:
 
     def _commit_directory(self, manifest: bytes) -> None:
         path, partial = self.paths.path, self.paths.partial
-        disk.write_synced(self.paths.pending_manifest, manifest)
+        whole_files.write_synced(self.paths.pending_manifest, manifest)
         disk.sync_directory(partial)
         self._seal(manifest)
         if not disk.is_directory(path) or not disk.listdir(path):
@@ -259,7 +259,7 @@ class Staging:
     def _clean_up(self) -> None:
         """Remove all but the result."""
         if self._heading.is_aside and disk.exists(self.paths.replaced):
-            disk.remove_tree(self.paths.replaced)
+            whole_files.remove_tree(self.paths.replaced)
         self._remove()
 
     def _remove(self) -> None:
@@ -281,7 +281,7 @@ class Staging:
 
 def _remove(path: Path) -> None:
     if stat.S_ISDIR(disk.mode(path, follow=False)):
-        disk.remove_tree(path)
+        whole_files.remove_tree(path)
     else:
         disk.remove(path)
 
@@ -291,4 +291,4 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str:
-    return _digest(disk.read_file(path, disk.stat(path).st_size))
+    return _digest(whole_files.read_file(path, disk.stat(path).st_size))

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..tensors.refs import SourceFile
 from ..text import quote, setting
-from . import disk
+from . import disk, whole_files
 from .mounts import mount_of
 
 _AUTO = "auto"
@@ -140,5 +140,5 @@ def _are_cached(files: Sequence[SourceFile]) -> bool:
 def _has_huge_pages() -> bool:
     """Return whether the kernel gives huge pages to memory that asks for them."""
     with suppress(OSError):
-        return b"[never]" not in disk.read_file(_HUGE_PAGES, 1 << 10)
+        return b"[never]" not in whole_files.read_file(_HUGE_PAGES, 1 << 10)
     return False

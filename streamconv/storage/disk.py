@@ -1,7 +1,8 @@
-"""Every operation on files: the one place that a test replaces to make storage fail.
+"""Every call on files: the one place that a test replaces to make storage fail.
 
-`PRIMITIVES` make one system call each; the other functions are made of them. An `OSError` passes through unchanged: the
-caller, who knows what the file is for, turns it into words (`errors.reading`, `errors.storing`).
+`PRIMITIVES` make one system call each; the other functions, and those in `whole_files`, are made of them. An `OSError`
+passes through unchanged: the caller knows what the file is for, and turns it into a message (`errors.reading`,
+`errors.storing`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import mmap
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 StrPath = str | os.PathLike[str]
@@ -23,7 +23,6 @@ ALIGNMENT = 4096
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_PIECE = 1 << 20
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -304,42 +303,6 @@ def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None
     write_all(cached, data[done:], offset + done)
 
 
-def read_file(path: StrPath, limit: int) -> bytes:
-    """Return the first `limit` bytes of a small file."""
-    descriptor = open_file(path, os.O_RDONLY)
-    try:
-        return read_up_to(descriptor, limit, 0)
-    finally:
-        close_quietly(descriptor)
-
-
-def write_synced(path: StrPath, data: bytes) -> None:
-    """Write a small file, durable when this returns."""
-    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        write_all(descriptor, memoryview(data), 0)
-        sync(descriptor)
-    finally:
-        close_quietly(descriptor)
-
-
-def copy_synced(source: StrPath, target: StrPath) -> None:
-    """Copy a file's content, durable when this returns."""
-    read_from = open_file(source, os.O_RDONLY)
-    try:
-        descriptor = open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            at = 0
-            while data := read(read_from, _PIECE, at):
-                write_all(descriptor, memoryview(data), at)
-                at += len(data)
-            sync(descriptor)
-        finally:
-            close_quietly(descriptor)
-    finally:
-        close_quietly(read_from)
-
-
 def sync_directory(path: StrPath) -> None:
     """Make the entries of a directory durable, where the file system can."""
     descriptor = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -350,14 +313,3 @@ def sync_directory(path: StrPath) -> None:
             raise
     finally:
         close_quietly(descriptor)
-
-
-def remove_tree(path: StrPath) -> None:
-    """Remove a directory and everything in it; links are removed, not followed."""
-    for name in listdir(path):
-        entry = Path(path, name)
-        if S_ISDIR(mode(entry, follow=False)):
-            remove_tree(entry)
-        else:
-            remove(entry)
-    remove_directory(path)

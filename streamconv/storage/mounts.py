@@ -7,7 +7,7 @@ import re
 from pathlib import PurePath
 from typing import NamedTuple
 
-from . import disk
+from . import disk, whole_files
 
 _TABLE = "/proc/self/mountinfo"
 _LIMIT = 4 << 20
@@ -35,7 +35,7 @@ def mount_of(path: str | os.PathLike[str], table: str | os.PathLike[str] = _TABL
     """
     try:
         place = PurePath(disk.resolve(path))
-        lines = disk.read_file(table, _LIMIT).splitlines()
+        lines = whole_files.read_file(table, _LIMIT).splitlines()
     except OSError:
         return None
     deepest, found = -1, None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconv.storage import disk
+from streamconv.storage import disk, whole_files
 from support import ROOT, running
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
@@ -51,10 +51,10 @@ def test_short_reads_and_writes_are_gone_on_with(tmp_path: Path, monkeypatch: py
     write, read = disk.write, disk.read
     monkeypatch.setattr(disk, "write", lambda fd, data, offset: write(fd, data[:3], offset))
     monkeypatch.setattr(disk, "read", lambda fd, length, offset: read(fd, min(length, 2), offset))
-    disk.write_synced(tmp_path / "a", b"0123456789")
-    assert disk.read_file(tmp_path / "a", 100) == b"0123456789"
-    assert disk.read_file(tmp_path / "a", 5) == b"01234"
-    disk.copy_synced(tmp_path / "a", tmp_path / "b")
+    whole_files.write_synced(tmp_path / "a", b"0123456789")
+    assert whole_files.read_file(tmp_path / "a", 100) == b"0123456789"
+    assert whole_files.read_file(tmp_path / "a", 5) == b"01234"
+    whole_files.copy_synced(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"0123456789"
 
 
@@ -77,7 +77,7 @@ def test_a_tree_is_removed_and_links_in_it_are_not_followed(tmp_path: Path) -> N
     (tmp_path / "tree" / "below").mkdir(parents=True)
     (tmp_path / "tree" / "below" / "file").write_bytes(b"")
     (tmp_path / "tree" / "link").symlink_to(tmp_path / "kept")
-    disk.remove_tree(tmp_path / "tree")
+    whole_files.remove_tree(tmp_path / "tree")
     assert running.tree(tmp_path) == {"kept": None, "kept/file": b""}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.output.writer import OpenFile
-from streamconv.storage import disk
+from streamconv.storage import disk, whole_files
 from system import sweep_power
 from system.sweep_faults import SCENARIOS, Bench, small_units
 
@@ -35,12 +35,12 @@ def test_the_model_of_a_disk_keeps_what_was_synced_and_nothing_else(tmp_path: Pa
     bench.prepare()
     model = sweep_power.Model(bench.work)
     with model.followed():
-        disk.write_synced(bench.work / "synced", b"abc")
+        whole_files.write_synced(bench.work / "synced", b"abc")
         file = disk.open_file(bench.work / "half", 0o102)
         disk.write_all(file, memoryview(b"lost"), 0)
         disk.sync_directory(bench.work)
         disk.close_quietly(file)
-        disk.write_synced(bench.work / "nameless", b"abc")
+        whole_files.write_synced(bench.work / "nameless", b"abc")
     model.take()
     names_lost, sizes_lost, bytes_lost = (dict(image) for _, (image, _) in model.images[-3:])
     assert {name: content for name, (content, _) in names_lost.items()} == {"synced": b"abc", "half": b""}

@@ -1,0 +1,59 @@
+"""Whole small files and directory trees, handled by the calls in `disk`, so that a test can make them fail there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from stat import S_ISDIR
+
+from . import disk
+from .disk import StrPath
+
+_PIECE = 1 << 20
+
+
+def read_file(path: StrPath, limit: int) -> bytes:
+    """Return the first `limit` bytes of a small file."""
+    descriptor = disk.open_file(path, os.O_RDONLY)
+    try:
+        return disk.read_up_to(descriptor, limit, 0)
+    finally:
+        disk.close_quietly(descriptor)
+
+
+def write_synced(path: StrPath, data: bytes) -> None:
+    """Write a small file, durable when this returns."""
+    descriptor = disk.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        disk.write_all(descriptor, memoryview(data), 0)
+        disk.sync(descriptor)
+    finally:
+        disk.close_quietly(descriptor)
+
+
+def copy_synced(source: StrPath, target: StrPath) -> None:
+    """Copy a file's content, durable when this returns."""
+    read_from = disk.open_file(source, os.O_RDONLY)
+    try:
+        descriptor = disk.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            at = 0
+            while data := disk.read(read_from, _PIECE, at):
+                disk.write_all(descriptor, memoryview(data), at)
+                at += len(data)
+            disk.sync(descriptor)
+        finally:
+            disk.close_quietly(descriptor)
+    finally:
+        disk.close_quietly(read_from)
+
+
+def remove_tree(path: StrPath) -> None:
+    """Remove a directory and everything in it; links are removed, not followed."""
+    for name in disk.listdir(path):
+        entry = Path(path, name)
+        if S_ISDIR(disk.mode(entry, follow=False)):
+            remove_tree(entry)
+        else:
+            disk.remove(entry)
+    disk.remove_directory(path)
