@@ -112,7 +112,7 @@ def plan(
         max_shard_size: bytes of an output shard at most, or a size such as `"5GB"`.
         workers: threads; by default as many as cores and memory allow, at most 4.
         config: the model's config.json if it is not next to the weights, or a MindFormers YAML.
-        io: `map` the source's files, `read` them, read and write `direct`, past the page cache; or `auto`.
+        io: `read` and write through the page cache, or `direct`, past it; or `auto`, by file system.
         crc: append MindSpore's CRC to a `.ckpt`.
         overwrite: replace a checkpoint that exists at `dest`.
         restart: discard what an interrupted run left instead of resuming it.
@@ -232,7 +232,7 @@ def diff(
         a: a directory or a file.
         b: another one; names are compared as they are.
         max_mem: resident memory allowed, in bytes or as a size such as `"16G"`.
-        io: `map` the files, `read` them, read them `direct`, past the page cache, or `auto`.
+        io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
         progress: called a few times a second; counts bytes of both sides.
 
     Raises:

@@ -272,7 +272,7 @@ def open(path: str | os.PathLike[str], *, io: str = "auto") -> Checkpoint:  # no
 
     Args:
         path: a directory or a file, HuggingFace's or MindSpore's, in any supported format.
-        io: `map` the files, `read` them, or `auto`, by file system.
+        io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
 
     Raises:
         SourceError: the checkpoint is broken or unreadable.

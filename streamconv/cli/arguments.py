@@ -78,8 +78,8 @@ MAX_MEM = click.option(
 
 IO = click.option(
     "--io",
-    metavar="auto|map|read|direct",
-    help="Map the source's files, read them, or read and write past the page cache.  [default: auto]",
+    metavar="auto|read|direct",
+    help="Read and write through the page cache, or past it (direct).  [default: auto]",
 )
 
 RESOURCES = together(
