@@ -7,73 +7,44 @@ A plan is made in the order of `plan`: parse what was given → open the source 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, cast
 
+from .arguments import PathLike, PlanOptions
 from .checkpoint import open as open_checkpoint
 from .checks import against_manifest
 from .checks.against_manifest import Verified
 from .checks.diff import Diff, diff_checkpoints
 from .checks.sample import Sample
 from .checks.sample import sample as parse_sample
-from .configs import model_config
-from .configs.model_config import ModelConfig
 from .conversion import Plan, compare
-from .engine import budget
 from .engine.progress import OnProgress, Progress
-from .engine.reader import same_start
 from .errors import UsageError, reading
 from .families import registry
-from .families.registry import Family, Value
+from .families.registry import Value
 from .formats import layout
-from .formats.catalog import open_catalog
 from .formats.layout import HF_SAFETENSORS, PEFT, FileLayout
 from .output import format_choice, manifest
 from .output.manifest import Manifest
-from .output.settings import Settings, recorded_arguments
+from .output.settings import Settings
 from .planning import family_check
 from .planning.family_check import Finding
 from .planning.mapping import TensorMapping
-from .planning.options import Question, decided_plan, parse_options, said_options
+from .planning.options import parse_options
 from .prepared import decide_budget
 from .report import Report
 from .rules.statements import Direction
+from .source import Source
 from .storage import access, disk
 from .tensors import dtypes
-from .tensors.dtypes import DType
-from .tensors.refs import Catalog
-from .text import quote, setting
+from .text import setting
 from .units import DEFAULT_SHARD_SIZE, parse_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-PathLike = str | os.PathLike[str]
-
 _MOST_WORKERS = 256
-
-
-class PlanOptions(TypedDict, total=False):
-    """The keyword arguments of `plan`, for functions that pass them on."""
-
-    model: str | None
-    family: PathLike | None
-    reverse: bool
-    dtype: str | None
-    options: Mapping[str, Value] | None
-    format: str | None
-    max_mem: str | int | None
-    max_shard_size: str | int
-    workers: int | None
-    config: PathLike | None
-    io: str
-    crc: bool
-    overwrite: bool
-    restart: bool
-    verify: bool
 
 
 def plan(
@@ -129,14 +100,14 @@ def plan(
     """
     _check_words(io, workers)
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
-    opened = _Opened.open(source, max_mem, config)
+    opened = Source.open(source, max_mem, config)
     destination = format_choice.destination(Path(dest))
-    chosen, family_source = _family(model, family, opened)
+    chosen, family_source = opened.family(model, family)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
     kind = format_choice.choose_format(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
-    mapping = _map(opened, chosen, direction, dtypes.target(dtype), given)
-    settings = _settings(mapping, kind, shard_size, crc)
+    mapping = opened.map(chosen, direction, dtypes.target(dtype), given)
+    settings = Settings.of(mapping, PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind, shard_size, crc)
     placed = _lay_out(mapping, settings, destination.path.name, chosen.torch_root)
     planned = Plan(
         catalog=opened.catalog,
@@ -212,7 +183,7 @@ def verify(
     found = manifest.find(path)
     if source is None:
         return _verify_alone(path, found, taken, progress, options)
-    arguments = _recorded(found)
+    arguments = cast(PlanOptions, found.arguments if found else {})
     arguments.update(options)
     planned = plan(source, dest, **arguments)
     return compare(planned, planned.destination.paths, planned.budget, progress, taken)
@@ -260,7 +231,7 @@ def check(family: PathLike, source: PathLike, *, config: PathLike | None = None)
     """
     path = Path(family)
     chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(family))
-    opened = _Opened.open(source, None, config)
+    opened = Source.open(source, None, config)
     return family_check.check_family(chosen, opened.catalog, opened.config.values)
 
 
@@ -277,75 +248,10 @@ def inspect(path: PathLike) -> dict[str, object]:
     return open_checkpoint(path).to_json()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """A source, opened: its tensors, its config, and the manifest of the run that made it, if streamconv did."""
-
-    catalog: Catalog
-    config: ModelConfig
-    made_by: Manifest | None
-    memory_limit: int
-
-    @classmethod
-    def open(cls, source: PathLike, max_mem: str | int | None, config: PathLike | None) -> _Opened:
-        limit = budget.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
-        catalog = open_catalog(Path(source), lambda: budget.header_room(limit))
-        budget.check_planning(limit, len(catalog))
-        file = Path(config) if config else None
-        return cls(
-            catalog=catalog,
-            config=model_config.load(catalog.directory, file, budget.header_room(limit)),
-            made_by=manifest.find(Path(source), budget.header_room(limit)),
-            memory_limit=limit,
-        )
-
-    @property
-    def recorded_options(self) -> tuple[str, Mapping[str, object]] | None:
-        """The family and the options that the source was made with."""
-        return (self.made_by.text("model"), self.made_by.options) if self.made_by else None
-
-
 def _check_words(io: str, workers: int | None) -> None:
     access.check_io(io)
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
-
-
-def _family(model: str | None, own: PathLike | None, opened: _Opened) -> tuple[Family, str]:
-    """The model family, and how it is known."""
-    if own is not None:
-        family = registry.load(own)
-        if model not in (None, family.name):
-            raise UsageError(
-                f"{setting('family', quote(own))} defines {quote(family.name)}, not {quote(model)}",
-                f"omit {setting('model')}",
-            )
-        return family, quote(own)
-    if model is not None:
-        return registry.choose(model, opened.config.values), setting("model")
-    if opened.made_by is not None and isinstance(opened.made_by["model"], str):
-        return registry.find(opened.made_by["model"]), opened.made_by.path.name
-    return registry.recognise(opened.config.values)
-
-
-def _map(
-    opened: _Opened, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]
-) -> TensorMapping:
-    """Decide the options that were not given, and map every tensor."""
-    question = Question(opened.catalog, family, opened.config.values, direction, dtype, same_start)
-    return decided_plan(question, given, opened.recorded_options, said_options(family, opened.config.yaml_values))
-
-
-def _settings(mapping: TensorMapping, kind: str, max_shard_size: int, crc: bool) -> Settings:
-    return Settings(
-        model=mapping.family,
-        direction=mapping.direction,
-        options=mapping.options,
-        dtype=mapping.dtype,
-        format=PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind,
-        max_shard_size=max_shard_size,
-        crc=crc,
-    )
 
 
 def _lay_out(mapping: TensorMapping, settings: Settings, name: str, torch_root: str | None) -> FileLayout:
@@ -368,17 +274,6 @@ def _verify_alone(
             f"give {setting('source')}, or omit {names}",
         )
     return against_manifest.against_manifest(path, against_manifest.needed(found, path), progress, sample)
-
-
-def _recorded(found: Manifest | None) -> PlanOptions:
-    """The arguments of the conversion that wrote a manifest."""
-    if found is None:
-        return {}
-    words = {dtype.name: word for word, dtype in dtypes.TARGETS.items()}
-    try:
-        return cast(PlanOptions, recorded_arguments(found.settings, words))
-    except KeyError as error:
-        raise manifest.broken(found, f"dtype is not as streamconv writes it: {quote(error)}") from None
 
 
 __all__ = [

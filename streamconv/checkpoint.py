@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import EllipsisType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from .formats.catalog import open_catalog
 from .storage import access
 from .storage.access import Access
 from .tensors import views
+from .tensors.indexing import Index, as_range, expanded
 from .tensors.refs import Catalog, TensorRef
 from .text import counted, format_size, quote
-
-Index = int | slice | EllipsisType
 
 #: Bytes of the source that are in memory at a time, beside the array that is returned.
 _WINDOW = 16 << 20
@@ -115,8 +113,8 @@ class LazyTensor:
             UsageError: the checkpoint is closed.
         """
         dtype = self.dtype
-        indices = _expanded(index, self.ndim)
-        ranges = [_range(one, size) for one, size in zip(indices, self.shape, strict=True)]
+        indices = expanded(index, self.ndim)
+        ranges = [as_range(one, size) for one, size in zip(indices, self.shape, strict=True)]
         array = self._read([r if r.step > 0 else r[::-1] for r in ranges])
         backwards = tuple(axis for axis, r in enumerate(ranges) if r.step < 0)
         dropped = tuple(axis for axis, one in enumerate(indices) if not isinstance(one, slice))
@@ -281,35 +279,3 @@ def open(path: str | os.PathLike[str], *, io: str = "auto") -> Checkpoint:  # no
     """
     access.check_io(io)
     return Checkpoint(open_catalog(Path(path)), io)
-
-
-def _expanded(index: Index | tuple[Index, ...], ndim: int) -> list[int | slice]:
-    """One index for every axis."""
-    indices = index if isinstance(index, tuple) else (index,)
-    given = [one for one in indices if one is not Ellipsis]
-    if len(indices) - len(given) > 1:
-        raise IndexError("an index can only have a single ellipsis ('...')")
-    if len(given) > ndim:
-        raise IndexError(f"too many indices: the tensor is {ndim}-dimensional, and {len(given)} were indexed")
-    place = next((axis for axis, one in enumerate(indices) if one is Ellipsis), len(indices))
-    filled = [*indices[:place], *[slice(None)] * (ndim - len(given)), *indices[place + 1 :]]
-    return [_checked(one) for one in filled if one is not Ellipsis]
-
-
-def _checked(index: object) -> int | slice:
-    if isinstance(index, slice):
-        return index
-    if isinstance(index, bool) or not hasattr(index, "__index__"):
-        raise IndexError(
-            f"only whole numbers, slices and '...' are read from disk, not {index!r}: index the array that you get"
-        )
-    return operator.index(index)
-
-
-def _range(index: int | slice, size: int) -> range:
-    """The elements of an axis that an index takes."""
-    if isinstance(index, slice):
-        return range(size)[index]
-    if not -size <= index < size:
-        raise IndexError(f"index {index} is out of bounds for an axis of size {size}")
-    return range(index % size, index % size + 1)

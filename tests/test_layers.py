@@ -36,9 +36,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
         *("prepared", "report"),
     ),
+    "arguments": ("rules",),
+    "source": ("arguments", "tensors", "formats", "families", "rules", "configs", "planning", "engine", "output"),
     "api": (
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
-        *("checkpoint", "prepared", "report", "conversion"),
+        *("checkpoint", "prepared", "report", "conversion", "arguments", "source"),
     ),
     "cli": (
         "rules",

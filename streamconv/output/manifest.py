@@ -20,7 +20,7 @@ from ..storage import disk
 from ..text import quote
 from .blocks import BLOCK
 from .paths import ResultPaths
-from .settings import Settings
+from .settings import Settings, arguments_of
 
 _LIMIT = 256 << 20
 _REMEDY = "remove it, or convert again"
@@ -45,7 +45,7 @@ class Manifest:
         """
         value = self[key]
         if not isinstance(value, str):
-            raise broken(self, f"{key} is not as streamconv writes it")
+            raise _broken(self, f"{key} is not as streamconv writes it")
         return value
 
     def number(self, key: str) -> int:
@@ -56,20 +56,24 @@ class Manifest:
         """
         value = self[key]
         if type(value) is not int:
-            raise broken(self, f"{key} is not as streamconv writes it")
+            raise _broken(self, f"{key} is not as streamconv writes it")
         return value
 
     @property
-    def settings(self) -> Mapping[str, object]:
-        """What made the checkpoint, as `Settings.to_json` wrote it.
+    def arguments(self) -> dict[str, object]:
+        """The arguments of `streamconv.plan` that made the checkpoint.
 
         Raises:
-            SourceError: a setting is missing, or of another kind.
+            SourceError: a setting is missing, or is not one that streamconv writes.
         """
         texts = {key: self.text(key) for key in ("model", "direction", "format")}
         dtype = self["dtype"] if self["dtype"] is None else self.text("dtype")
         size, crc = self.number("max_shard_size"), bool(self["crc"])
-        return {**texts, "options": self.options, "dtype": dtype, "max_shard_size": size, "crc": crc}
+        values = {**texts, "options": self.options, "dtype": dtype, "max_shard_size": size, "crc": crc}
+        try:
+            return arguments_of(values)
+        except KeyError as error:
+            raise _broken(self, f"dtype is not as streamconv writes it: {quote(error)}") from None
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -87,7 +91,7 @@ class Manifest:
                 ):
                     result[name] = (size, blocks)
                 case _:
-                    raise broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
+                    raise _broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
         return result
 
     @property
@@ -99,7 +103,7 @@ class Manifest:
                 case {"file": str(file), "extents": list(extents)} if all(map(_is_extent, extents)):
                     result[name] = (file, extents)
                 case _:
-                    raise broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
+                    raise _broken(self, f"its entry for tensor {quote(name)} is not as streamconv writes it")
         return result
 
 
@@ -185,7 +189,7 @@ def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:
 def _object(manifest: Manifest, key: str) -> Mapping[str, object]:
     value = manifest[key]
     if not isinstance(value, dict):
-        raise broken(manifest, f"{key} is missing")
+        raise _broken(manifest, f"{key} is missing")
     return value
 
 
@@ -197,6 +201,6 @@ def _is_extent(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
 
 
-def broken(manifest: Manifest, what: str) -> SourceError:
+def _broken(manifest: Manifest, what: str) -> SourceError:
     """Return the error for a manifest that is not as streamconv writes it."""
     return SourceError(f"{quote(manifest.path)}: {what}", _REMEDY)

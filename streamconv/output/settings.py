@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..formats.layout import HF_SAFETENSORS, PEFT
+from ..planning.mapping import TensorMapping
 from ..rules.family import Options
 from ..rules.statements import Direction
-from ..tensors.dtypes import DType
+from ..tensors.dtypes import TARGETS, DType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,19 @@ class Settings:
     max_shard_size: int
     crc: bool
 
+    @classmethod
+    def of(cls, mapping: TensorMapping, kind: str, max_shard_size: int, crc: bool) -> Settings:
+        """Return the settings of a mapping that is written in this format."""
+        return cls(
+            model=mapping.family,
+            direction=mapping.direction,
+            options=mapping.options,
+            dtype=mapping.dtype,
+            format=kind,
+            max_shard_size=max_shard_size,
+            crc=crc,
+        )
+
     def to_json(self) -> dict[str, object]:
         """Return them as plain values."""
         return {
@@ -45,23 +60,23 @@ class Settings:
         }
 
 
-def recorded_arguments(values: Mapping[str, object], dtype_words: Mapping[str, str]) -> dict[str, object]:
-    """Return the arguments of `plan` that give the same settings again.
+def arguments_of(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments of `streamconv.plan` that give the same settings again.
 
     Args:
-        values: settings as `to_json` made them, checked.
-        dtype_words: name of a dtype -> what `plan` calls it.
+        values: settings as `to_json` made them; their types are checked.
 
     Raises:
-        KeyError: a setting is missing, or a dtype is none that `plan` casts to.
+        KeyError: a setting is missing, or a dtype is none that floats are cast to.
     """
+    words = {dtype.name: word for word, dtype in TARGETS.items()}
     dtype = values["dtype"]
     return {
         "model": values["model"],
         "reverse": values["direction"] == Direction.REVERSE.value,
-        "dtype": None if dtype is None else dtype_words[str(dtype)],
+        "dtype": None if dtype is None else words[str(dtype)],
         "options": values["options"],
-        "format": "hf" if values["format"] == "peft" else values["format"],
+        "format": HF_SAFETENSORS if values["format"] == PEFT else values["format"],
         "max_shard_size": values["max_shard_size"],
         "crc": values["crc"],
     }

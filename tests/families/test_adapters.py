@@ -75,6 +75,14 @@ def test_there_and_back(tmp_path, model, spelling) -> None:
     assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.iterdir()}
 
 
+def test_an_adapter_is_verified_against_its_source_as_its_manifest_says(tmp_path) -> None:
+    source = peft(tmp_path / "peft", adapter("llama"), CONFIG)
+    there = convert(source, tmp_path / "ms", model="llama")
+    back = convert(there, tmp_path / "back", reverse=True)
+    assert streamconv.verify(there, source=source, max_mem="8G").tensors == len(golden.found(there))
+    assert streamconv.verify(back, source=there, max_mem="8G").tensors == len(golden.found(back))
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_any_spelling_comes_back_without_a_manifest(tmp_path, spelling) -> None:
     source = peft(tmp_path / "peft", adapter("llama"), CONFIG)
