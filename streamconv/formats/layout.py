@@ -1,4 +1,4 @@
-"""Where every output byte goes. Pure arithmetic over the plan; no file is touched."""
+"""Where every output byte goes: arithmetic over the plan, without touching a file."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) 
 
 
 def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
-    """Have the reference implementation judge too; it maps the file and reads its header, no tensor."""
+    """Refuse what the reference implementation refuses; it maps the file and reads its header, no tensor."""
     # The library takes Unicode paths only, and Linux allows others.
     if any(entry.dtype.name in _NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
         return

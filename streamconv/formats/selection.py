@@ -1,4 +1,4 @@
-"""Which files of a directory are the checkpoint, by names and indices alone, and why all others are left alone."""
+"""Which files of a directory are the checkpoint, by names and indices alone, and why all others are ignored."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def select(files: Listing) -> Selection:
 
 
 def _indexed_safetensors(files: Listing) -> Selection | None:
-    """HuggingFace's index or MindSpore's map."""
+    """Select what HuggingFace's index or MindSpore's map names."""
     found = [index for index in map(files.read_index, (HF_INDEX, MS_MAP)) if index]
     if len(found) == 2 and found[0] != found[1]:
         raise SourceError(
@@ -92,8 +92,8 @@ def _loose_safetensors(files: Listing) -> Selection | None:
     return Selection("safetensors", names) if names else None
 
 
-def _torch_beside_ckpt(files: Listing) -> None:
-    """Torch files and MindSpore's: nothing tells which are meant."""
+def _torch_and_ckpt(files: Listing) -> None:
+    """Refuse torch files next to MindSpore's."""
     torch_files, ckpts = _torch_names(files), files.weights(".ckpt")
     if torch_files and ckpts:
         raise SourceError(
@@ -109,7 +109,7 @@ def _indexed_torch(files: Listing) -> Selection | None:
 
 
 def _loose_torch(files: Listing) -> Selection | None:
-    """A numbered series, `pytorch_model.bin`, or the only file."""
+    """Select a numbered series, `pytorch_model.bin`, or the only file."""
     found = files.weights(TORCH_ENDINGS)
     if not found:
         return None
@@ -126,7 +126,7 @@ def _loose_torch(files: Listing) -> Selection | None:
 
 
 def _adapter(files: Listing) -> Selection | None:
-    """An adapter, if there is no model beside it."""
+    """Select an adapter, if there is no model next to it."""
     name = next((name for name in _ADAPTERS if name in files.names), None)
     return Selection(FORMATS[Path(name).suffix], [name]) if name and not files.weights(".ckpt") else None
 
@@ -144,7 +144,7 @@ def _one_ckpt(files: Listing) -> Selection | None:
 RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
     ("an index of safetensors files", _indexed_safetensors),
     ("safetensors files", _loose_safetensors),
-    ("not torch files beside .ckpt files", _torch_beside_ckpt),
+    ("not torch files next to .ckpt files", _torch_and_ckpt),
     ("an index of torch files", _indexed_torch),
     ("torch files", _loose_torch),
     ("an adapter", _adapter),
@@ -180,7 +180,7 @@ def _dangles(path: Path) -> bool:
 
 
 def ignored(files: Listing, chosen: Selection) -> dict[str, str]:
-    """Return why the other entries of the directory are left alone, by name; not of those that hold no weights."""
+    """Return why other entries of the directory are not read, by name; entries without weights are not listed."""
     others = (name for name in files.names if name not in chosen.names)
     reasons = {name: _reason(files.directory / name, chosen) for name in others}
     return {name: reason for name, reason in reasons.items() if reason}

@@ -90,7 +90,7 @@ class _Archive:
         return begin
 
     def end(self) -> tuple[int, tuple[tuple[int, bytes], ...], tuple[ChecksumSlot, ...]]:
-        """The directory; then the file's size, literals and checksum slots."""
+        """Add the directory; return the file's size, literals and checksum slots."""
         at = self._begin + len(self._pending)
         directory, places = zips.directory(((one.name, one.header, one.size) for one in self._placed), at)
         self._literals.append((self._begin, self._pending + directory))
@@ -114,7 +114,7 @@ class _Archive:
 
 
 def _crc_slot(begin: int, end: int, in_directory: int) -> ChecksumSlot:
-    """An entry's CRC-32: in its data descriptor and in the directory."""
+    """Return the slot of an entry's CRC-32, in its data descriptor and in the directory."""
     return ChecksumSlot(begin, end, (end + zips.CRC_IN_DESCRIPTOR, in_directory), zips.CRC_BYTES, "little")
 
 

@@ -52,7 +52,7 @@ def test_loose_safetensors(listed: List) -> None:
 
 
 def test_torch_beside_ckpt(listed: List) -> None:
-    rule = RULE["not torch files beside .ckpt files"]
+    rule = RULE["not torch files next to .ckpt files"]
     assert rule(listed("a.ckpt", "optimizer.pt")) is None
     with pytest.raises(SourceError) as caught:
         rule(listed("b.bin"))
