@@ -12,7 +12,7 @@ from ..formats.headers import DOWNLOAD_AGAIN, HeaderRoom, check_json, is_deep, o
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
-from . import mindformers_yaml as mindformers
+from . import mindformers_yaml
 
 CONFIG = "config.json"
 
@@ -64,8 +64,8 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
         return ModelConfig(path, read_json(path, header_room))
-    yaml_values = mindformers.parse(_read(path, YAML_LIMIT), quote(path))
-    return ModelConfig(path, mindformers.as_config(yaml_values), yaml_values)
+    yaml_values = mindformers_yaml.parse(_read(path, YAML_LIMIT), quote(path))
+    return ModelConfig(path, mindformers_yaml.as_config(yaml_values), yaml_values)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -17,8 +17,7 @@ from ..errors import SourceError, UnsupportedError, reading
 from ..storage import disk
 from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import counted, quote
-from . import ckpt, safetensors
-from . import torch_reader as torch
+from . import ckpt, safetensors, torch_reader
 from .headers import HeaderRoom
 from .selection import FORMATS, TORCH_ENDINGS, ignored, list_directory, select
 from .shards import listing
@@ -49,7 +48,7 @@ def _read_ckpt(path: Path, header_room: HeaderRoom) -> _Shard:
 
 
 def _read_torch(path: Path, header_room: HeaderRoom) -> _Shard:
-    return _Shard(*torch.read(path, header_room))
+    return _Shard(*torch_reader.read(path, header_room))
 
 
 _READERS = {"safetensors": _read_safetensors, "ckpt": _read_ckpt, "torch": _read_torch}

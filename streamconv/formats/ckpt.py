@@ -25,7 +25,7 @@ from ..tensors import dtypes
 from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import counted, quote, setting
 from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, opened, read_at, read_head, shape_nbytes
-from .protobuf import BYTES, VARINT, Field, Window
+from .protobuf import BYTES, VARINT, Field, Window, encode_varint
 from .specs import checked
 
 SLICE_BYTES = 512 << 20
@@ -292,15 +292,7 @@ def _record_head(spec: TensorSpec, length: int) -> bytes:
     """Return a record without its `length` bytes of content at the end; the lengths in it include them."""
     tag, kind = spec.name.encode(), (spec.dtype.mindspore or "").encode()
     dims = (0,) if spec.dtype is dtypes.STR else spec.shape
-    tensor = b"".join(b"\x08" + _varint(size) for size in dims)
-    tensor += b"\x12" + _varint(len(kind)) + kind + b"\x1a" + _varint(length)
-    value = b"\x0a" + _varint(len(tag)) + tag + b"\x12" + _varint(len(tensor) + length) + tensor
-    return b"\x0a" + _varint(len(value) + length) + value
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*out, number))
+    tensor = b"".join(b"\x08" + encode_varint(size) for size in dims)
+    tensor += b"\x12" + encode_varint(len(kind)) + kind + b"\x1a" + encode_varint(length)
+    value = b"\x0a" + encode_varint(len(tag)) + tag + b"\x12" + encode_varint(len(tensor) + length) + tensor
+    return b"\x0a" + encode_varint(len(value) + length) + value

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from ..errors import UnsupportedError
 from ..tensors.refs import OutputFile, TensorSpec
 from ..text import counted, quote, setting
-from . import ckpt, safetensors, shards
-from . import torch_writer as torch_layout
+from . import ckpt, safetensors, shards, torch_writer
 
 CKPT, MS_SAFETENSORS, HF_SAFETENSORS, PEFT, TORCH = "ckpt", "safetensors", "hf", "peft", "torch"
 
@@ -61,7 +60,7 @@ def lay_out(
     if kind == CKPT:
         return FileLayout(kind, (ckpt.lay_out(name, tensors, crc),))
     if kind == TORCH:
-        return FileLayout(kind, (torch_layout.lay_out(name, tensors, torch_root),))
+        return FileLayout(kind, (torch_writer.lay_out(name, tensors, torch_root),))
     if kind == PEFT:
         return FileLayout(kind, (safetensors.lay_out(ADAPTER, tensors, {"format": "pt"}),))
     groups = shards.split(tensors, max_shard_size)

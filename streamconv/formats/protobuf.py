@@ -113,3 +113,12 @@ class Window:
 
     def _place(self, at: int) -> str:
         return f"{quote(self.file.path.name)}, byte {at} ({self.near})"
+
+
+def encode_varint(number: int) -> bytes:
+    """Return an unsigned number as protobuf writes it: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*out, number))

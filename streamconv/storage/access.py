@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -96,7 +97,7 @@ def for_reading(io: str, files: Sequence[SourceFile], reads_once: bool = True) -
         return chosen
     if not reads_once:
         return ChosenAccess(Access.READ, "parts may be read again")
-    return ChosenAccess(Access.READ, "already in the page cache") if _are_cached(files) else chosen
+    return ChosenAccess(Access.READ, "already in the page cache") if _are_mostly_cached(files) else chosen
 
 
 def for_writing(io: str, directory: Path) -> ChosenAccess:
@@ -124,7 +125,7 @@ def _fastest(path: Path) -> ChosenAccess:
     return ChosenAccess(Access.DIRECT, f"{mount.kind}, huge pages")
 
 
-def _are_cached(files: Sequence[SourceFile]) -> bool:
+def _are_mostly_cached(files: Sequence[SourceFile]) -> bool:
     """Return whether the page cache holds most of the files, judged by a few bytes spread over them."""
     total = sum(file.size for file in files)
     places, before, found = [total * number // _PROBES for number in range(_PROBES)], 0, 0
@@ -133,8 +134,24 @@ def _are_cached(files: Sequence[SourceFile]) -> bool:
         before += file.size
         if inside:
             with suppress(OSError):
-                found += sum(disk.are_cached(file.path, inside))
+                found += sum(are_cached(file.path, inside))
     return 2 * found > _PROBES
+
+
+def are_cached(path: Path, offsets: Iterable[int]) -> list[bool]:
+    """Return for each offset whether the page cache holds the byte there."""
+    descriptor, byte = disk.open_file(path, os.O_RDONLY), memoryview(bytearray(1))
+    found = []
+    try:
+        disk.advise_random(descriptor)
+        for offset in offsets:
+            try:
+                found.append(disk.read_cached(descriptor, byte, offset) == 1)
+            except BlockingIOError:
+                found.append(False)
+    finally:
+        disk.close_quietly(descriptor)
+    return found
 
 
 def _has_huge_pages() -> bool:

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
@@ -249,22 +248,6 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += write(descriptor, data[done:], offset + done)
-
-
-def are_cached(path: StrPath, offsets: Iterable[int]) -> list[bool]:
-    """Return for each offset whether the page cache holds the byte there."""
-    descriptor, byte = open_file(path, os.O_RDONLY), memoryview(bytearray(1))
-    found = []
-    try:
-        advise_random(descriptor)
-        for offset in offsets:
-            try:
-                found.append(read_cached(descriptor, byte, offset) == 1)
-            except BlockingIOError:
-                found.append(False)
-    finally:
-        close_quietly(descriptor)
-    return found
 
 
 def open_direct(descriptor: int, flags: int) -> int | None:

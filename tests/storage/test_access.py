@@ -49,7 +49,7 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert str(access.for_reading("auto", FILES, reads_once=False)) == "read (parts may be read again)"
     assert str(access.for_reading("auto", ())) == "read (no files)"
-    monkeypatch.setattr(access, "_are_cached", lambda files: True)
+    monkeypatch.setattr(access, "_are_mostly_cached", lambda files: True)
     assert str(access.for_reading("auto", FILES)) == "read (already in the page cache)"
     huge = False
     assert str(access.for_reading("auto", FILES)) == "read (ext4, no huge pages)"
@@ -116,4 +116,4 @@ def test_what_the_page_cache_has_is_taken_from_there(tmp_path: Path, monkeypatch
 
 def test_files_that_cannot_be_opened_are_not_cached(tmp_path: Path) -> None:
     """Why they cannot, the reader is told."""
-    assert not access._are_cached([SourceFile(tmp_path / "missing", 100)])
+    assert not access._are_mostly_cached([SourceFile(tmp_path / "missing", 100)])
