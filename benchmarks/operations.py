@@ -24,7 +24,8 @@ import numpy as np
 
 from streamconv import testing as samples
 from streamconv.engine.boxes import boxes, cells
-from streamconv.engine.reader import Reader, bits
+from streamconv.engine.reader import Reader
+from streamconv.engine.windows import bits
 from streamconv.families.parts.decoder import gate_and_up
 from streamconv.families.parts.latent_attention import even_then_odd
 from streamconv.formats.catalog import open_catalog

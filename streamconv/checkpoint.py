@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .engine.kernels import numpy_dtype
-from .engine.reader import Reader, bits
+from .engine.reader import Reader
+from .engine.windows import bits
 from .errors import UnsupportedError, UsageError
 from .formats.catalog import open_catalog
 from .storage import access

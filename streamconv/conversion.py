@@ -16,8 +16,8 @@ from .configs.companions import Companions
 from .configs.peft import ALPHA
 from .engine import workers
 from .engine.budget import Budget, peak_bytes
+from .engine.open_files import check_unchanged
 from .engine.progress import OnProgress, Progress, Tally
-from .engine.reader import check_unchanged
 from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, storing
 from .output import fingerprint, manifest

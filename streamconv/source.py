@@ -10,7 +10,7 @@ from .arguments import PathLike
 from .configs import model_config
 from .configs.model_config import ModelConfig
 from .engine import budget
-from .engine.reader import same_start
+from .engine.windows import same_start
 from .errors import UsageError
 from .families import registry
 from .formats.catalog import open_catalog

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
-from ..engine.budget import resident_bytes
-from ..engine.progress import OnProgress, Progress
+from ..engine.progress import OnProgress, ProgressReporter
 from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, reading
 from ..formats.catalog import open_catalog
 from ..output.blocks import BLOCK
@@ -60,15 +58,14 @@ def against_manifest(
     files = manifest.files
     chosen = _chosen_blocks(manifest, sample)
     total = sum(_block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
-    done, started = 0, time.monotonic()
+    done, reporter = 0, ProgressReporter(on_progress, total)
     for name, (size, digests) in files.items():
         place = paths.file(name)
         for number, digest in _digests(place, size, chosen[name]):
             if number >= len(digests) or digest != digests[number]:
                 raise _differs(place, name, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
             done += _block_size(size, number)
-            if on_progress:
-                on_progress(Progress(done, total, time.monotonic() - started, resident_bytes(), 0, name))
+            reporter.report(done, name)
     if sample is not None:
         _check_places(paths, manifest)
     return Verified(len(files), len(manifest.tensors), total, sum(size for size, _ in files.values()))

@@ -13,6 +13,7 @@ from ..errors import SourceError, VerificationError, reading
 from ..formats.layout import FileLayout
 from ..output.paths import ResultPaths
 from ..storage import disk
+from ..storage.regions import Placement
 from ..tensors.grids import Box
 from ..tensors.refs import OutputFile, file_spans
 from ..text import quote
@@ -56,7 +57,7 @@ class CompareSink:
             self.close()
             raise
 
-    def phase(self, name: str, offset: int, count: int) -> int | None:
+    def placement(self, name: str, offset: int, count: int) -> Placement | None:
         """Return `None`: bytes that are compared may lie anywhere in memory."""
         return None
 

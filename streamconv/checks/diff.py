@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,21 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from ..engine import budget as memory
-from ..engine.boxes import boxes, cells
-from ..engine.progress import OnProgress, Progress
-from ..engine.reader import Reader, read_box
+from ..engine.progress import OnProgress, ProgressReporter
+from ..engine.side_by_side import SideBySide
 from ..formats.catalog import open_catalog
 from ..storage import access
-from ..storage.regions import Region
+from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, flat_index
 from ..tensors.refs import Catalog, TensorRef
-from ..tensors.views import leaf
 from ..text import counted, format_size, quote
 from ..units import parse_size
 from .elements import Compared, comparable
 
 _SHOWN = 20
-_TICK = 0.1
 
 #: What can differ, in the order in which it is said, with the words of the summary.
 KINDS = {
@@ -234,23 +229,21 @@ def diff_checkpoints(
 
 
 class _Comparison:
-    """Compares, with two readers whose windows, and what is moved out of them, make up one worker's two regions."""
+    """Compares two checkpoints tensor by tensor, in the memory of one worker."""
 
     def __init__(self, one: Catalog, other: Catalog, limit: int, io: str, on_progress: OnProgress | None) -> None:
-        self._one, self._other, self._limit = one, other, limit
-        self._half = memory.divide(limit, 1, len(one) + len(other)).region_bytes // 2
-        self._readers = [
-            Reader(self._half, access.for_reading(io, catalog.files).access, drops=True) for catalog in (one, other)
-        ]
-        self._spare = [Region(self._half), Region(self._half)]
-        self._on_progress, self._done, self._started, self._said = on_progress, 0, time.monotonic(), -math.inf
-        self._total = sum(one[name].nbytes + other[name].nbytes for name in one if self._readable(name))
+        self._one, self._other = one, other
+        region_bytes = memory.divide(limit, 1, len(one) + len(other)).region_bytes
+        accesses = (access.for_reading(io, one.files).access, access.for_reading(io, other.files).access)
+        self._pair = SideBySide(region_bytes, accesses, drops=True)
+        total = sum(one[name].nbytes + other[name].nbytes for name in one if self._readable(name))
+        self._reporter, self._done = ProgressReporter(on_progress, total, limit), 0
 
     def run(self) -> Diff:
         one, other = self._one, self._other
         found = [Difference("only in A", one[name], None) for name in one if name not in other]
         found += [Difference("only in B", None, other[name]) for name in other if name not in one]
-        with closing(self._readers[0]), closing(self._readers[1]):
+        with self._pair:
             common = [one[name] for name in one if name in other]
             found += [d for ref in common if (d := self._compare(ref, other[ref.name]))]
         found.sort(key=lambda difference: list(KINDS).index(difference.kind))
@@ -273,25 +266,15 @@ class _Comparison:
 
     def _elements(self, one: TensorRef, other: TensorRef) -> Compared:
         found = Compared(one.dtype, other.dtype, math.prod(one.shape))
-        a, b = leaf(one), leaf(other)
-        for cell in cells(a):
-            for box in boxes(a, cell, max(one.dtype.itemsize, other.dtype.itemsize), self._half):
-                # Nothing here holds the windows: the next ones must not come beside them.
-                found.add(
-                    read_box(self._readers[0], a, box, self._spare[0]),
-                    read_box(self._readers[1], b, box, self._spare[1]),
-                    _numbering(box, one.shape),
-                )
-                self._report(math.prod(box_shape(box)) * (one.dtype.itemsize + other.dtype.itemsize), one)
-        return found
 
-    def _report(self, count: int, ref: TensorRef) -> None:
-        self._done += count
-        now = time.monotonic()
-        if self._on_progress and (now - self._said >= _TICK or self._done == self._total):
-            self._said, file = now, ref.extents[0].file.path.name
-            resident = memory.resident_bytes()
-            self._on_progress(Progress(self._done, self._total, now - self._started, resident, self._limit, file))
+        def add(box: Box, left: Bits, right: Bits) -> bool:
+            found.add(left, right, _numbering(box, one.shape))
+            self._done += left.nbytes + right.nbytes
+            self._reporter.report(self._done, one.extents[0].file.path.name)
+            return True
+
+        self._pair.read(one, other, add)
+        return found
 
 
 def _number(value: float) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from .budget import resident_bytes
+
+_TICK = 0.1
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,29 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+class ProgressReporter:
+    """Calls a function with the progress of a run, some ten times a second and when all is done.
+
+    Args:
+        on_progress: the function; nothing is reported without one.
+        total: bytes of the whole run.
+        memory_limit: bytes of memory allowed; 0 where there is no limit.
+    """
+
+    def __init__(self, on_progress: OnProgress | None, total: int, memory_limit: int = 0) -> None:
+        self._on_progress, self._total, self._memory_limit = on_progress, total, memory_limit
+        self._started, self._reported = time.monotonic(), -math.inf
+
+    def report(self, done: int, file: str, resumed: int = 0) -> None:
+        """Report that `done` bytes are done, `resumed` of them by earlier runs, `file` last."""
+        now = time.monotonic()
+        if self._on_progress is None or (now - self._reported < _TICK and done < self._total):
+            return
+        self._reported = now
+        seconds, resident = now - self._started, resident_bytes()
+        self._on_progress(Progress(done, self._total, seconds, resident, self._memory_limit, file, resumed))
 
 
 @dataclass(kw_only=True)

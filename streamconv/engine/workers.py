@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import math
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,13 +21,13 @@ from ..errors import SourceChangedError, StorageError
 from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
 from ..storage.access import Access
-from ..storage.regions import Region, phase
+from ..storage.regions import Placement, Region
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, runs, slabs
 from ..text import quote
-from .budget import Budget, resident_bytes
-from .progress import OnProgress, Progress, Tally
-from .reader import Reader, bits
+from .budget import Budget
+from .progress import OnProgress, ProgressReporter, Tally
+from .reader import Reader
 from .tasks import BoxFilter, Record, Task, Unrecorded, tasks, total_bytes
 
 _TICK = 0.1
@@ -40,8 +39,8 @@ _SLAB = 8 << 20
 class Sink(Protocol):
     """Where boxes go: to files, or to a comparison with files. Called from several threads."""
 
-    def phase(self, name: str, offset: int, count: int) -> int | None:
-        """How `count` bytes from `offset` of tensor `name` are to lie in memory (`regions.phase`); `None`: anyhow."""
+    def placement(self, name: str, offset: int, count: int) -> Placement | None:
+        """Return how these bytes of tensor `name` should lie in memory, `None` where it does not matter."""
         ...
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
@@ -78,14 +77,14 @@ def run(
     tally = tally or Tally(total=total_bytes(mapping, budget.region_bytes, chosen))
     work = _Shared(tasks(mapping, budget.region_bytes, record, chosen))
     workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
-    started = time.monotonic()
+    reporter = ProgressReporter(on_progress, tally.total, budget.memory_limit)
     try:
         for worker in workers:
             worker.start()
         for worker in workers:
             while worker.is_alive():
                 worker.join(_TICK)
-                _report(tally, started, budget, on_progress)
+                reporter.report(tally.done, tally.file, tally.resumed)
     finally:
         work.stop()
         for worker in workers:
@@ -95,15 +94,8 @@ def run(
     for worker in workers:
         if worker.error is not None:
             raise worker.error
-    _report(tally, started, budget, on_progress)
+    reporter.report(tally.done, tally.file, tally.resumed)
     return tally
-
-
-def _report(tally: Tally, started: float, budget: Budget, on_progress: OnProgress | None) -> None:
-    if on_progress is not None:
-        seconds = time.monotonic() - started
-        found = resident_bytes()
-        on_progress(Progress(tally.done, tally.total, seconds, found, budget.memory_limit, tally.file, tally.resumed))
 
 
 class _Shared:
@@ -152,8 +144,8 @@ class _Worker(threading.Thread):
 
     def _convert(self, task: Task) -> None:
         output, box = task.output, task.box
-        data, overflowed = self._build_box(output, box)
-        # What became infinite is counted by the box, so such a box is on record whole or not at all.
+        data, overflowed = self.reader.read(output.view, box, output.dtype, self._region, self._placement(output, box))
+        # Values that overflow are counted by the box, so such a box is on record whole or not at all.
         most = data.size if overflowed else _SLAB // output.dtype.itemsize
         begin = 0
         for slab in slabs(box, most):
@@ -163,22 +155,11 @@ class _Worker(threading.Thread):
             self._write(task, slab, data[begin : begin + count], overflowed)
             begin += count
 
-    def _build_box(self, output: Output, box: Box) -> tuple[Bits, int]:
-        """The box's elements, and how many values became infinite; where they lie in memory, the sink wants them."""
-        wanted = self._wanted_phase(output, box)
-        found = self.reader.as_stored(output.view, box, output.dtype)
-        if found is not None and wanted in (None, phase(found)):
-            return found, 0
-        data = self._region.array(math.prod(box_shape(box)), bits(output.dtype), wanted or 0)
-        if found is None:
-            return data, self.reader.fill(output.view, box, data, output.dtype)
-        np.copyto(data, found)
-        return data, 0
-
-    def _wanted_phase(self, output: Output, box: Box) -> int | None:
+    def _placement(self, output: Output, box: Box) -> Placement | None:
+        """How the sink wants the first run of a box to lie in memory."""
         run, starts = runs(box, output.view.shape)
         itemsize = output.dtype.itemsize
-        return self._sink.phase(output.name, next(starts) * itemsize, run * itemsize)
+        return self._sink.placement(output.name, next(starts) * itemsize, run * itemsize)
 
     def _write(self, task: Task, slab: Box, data: Bits, overflowed: int) -> None:
         with self._record.writing(task.number, slab, data.nbytes, overflowed), _of_source(task.output):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -11,9 +10,9 @@ from typing import NamedTuple, Protocol
 
 from ..errors import storage_error, storing
 from ..formats.layout import FileLayout
-from ..storage import access, disk
-from ..storage.disk import ALIGNMENT
-from ..storage.regions import phase
+from ..storage import disk
+from ..storage.device import ResultFile, placement_to_write
+from ..storage.regions import Placement
 from ..tensors.refs import OutputFile, file_spans
 from .blocks import Blocks
 from .digests import BlockDigests
@@ -59,13 +58,11 @@ class OpenFile:
         self.file = file
         self.is_finishing = False
         self._lock = threading.Lock()
-        self._descriptor: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        self._direct = disk.open_direct(self._descriptor, os.O_WRONLY) if direct else None
+        self._open = ResultFile(path, direct)
         on_block = partial(past.note_block, file.name)
-        self.digests = BlockDigests(file, past.blocks(file.name), self._read_back, self._write, on_block)
+        self.digests = BlockDigests(file, past.blocks(file.name), self._open.read, self._open.write, on_block)
         try:
-            if disk.fstat(self._open).st_size != file.size:
-                disk.truncate(self._open, file.size)
+            self._open.set_size(file.size)
             self._take_over(past)
             for offset, data in file.literals_between_slots():
                 self.write(offset, data)
@@ -84,67 +81,32 @@ class OpenFile:
                         for span in file_spans(extents, offset, length):
                             self.digests.note_resumed(span.offset, span.high - span.low)
 
-    @property
-    def _open(self) -> int:
-        if self._descriptor is None:
-            raise ValueError(f"{self.path} is closed")
-        return self._descriptor
-
     def write(self, offset: int, data: memoryview) -> None:
-        """Put bytes in their place, but for those in blocks that an earlier run finished."""
+        """Write bytes at `offset`, but for those in blocks that an earlier run finished."""
         for low, high in self.digests.to_write(offset, len(data)):
             part, place = data[low:high], offset + low
-            if self._direct is not None and self._goes_direct(place, part):
-                behind = self.digests.digest(place, part)
-                self._write(place, part[:behind])
-                self._write_pages(self._direct, place + behind, part[behind:])
-            else:
-                self._write(place, part)
-                self.digests.digest(place, part)
+            self._open.write(place, part, cached=self.digests.digest(place, part))
             self.digests.wrote(place, len(part))
-
-    @staticmethod
-    def _goes_direct(offset: int, data: memoryview) -> bool:
-        """Whether the device can take it from where it lies in memory, and is worth a request."""
-        return len(data) >= access.DIRECT_LEAST and phase(data) == offset % ALIGNMENT
-
-    def _write_pages(self, direct: int, offset: int, data: memoryview) -> None:
-        """Write whole pages past the page cache, and what is left of them at both ends through it."""
-        low = min(-offset % ALIGNMENT, len(data))
-        high = low + (len(data) - low) // ALIGNMENT * ALIGNMENT
-        self._write(offset, data[:low])
-        disk.write_pages(self._open, direct, data[low:high], offset + low)
-        self._write(offset + high, data[high:])
-
-    def _write(self, offset: int, data: memoryview) -> None:
-        disk.write_all(self._open, data, offset)
-
-    def _read_back(self, offset: int, length: int) -> bytes:
-        return disk.read_up_to(self._open, length, offset)
 
     def finish(self) -> list[str]:
         """Make the complete file durable, and return the digests of its blocks."""
-        disk.sync(self._open)
-        disk.try_drop_cache(self._open)
+        self._open.sync()
+        self._open.try_drop_cache()
         return self.digests.hexdigests()
 
     def sync(self) -> None:
-        """Make durable what was written so far, and drop from the page cache what nobody comes back to."""
+        """Make durable what was written so far, and drop finished blocks from the page cache: nobody reads them."""
         with self._lock:
-            if self._descriptor is not None:
+            if self._open.is_open:
                 finished = self.digests.take_finished()
-                disk.sync_data(self._descriptor)
+                self._open.sync_data()
                 for offset, length in finished:
-                    disk.try_drop_cache(self._descriptor, offset, length)
+                    self._open.try_drop_cache(offset, length)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            descriptors = self._descriptor, self._direct
-            self._descriptor = self._direct = None
-        for descriptor in descriptors:
-            if descriptor is not None:
-                disk.close_quietly(descriptor)
+            self._open.close()
 
 
 class FileSink:
@@ -166,11 +128,17 @@ class FileSink:
         self.digests: dict[str, list[str]] = {}
         self._layout, self._past, self._direct = layout, past, direct
 
-    def phase(self, name: str, offset: int, count: int) -> int | None:
-        """How `count` bytes from `offset` of tensor `name` are to lie in memory, to be written past the page cache."""
-        if not self._direct or count < access.DIRECT_LEAST:
+    def placement(self, name: str, offset: int, count: int) -> Placement | None:
+        """Return how bytes of a tensor should lie in memory, `None` where it does not matter.
+
+        Args:
+            name: the tensor.
+            offset, count: which of its bytes.
+        """
+        if not self._direct:
             return None
-        return next(file_spans(self._by_tensor[name].extents[name], offset, count)).offset % ALIGNMENT
+        span = next(file_spans(self._by_tensor[name].extents[name], offset, count))
+        return placement_to_write(span.offset, count)
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Write bytes `offset` … of tensor `name`.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
+from typing import NewType
 
 import numpy as np
 
 from ..tensors.arrays import Bits, BitType
 from .disk import ALIGNMENT
 
-#: Bytes that a region is longer than its size, so that data can have the page offset it has in the file, and whole
-#: pages can be read.
+Placement = NewType("Placement", int)
+"""How a buffer lies in memory, as the device needs it: bytes from the beginning of a page."""
+
+#: Bytes that a region is longer than its size: room for any placement, and for whole pages.
 SLACK = 2 * ALIGNMENT
 
 
@@ -29,8 +32,19 @@ class Region:
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._used = False
 
-    def array(self, count: int, dtype: BitType, offset: int = 0) -> Bits:
-        """Return `count` elements from byte `offset` of the region as an array; byte 0 is aligned to a page."""
+    def array(self, count: int, dtype: BitType, placement: Placement | None = None) -> Bits:
+        """Return memory for `count` elements, placed as wanted; page-aligned where that does not matter."""
+        return self._array(count, dtype, placement or 0)
+
+    def array_behind(self, length: int, count: int, dtype: BitType) -> Bits:
+        """Return memory for `count` elements behind the first `length` bytes, wherever those are placed."""
+        return self._array(count, dtype, ALIGNMENT + -(-length // dtype.itemsize) * dtype.itemsize)
+
+    def memory(self, length: int) -> memoryview:
+        """Return the first `length` bytes."""
+        return self._array(length, np.dtype(np.uint8), 0).data
+
+    def _array(self, count: int, dtype: BitType, offset: int) -> Bits:
         self._used = True
         return np.frombuffer(self._map, dtype, count, offset)
 
@@ -41,6 +55,6 @@ class Region:
             self._used = False
 
 
-def phase(data: memoryview | Bits) -> int:
-    """How a buffer lies in memory: its address, as a remainder of `ALIGNMENT`."""
-    return int(np.asarray(data).__array_interface__["data"][0]) % ALIGNMENT
+def page_offset(data: memoryview | Bits) -> Placement:
+    """Return how a buffer is placed in memory."""
+    return Placement(int(np.asarray(data).__array_interface__["data"][0]) % ALIGNMENT)

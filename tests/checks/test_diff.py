@@ -112,7 +112,7 @@ def test_names_shapes_and_what_is_in_one_only(tmp_path: Path, capsys: Any) -> No
     other = written(tmp_path / "b.ckpt", both=x, moved=x.reshape(3, 2), right=x, more=x)
     ended = call(capsys, "diff", one, other)
     assert ended.code == 7
-    assert ended.out.splitlines() == [
+    assert ended.out.splitlines()[:-1] == [
         "1 tensor only in A",
         "  left  A F32 [6]",
         "2 tensors only in B",
@@ -121,8 +121,8 @@ def test_names_shapes_and_what_is_in_one_only(tmp_path: Path, capsys: Any) -> No
         "1 tensor of another shape",
         "  moved  A F32 [2, 3], B F32 [3, 2]",
     ]
-    assert "of the tensors, 1 only in A, 2 only in B, 1 of another shape; 1 the same" in ended.err
-    assert "verify" not in ended.err
+    assert "of the tensors, 1 only in A, 2 only in B, 1 of another shape; 1 the same" in ended.out.splitlines()[-1]
+    assert "verify" not in ended.out
 
 
 def test_no_name_in_common(tmp_path: Path, capsys: Any) -> None:
@@ -130,8 +130,8 @@ def test_no_name_in_common(tmp_path: Path, capsys: Any) -> None:
     streamconv.convert(source, tmp_path / "ms")
     ended = call(capsys, "diff", source, tmp_path / "ms")
     assert ended.code == 7
-    assert "20 only in A, 20 only in B; 1 the same; few names are in both: if one has Hugg" in ended.err
-    assert "streamconv verify SOURCE DEST" in ended.err
+    assert "20 only in A, 20 only in B; 1 the same; few names are in both: if one has Hugg" in ended.out
+    assert "streamconv verify SOURCE DEST" in ended.out
     one, other = written(tmp_path / "a.safetensors", a=F32(1)), written(tmp_path / "b.safetensors", b=F32(1))
     assert "; no names are in both: " in str(streamconv.diff(one, other))
 
@@ -299,8 +299,8 @@ def test_many_are_counted_and_all_are_in_the_json(tmp_path: Path, capsys: Any) -
     one = written(tmp_path / "a.safetensors", **{f"t{i}": F32(i) for i in range(50)})
     other = written(tmp_path / "b.safetensors", **{f"t{i}": F32(i + 1) for i in range(50)})
     ended = call(capsys, "diff", one, other)
-    assert len(ended.out.splitlines()) == 22
-    assert ended.out.splitlines()[-1] == "  and 30 more (--json lists all)"
+    assert len(ended.out.splitlines()) == 23
+    assert ended.out.splitlines()[-2] == "  and 30 more (--json lists all)"
     ended = call(capsys, "diff", one, other, "--json", "--quiet")
     report = json.loads(ended.out)
     assert (ended.code, report["same"], report["common"], report["bytes"]) == (7, False, 50, 400)

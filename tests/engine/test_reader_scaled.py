@@ -10,6 +10,7 @@ import pytest
 
 from streamconv.engine.boxes import boxes, cells
 from streamconv.engine.reader import Reader
+from streamconv.engine.windows import Windows
 from streamconv.formats import safetensors
 from streamconv.formats.headers import HeaderRoom
 from streamconv.storage.access import Access
@@ -88,7 +89,7 @@ def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, 
     reader = Reader(ROWS * COLUMNS, way)
     assert (len(list(reader.split_to_fit(piece.leaf, piece.grid))) == 1) == direct
     target = np.empty(np.prod(view.shape), np.uint16)
-    with mock.patch.object(Reader, "_dequantised", autospec=True, side_effect=Reader._dequantised) as dequantised:
+    with mock.patch.object(Windows, "_dequantised", autospec=True, side_effect=Windows._dequantised) as dequantised:
         reader.fill(view, tuple((0, n) for n in view.shape), target, BF16)
     assert dequantised.called != direct
     reader.close()

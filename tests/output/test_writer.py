@@ -47,7 +47,7 @@ def written(
 ) -> dict[str, list[str]]:
     sink = FileSink(placed, ResultPaths(folder, False), helpers.Fresh(placed.files), direct)
     for name, offset, data in parts:
-        lying = in_phase(data, sink.phase(name, offset, len(data)))
+        lying = in_phase(data, sink.placement(name, offset, len(data)))
         assert sink.put(name, offset, lying) in {file.name for file in placed.files}
     digests = sink.finish()
     sink.close()
@@ -227,7 +227,7 @@ def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path
     spec = TensorSpec("a", U8, (3_000_000,))
     placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
     sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), direct=True)
-    wanted = sink.phase("a", 0, spec.nbytes)
+    wanted = sink.placement("a", 0, spec.nbytes)
     assert wanted is not None
     data = golden.golden_bytes(spec)
     sink.put("a", 0, in_phase(data, (wanted + 8) % disk.ALIGNMENT))
@@ -239,9 +239,9 @@ def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path
 def test_anything_goes_where_nothing_is_written_directly(tmp_path: Path) -> None:
     placed = layout.lay_out(BIG, CKPT, "a.ckpt", 1, False)
     past = helpers.Fresh(placed.files)
-    assert FileSink(placed, ResultPaths(tmp_path, False), past).phase("a", 0, 1 << 20) is None
-    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).phase("a", 0, (1 << 20) - 1) is None
-    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).phase("a", 0, 1 << 20) is not None
+    assert FileSink(placed, ResultPaths(tmp_path, False), past).placement("a", 0, 1 << 20) is None
+    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).placement("a", 0, (1 << 20) - 1) is None
+    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).placement("a", 0, 1 << 20) is not None
 
 
 def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_cache(tmp_path, monkeypatch) -> None:

@@ -30,11 +30,10 @@ import pytest
 import streamconv
 from streamconv.checks import against_manifest
 from streamconv.cli import main as cli
-from streamconv.engine import reader as sources
 from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
-from streamconv.output import blocks, manifest, recorder, writer
-from streamconv.storage import access, disk, regions
+from streamconv.output import blocks, manifest, recorder
+from streamconv.storage import access, device, disk, regions
 from support import running
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR", "ENOMEM", "short")
@@ -96,7 +95,7 @@ def small_units() -> Iterator[None]:
         for module in (blocks, manifest, against_manifest):
             patch.setattr(module, "BLOCK", 4 << 10)
         patch.setattr(engine, "_SLAB", 1 << 10)
-        for each in (disk, regions, sources, writer):
+        for each in (disk, regions, device):
             patch.setattr(each, "ALIGNMENT", 512)
         patch.setattr(access, "DIRECT_LEAST", 512)
         patch.setattr(access, "DIRECT_LEAST_OF_PART", 512)

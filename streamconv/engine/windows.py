@@ -1,0 +1,147 @@
+"""Windows: parts of source tensors, mapped, or read into a region of counted memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..storage.access import Access
+from ..storage.regions import Region
+from ..tensors.arrays import Bits, BitType
+from ..tensors.dtypes import BF16, DType
+from ..tensors.grids import Box, box_shape, flat_index, runs
+from ..tensors.refs import TensorRef, overlaps
+from ..tensors.view_nodes import Leaf, Scaled, Stored
+from . import kernels
+from .open_files import OpenFiles
+
+_FIRST = 64 << 10
+_BITS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
+
+
+def bits(dtype: DType) -> BitType:
+    """Return the unsigned integer that holds an element's bits."""
+    return _BITS[dtype.itemsize]
+
+
+class Windows:
+    """One window at a time: each call makes the result of the one before invalid.
+
+    Args:
+        region_bytes: bytes of a window at most.
+        access: how windows come from files.
+        drops: drop what was read from the page cache.
+    """
+
+    def __init__(self, region_bytes: int, access: Access, drops: bool = False) -> None:
+        self._region_bytes = region_bytes
+        self._maps = access is Access.MAP
+        self._region = Region(region_bytes)
+        self._files = OpenFiles(access, drops)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read so far."""
+        return self._files.bytes_read
+
+    def window(self, leaf: Leaf, box: Box) -> Bits:
+        """Return a box of a leaf, in the leaf's dtype, as an array of the box's shape.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        if isinstance(leaf, Scaled):
+            return self._dequantised(leaf, box)
+        if isinstance(leaf, Stored):
+            return self._stored(leaf.ref, box)
+        raise TypeError(type(leaf))
+
+    def quantised(self, leaf: Scaled, box: Box) -> tuple[Bits, NDArray[np.float32]]:
+        """Return a box of an FP8 matrix, and the scales of the blocks that it touches.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        (top, bottom), (left, right) = box
+        rows, columns = leaf.block
+        scale_box = ((top // rows, -(-bottom // rows)), (left // columns, -(-right // columns)))
+        scale = self._stored(leaf.scale, scale_box).view(np.float32).copy()
+        return self._stored(leaf.weight, box), scale
+
+    def first(self, ref: TensorRef, count: int) -> bytes:
+        """Return the first `count` bytes of a tensor.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        target = bytearray(count)
+        self._read(ref, 0, memoryview(target))
+        return bytes(target)
+
+    def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
+        """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the region."""
+        weight, scale = self.quantised(leaf, box)
+        target = self._region.array_behind(weight.size, weight.size, bits(BF16)).reshape(weight.shape)
+        kernels.dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
+        return target
+
+    def _stored(self, ref: TensorRef, box: Box) -> Bits:
+        itemsize, shape = ref.dtype.itemsize, box_shape(box)
+        low = flat_index([a for a, _ in box], ref.shape) * itemsize
+        high = (flat_index([b - 1 for _, b in box], ref.shape) + 1) * itemsize
+        size = math.prod(shape) * itemsize
+        span, *others = overlaps(_lengths(ref), low, high - low)
+        self._files.drop_behind()
+        file, offset = ref.extents[span.number].file, ref.extents[span.number].offset + span.inside
+        if others:
+            return self._read_runs(ref, box)
+        if self._maps and high - low <= min(self._region_bytes, 2 * size):
+            self._region.release()
+            data = self._files.map(file, offset, high - low)
+            strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
+            return np.ndarray(shape, bits(ref.dtype), np.frombuffer(data, np.uint8), 0, strides)
+        if high - low == size:
+            placement = self._files.read_into(self._region, file, offset, size, is_part=size < ref.nbytes)
+            return self._region.array(math.prod(shape), bits(ref.dtype), placement).reshape(shape)
+        return self._read_runs(ref, box)
+
+    def _read_runs(self, ref: TensorRef, box: Box) -> Bits:
+        """A box read into the region, contiguous run by contiguous run."""
+        shape, itemsize = box_shape(box), ref.dtype.itemsize
+        target = self._region.array(math.prod(shape), bits(ref.dtype))
+        run, starts = runs(box, ref.shape)
+        view, size = target.view(np.uint8).data, run * itemsize
+        for number, first in enumerate(starts):
+            self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
+        return target.reshape(shape)
+
+    def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:
+        """Read bytes `offset` … of a tensor, across its extents."""
+        for number, inside, low, high in overlaps(_lengths(ref), offset, len(target)):
+            extent = ref.extents[number]
+            self._files.read(extent.file, extent.offset + inside, target[low:high])
+
+
+def same_start(one: TensorRef, other: TensorRef) -> bool:
+    """Return whether two tensors have shape, dtype and their first 64 KiB in common.
+
+    Raises:
+        SourceError: a file was changed, or cannot be read.
+    """
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    count = min(one.nbytes, _FIRST)
+    with closing(Windows(count or 1, Access.READ)) as windows:
+        return windows.first(one, count) == windows.first(other, count)
+
+
+def _lengths(ref: TensorRef) -> Iterator[int]:
+    return (extent.length for extent in ref.extents)

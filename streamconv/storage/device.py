@@ -1,0 +1,166 @@
+"""Files that move long runs past the page cache, where the file system allows it, and all else through it.
+
+The device moves whole pages, in the file as in memory. What that asks of a buffer is a `Placement`, which nobody else
+needs to understand: `Region.placed` gives memory that lies so, and `lies_at` tells whether other memory does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+from ..tensors.arrays import Bits
+from . import access, disk
+from .access import Access
+from .disk import ALIGNMENT
+from .regions import Placement, Region, page_offset
+
+
+class InputFile:
+    """A file open for reading. Every method may raise `OSError`."""
+
+    def __init__(self, path: Path, way: Access) -> None:
+        self._descriptor = disk.open_file(path, os.O_RDONLY)
+        self._direct = disk.open_direct(self._descriptor, os.O_RDONLY) if way is Access.DIRECT else None
+        self._way = way
+
+    def close(self) -> None:
+        """Close the file, ignoring errors."""
+        disk.close_quietly(self._descriptor)
+        if self._direct is not None:
+            disk.close_quietly(self._direct)
+
+    def status(self) -> os.stat_result:
+        """Return the file's status."""
+        return disk.fstat(self._descriptor)
+
+    def try_drop_cache(self, offset: int = 0, length: int = 0) -> None:
+        """Drop a range, or the whole file, from the page cache, ignoring errors."""
+        disk.try_drop_cache(self._descriptor, offset, length)
+
+    def read(self, offset: int, target: memoryview) -> int:
+        """Read through the page cache; return the number of bytes read, 0 at the end of the file."""
+        return disk.read_into(self._descriptor, target, offset)
+
+    def goes_direct(self, length: int, is_part: bool) -> bool:
+        """Return whether so many bytes are worth reading past the page cache.
+
+        Args:
+            length: bytes of the run.
+            is_part: the run is part of a tensor, so that read-ahead would fetch what is not needed.
+        """
+        least = access.DIRECT_LEAST_OF_PART if is_part else access.DIRECT_LEAST
+        return self._way is Access.DIRECT and length >= least
+
+    def read_direct(self, region: Region, offset: int, length: int) -> tuple[Placement, int]:
+        """Read whole pages past the page cache into a region, as far as the kernel allows.
+
+        Returns:
+            Where the bytes begin in the region, and how many of them are read; the caller reads the rest.
+        """
+        placement = Placement(offset % ALIGNMENT)
+        needed = placement + length
+        pages = region.memory(-(-needed // ALIGNMENT) * ALIGNMENT)
+        done = 0 if self._direct is None else disk.read_pages(self._direct, pages, offset - placement)
+        return placement, min(max(done - placement, 0), length)
+
+    def map(self, offset: int, length: int) -> memoryview:
+        """Map a range read-only; it is unmapped when the view is gone.
+
+        Raises:
+            ValueError: the file ends before the range does.
+        """
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        return memoryview(disk.map_file(self._descriptor, offset + length - start, start))[offset - start :]
+
+
+class ResultFile:
+    """A file open for writing and reading back, created where there is none. Every method may raise `OSError`."""
+
+    def __init__(self, path: Path, direct: bool) -> None:
+        self._path = path
+        self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        self._direct = disk.open_direct(self._open, os.O_WRONLY) if direct else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` has not been called."""
+        return self._open is not None
+
+    @property
+    def _descriptor(self) -> int:
+        if self._open is None:
+            raise ValueError(f"{self._path} is closed")
+        return self._open
+
+    def close(self) -> None:
+        """Close the file, ignoring errors."""
+        descriptors = self._open, self._direct
+        self._open = self._direct = None
+        for descriptor in descriptors:
+            if descriptor is not None:
+                disk.close_quietly(descriptor)
+
+    def set_size(self, size: int) -> None:
+        """Give the file this size, unless it has it."""
+        if disk.fstat(self._descriptor).st_size != size:
+            disk.truncate(self._descriptor, size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read through the page cache; return fewer bytes only at the end of the file."""
+        return disk.read_up_to(self._descriptor, length, offset)
+
+    def write(self, offset: int, data: memoryview, cached: int = 0) -> None:
+        """Write past the page cache what is long and placed as in the file, and the rest through it.
+
+        Args:
+            offset: where the bytes belong.
+            data: the bytes.
+            cached: how many of them, at the beginning, the page cache has to keep, because they will be read back.
+        """
+        self._write_cached(offset, data[:cached])
+        self._write(offset + cached, data[cached:])
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        if self._direct is None or len(data) < access.DIRECT_LEAST or page_offset(data) != offset % ALIGNMENT:
+            self._write_cached(offset, data)
+            return
+        low = min(-offset % ALIGNMENT, len(data))
+        high = low + (len(data) - low) // ALIGNMENT * ALIGNMENT
+        self._write_cached(offset, data[:low])
+        disk.write_pages(self._descriptor, self._direct, data[low:high], offset + low)
+        self._write_cached(offset + high, data[high:])
+
+    def _write_cached(self, offset: int, data: memoryview) -> None:
+        disk.write_all(self._descriptor, data, offset)
+
+    def sync_data(self) -> None:
+        """Make what was written durable."""
+        disk.sync_data(self._descriptor)
+
+    def sync(self) -> None:
+        """Make the file durable."""
+        disk.sync(self._descriptor)
+
+    def try_drop_cache(self, offset: int = 0, length: int = 0) -> None:
+        """Drop a range, or the whole file, from the page cache, ignoring errors."""
+        disk.try_drop_cache(self._descriptor, offset, length)
+
+
+def placement_to_write(offset: int, length: int) -> Placement | None:
+    """Return how bytes have to be placed for `ResultFile` to write them past the page cache.
+
+    Args:
+        offset: where they belong in the file.
+        length: how many they are.
+
+    Returns:
+        `None` where it would not do that anyway.
+    """
+    return Placement(offset % ALIGNMENT) if length >= access.DIRECT_LEAST else None
+
+
+def lies_at(data: Bits, placement: Placement | None) -> bool:
+    """Return whether a buffer is placed so; any is where there is no placement."""
+    return placement is None or page_offset(data) == placement
