@@ -27,14 +27,14 @@ from streamconv.engine.boxes import boxes, cells
 from streamconv.engine.reader import Reader
 from streamconv.engine.windows import bits
 from streamconv.families.parts.decoder import gate_and_up
-from streamconv.families.parts.latent_attention import even_then_odd
+from streamconv.families.parts.rotary import even_then_odd
 from streamconv.formats.catalog import open_catalog
 from streamconv.output.blocks import Blocks
 from streamconv.output.digests import BlockDigests
 from streamconv.planning.fp8_scales import SUFFIX
 from streamconv.rules import transforms
 from streamconv.rules.sizes import Sizes
-from streamconv.rules.transforms import Join, Transform
+from streamconv.rules.transforms import Interleave, Transform
 from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import views
@@ -155,9 +155,9 @@ def operations(smaller: int = 1) -> Iterator[Operation]:
     yield Operation("stack of experts, transposed", [expert] * 8, BF16, BF16, _transposed_stack)
     yield Operation("gate and up, row by row", [(wide // 2, 8192)] * 2, BF16, BF16, _by(gate_and_up(by_turns=True)))
     rotary = _HEADS * _HEAD_DIM, wide
-    yield Operation("rotary rows, even then odd", [rotary], BF16, BF16, _by(even_then_odd("heads")))
+    yield Operation("rotary rows, even then odd", [rotary], BF16, BF16, _by(even_then_odd("heads", "rope//2")))
     rows = [(heads * _HEAD_DIM, wide) for heads in (_HEADS, _KV, _KV)]
-    yield Operation("q, k, v per KV group", rows, BF16, BF16, _by(Join(("heads", "kv", "kv"), "kv")))
+    yield Operation("q, k, v per KV group", rows, BF16, BF16, _by(Interleave(("heads", "kv", "kv"), "kv")))
 
 
 def _word(dtype: DType) -> str:

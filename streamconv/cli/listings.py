@@ -8,7 +8,7 @@ from ..errors import UsageError
 from ..families.parts.decoder import TRAINING_STATE
 from ..families.registry import Family, Option, Options, Value, spell
 from ..rules.statements import Copy, Drop, Rule, Statement, Tied
-from ..rules.transforms import Same
+from ..rules.transforms import Identity
 
 
 def family_lines(family: Family, details: bool) -> list[str]:
@@ -91,7 +91,7 @@ def _statement(statement: Statement) -> Iterator[str]:
         case Rule():
             left, right = " + ".join(statement.patterns("hf")), " + ".join(statement.patterns("ms"))
             shape = f"  [{statement.shape}]" if isinstance(statement.shape, str) else ""
-            layout = "" if isinstance(statement.layout, Same) else f"  {statement.layout}"
+            layout = "" if isinstance(statement.layout, Identity) else f"  {statement.layout}"
             yield f"{left} -> {right}{shape}{layout}{'  (optional)' if statement.optional else ''}"
         case Tied():
             yield f"{statement.hf} -> {statement.ms}  (tied to {statement.of})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Join, Part
+from ..rules.transforms import Deinterleave, Interleave
 from .parts.decoder import (
     DECODER_SIZES,
     TRAINING_STATE,
@@ -19,7 +19,7 @@ from .parts.decoder import (
     rotary_buffers,
 )
 
-_THIRDS = Part(Join(("1", "1", "1")))
+_THIRDS = Deinterleave(Interleave(("1", "1", "1")))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Blank
+from ..rules.transforms import InsertZeros
 from .parts.decoder import TRAINING_STATE, norm
 from .parts.encoder import SIZES, block, patches, qkv, same
 
-_EYE, _BLOCK = "visual_encoder.", "visual_encoder.blocks.{layer}."
+_VISION, _BLOCK = "visual_encoder.", "visual_encoder.blocks.{layer}."
 _WORDS = ("bert.embeddings.", "bert.encoder.layer.{deep}.", "bert.encoder.layer.{cross}.crossattention.")
 
 
@@ -20,9 +20,9 @@ def rules(config: Config, options: Options) -> list[Statement]:
     biases = tuple(f"{_BLOCK}attn.{name}_bias" for name in "qv")
     return [
         Rule("query_tokens", "query_tokens", "1, queries, text"),
-        *patches(_EYE, _EYE),
+        *patches(_VISION, _VISION),
         *block(_BLOCK, _BLOCK, "hidden", "ffn"),
-        Rule(biases, qkv("bias", _BLOCK + "attention."), "hidden", Blank(1)),
+        Rule(biases, qkv("bias", _BLOCK + "attention."), "hidden", InsertZeros(1)),
         *norm("ln_vision", "ln_vision", "hidden"),
         *_q_former("Qformer.", "qformer."),
         *same("vision_proj", "vision_proj", "joint", "text"),

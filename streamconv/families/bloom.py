@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Join, Part
+from ..rules.transforms import Deinterleave, Interleave
 from .parts.decoder import TRAINING_STATE, norm
 from .parts.encoder import qkv, turned
 
 _TOP = "{prefix:|transformer.}"
 _HF, _MS = _TOP + "h.{layer}.", _TOP + "blocks.{layer}."
-_BY_HEAD = Part(Join(("1", "1", "1"), groups="heads"))
+_BY_HEAD = Deinterleave(Interleave(("1", "1", "1"), groups="heads"))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

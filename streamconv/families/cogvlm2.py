@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Copy, Rule, Statement
-from ..rules.transforms import Join, Part, Unsqueeze
+from ..rules.transforms import Deinterleave, Interleave, Unsqueeze
 from .parts.decoder import TRAINING_STATE, L, norm
 from .parts.encoder import same
 
-_EYE, _EYE_MS, _ADAPTER = "model.vision.", "vision_encoder.", "mlp_adapter."
-_LAYER, _LAYER_MS = _EYE + "transformer.layers.{block}.", _EYE_MS + "blocks.{block}."
+_VISION, _VISION_MS, _ADAPTER = "model.vision.", "vision_encoder.", "mlp_adapter."
+_LAYER, _LAYER_MS = _VISION + "transformer.layers.{block}.", _VISION_MS + "blocks.{block}."
 _QKV, _DENSE = (
     "self_attn.{kind:language|vision}_expert_query_key_value.",
     "self_attn.{kind:language|vision}_expert_dense.",
@@ -34,7 +34,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *(_video_layer(top + L) if video else _image_layer(top + L)),
         Rule("model.norm.weight", top + "model.norm_out.weight", "width"),
         Rule("lm_head.weight", top + "lm_head.weight", "vocab, width"),
-        *_eye(),
+        *_vision(),
         *_adapter(),
         *TRAINING_STATE,
     ]
@@ -48,7 +48,7 @@ def _video_layer(ms: str) -> list[Statement]:
             language + "query_key_value.weight",
             parts,
             "(heads+2*kv)*head_dim, width",
-            Part(Join(("heads", "kv", "kv"))),
+            Deinterleave(Interleave(("heads", "kv", "kv"))),
         ),
         Rule(language + "dense.weight", ms + "attention.wo.weight", "width, heads*head_dim"),
         *(
@@ -73,30 +73,30 @@ def _image_layer(ms: str) -> list[Statement]:
     ]
 
 
-def _eye() -> list[Statement]:
-    hf = _EYE + "patch_embedding."
+def _vision() -> list[Statement]:
+    hf = _VISION + "patch_embedding."
     return [
-        Rule(hf + "cls_embedding", _EYE_MS + "cls_token", "1, eye", Unsqueeze(0)),
-        Rule(hf + "position_embedding.weight", _EYE_MS + "pos_embed", "positions, eye", Unsqueeze(0)),
-        *same(hf + "proj", _EYE_MS + "patch_embed.proj", "eye", "channels, patch, patch"),
-        *norm(_LAYER + "input_layernorm", _LAYER_MS + "norm1", "eye"),
-        *same(_LAYER + "attention.query_key_value", _LAYER_MS + "attn.qkv", "3*eye", "eye"),
-        *same(_LAYER + "attention.dense", _LAYER_MS + "attn.proj", "eye", "eye"),
-        *norm(_LAYER + "post_attention_layernorm", _LAYER_MS + "norm2", "eye"),
-        *same(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.fc1", "eye_ffn", "eye"),
-        *same(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.fc2", "eye", "eye_ffn"),
+        Rule(hf + "cls_embedding", _VISION_MS + "cls_token", "1, vision", Unsqueeze(0)),
+        Rule(hf + "position_embedding.weight", _VISION_MS + "pos_embed", "positions, vision", Unsqueeze(0)),
+        *same(hf + "proj", _VISION_MS + "patch_embed.proj", "vision", "channels, patch, patch"),
+        *norm(_LAYER + "input_layernorm", _LAYER_MS + "norm1", "vision"),
+        *same(_LAYER + "attention.query_key_value", _LAYER_MS + "attn.qkv", "3*vision", "vision"),
+        *same(_LAYER + "attention.dense", _LAYER_MS + "attn.proj", "vision", "vision"),
+        *norm(_LAYER + "post_attention_layernorm", _LAYER_MS + "norm2", "vision"),
+        *same(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.fc1", "vision_ffn", "vision"),
+        *same(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.fc2", "vision", "vision_ffn"),
     ]
 
 
 def _adapter() -> list[Statement]:
     line = "linear_proj."
-    shapes = {"linear_proj": "width, eye", "gate_proj": "adapted, width", "dense_h_to_4h": "adapted, width"}
+    shapes = {"linear_proj": "width, vision", "gate_proj": "adapted, width", "dense_h_to_4h": "adapted, width"}
     linears = {**shapes, "dense_4h_to_h": "width, adapted"}
     return [
-        *(Rule(_EYE + name, _ADAPTER + name, "1, 1, width") for name in ("boi", "eoi")),
-        *same(_EYE + "conv", _ADAPTER + "conv", "eye", "eye, window, window"),
-        *norm(_EYE + line + "norm1", _ADAPTER + line + "norm1", "width"),
-        *(Rule(f"{_EYE}{line}{n}.weight", f"{_ADAPTER}{line}{n}.weight", shape) for n, shape in linears.items()),
+        *(Rule(_VISION + name, _ADAPTER + name, "1, 1, width") for name in ("boi", "eoi")),
+        *same(_VISION + "conv", _ADAPTER + "conv", "vision", "vision, window, window"),
+        *norm(_VISION + line + "norm1", _ADAPTER + line + "norm1", "width"),
+        *(Rule(f"{_VISION}{line}{n}.weight", f"{_ADAPTER}{line}{n}.weight", shape) for n, shape in linears.items()),
     ]
 
 
@@ -111,8 +111,8 @@ FAMILY = Family(
         "layers": "num_hidden_layers",
         "heads": "num_attention_heads",
         "kv": "num_multi_query_heads",
-        "eye": "vision_config.hidden_size",
-        "eye_ffn": "vision_config.intermediate_size",
+        "vision": "vision_config.hidden_size",
+        "vision_ffn": "vision_config.intermediate_size",
         "blocks": "vision_config.num_hidden_layers",
         "positions": "vision_config.num_positions",
         "channels": "vision_config.in_channels",

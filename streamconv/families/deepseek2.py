@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Same, Transpose
+from ..rules.transforms import Identity, Transpose
 from .parts import latent_attention as latent
 from .parts.decoder import TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
 from .parts.latent_attention import MOE
@@ -28,7 +28,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *latent.dense_layers(),
         Rule(MOE + "mlp.gate.weight", router, "experts, hidden", fp32=_FP32),
         *latent.shared_experts(MOE),
-        *latent.stacked_experts(MOE, Transpose((0, 2, 1)) if options["use_gmm"] else Same()),
+        *latent.stacked_experts(MOE, Transpose((0, 2, 1)) if options["use_gmm"] else Identity()),
         *layer_norms(fp32=_FP32),
         rotary_buffers(),
         *after,

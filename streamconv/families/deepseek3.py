@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Copy, Drop, Rule, Statement
-from ..rules.transforms import Join, Same, Transpose, Unfold
+from ..rules.transforms import Flatten, Identity, Interleave, Transpose
 from .parts import latent_attention as latent
 from .parts.decoder import (
     INTERLEAVE_MLP,
@@ -26,7 +26,7 @@ from .parts.latent_attention import BOTH, DENSE, MOE, MTP
 
 _MS = ("ms",)
 _SWAPPED = Transpose((0, 2, 1))
-_GATE_THEN_UP = Join(("1", "1"), "1", axis=1)
+_GATE_THEN_UP = Interleave(("1", "1"), "1", axis=1)
 _GATE_UP, _DOWN = "expert_ffn, hidden", "hidden, expert_ffn"
 
 
@@ -92,7 +92,7 @@ def _classic_bmm(layer: str) -> list[Statement]:
     return [
         Rule(layer + "mlp.gate.weight", router + "dense.weight", "experts, hidden", fp32=_MS),
         _bias(layer, router + "router.topk_bias"),
-        *latent.stacked_experts(layer, Same()),
+        *latent.stacked_experts(layer, Identity()),
     ]
 
 
@@ -206,7 +206,7 @@ def _mcore_layer(hf: str, ms: str, config: Config) -> list[Statement]:
     return [Rule(f"{hf}{name}.weight", f"{ms}{theirs}.weight", shape) for name, theirs, shape in table]
 
 
-def _mcore_mlp(hf: str, ms: str, ffn: str, gate_up: Join) -> list[Statement]:
+def _mcore_mlp(hf: str, ms: str, ffn: str, gate_up: Interleave) -> list[Statement]:
     pair = hf + "gate_proj.weight", hf + "up_proj.weight"
     return [
         Rule(pair, ms + "linear_fc1.weight", f"{ffn}, hidden", gate_up),
@@ -214,10 +214,10 @@ def _mcore_mlp(hf: str, ms: str, ffn: str, gate_up: Join) -> list[Statement]:
     ]
 
 
-def _mcore_experts(hf: str, ms: str, gate_up: Join) -> list[Statement]:
+def _mcore_experts(hf: str, ms: str, gate_up: Interleave) -> list[Statement]:
     experts = hf + "mlp.experts.{expert}."
     pair = experts + "gate_proj.weight", experts + "up_proj.weight"
-    flat = _SWAPPED >> Unfold(0, "experts")
+    flat = _SWAPPED >> Flatten(0, "experts")
     return [
         Rule(hf + "mlp.gate.weight", ms + "mlp.router.weight", "experts, hidden"),
         _bias(hf, ms + "mlp.router.expert_bias"),

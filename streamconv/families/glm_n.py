@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Each, Fold, Join, Part, Same, Transform, Transpose, Unfold
+from ..rules.transforms import Deinterleave, Identity, Interleave, PerTensor, Transform
 from .parts import lora
 from .parts.decoder import TRAINING_STATE
+from .parts.rotary import even_then_odd
 
 L = "transformer.encoder.layers.{layer}."
 _QKV, _UP = L + "self_attention.query_key_value.", L + "mlp.dense_h_to_4h."
-_QKV_PARTS, _UP_PARTS = Part(Join(("heads", "kv", "kv"))), Part(Join(("1", "1")))
+_QKV_PARTS, _UP_PARTS = Deinterleave(Interleave(("heads", "kv", "kv"))), Deinterleave(Interleave(("1", "1")))
 
 SIZES = {
     "vocab": "padded_vocab_size",
@@ -72,21 +73,18 @@ def _qkv(kind: str, columns: str, concat: bool, rearranged: bool) -> list[Statem
     axes = 2 if columns else 1
     layout: Transform = _QKV_PARTS
     if rearranged:
-        layout = layout >> Each((_even_then_odd("heads", axes), _even_then_odd("kv", axes), Same()))
+        layout = layout >> PerTensor(
+            (*(even_then_odd(heads, "head_dim//2", axes) for heads in ("heads", "kv")), Identity())
+        )
     names: tuple[str, ...] = tuple(f"{L}self_attention.w{p}.{kind}" for p in "qkv")
     if concat:
-        names, layout = (_QKV + kind,), layout >> _QKV_PARTS.inverse if rearranged else Same()
+        names, layout = (_QKV + kind,), layout >> _QKV_PARTS.inverse if rearranged else Identity()
     return [Rule(_QKV + kind, names, "(heads+2*kv)*head_dim" + columns, layout, optional=kind == "bias")]
-
-
-def _even_then_odd(heads: str, axes: int) -> Transform:
-    order = (0, 2, 1, *range(3, axes + 2))
-    return Fold(0, heads) >> Fold(1, "head_dim//2") >> Transpose(order) >> Unfold(1, "2") >> Unfold(0, heads)
 
 
 def _up(kind: str, columns: str, concat: bool) -> list[Statement]:
     names = (_UP + kind,) if concat else tuple(f"{L}mlp.dense_{side}.{kind}" for side in ("left", "right"))
-    layout = Same() if concat else _UP_PARTS
+    layout = Identity() if concat else _UP_PARTS
     return [Rule(_UP + kind, names, "2*ffn" + columns, layout, optional=kind == "bias")]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Join, Part, Transpose
+from ..rules.transforms import Deinterleave, Interleave, Transpose
 from .parts.decoder import TRAINING_STATE, norm
 
 _MS = "backbone.blocks.{layer}."
-_COLUMNS = Part(Join(("1", "1", "1"), axis=1)) >> Transpose()
-_ROWS = Part(Join(("1", "1", "1")))
+_COLUMNS = Deinterleave(Interleave(("1", "1", "1"), axis=1)) >> Transpose()
+_ROWS = Deinterleave(Interleave(("1", "1", "1")))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

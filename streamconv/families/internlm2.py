@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Join, Part
+from ..rules.transforms import Deinterleave, Interleave
 from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, head, rotary_buffers
 
 _QKV_ROWS = "(heads+2*kv)*head_dim"
@@ -37,7 +37,7 @@ def _qkv(kind: str, shape: str, concat: bool) -> list[Statement]:
     if concat:
         return [Rule(_HF + kind, f"{_MS}w.{kind}", shape, optional=optional)]
     names = tuple(f"{_MS}w{p}.{kind}" for p in "qkv")
-    return [Rule(_HF + kind, names, shape, Part(Join(("heads", "kv", "kv"), groups="kv")), optional)]
+    return [Rule(_HF + kind, names, shape, Deinterleave(Interleave(("heads", "kv", "kv"), groups="kv")), optional)]
 
 
 FAMILY = Family(

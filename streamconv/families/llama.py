@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Join
+from ..rules.transforms import Interleave
 from .parts import lora
 from .parts.decoder import (
     DECODER_SIZES,
@@ -59,7 +59,7 @@ def fused(by_group: bool) -> list[Statement]:
 
 def fused_attention(by_group: bool) -> list[Statement]:
     """q, k, v in one tensor; the bias lies as the weight does."""
-    qkv = Join(("heads", "kv", "kv"), groups="kv" if by_group else "1")
+    qkv = Interleave(("heads", "kv", "kv"), groups="kv" if by_group else "1")
     q, k, v = (L + f"self_attn.{p}_proj" for p in "qkv")
     w_qkv = L + "attention.w_qkv"
     rows = ("heads*head_dim", "kv*head_dim", "kv*head_dim")

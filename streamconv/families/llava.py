@@ -9,25 +9,25 @@ from dataclasses import replace
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Join
+from ..rules.transforms import Interleave
 from .parts.decoder import TRAINING_STATE, attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
 from .parts.encoder import same
 
-_EYE, _EYE_MS = "vision_tower.vision_model.", "vision_encoder."
-_LAYER, _LAYER_MS = _EYE + "encoder.layers.{block}.", _EYE_MS + "transformer.resblocks.{block}."
+_VISION, _VISION_MS = "vision_tower.vision_model.", "vision_encoder."
+_LAYER, _LAYER_MS = _VISION + "encoder.layers.{block}.", _VISION_MS + "transformer.resblocks.{block}."
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    embeddings = _EYE + "embeddings."
+    embeddings = _VISION + "embeddings."
     return [
-        Rule(embeddings + "class_embedding", _EYE_MS + "class_embedding", "width"),
-        Rule(embeddings + "patch_embedding.weight", _EYE_MS + "conv1.weight", "width, channels, patch, patch"),
-        Rule(embeddings + "position_embedding.weight", _EYE_MS + "positional_embedding", "tokens, width"),
+        Rule(embeddings + "class_embedding", _VISION_MS + "class_embedding", "width"),
+        Rule(embeddings + "patch_embedding.weight", _VISION_MS + "conv1.weight", "width, channels, patch, patch"),
+        Rule(embeddings + "position_embedding.weight", _VISION_MS + "positional_embedding", "tokens, width"),
         Drop("the numbers from 0 up", hf=(embeddings + "position_ids",)),
-        *norm(_EYE + "pre_layrnorm", _EYE_MS + "ln_pre", "width"),
+        *norm(_VISION + "pre_layrnorm", _VISION_MS + "ln_pre", "width"),
         *_image_layer(),
-        *norm(_EYE + "post_layernorm", _EYE_MS + "ln_post", "width"),
+        *norm(_VISION + "post_layernorm", _VISION_MS + "ln_post", "width"),
         *same("multi_modal_projector.linear_1", "adapter.adapter", "hidden", "width"),
         *same("multi_modal_projector.linear_2", "adapter.adapter_2", "hidden", "hidden"),
         *_under("language_model."),
@@ -37,7 +37,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 def _image_layer() -> list[Statement]:
     q, k, v, out = (f"{_LAYER}self_attn.{p}_proj" for p in ("q", "k", "v", "out"))
-    joined, qkv = _LAYER_MS + "attn.in_proj.", Join(("1", "1", "1"))
+    joined, qkv = _LAYER_MS + "attn.in_proj.", Interleave(("1", "1", "1"))
     return [
         *norm(_LAYER + "layer_norm1", _LAYER_MS + "ln_1", "width"),
         Rule((q + ".weight", k + ".weight", v + ".weight"), joined + "weight", "width, width", qkv),

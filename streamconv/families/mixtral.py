@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Same, Transpose
+from ..rules.transforms import Identity, Transpose
 from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
 
 _MOE = L + "block_sparse_moe."
@@ -13,7 +13,7 @@ _MOE = L + "block_sparse_moe."
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     before, after = decoder_ends(config)
-    layout = Transpose((0, 2, 1)) if options["use_gmm"] else Same()
+    layout = Transpose((0, 2, 1)) if options["use_gmm"] else Identity()
     experts = [
         Rule(_MOE + f"experts.{{expert}}.{w}.weight", L + f"feed_forward.ffn.{w}.weight", shape, layout)
         for w, shape in (("w1", "ffn, hidden"), ("w2", "hidden, ffn"), ("w3", "ffn, hidden"))

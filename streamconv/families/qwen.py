@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Join, Part
+from ..rules.transforms import Deinterleave, Interleave
 from .parts.decoder import DECODER_SIZES, TRAINING_STATE
 
 _HF, _MS = "transformer.h.{layer}.", "transformer.layers.{layer}."
@@ -41,7 +41,7 @@ def layer(hf: str, ms: str, concat: bool = False) -> list[Statement]:
                 f"{hf}attn.c_attn.{kind}",
                 tuple(f"{ms}attention.{part}.{kind}" for part in parts),
                 shape,
-                Part(Join(("1",) * len(parts))),
+                Deinterleave(Interleave(("1",) * len(parts))),
             )
             for kind, shape in shapes.items()
         ),

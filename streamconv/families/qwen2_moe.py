@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Same, Transpose
+from ..rules.transforms import Identity, Transpose
 from . import llama
 from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
 
@@ -16,7 +16,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
     before, after = decoder_ends(config)
     concat = options["qkv_concat"]
-    layout = Transpose((0, 2, 1)) if options["use_gmm"] else Same()
+    layout = Transpose((0, 2, 1)) if options["use_gmm"] else Identity()
     return [
         *before,
         *(llama.fused_attention(by_group=concat is True) if concat else attention()),

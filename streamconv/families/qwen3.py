@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import TIED, Copy, Rule, Statement
-from ..rules.transforms import Join
+from ..rules.transforms import Interleave
 from .parts.decoder import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, gate_and_up, head, rotary_buffers
 
 MS = "decoder.layers.{layer}."
@@ -31,7 +31,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 def attention(options: Options) -> list[Statement]:
     """Attention and the norms of a layer."""
     hf, ms = L + "self_attn.", MS + "self_attention."
-    qkv = Join(("heads", "kv", "kv"), groups="1" if options["contiguous_qkv"] else "kv")
+    qkv = Interleave(("heads", "kv", "kv"), groups="1" if options["contiguous_qkv"] else "kv")
     weights, biases = (tuple(f"{hf}{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
     rows, fused = ("heads*head_dim", "kv*head_dim", "kv*head_dim"), "(heads+2*kv)*head_dim"
     shapes = tuple(f"{r}, hidden" for r in rows)

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Join, Same, Transform, Transpose, Unfold
+from ..rules.transforms import Flatten, Identity, Interleave, Transform, Transpose
 from .parts.decoder import L
 from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    flat: Transform = Unfold(0, "experts") if options["layout"] == "mcore" else Same()
+    flat: Transform = Flatten(0, "experts") if options["layout"] == "mcore" else Identity()
     hf = L + "mlp.experts.{expert}."
     gate_up = (hf + "gate_proj.weight", hf + "up_proj.weight")
     columns = Transpose((0, 2, 1))
+    gate_then_up = Interleave(("1", "1"), axis=1)
     return [
         Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab, hidden"),
         *attention(options),
         Rule(L + "mlp.gate.weight", MS + "mlp.router.weight", "experts, hidden"),
-        Rule(gate_up, MS + "mlp.experts.weight1", "expert_ffn, hidden", Join(("1", "1"), axis=1) >> columns >> flat),
+        Rule(gate_up, MS + "mlp.experts.weight1", "expert_ffn, hidden", gate_then_up >> columns >> flat),
         Rule(hf + "down_proj.weight", MS + "mlp.experts.weight2", "hidden, expert_ffn", columns >> flat),
         *ends(config),
     ]

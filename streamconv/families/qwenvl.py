@@ -8,40 +8,40 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Join, Pad, Part, Same
+from ..rules.transforms import Deinterleave, Identity, Interleave, Pad
 from . import qwen
 from .parts.decoder import TRAINING_STATE, norm
 from .parts.encoder import THIRDS, qkv, same, turned
 
-_LLM, _HF, _EYE, _EYE_MS = "llm_model.", "transformer.h.{layer}.", "transformer.visual.", "vision_encoder."
+_LLM, _HF, _VISION, _VISION_MS = "llm_model.", "transformer.h.{layer}.", "transformer.visual.", "vision_encoder."
 _BLOCK = "transformer.resblocks.{block}."
-_BY_HEAD = Part(Join(("1", "1", "1"), groups="eye_heads"))
+_BY_HEAD = Deinterleave(Interleave(("1", "1", "1"), groups="vision_heads"))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """The table."""
-    rows = Pad(0, "vocab", f"512*{options['emb_strategy']}") if options["enable_emb_opt"] else Same()
+    rows = Pad(0, "vocab", f"512*{options['emb_strategy']}") if options["enable_emb_opt"] else Identity()
     wte, head, last = "transformer.wte.", "lm_head.weight", "transformer.ln_f.weight"
     return [
         Rule(wte + "weight", _LLM + wte + "embedding_weight", "vocab, hidden", rows),
         *qwen.layer(_HF, _LLM + "transformer.layers.{layer}.", concat=options["qkv_concat"] is True),
         Drop("computed from the config", hf=(_HF + "attn.rotary_emb.inv_freq", "transformer.rotary_emb.inv_freq")),
         Rule(last, _LLM + last, "hidden"),
-        *_eye(),
+        *_vision(),
         Rule(head, _LLM + head, "vocab, hidden", rows),
         *TRAINING_STATE,
     ]
 
 
-def _eye() -> list[Statement]:
+def _vision() -> list[Statement]:
     shapes = {"positional_embedding": "tokens, width", "proj": "out, out"}
     return [
-        *(Rule(_EYE + name, _EYE_MS + name, shape) for name, shape in shapes.items()),
-        Rule(_EYE + "conv1.weight", _EYE_MS + "conv1.weight", "width, channels, patch, patch"),
-        *norm(_EYE + "ln_pre", _EYE_MS + "ln_pre", "width"),
-        *_block(_EYE + _BLOCK, _EYE_MS + _BLOCK),
-        *_resampler(_EYE + "attn_pool.", _EYE_MS + "attn_pool."),
-        *norm(_EYE + "ln_post", _EYE_MS + "ln_post", "out"),
+        *(Rule(_VISION + name, _VISION_MS + name, shape) for name, shape in shapes.items()),
+        Rule(_VISION + "conv1.weight", _VISION_MS + "conv1.weight", "width, channels, patch, patch"),
+        *norm(_VISION + "ln_pre", _VISION_MS + "ln_pre", "width"),
+        *_block(_VISION + _BLOCK, _VISION_MS + _BLOCK),
+        *_resampler(_VISION + "attn_pool.", _VISION_MS + "attn_pool."),
+        *norm(_VISION + "ln_post", _VISION_MS + "ln_post", "out"),
     ]
 
 
@@ -82,9 +82,9 @@ FAMILY = Family(
         "out": "visual.output_dim",
         "patch": "visual.patch_size",
         "blocks": "visual.layers",
-        "eye_heads": "visual.heads",
+        "vision_heads": "visual.heads",
     },
-    numbers={"vit_num_head": "eye_heads"},
+    numbers={"vit_num_head": "vision_heads"},
     ranges={"layer": "layers", "block": "blocks"},
     options=(
         Option("qkv_concat", (False, True), "the decoder's q, k and v in one tensor"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Fold, Join, Part, Transpose, Unfold
+from ..rules.transforms import Deinterleave, Flatten, Interleave, Transpose, Unflatten
 from .parts.decoder import TRAINING_STATE, L
 
 SIZES = {
@@ -67,9 +67,10 @@ def network(hf: str) -> list[Statement]:
 
 def _conv_layer(devices: object) -> list[Statement]:
     hf, per_device = "transformer.h.{layer}.", str(devices)
-    by_head = Join(("1", "1", "1"), groups="heads" if devices == 1 else per_device)
-    qkv = Transpose() >> Part(Join(("1", "1", "1"))) >> Fold(0, "heads") >> by_head >> Unfold(0, "3*heads")
-    gate_hidden = Transpose() >> Part(Join(("1", "1"))) >> Join(("1", "1"), groups=per_device)
+    by_head = Interleave(("1", "1", "1"), groups="heads" if devices == 1 else per_device)
+    thirds = Deinterleave(Interleave(("1", "1", "1")))
+    qkv = Transpose() >> thirds >> Unflatten(0, "heads") >> by_head >> Flatten(0, "3*heads")
+    gate_hidden = Transpose() >> Deinterleave(Interleave(("1", "1"))) >> Interleave(("1", "1"), groups=per_device)
     return [
         Rule(hf + "ln_1.weight", L + "attention_norm.weight", "hidden"),
         Rule(hf + "attn.c_attn.weight", L + "attention.w_qkv.weight", "hidden, 3*hidden", qkv),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Same, Transform, Unsqueeze
+from ..rules.transforms import Identity, Transform, Unsqueeze
 from .parts.decoder import TRAINING_STATE, norm
 
 _ENCODER, _DECODER = "model.encoder.", "model.decoder."
@@ -52,7 +52,7 @@ def _layer(layer: str, ffn: str, *attentions: str) -> list[Statement]:
     return [*result, *norm(layer + "final_layer_norm", layer + "final_layer_norm", "hidden")]
 
 
-def _same(name: str, shape: str, layout: Transform = Same()) -> Rule:  # noqa: B008 - frozen, without state
+def _same(name: str, shape: str, layout: Transform = Identity()) -> Rule:  # noqa: B008 - frozen, without state
     return Rule(name, name, shape, layout)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import TIED, Rule, Statement, Tied
-from ..rules.transforms import Join, Part
+from ..rules.transforms import Deinterleave, Interleave
 from .parts.decoder import TRAINING_STATE, norm
 from .parts.encoder import qkv, turned
 
 _HF, _MS = "transformer.h.{layer}.", "backbone.blocks.{layer}."
-_ONE_KEY = Part(Join(("heads", "1", "1")))
+_ONE_KEY = Deinterleave(Interleave(("heads", "1", "1")))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:

@@ -18,7 +18,7 @@ from ..families.registry import Config, Family, Options, spell
 from ..rules.matcher import Matcher
 from ..rules.sizes import Ranges, ShapeConflictError, Sizes
 from ..rules.statements import Direction, Rule, Statement
-from ..rules.transforms import Same
+from ..rules.transforms import Identity
 from ..tensors.dtypes import BF16, DType
 from ..tensors.refs import Catalog, TensorRef
 from ..tensors.view_nodes import View
@@ -173,7 +173,7 @@ def _fit_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[st
     findings = []
     for application in matches.applications:
         rule = application.rule
-        is_stack = direction is Direction.REVERSE and isinstance(rule.layout, Same) and rule.stacked("hf")
+        is_stack = direction is Direction.REVERSE and isinstance(rule.layout, Identity) and rule.stacked("hf")
         unstacked = slice(1 if is_stack else 0, None)
         for index, spec in enumerate(_visible_shapes(rule, direction)):
             for ref in application.stack(index).values() if spec is not None else ():
@@ -186,7 +186,7 @@ def _fit_shapes(matches: Matches, direction: Direction, sizes: Sizes) -> list[st
 
 def _visible_shapes(rule: Rule, direction: Direction) -> Sequence[str | None]:
     """The symbolic shapes of the source's tensors, as far as the table states them."""
-    if direction is Direction.FORWARD or isinstance(rule.layout, Same):
+    if direction is Direction.FORWARD or isinstance(rule.layout, Identity):
         return rule.shapes()
     return (rule.ms_shape,) * len(rule.patterns("ms"))
 

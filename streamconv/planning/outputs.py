@@ -118,8 +118,8 @@ class Builder:
         parts = [views.stack(some) if stacked else some[0] for some in leaves]
         specs = (None,) * len(rule.patterns("ms")) if self._forward else rule.shapes()
         results = layout.apply(parts, self._sizes)
-        for view in layout.blanks(parts):
-            self.checks += [SameBytes(None, ref, _not_blank(ref)) for one in view.leaves() for ref in one.refs()]
+        for view in layout.must_be_zero(parts):
+            self.checks += [SameBytes(None, ref, _not_zero(ref)) for one in view.leaves() for ref in one.refs()]
         for pattern, spec, view in zip(rule.patterns(self._target), specs, results, strict=True):
             for position, one in self._unstacked(spread, view):
                 if spec is not None:
@@ -224,7 +224,7 @@ def _unequal(other: TensorRef, kept: TensorRef, why: str) -> UnsupportedError:
     return UnsupportedError(f"{quote(other.name)} differs from {quote(kept.name)}, but {why}")
 
 
-def _not_blank(ref: TensorRef) -> UnsupportedError:
+def _not_zero(ref: TensorRef) -> UnsupportedError:
     return UnsupportedError(
         f"{quote(ref.name)} is not zero, but HuggingFace's model has no such tensor: it stands for zeros; "
         "what it holds would be lost"

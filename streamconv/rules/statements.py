@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .patterns import holes
-from .transforms import Same, Transform
+from .transforms import Identity, Transform
 
 #: The key of config.json that says whether a model's head is its embedding.
 TIED = "tie_word_embeddings"
@@ -41,7 +41,7 @@ class Rule:
     hf: str | tuple[str, ...]
     ms: str | tuple[str, ...]
     shape: str | tuple[str, ...] | None = None
-    layout: Transform = Same()  # noqa: RUF009 - frozen, without state
+    layout: Transform = Identity()  # noqa: RUF009 - frozen, without state
     optional: bool = False
     fp32: tuple[str, ...] = ()
     ms_shape: str | None = None

@@ -1,8 +1,8 @@
-"""Layouts as values with an inverse: what happens between the tensors of one side of a rule and those of the other.
+"""Transforms: invertible operations between a rule's HuggingFace tensors and its MindFormers tensors.
 
-A transform takes the views of the left side, in order, and gives those of the right; `inverse` is a transform too.
-Numbers are expressions over the model's sizes (`"heads//kv"`), so that a table can be written before any config is
-read. A family is made of these words; where one is missing, it is added here, with its inverse.
+A transform maps the views of the left side, in order, to those of the right; its `inverse` is a transform too. Numbers
+are expressions over the model's sizes (`"heads//kv"`), so a table is written before any config is read. Families are
+written with these; a new one is added here, with its inverse.
 """
 
 from __future__ import annotations
@@ -16,39 +16,52 @@ from ..tensors import views
 from ..tensors.view_nodes import View
 from .sizes import Sizes
 
+#: How tables say by which groups views are interleaved.
+_GROUPS: dict[str | None, str] = {
+    "1": "",
+    "heads": " per head",
+    "vision_heads": " per head",
+    "kv": " per KV group",
+    None: " row by row",
+}
+
 
 class Transform:
-    """n views to m views, and back."""
+    """An operation on n views that gives m views, and has an inverse. `str` names it for tables."""
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        """The right side's views from the left side's.
+        """Return the right side's views.
+
+        Args:
+            parts: the left side's views.
+            sizes: the model's sizes.
 
         Raises:
             UnsupportedError: the shapes do not fit.
-            UsageError: a number is needed that nothing has told.
+            UsageError: a size is needed that neither config nor shapes give.
         """
         raise NotImplementedError
 
     @property
     def inverse(self) -> Transform:
-        """The same statement read from right to left."""
+        """The transform from the right side to the left side."""
         raise NotImplementedError
 
-    def blanks(self, parts: Sequence[View]) -> list[View]:
-        """Those of the left side's views that are left out, for they hold nothing but zeros."""
+    def must_be_zero(self, parts: Sequence[View]) -> list[View]:
+        """Return those of the left side's views that `apply` drops because they hold only zeros."""
         return []
 
     def __rshift__(self, after: Transform) -> Transform:
-        """This, then `after`."""
+        """Return this transform followed by `after`."""
         return Chain((self, after))
 
 
 @dataclass(frozen=True)
-class Same(Transform):
-    """Nothing changes."""
+class Identity(Transform):
+    """No change."""
 
     def __str__(self) -> str:
-        return "as it is"
+        return "unchanged"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return list(parts)
@@ -60,7 +73,7 @@ class Same(Transform):
 
 @dataclass(frozen=True)
 class Chain(Transform):
-    """Steps one after the other."""
+    """Transforms applied one after the other."""
 
     steps: tuple[Transform, ...]
 
@@ -79,30 +92,30 @@ class Chain(Transform):
 
 
 @dataclass(frozen=True)
-class Each(Transform):
-    """One transform for each view, every one of them from one view to one."""
+class PerTensor(Transform):
+    """One transform for each view; each maps one view to one view."""
 
     steps: tuple[Transform, ...]
 
     def __str__(self) -> str:
-        return f"each: {'; '.join(map(str, self.steps))}"
+        return f"per tensor: ({'; '.join(map(str, self.steps))})"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [view for step, part in zip(self.steps, parts, strict=True) for view in step.apply([part], sizes)]
 
     @property
     def inverse(self) -> Transform:
-        return Each(tuple(step.inverse for step in self.steps))
+        return PerTensor(tuple(step.inverse for step in self.steps))
 
 
 @dataclass(frozen=True)
 class Transpose(Transform):
-    """Axis i of the result is axis `axes[i]`; every view alike."""
+    """Transpose every view: axis i of the result is axis `axes[i]`."""
 
     axes: tuple[int, ...] = (1, 0)
 
     def __str__(self) -> str:
-        return f"axes {' '.join(map(str, self.axes))}"
+        return f"transpose ({', '.join(map(str, self.axes))})"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.permute(part, self.axes) for part in parts]
@@ -113,13 +126,13 @@ class Transpose(Transform):
 
 
 @dataclass(frozen=True)
-class Join(Transform):
-    """n views to one, group by group along `axis`.
+class Interleave(Transform):
+    """Interleave n views into one, group by group along `axis`.
 
-    Each view is cut in `groups` equal parts; the result is the first part of each, then the second of each, and so
-    on. One group is plain concatenation; `kv` groups give MindFormers' fused q, k, v; `None`, as many groups as fit,
-    alternates the views row by row. `ratio` says how the views' lengths relate: (`"heads"`, `"kv"`, `"kv"`) for q, k
-    and v.
+    Each view is cut into `groups` equal parts; the result is the first part of each view, then the second of each, and
+    so on. One group is plain concatenation; `groups="kv"` gives MindFormers' fused q, k, v; `groups=None`, as many
+    groups as fit, alternates the views row by row. `ratio` relates the views' lengths: (`"heads"`, `"kv"`, `"kv"`) for
+    q, k and v.
     """
 
     ratio: tuple[str, ...]
@@ -127,7 +140,7 @@ class Join(Transform):
     axis: int = 0
 
     def __str__(self) -> str:
-        return f"joined {self.how}"
+        return f"{'concatenate' if self.groups == '1' else 'interleave'} {self.how}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         ratio = self._lowest(sizes)
@@ -146,12 +159,12 @@ class Join(Transform):
 
     @property
     def how(self) -> str:
-        """The ratio and the groups, in words."""
-        groups = {"1": "", None: ", row by row"}.get(self.groups, f", per {self.groups}")
-        return f"{':'.join(self.ratio)}{groups}{f' on axis {self.axis}' if self.axis else ''}"
+        """The ratio, the groups and the axis, in words."""
+        axis = f" on axis {self.axis}" if self.axis else ""
+        return f"{':'.join(self.ratio)}{_GROUPS.get(self.groups, f' in {self.groups} groups')}{axis}"
 
     def _lowest(self, sizes: Sizes) -> list[int]:
-        """The ratio in lowest terms."""
+        """Return the ratio in lowest terms."""
         ratio = [sizes.number(r) for r in self.ratio]
         return [r // math.gcd(*ratio) for r in ratio]
 
@@ -160,23 +173,23 @@ class Join(Transform):
 
     @property
     def inverse(self) -> Transform:
-        return Part(self)
+        return Deinterleave(self)
 
 
 @dataclass(frozen=True)
-class Part(Transform):
-    """One view to n: what `join` put together, taken apart."""
+class Deinterleave(Transform):
+    """Split one view into the n views that `interleave` makes it from."""
 
-    join: Join
+    interleave: Interleave
 
     def __str__(self) -> str:
-        return f"split {self.join.how}"
+        return f"split {self.interleave.how}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        (whole,), axis = parts, self.join.axis
-        ratio = self.join._lowest(sizes)
+        (whole,), axis = parts, self.interleave.axis
+        ratio = self.interleave._lowest(sizes)
         total = views.length(whole, axis)
-        groups = self.join._groups(total, ratio, sizes)
+        groups = self.interleave._groups(total, ratio, sizes)
         if groups == 1:
             return _cuts(whole, axis, _shares(total, ratio))
         grouped = views.split(whole, axis, groups)
@@ -185,53 +198,53 @@ class Part(Transform):
 
     @property
     def inverse(self) -> Transform:
-        return self.join
+        return self.interleave
 
 
 @dataclass(frozen=True)
-class Fold(Transform):
-    """Axis `axis` seen as two, [`outer`, the rest]; every view alike."""
+class Unflatten(Transform):
+    """Unflatten axis `axis` of every view into two, [`outer`, the rest]."""
 
     axis: int
     outer: str
 
     def __str__(self) -> str:
-        return f"axis {self.axis} split as {self.outer}"
+        return f"unflatten axis {self.axis} ({self.outer}, -1)"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.split(part, self.axis, sizes.number(self.outer)) for part in parts]
 
     @property
     def inverse(self) -> Transform:
-        return Unfold(self.axis, self.outer)
+        return Flatten(self.axis, self.outer)
 
 
 @dataclass(frozen=True)
-class Unfold(Transform):
-    """Axes `axis` (of `outer` elements) and `axis + 1` seen as one; every view alike."""
+class Flatten(Transform):
+    """Flatten axes `axis` (of `outer` elements) and `axis + 1` of every view into one."""
 
     axis: int
     outer: str
 
     def __str__(self) -> str:
-        return f"axes {self.axis} and {self.axis + 1} merged"
+        return f"flatten axes {self.axis} and {self.axis + 1}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.merge(part, self.axis) for part in parts]
 
     @property
     def inverse(self) -> Transform:
-        return Fold(self.axis, self.outer)
+        return Unflatten(self.axis, self.outer)
 
 
 @dataclass(frozen=True)
 class Unsqueeze(Transform):
-    """A new axis of size one; every view alike."""
+    """Insert an axis of size one into every view."""
 
     axis: int
 
     def __str__(self) -> str:
-        return f"a new axis {self.axis}"
+        return f"unsqueeze axis {self.axis}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.unsqueeze(part, self.axis) for part in parts]
@@ -243,12 +256,12 @@ class Unsqueeze(Transform):
 
 @dataclass(frozen=True)
 class Squeeze(Transform):
-    """An axis of size one less; every view alike."""
+    """Remove an axis of size one from every view."""
 
     axis: int
 
     def __str__(self) -> str:
-        return f"without axis {self.axis}"
+        return f"squeeze axis {self.axis}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.squeeze(part, self.axis) for part in parts]
@@ -260,20 +273,20 @@ class Squeeze(Transform):
 
 @dataclass(frozen=True)
 class Pad(Transform):
-    """Zeros after axis `axis` of `size` elements, up to the next multiple of `multiple`; every view alike."""
+    """Pad axis `axis` (of `size` elements) of every view with zeros, up to the next multiple of `multiple`."""
 
     axis: int
     size: str
     multiple: str
 
     def __str__(self) -> str:
-        return f"axis {self.axis} padded with zeros to a multiple of {self.multiple}"
+        return f"pad axis {self.axis} with zeros to a multiple of {self.multiple}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.pad(part, self.axis, self.padded(views.length(part, self.axis), sizes)) for part in parts]
 
     def padded(self, length: int, sizes: Sizes) -> int:
-        """The next multiple from `length` up."""
+        """Return the smallest multiple that is not below `length`."""
         unit = sizes.number(self.multiple)
         return -(-length // unit) * unit
 
@@ -284,12 +297,12 @@ class Pad(Transform):
 
 @dataclass(frozen=True)
 class Unpad(Transform):
-    """The padding taken off; every view alike."""
+    """Remove the padding that `pad` adds from every view."""
 
     pad: Pad
 
     def __str__(self) -> str:
-        return f"axis {self.pad.axis} cut to {self.pad.size}"
+        return f"cut axis {self.pad.axis} to {self.pad.size}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         axis, size = self.pad.axis, sizes.number(self.pad.size)
@@ -305,44 +318,44 @@ class Unpad(Transform):
 
 
 @dataclass(frozen=True)
-class Blank(Transform):
-    """A view of zeros, like the first one, put in at `index`."""
+class InsertZeros(Transform):
+    """Insert a view of zeros at `index`, with the shape and dtype of the first view."""
 
     index: int
 
     def __str__(self) -> str:
-        return f"zeros as tensor {self.index}"
+        return f"insert zeros as tensor {self.index}"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [*parts[: self.index], views.zeros(parts[0].shape, parts[0].dtype), *parts[self.index :]]
 
     @property
     def inverse(self) -> Transform:
-        return Unblank(self)
+        return DropZeros(self)
 
 
 @dataclass(frozen=True)
-class Unblank(Transform):
-    """The view of zeros left out: it has to hold zeros."""
+class DropZeros(Transform):
+    """Drop the view at the index of `insert`, which has to hold only zeros."""
 
-    blank: Blank
+    insert: InsertZeros
 
     def __str__(self) -> str:
-        return f"without tensor {self.blank.index}, which is zeros"
+        return f"drop tensor {self.insert.index}, which is zeros"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        return [part for index, part in enumerate(parts) if index != self.blank.index]
+        return [part for index, part in enumerate(parts) if index != self.insert.index]
 
     @property
     def inverse(self) -> Transform:
-        return self.blank
+        return self.insert
 
-    def blanks(self, parts: Sequence[View]) -> list[View]:
-        return [parts[self.blank.index]]
+    def must_be_zero(self, parts: Sequence[View]) -> list[View]:
+        return [parts[self.insert.index]]
 
 
 def _shares(total: int, ratio: Sequence[int]) -> list[int]:
-    """`total` divided in that ratio.
+    """Divide `total` in the ratio.
 
     Raises:
         UnsupportedError: it does not divide.

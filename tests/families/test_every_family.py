@@ -41,7 +41,7 @@ SPECIAL = {
     "rope": (2, 6),
     "head_dim": (2, 6),
     "heads": (1, 3, 5),
-    "eye_heads": (1, 3),
+    "vision_heads": (1, 3),
     "kv": (1, 3),
     "shared": (1, 2),
     "twice_ffn": (6, 14),

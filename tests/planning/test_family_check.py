@@ -62,7 +62,7 @@ def test_what_does_not_come_back(tmp_path) -> None:
 
 def test_what_is_dropped_and_what_the_way_back_has_to_be_told(tmp_path) -> None:
     rules = (
-        'Rule("a", "x", None, Transpose() if options["turned"] else Same()), '
+        'Rule("a", "x", None, Transpose() if options["turned"] else Identity()), '
         'Drop("computed from the config", hf=("inv_freq",))'
     )
     more = ', options=(Option("turned", (False, True), "a on its side"),)'

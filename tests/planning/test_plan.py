@@ -15,7 +15,7 @@ from streamconv.errors import SourceError, UnsupportedError, UsageError
 from streamconv.families import Family
 from streamconv.families import registry as families
 from streamconv.rules.statements import Drop, Rule, Tied
-from streamconv.rules.transforms import Join
+from streamconv.rules.transforms import Interleave
 from streamconv.tensors.dtypes import BF16, F32, from_safetensors
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
@@ -342,7 +342,7 @@ def test_the_digest_changes_with_everything_that_decides_the_output() -> None:
 
 def test_the_digest_covers_the_layout_itself() -> None:
     specs = [TensorSpec(n, F32, (4, 2)) for n in "ab"]
-    layouts = [Join(("1", "1")), Join(("1", "1"), None), Join(("1", "1"), "2")]
+    layouts = [Interleave(("1", "1")), Interleave(("1", "1"), None), Interleave(("1", "1"), "2")]
     plans = [planned(specs, {}, table(Rule(("a", "b"), "c", layout=layout))) for layout in layouts]
     assert {plan.outputs[0].spec.shape for plan in plans} == {(8, 2)}
     assert len({plan.digest for plan in plans}) == 3

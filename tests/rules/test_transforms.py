@@ -1,4 +1,4 @@
-"""Layouts: every word has an inverse, and the fused ones are what NumPy, row by row, makes."""
+"""Transforms: each has an inverse, and the fused ones are what NumPy, row by row, makes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.rules.sizes import Sizes
 from streamconv.rules.transforms import (
-    Blank,
     Chain,
-    Each,
-    Fold,
-    Join,
+    Deinterleave,
+    Flatten,
+    Identity,
+    InsertZeros,
+    Interleave,
     Pad,
-    Part,
-    Same,
+    PerTensor,
     Squeeze,
     Transform,
     Transpose,
-    Unfold,
+    Unflatten,
     Unsqueeze,
 )
 from support.helpers import arrays, evaluate
@@ -40,14 +40,14 @@ def words(draw: st.DrawFn, shape: tuple[int, ...]) -> Transform:
     axis = draw(st.integers(0, len(shape) - 1))
     divisors = [k for k in range(1, shape[axis] + 1) if shape[axis] % k == 0]
     choices: list[Transform] = [
-        Same(),
+        Identity(),
         Transpose(tuple(draw(st.permutations(range(len(shape)))))),
-        Fold(axis, str(draw(st.sampled_from(divisors)))),
+        Unflatten(axis, str(draw(st.sampled_from(divisors)))),
         Unsqueeze(draw(st.integers(0, len(shape)))),
         Pad(axis, str(shape[axis]), str(draw(st.integers(1, 5)))),
     ]
     if axis + 1 < len(shape):
-        choices.append(Unfold(axis, str(shape[axis])))
+        choices.append(Flatten(axis, str(shape[axis])))
     if shape[axis] == 1 and len(shape) > 1:
         choices.append(Squeeze(axis))
     return draw(st.sampled_from(choices))
@@ -55,15 +55,15 @@ def words(draw: st.DrawFn, shape: tuple[int, ...]) -> Transform:
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[Transform, list[tuple[int, ...]]]:
-    """A layout, and shapes that it fits: one view or several, joined, then some words more."""
+    """A transform, and shapes that it fits: one view or several, interleaved, then some more transforms."""
     ratio = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     rank = draw(st.integers(1, 3))
     axis, rest = draw(st.integers(0, rank - 1)), draw(st.lists(st.integers(1, 3), min_size=rank - 1, max_size=rank - 1))
     groups = draw(st.sampled_from([None, "1", "2", "3"]))
     unit = draw(st.integers(1, 3)) * int(groups or "1")
     shapes: list[tuple[int, ...]] = [(*rest[:axis], r * unit, *rest[axis:]) for r in ratio]
-    first = Each(tuple(draw(st.sampled_from([Same(), Pad(axis, str(s[axis]), "1")])) for s in shapes))
-    layout: Transform = first >> Join(tuple(map(str, ratio)), groups, axis)
+    first = PerTensor(tuple(draw(st.sampled_from([Identity(), Pad(axis, str(s[axis]), "1")])) for s in shapes))
+    layout: Transform = first >> Interleave(tuple(map(str, ratio)), groups, axis)
     for _ in range(draw(st.integers(0, 3))):
         (shape,) = shapes_after(layout, shapes)
         if len(shape) < 6:
@@ -87,17 +87,17 @@ def test_the_inverse_gives_every_tensor_back(drawn) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        Same(),
+        Identity(),
         Transpose(),
         Transpose((2, 0, 1)),
-        Join(("heads", "kv", "kv"), "kv"),
-        Join(("1", "1"), None, 1),
-        Fold(1, "heads"),
-        Unfold(0, "heads"),
+        Interleave(("heads", "kv", "kv"), "kv"),
+        Interleave(("1", "1"), None, 1),
+        Unflatten(1, "heads"),
+        Flatten(0, "heads"),
         Unsqueeze(2),
         Squeeze(0),
         Pad(0, "kv", "16"),
-        Each((Transpose(), Same())),
+        PerTensor((Transpose(), Identity())),
         Chain((Transpose(), Pad(0, "kv", "16"))),
     ],
 )
@@ -121,15 +121,15 @@ def test_q_k_v_per_group(kv, queries, head_dim, hidden) -> None:
         for tensor in (k, v):
             for row in range(head_dim):
                 rows.append(tensor[group * head_dim + row])
-    (fused,) = Join(("heads", "kv", "kv"), "kv").apply(parts, sizes)
+    (fused,) = Interleave(("heads", "kv", "kv"), "kv").apply(parts, sizes)
     np.testing.assert_array_equal(evaluate(fused, data), np.array(rows))
-    (blocks,) = Join(("heads", "kv", "kv")).apply(parts, sizes)
+    (blocks,) = Interleave(("heads", "kv", "kv")).apply(parts, sizes)
     np.testing.assert_array_equal(evaluate(blocks, data), np.concatenate([q, k, v]))
 
 
 def test_gate_and_up_alternate_row_by_row() -> None:
     parts, data = arrays((5, 3), (5, 3))
-    (fused,) = Join(("1", "1"), None).apply(parts, NONE)
+    (fused,) = Interleave(("1", "1"), None).apply(parts, NONE)
     whole = evaluate(fused, data)
     for row in range(5):
         np.testing.assert_array_equal(whole[2 * row], data["t0"][row])
@@ -138,7 +138,7 @@ def test_gate_and_up_alternate_row_by_row() -> None:
 
 def test_as_many_groups_as_fit_follow_the_ratio() -> None:
     parts, data = arrays((8,), (4,))
-    (fused,) = Join(("4", "2"), None).apply(parts, NONE)
+    (fused,) = Interleave(("4", "2"), None).apply(parts, NONE)
     a, b = data["t0"], data["t1"]
     expected = [x for i in range(4) for x in (a[2 * i], a[2 * i + 1], b[i])]
     np.testing.assert_array_equal(evaluate(fused, data), expected)
@@ -146,7 +146,7 @@ def test_as_many_groups_as_fit_follow_the_ratio() -> None:
 
 def test_columns_can_be_joined_too() -> None:
     parts, data = arrays((2, 4), (2, 2))
-    (fused,) = Join(("2", "1"), "2", axis=1).apply(parts, NONE)
+    (fused,) = Interleave(("2", "1"), "2", axis=1).apply(parts, NONE)
     a, b = data["t0"], data["t1"]
     expected = np.concatenate([a[:, :2], b[:, :1], a[:, 2:], b[:, 1:]], 1)
     np.testing.assert_array_equal(evaluate(fused, data), expected)
@@ -161,38 +161,38 @@ def test_padding_is_zeros_up_to_the_multiple() -> None:
 def test_a_number_that_nothing_tells_is_asked_for() -> None:
     parts, _ = arrays((6,), (3,), (3,))
     with pytest.raises(UsageError, match="num_heads"):
-        Join(("heads", "kv", "kv"), "kv").apply(parts, Sizes({"heads": "num_heads", "kv": "num_kv"}, {}))
+        Interleave(("heads", "kv", "kv"), "kv").apply(parts, Sizes({"heads": "num_heads", "kv": "num_kv"}, {}))
 
 
 @pytest.mark.parametrize(
     ("word", "shapes"),
     [
-        (Join(("heads", "kv", "kv"), "kv"), [(6, 2), (3, 2), (2, 2)]),
-        (Join(("heads", "kv", "kv"), "kv"), [(6, 2), (6, 2), (6, 2)]),
-        (Join(("heads", "kv", "kv"), "kv"), [(6, 2), (3, 2), (3, 4)]),
-        (Join(("heads", "kv", "kv"), "kv"), [(), (), ()]),
-        (Join(("heads", "kv", "kv"), "4"), [(6, 2), (3, 2), (3, 2)]),
-        (Join(("1", "1"), None, axis=1), [(4,), (4,)]),
-        (Join(("1", "1"), None), [(4, 2), (5, 2)]),
-        (Join(("1", "1"), None), [(0, 2), (0, 2)]),
-        (Join(("heads", "kv", "kv"), "kv").inverse, [(13, 2)]),
-        (Join(("heads", "kv", "kv"), "kv").inverse, [(16, 2)]),
-        (Join(("heads", "kv", "kv"), "kv").inverse, [()]),
-        (Join(("1", "1"), None).inverse, [(7,)]),
-        (Join(("1", "1"), None).inverse, [(3,)]),
-        (Join(("1", "1"), axis=1).inverse, [(4,)]),
+        (Interleave(("heads", "kv", "kv"), "kv"), [(6, 2), (3, 2), (2, 2)]),
+        (Interleave(("heads", "kv", "kv"), "kv"), [(6, 2), (6, 2), (6, 2)]),
+        (Interleave(("heads", "kv", "kv"), "kv"), [(6, 2), (3, 2), (3, 4)]),
+        (Interleave(("heads", "kv", "kv"), "kv"), [(), (), ()]),
+        (Interleave(("heads", "kv", "kv"), "4"), [(6, 2), (3, 2), (3, 2)]),
+        (Interleave(("1", "1"), None, axis=1), [(4,), (4,)]),
+        (Interleave(("1", "1"), None), [(4, 2), (5, 2)]),
+        (Interleave(("1", "1"), None), [(0, 2), (0, 2)]),
+        (Interleave(("heads", "kv", "kv"), "kv").inverse, [(13, 2)]),
+        (Interleave(("heads", "kv", "kv"), "kv").inverse, [(16, 2)]),
+        (Interleave(("heads", "kv", "kv"), "kv").inverse, [()]),
+        (Interleave(("1", "1"), None).inverse, [(7,)]),
+        (Interleave(("1", "1"), None).inverse, [(3,)]),
+        (Interleave(("1", "1"), axis=1).inverse, [(4,)]),
         (Transpose((0, 2, 1)), [(4, 4)]),
         (Transpose(), [(4,)]),
-        (Fold(0, "kv"), [(4,)]),
-        (Fold(1, "kv"), [(3,)]),
-        (Fold(0, "kv").inverse, [(3,)]),
+        (Unflatten(0, "kv"), [(4,)]),
+        (Unflatten(1, "kv"), [(3,)]),
+        (Unflatten(0, "kv").inverse, [(3,)]),
         (Squeeze(0), [(2, 1)]),
         (Squeeze(1), [(1,)]),
         (Pad(1, "heads", "4"), [(6,)]),
         (Pad(0, "heads", "4").inverse, [(5,)]),
         (Pad(0, "heads", "4").inverse, [(12,)]),
         (Pad(0, "heads", "4").inverse, [()]),
-        (Same() >> Transpose(), [(4,)]),
+        (Identity() >> Transpose(), [(4,)]),
     ],
 )
 def test_what_does_not_fit_is_refused(word, shapes) -> None:
@@ -200,32 +200,34 @@ def test_what_does_not_fit_is_refused(word, shapes) -> None:
         word.apply(arrays(*shapes)[0], GQA)
 
 
-def test_a_blank_is_zeros_and_has_to_be_zeros() -> None:
+def test_a_inserted_is_zeros_and_has_to_be_zeros() -> None:
     (one, two), data = arrays((2, 3), (2, 3))
-    blank = Blank(1)
-    first, zeros, second = blank.apply([one, two], Sizes({}, {}))
+    inserted = InsertZeros(1)
+    first, zeros, second = inserted.apply([one, two], Sizes({}, {}))
     assert [first, second] == [one, two]
     assert not evaluate(zeros, data).any()
     assert zeros.shape == (2, 3)
-    assert blank.inverse.apply([first, zeros, second], Sizes({}, {})) == [one, two]
-    assert blank.inverse.inverse == blank
-    assert blank.inverse.blanks([first, zeros, second]) == [zeros]
-    assert blank.blanks([one, two]) == []
+    assert inserted.inverse.apply([first, zeros, second], Sizes({}, {})) == [one, two]
+    assert inserted.inverse.inverse == inserted
+    assert inserted.inverse.must_be_zero([first, zeros, second]) == [zeros]
+    assert inserted.must_be_zero([one, two]) == []
 
 
 @pytest.mark.parametrize(
-    ("layout", "said"),
+    ("transform", "words"),
     [
-        (Same(), "as it is"),
-        (Join(("heads", "kv", "kv"), groups="kv"), "joined heads:kv:kv, per kv"),
-        (Part(Join(("1", "1"), groups=None)), "split 1:1, row by row"),
-        (Part(Join(("1", "1"), axis=1)) >> Transpose(), "split 1:1 on axis 1, axes 1 0"),
-        (Each((Same(), Transpose())), "each: as it is; axes 1 0"),
-        (Unfold(0, "experts"), "axes 0 and 1 merged"),
-        (Pad(0, "vocab", "512"), "axis 0 padded with zeros to a multiple of 512"),
-        (Pad(0, "vocab", "512").inverse, "axis 0 cut to vocab"),
-        (Blank(1), "zeros as tensor 1"),
+        (Identity(), "unchanged"),
+        (Interleave(("1", "1")), "concatenate 1:1"),
+        (Interleave(("1", "1"), groups="2"), "interleave 1:1 in 2 groups"),
+        (Interleave(("heads", "kv", "kv"), groups="kv"), "interleave heads:kv:kv per KV group"),
+        (Deinterleave(Interleave(("1", "1"), groups=None)), "split 1:1 row by row"),
+        (Deinterleave(Interleave(("1", "1"), axis=1)) >> Transpose(), "split 1:1 on axis 1, transpose (1, 0)"),
+        (PerTensor((Identity(), Transpose())), "per tensor: (unchanged; transpose (1, 0))"),
+        (Flatten(0, "experts"), "flatten axes 0 and 1"),
+        (Pad(0, "vocab", "512"), "pad axis 0 with zeros to a multiple of 512"),
+        (Pad(0, "vocab", "512").inverse, "cut axis 0 to vocab"),
+        (InsertZeros(1), "insert zeros as tensor 1"),
     ],
 )
-def test_a_layout_in_words(layout, said) -> None:
-    assert str(layout) == said
+def test_a_transform_in_words(transform, words) -> None:
+    assert str(transform) == words

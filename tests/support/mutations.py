@@ -21,7 +21,7 @@ import streamconv
 from streamconv.errors import StreamconvError
 from streamconv.families import Family, Rule
 from streamconv.families import registry as families
-from streamconv.rules.transforms import Chain, Each, Join, Part, Same, Transform, Transpose
+from streamconv.rules.transforms import Chain, Deinterleave, Identity, Interleave, PerTensor, Transform, Transpose
 from streamconv.tensors import views
 from support import families_page, golden
 from support.helpers import choices
@@ -107,21 +107,21 @@ def _rewritten(layout: Transform, change: Callable[[Transform], Transform]) -> T
     match layout:
         case Chain():
             return Chain(tuple(_rewritten(step, change) for step in layout.steps))
-        case Each():
-            return Each(tuple(_rewritten(step, change) for step in layout.steps))
+        case PerTensor():
+            return PerTensor(tuple(_rewritten(step, change) for step in layout.steps))
     return change(layout)
 
 
 def _straight(layout: Transform) -> Transform:
-    return Same() if isinstance(layout, Transpose) and len(layout.axes) < 4 else layout
+    return Identity() if isinstance(layout, Transpose) and len(layout.axes) < 4 else layout
 
 
 def _ungrouped(layout: Transform) -> Transform:
     match layout:
-        case Join() if layout.groups != "1":
+        case Interleave() if layout.groups != "1":
             return replace(layout, groups="1")
-        case Part():
-            return Part(replace(layout.join, groups="1"))
+        case Deinterleave():
+            return Deinterleave(replace(layout.interleave, groups="1"))
     return layout
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...rules.family import Config, Option
 from ...rules.statements import TIED, Drop, Rule, Statement, Tied
-from ...rules.transforms import Join
+from ...rules.transforms import Interleave
 
 L = "model.layers.{layer}."
 
@@ -73,9 +73,9 @@ def head(config: Config, hf: str, ms: str, embedding: str, again: bool = True) -
     return Tied(hf, ms, embedding, shape, again) if config.get(TIED) else Rule(hf, ms, shape)
 
 
-def gate_and_up(by_turns: bool) -> Join:
+def gate_and_up(by_turns: bool) -> Interleave:
     """Gate and up in one tensor: a row of each by turns, or one after the other."""
-    return Join(("1", "1"), groups=None if by_turns else "1")
+    return Interleave(("1", "1"), groups=None if by_turns else "1")
 
 
 def layer_norms(layer: str = L, fp32: tuple[str, ...] = ()) -> list[Statement]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...rules.statements import Rule, Statement
-from ...rules.transforms import Join, Part, Transpose
+from ...rules.transforms import Deinterleave, Interleave, Transpose
 from .decoder import norm
 
-THIRDS = Part(Join(("1", "1", "1")))
+THIRDS = Deinterleave(Interleave(("1", "1", "1")))
 
 
 def turned(hf: str, ms: str, rows: str | None = None, columns: str | None = None) -> list[Statement]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from ...rules.family import Config
 from ...rules.statements import Rule, Statement
-from ...rules.transforms import Each, Fold, Join, Part, Same, Transform, Transpose, Unfold
+from ...rules.transforms import Deinterleave, Identity, Interleave, PerTensor, Transform
 from .decoder import DECODER_SIZES
+from .rotary import even_then_odd
 
 DENSE, MOE, MTP = "model.layers.{dense}.", "model.layers.{moe}.", "model.layers.{mtp+layers}."
 
@@ -41,13 +42,8 @@ RANGES = {
 WHOLE, REORDERED, SPLIT = "whole", "reordered", "split"
 
 _Q, _KV, _KV_UP = "heads*(nope+rope), q_rank", "kv_rank+rope, hidden", "heads*(nope+value), kv_rank"
-_PER_HEAD = Part(Join(("nope", "rope"), "heads"))
-_LATENT = Part(Join(("kv_rank", "rope")))
-
-
-def even_then_odd(heads: str) -> Transform:
-    """The rotary rows of every head, even ones before odd ones: from pairs side by side to two halves."""
-    return Fold(0, heads) >> Fold(1, "rope//2") >> Transpose((0, 2, 1, 3)) >> Unfold(1, "2") >> Unfold(0, heads)
+_PER_HEAD = Deinterleave(Interleave(("nope", "rope"), "heads"))
+_LATENT = Deinterleave(Interleave(("kv_rank", "rope")))
 
 
 def has_q_lora(config: Config) -> bool:
@@ -74,7 +70,7 @@ def _queries(layer: str, config: Config, form: str, fp32: tuple[str, ...]) -> li
     if not has_q_lora(config):
         return [Rule(hf + "q_proj.weight", ms + "q_proj.weight", "heads*(nope+rope), hidden")]
     forms: dict[str, tuple[str | tuple[str, ...], Transform]] = {
-        WHOLE: (ms + "l2q_proj.weight", Same()),
+        WHOLE: (ms + "l2q_proj.weight", Identity()),
         REORDERED: (ms + "l2q_proj.weight", _reordered(_PER_HEAD, "heads")),
         SPLIT: ((ms + "l2q_nope_proj.weight", ms + "l2q_pe_proj.weight"), _split(_PER_HEAD, "heads")),
     }
@@ -95,14 +91,14 @@ def _keys_and_values(layer: str, form: str) -> list[Statement]:
     if form == SPLIT:
         latent = Rule(down, (ms + "kv2l_latent_kv.weight", ms + "kv2l_k_pe.weight"), _KV, _split(_LATENT, "1"))
     names = ms + "lkv2kv_k_nope.weight", ms + "lkv2kv_v.weight"
-    return [latent, Rule(up, names, _KV_UP, Part(Join(("nope", "value"), "heads")))]
+    return [latent, Rule(up, names, _KV_UP, Deinterleave(Interleave(("nope", "value"), "heads")))]
 
 
-def _split(part: Part, heads: str) -> Transform:
-    return part >> Each((Same(), even_then_odd(heads)))
+def _split(part: Deinterleave, heads: str) -> Transform:
+    return part >> PerTensor((Identity(), even_then_odd(heads, "rope//2")))
 
 
-def _reordered(part: Part, heads: str) -> Transform:
+def _reordered(part: Deinterleave, heads: str) -> Transform:
     return _split(part, heads) >> part.inverse
 
 

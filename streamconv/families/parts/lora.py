@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...rules.family import Config, Option, Options
 from ...rules.statements import Drop, Rule, Statement, Tied
-from ...rules.transforms import Same
+from ...rules.transforms import Identity
 from .decoder import TRAINING_STATE
 
 Table = Callable[[Config, Options], Sequence[Statement]]
@@ -73,7 +73,7 @@ def _adapters(model: Sequence[Statement], suffixes: tuple[str, str]) -> Iterator
 
 def _takes_adapter(rule: Rule) -> bool:
     """Whether the rule is a projection of a layer with one name and the same layout on both sides."""
-    one_name = isinstance(rule.layout, Same) and all(len(rule.patterns(side)) == 1 for side in ("hf", "ms"))
+    one_name = isinstance(rule.layout, Identity) and all(len(rule.patterns(side)) == 1 for side in ("hf", "ms"))
     matrix = isinstance(rule.shape, str) and rule.shape.count(",") == 1
     return one_name and matrix and "layer" in rule.holes("hf") and rule.patterns("hf")[0].endswith(".weight")
 
