@@ -33,8 +33,9 @@ from streamconv.output.blocks import Blocks
 from streamconv.output.digests import BlockDigests
 from streamconv.planning.fp8_scales import SUFFIX
 from streamconv.rules import transforms
+from streamconv.rules.interleaving import Interleave
 from streamconv.rules.sizes import Sizes
-from streamconv.rules.transforms import Interleave, Transform
+from streamconv.rules.transforms import Transform
 from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import views

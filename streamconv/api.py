@@ -21,8 +21,7 @@ from .checks.sample import sample as parse_sample
 from .conversion import Plan, compare
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
-from .families import registry
-from .families.registry import Value
+from .families import Value, registry
 from .formats import layout
 from .formats.layout import HF_SAFETENSORS, PEFT, FileLayout
 from .output import format_choice, manifest

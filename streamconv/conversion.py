@@ -193,7 +193,7 @@ class Plan(Prepared):
         """Return the files next to the weights: a model's, or an adapter's."""
         mapping, directory = self.mapping, self.catalog.directory
         if not mapping.is_adapter:
-            settled = {**self.family.settled(mapping.options), **({TIED: False} if mapping.untied else {})}
+            settled = {**self.family.config_updates(mapping.options), **({TIED: False} if mapping.untied else {})}
             return companions.of_model(self.config, directory, mapping.held_dtype, bool(mapping.dequantised), settled)
         if mapping.direction is Direction.FORWARD:
             return companions.of_mindspore_adapter(self.config, directory)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .configs.model_config import ModelConfig
 from .engine.boxes import is_scattered
 from .engine.budget import Budget, divide, resident_bytes
-from .families.registry import Family
+from .families import Family
 from .formats.layout import FileLayout
 from .output.blocks import BLOCK
 from .output.destination import Destination

@@ -16,8 +16,8 @@ from .families import registry
 from .formats.catalog import open_catalog
 from .output import manifest
 from .output.manifest import Manifest
-from .planning.mapping import TensorMapping
-from .planning.options import Question, decided_plan, said_options
+from .planning.mapping import Request, TensorMapping
+from .planning.options import decided_mapping, from_yaml
 from .rules.family import Family, Value
 from .rules.statements import Direction
 from .tensors.dtypes import DType
@@ -97,6 +97,6 @@ class Source:
         Raises:
             StreamconvError: a tensor does not fit, or several values of an option do.
         """
-        question = Question(self.catalog, family, self.config.values, direction, dtype, same_start)
+        request = Request(self.catalog, family, self.config.values, direction, dtype, same_start)
         recorded = (self.made_by.text("model"), self.made_by.options) if self.made_by else None
-        return decided_plan(question, given, recorded, said_options(family, self.config.yaml_values))
+        return decided_mapping(request, given, recorded, from_yaml(family, self.config.yaml_values))

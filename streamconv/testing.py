@@ -10,12 +10,12 @@ from typing import IO
 import numpy as np
 
 from .engine.kernels import numpy_dtype
-from .families.registry import Config, Family, Options
+from .families import Config, Family, Options
 from .formats import safetensors, shards
 from .planning.fp8_scales import SUFFIX
-from .rules.patterns import Bindings, fill, numbers, words
+from .rules.patterns import Bindings, fill, number_holes, words
 from .rules.sizes import Ranges, Sizes
-from .rules.statements import Copy, Rule, Tied
+from .rules.statements import Copy, Rule, Side, Tied
 from .tensors.dtypes import BF16, F8_E4M3, F32, DType
 from .tensors.refs import OutputFile, TensorSpec
 
@@ -45,7 +45,7 @@ def hf_specs(
     shapes = {s.hf: s.shape for s in table if isinstance(s, Tied)} | {hf: rule.shape for hf, rule in rules.items()}
     copies = [Rule(s.hf, s.hf, shapes[s.of]) for s in table if isinstance(s, Copy) and s.of in shapes]
     return [
-        TensorSpec(name, F32 if "hf" in rule.fp32 else dtype, shape)
+        TensorSpec(name, F32 if Side.HF in rule.fp32 else dtype, shape)
         for rule in (*rules.values(), *copies)
         for name, shape in _tensors(rule, Ranges(family.ranges, sizes), sizes)
     ]
@@ -64,11 +64,11 @@ def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]
 
 
 def _tensors(rule: Rule, ranges: Ranges, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for pattern, spec in zip(rule.patterns("hf"), rule.shapes(), strict=True):
+    for pattern, spec in zip(rule.patterns(Side.HF), rule.shapes(), strict=True):
         shape = tuple(sizes.number(symbol) for symbol in spec.split(",")) if spec else ()
         fillings: list[Bindings] = list(words(pattern))
-        for hole in sorted(numbers((pattern,))):
-            fillings = [{**f, hole: i} for f in fillings for i in ranges.numbers(hole)]
+        for hole in sorted(number_holes((pattern,))):
+            fillings = [{**f, hole: i} for f in fillings for i in ranges.values(hole)]
         yield from ((fill(pattern, filling, sizes), shape) for filling in fillings)
 
 

@@ -101,7 +101,7 @@ def test_a_config_elsewhere_brings_its_companions(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for name in ("config.json", *running.COMPANIONS):
         (source / name).rename(tmp_path / "model" / name)
-    with pytest.raises(UsageError, match="--config FILE"):
+    with pytest.raises(UsageError, match='config="FILE"'):
         streamconv.plan(source, tmp_path / "dest")
     streamconv.convert(source, tmp_path / "dest", config=tmp_path / "model" / "config.json")
     assert {p.name for p in (tmp_path / "dest").iterdir()} >= {"config.json", *running.KEPT}

@@ -13,7 +13,7 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.families import registry as families
 from streamconv.formats.catalog import open_catalog
-from streamconv.planning.mapping import map_tensors
+from streamconv.planning.mapping import Request, map_tensors
 from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes
 from streamconv.tensors.dtypes import BF16, F16, F32, F64
@@ -72,7 +72,7 @@ def test_a_sample_is_planned_without_a_word_of_complaint(tmp_path, config) -> No
     samples.write_hf(tmp_path / "hf", config, hf(config), 1000)
     options = {option.name: option.default for option in family.options}
     catalog = open_catalog(tmp_path / "hf")
-    assert map_tensors(catalog, family, config, options, Direction.FORWARD, None).dropped == {}
+    assert map_tensors(Request(catalog, family, config, Direction.FORWARD), options).dropped == {}
     assert json.loads((tmp_path / "hf" / "config.json").read_text()) == config
 
 

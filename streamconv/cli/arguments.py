@@ -42,7 +42,7 @@ class WithFamilyFlags(click.Command):
             return list(args)  # no family's table need be loaded
         from ..families import families
 
-        flags = {f"--{name}" for f in families() for name in (*(o.name for o in f.options), *f.numbers)}
+        flags = {f"--{name}" for f in families() for name in (*(o.name for o in f.options), *f.manual_sizes)}
         rewritten, rest = [], list(args)
         while rest:
             word, equals, value = rest.pop(0).partition("=")

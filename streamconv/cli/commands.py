@@ -141,6 +141,7 @@ def models(words: tuple[str, ...], family: str | None, config: str | None, as_js
 
 def _check(words: tuple[str, ...], config: str | None) -> None:
     from ..api import check
+    from ..text import in_shell
 
     if len(words) != 2:
         raise UsageError(
@@ -149,7 +150,7 @@ def _check(words: tuple[str, ...], config: str | None) -> None:
         )
     findings = 0
     for finding in check(*words, config=config):
-        click.echo(finding.text)
+        click.echo(in_shell(finding.message))
         findings += finding.is_error
     if findings:
         raise UnsupportedError(f"the family does not fit {quote(words[1])}: {counted(findings, 'finding')}")

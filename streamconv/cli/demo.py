@@ -18,7 +18,7 @@ from ..checkpoint import LazyTensor
 from ..checkpoint import open as open_checkpoint
 from ..engine.budget import peak_bytes
 from ..errors import InternalError, StreamconvError, UsageError, VerificationError, storage_error
-from ..families.registry import find
+from ..families import find
 from ..text import format_size, quote, setting
 from ..units import parse_size
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
-from ..planning.outputs import SameBytes
+from ..planning.repeats import SameBytes
 from ..storage.access import Access
 from ..storage.regions import Region
 from ..tensors.arrays import Bits

@@ -6,12 +6,11 @@ The head of the 7B and 13B is normalised when the model runs; the checkpoint hol
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Deinterleave, Interleave
 from .parts.decoder import (
     DECODER_SIZES,
-    TRAINING_STATE,
-    L,
+    LAYER,
     decoder_ends,
     feed_forward,
     layer_norms,
@@ -23,18 +22,17 @@ _THIRDS = Deinterleave(Interleave(("1", "1", "1")))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map Llama-like layers whose W_pack is split into q, k and v."""
     before, after = decoder_ends(config)
-    names = tuple(L + f"attention.w{p}.weight" for p in "qkv")
+    names = tuple(LAYER + f"attention.w{p}.weight" for p in "qkv")
     return [
         *before,
-        Rule(L + "self_attn.W_pack.weight", names, "3*hidden, hidden", _THIRDS),
+        Rule(LAYER + "self_attn.W_pack.weight", names, "3*hidden, hidden", _THIRDS),
         *linear("self_attn.o_proj", "attention.wo", "hidden", "hidden"),
         *feed_forward(),
         *layer_norms(),
         rotary_buffers(),
         *after,
-        *TRAINING_STATE,
     ]
 
 
@@ -45,5 +43,7 @@ FAMILY = Family(
     model_types=("baichuan",),
     sizes=DECODER_SIZES,
     rules=rules,
-    differs=("a W_pack that is not three times the hidden size is refused; MindFormers splits it into garbage",),
+    differs_from_mindformers=(
+        "a W_pack that is not three times the hidden size is refused; MindFormers splits it into garbage",
+    ),
 )

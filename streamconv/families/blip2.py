@@ -6,17 +6,17 @@ From MindFormers' `models/blip2/convert_weight.py`. EVA's attention has no bias 
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
+from ..rules.padding import InsertZeros
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import InsertZeros
-from .parts.decoder import TRAINING_STATE, norm
-from .parts.encoder import SIZES, block, patches, qkv, same
+from .parts.decoder import norm
+from .parts.encoder import SIZES, block, patches, qkv, unchanged
 
 _VISION, _BLOCK = "visual_encoder.", "visual_encoder.blocks.{layer}."
 _WORDS = ("bert.embeddings.", "bert.encoder.layer.{deep}.", "bert.encoder.layer.{cross}.crossattention.")
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the image encoder, the Q-Former and the heads of the first stage."""
     biases = tuple(f"{_BLOCK}attn.{name}_bias" for name in "qv")
     return [
         Rule("query_tokens", "query_tokens", "1, queries, text"),
@@ -25,11 +25,10 @@ def rules(config: Config, options: Options) -> list[Statement]:
         Rule(biases, qkv("bias", _BLOCK + "attention."), "hidden", InsertZeros(1)),
         *norm("ln_vision", "ln_vision", "hidden"),
         *_q_former("Qformer.", "qformer."),
-        *same("vision_proj", "vision_proj", "joint", "text"),
-        *same("text_proj", "text_proj", "joint", "text"),
-        *same("itm_head", "itm_head", "2", "text"),
+        *unchanged("vision_proj", "vision_proj", "joint", "text"),
+        *unchanged("text_proj", "text_proj", "joint", "text"),
+        *unchanged("itm_head", "itm_head", "2", "text"),
         Rule("temp", "temp", "", optional=True),
-        *TRAINING_STATE,
     ]
 
 
@@ -51,26 +50,26 @@ def _q_former(hf: str, ms: str) -> list[Statement]:
         *_network(deep, deep_ms, "_query"),
         Rule(head + "bias", head_ms + "bias", "vocab"),
         *_dense_and_norm(head + "transform.", head_ms + "transform.", "text"),
-        *same(head + "decoder", head_ms + "decoder", "vocab", "text"),
+        *unchanged(head + "decoder", head_ms + "decoder", "vocab", "text"),
     ]
 
 
 def _attention(hf: str, ms: str, seen: str) -> list[Statement]:
     columns = {"query": "text", "key": seen, "value": seen}
-    heads = [same(f"{hf}self.{name}", f"{ms}self_att.{name}", "text", width) for name, width in columns.items()]
+    heads = [unchanged(f"{hf}self.{name}", f"{ms}self_att.{name}", "text", width) for name, width in columns.items()]
     return [*(rule for pair in heads for rule in pair), *_dense_and_norm(hf + "output.", ms + "output.", "text")]
 
 
 def _network(hf: str, ms: str, kind: str) -> list[Statement]:
     wide, narrow = f"intermediate{kind}.dense", f"output{kind}."
     return [
-        *same(hf + wide, ms + wide, "text_ffn", "text"),
+        *unchanged(hf + wide, ms + wide, "text_ffn", "text"),
         *_dense_and_norm(hf + narrow, ms + narrow, "text_ffn"),
     ]
 
 
 def _dense_and_norm(hf: str, ms: str, columns: str) -> list[Statement]:
-    return [*same(hf + "dense", ms + "dense", "text", columns), *norm(hf + "LayerNorm", ms + "layernorm", "text")]
+    return [*unchanged(hf + "dense", ms + "dense", "text", columns), *norm(hf + "LayerNorm", ms + "layernorm", "text")]
 
 
 FAMILY = Family(
@@ -80,7 +79,7 @@ FAMILY = Family(
     ranges={"layer": "layers", "deep": "text_layers"},
     rules=rules,
     torch_root="model",
-    differs=(
+    differs_from_mindformers=(
         "fc1 is output.mapping and fc2 output.projection; MindFormers crosses the two weights, which then do not fit",
         "in reverse, q, k and v are joined again; MindFormers leaves them apart under names of its own",
         "position_ids keep their integers under --dtype",

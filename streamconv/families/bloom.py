@@ -6,10 +6,10 @@ From MindFormers 1.3.2, `models/bloom/convert_weight.py`. A `transformer.` befor
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Deinterleave, Interleave
-from .parts.decoder import TRAINING_STATE, norm
-from .parts.encoder import qkv, turned
+from .parts.decoder import norm
+from .parts.encoder import linear_transposed, qkv
 
 _TOP = "{prefix:|transformer.}"
 _HF, _MS = _TOP + "h.{layer}.", _TOP + "blocks.{layer}."
@@ -17,7 +17,7 @@ _BY_HEAD = Deinterleave(Interleave(("1", "1", "1"), groups="heads"))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map embedding, layers with q, k and v fused per head, and the head if there is one."""
     fused, dense, word = _HF + "self_attention.query_key_value.", _MS + "attention.", "embedding.word_embedding."
     return [
         Rule(_TOP + "word_embeddings.weight", _TOP + word + "embedding_table", "vocab, hidden"),
@@ -25,14 +25,13 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *norm(_HF + "input_layernorm", _MS + "layernorm1", "hidden"),
         Rule(fused + "weight", qkv("weight", dense), "3*hidden, hidden", _BY_HEAD),
         Rule(fused + "bias", qkv("bias", dense), "3*hidden", _BY_HEAD),
-        *turned(_HF + "self_attention.dense", dense + "projection", "hidden", "hidden"),
+        *linear_transposed(_HF + "self_attention.dense", dense + "projection", "hidden", "hidden"),
         *norm(_HF + "post_attention_layernorm", _MS + "layernorm2", "hidden"),
-        *turned(_HF + "mlp.dense_h_to_4h", _MS + "output.mapping", "4*hidden", "hidden"),
-        *turned(_HF + "mlp.dense_4h_to_h", _MS + "output.projection", "hidden", "4*hidden"),
+        *linear_transposed(_HF + "mlp.dense_h_to_4h", _MS + "output.mapping", "4*hidden", "hidden"),
+        *linear_transposed(_HF + "mlp.dense_4h_to_h", _MS + "output.projection", "hidden", "4*hidden"),
         *norm(_TOP + "ln_f", _TOP + "ln_f", "hidden"),
         Rule("lm_head.weight", "head.weight", "vocab, hidden", optional=True),
         Rule("lm_head.bias", "head.bias", "vocab", optional=True),
-        *TRAINING_STATE,
     ]
 
 
@@ -47,9 +46,9 @@ FAMILY = Family(
         "layers": "n_layer | num_hidden_layers",
         "heads": "n_head | num_attention_heads",
     },
-    numbers={"n_head": "heads", "hidden_size": "hidden"},
+    manual_sizes={"n_head": "heads", "hidden_size": "hidden"},
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "names with transformer. in front are read in reverse too; MindFormers fails on them",
         "an n_head other than the config's is refused; MindFormers mixes rows in silence",
     ),

@@ -8,15 +8,16 @@ from __future__ import annotations
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Statement
 from . import glm_n
+from .parts.decoder import same_name
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
-    qkv, up = glm_n.L + "self_attention.query_key_value.", glm_n.L + "mlp.dense_h_to_4h."
+    """Map ChatGLM2's tensors, with q, k, v and gate, up fused."""
+    qkv, up = glm_n.LAYER + "self_attention.query_key_value.", glm_n.LAYER + "mlp.dense_h_to_4h."
     projections: list[Statement] = [
-        glm_n.same(qkv + "weight", "(heads+2*kv)*head_dim, hidden"),
-        glm_n.same(qkv + "bias", "(heads+2*kv)*head_dim", optional=True),
-        glm_n.same(up + "weight", "2*ffn, hidden"),
+        same_name(qkv + "weight", "(heads+2*kv)*head_dim, hidden"),
+        same_name(qkv + "bias", "(heads+2*kv)*head_dim", optional=True),
+        same_name(up + "weight", "2*ffn, hidden"),
     ]
     return glm_n.table("transformer.embedding.embedding_table", projections)
 

@@ -7,10 +7,11 @@ layer has the same rotary frequencies; MindFormers has them once.
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Copy, Rule, Statement
-from ..rules.transforms import Deinterleave, Interleave, Unsqueeze
-from .parts.decoder import TRAINING_STATE, L, norm
-from .parts.encoder import same
+from ..rules.transforms import Unsqueeze
+from .parts.decoder import LAYER, norm
+from .parts.encoder import unchanged
 
 _VISION, _VISION_MS, _ADAPTER = "model.vision.", "vision_encoder.", "mlp_adapter."
 _LAYER, _LAYER_MS = _VISION + "transformer.layers.{block}.", _VISION_MS + "blocks.{block}."
@@ -23,7 +24,7 @@ _PROJECTIONS = (("gate_proj", "w1", "ffn, width"), ("up_proj", "w3", "ffn, width
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the language model (of the chosen modality), the image encoder and the adapter between them."""
     video = options["modal"] == "video"
     top = "llm_model.pet_model.lora_model." if video and options["sft"] == "lora" else "llm_model."
     first = "model.layers.0" + _FREQUENCIES
@@ -31,18 +32,17 @@ def rules(config: Config, options: Options) -> list[Statement]:
         Rule("model.embed_tokens.weight", top + "model.tok_embeddings.embedding_weight", "vocab, width"),
         Rule(first, top + "model.freqs_mgr.freqs", "frequencies", optional=True),
         Copy("model.layers.{later}" + _FREQUENCIES, first, "the same in every layer"),
-        *(_video_layer(top + L) if video else _image_layer(top + L)),
+        *(_video_layer(top + LAYER) if video else _image_layer(top + LAYER)),
         Rule("model.norm.weight", top + "model.norm_out.weight", "width"),
         Rule("lm_head.weight", top + "lm_head.weight", "vocab, width"),
         *_vision(),
         *_adapter(),
-        *TRAINING_STATE,
     ]
 
 
 def _video_layer(ms: str) -> list[Statement]:
     """A Llama's layer: q, k and v apart, MindFormers' names."""
-    language, parts = L + "self_attn.language_expert_", tuple(f"{ms}attention.w{p}.weight" for p in "qkv")
+    language, parts = LAYER + "self_attn.language_expert_", tuple(f"{ms}attention.w{p}.weight" for p in "qkv")
     return [
         Rule(
             language + "query_key_value.weight",
@@ -52,11 +52,11 @@ def _video_layer(ms: str) -> list[Statement]:
         ),
         Rule(language + "dense.weight", ms + "attention.wo.weight", "width, heads*head_dim"),
         *(
-            Rule(f"{L}mlp.language_mlp.{hf}.weight", f"{ms}feed_forward.{w}.weight", shape)
+            Rule(f"{LAYER}mlp.language_mlp.{hf}.weight", f"{ms}feed_forward.{w}.weight", shape)
             for hf, w, shape in _PROJECTIONS
         ),
-        Rule(L + "input_layernorm.weight", ms + "attention_norm.weight", "width"),
-        Rule(L + "post_attention_layernorm.weight", ms + "ffn_norm.weight", "width"),
+        Rule(LAYER + "input_layernorm.weight", ms + "attention_norm.weight", "width"),
+        Rule(LAYER + "post_attention_layernorm.weight", ms + "ffn_norm.weight", "width"),
     ]
 
 
@@ -65,11 +65,14 @@ def _image_layer(ms: str) -> list[Statement]:
     kinds = "mlp.{kind:language|vision}_mlp."
     bias = "self_attn.vision_expert_query_key_value.bias"
     return [
-        Rule(L + _QKV + "weight", ms + _QKV + "weight", "(heads+2*kv)*head_dim, width"),
-        Rule(L + bias, ms + bias, "(heads+2*kv)*head_dim"),
-        Rule(L + _DENSE + "weight", ms + _DENSE + "weight", "width, heads*head_dim"),
-        *(Rule(f"{L}{kinds}{hf}.weight", f"{ms}{kinds}{w}.weight", shape) for hf, w, shape in _PROJECTIONS),
-        *(Rule(f"{L}{n}.weight", f"{ms}{n}.weight", "width") for n in ("input_layernorm", "post_attention_layernorm")),
+        Rule(LAYER + _QKV + "weight", ms + _QKV + "weight", "(heads+2*kv)*head_dim, width"),
+        Rule(LAYER + bias, ms + bias, "(heads+2*kv)*head_dim"),
+        Rule(LAYER + _DENSE + "weight", ms + _DENSE + "weight", "width, heads*head_dim"),
+        *(Rule(f"{LAYER}{kinds}{hf}.weight", f"{ms}{kinds}{w}.weight", shape) for hf, w, shape in _PROJECTIONS),
+        *(
+            Rule(f"{LAYER}{n}.weight", f"{ms}{n}.weight", "width")
+            for n in ("input_layernorm", "post_attention_layernorm")
+        ),
     ]
 
 
@@ -78,13 +81,13 @@ def _vision() -> list[Statement]:
     return [
         Rule(hf + "cls_embedding", _VISION_MS + "cls_token", "1, vision", Unsqueeze(0)),
         Rule(hf + "position_embedding.weight", _VISION_MS + "pos_embed", "positions, vision", Unsqueeze(0)),
-        *same(hf + "proj", _VISION_MS + "patch_embed.proj", "vision", "channels, patch, patch"),
+        *unchanged(hf + "proj", _VISION_MS + "patch_embed.proj", "vision", "channels, patch, patch"),
         *norm(_LAYER + "input_layernorm", _LAYER_MS + "norm1", "vision"),
-        *same(_LAYER + "attention.query_key_value", _LAYER_MS + "attn.qkv", "3*vision", "vision"),
-        *same(_LAYER + "attention.dense", _LAYER_MS + "attn.proj", "vision", "vision"),
+        *unchanged(_LAYER + "attention.query_key_value", _LAYER_MS + "attn.qkv", "3*vision", "vision"),
+        *unchanged(_LAYER + "attention.dense", _LAYER_MS + "attn.proj", "vision", "vision"),
         *norm(_LAYER + "post_attention_layernorm", _LAYER_MS + "norm2", "vision"),
-        *same(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.fc1", "vision_ffn", "vision"),
-        *same(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.fc2", "vision", "vision_ffn"),
+        *unchanged(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.fc1", "vision_ffn", "vision"),
+        *unchanged(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.fc2", "vision", "vision_ffn"),
     ]
 
 
@@ -94,7 +97,7 @@ def _adapter() -> list[Statement]:
     linears = {**shapes, "dense_4h_to_h": "width, adapted"}
     return [
         *(Rule(_VISION + name, _ADAPTER + name, "1, 1, width") for name in ("boi", "eoi")),
-        *same(_VISION + "conv", _ADAPTER + "conv", "vision", "vision, window, window"),
+        *unchanged(_VISION + "conv", _ADAPTER + "conv", "vision", "vision, window, window"),
         *norm(_VISION + line + "norm1", _ADAPTER + line + "norm1", "width"),
         *(Rule(f"{_VISION}{line}{n}.weight", f"{_ADAPTER}{line}{n}.weight", shape) for n, shape in linears.items()),
     ]
@@ -120,11 +123,11 @@ FAMILY = Family(
     },
     ranges={"layer": "layers", "later": "1..layers", "block": "blocks"},
     options=(
-        Option("modal", ("video", "image"), "what the model looks at", told=True),
+        Option("modal", ("video", "image"), "what the model looks at", infer_from_names=True),
         Option("sft", ("none", "lora"), "names for fine-tuning with LoRA, where modal is video"),
     ),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "q, k and v have as many rows as the config says; MindFormers cuts at the 8B's",
         "the rotary frequencies kept are layer 0's; MindFormers keeps those it meets first",
         "there is a way back",

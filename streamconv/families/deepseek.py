@@ -5,13 +5,13 @@ from __future__ import annotations
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Statement
 from .llama import separate
-from .parts.decoder import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
+from .parts.decoder import DECODER_SIZES, decoder_ends, layer_norms, rotary_buffers
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map a Llama-like model with separate projections."""
     before, after = decoder_ends(config)
-    return [*before, *separate(), *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
+    return [*before, *separate(), *layer_norms(), rotary_buffers(), *after]
 
 
 FAMILY = Family(
@@ -24,7 +24,7 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     rules=rules,
     successors={"deepseek_v2": "deepseek2", "deepseek_v3": "deepseek3"},
-    differs=(
+    differs_from_mindformers=(
         "in reverse, files as HuggingFace has them; MindFormers writes one .bin",
         "nothing beside the source is touched; MindFormers (v1.5) replaces and then deletes its pytorch_model.bin",
     ),

@@ -8,31 +8,30 @@ has it, 1.5 and later with `mla_weight_split` (proven by forward passes on both)
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
-from ..rules.statements import Rule, Statement
-from ..rules.transforms import Identity, Transpose
+from ..rules.statements import Rule, Side, Statement
+from .parts import experts
 from .parts import latent_attention as latent
-from .parts.decoder import TRAINING_STATE, L, decoder_ends, layer_norms, rotary_buffers
+from .parts.decoder import LAYER, decoder_ends, layer_norms, rotary_buffers
 from .parts.latent_attention import MOE
 
-_FP32 = ("ms",)
+_FP32 = (Side.MS,)
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map latent attention, dense layers, and layers with routed and shared experts."""
     before, after = decoder_ends(config, _FP32)
     form = latent.SPLIT if options["mla_weight_split"] else latent.WHOLE
     router = MOE + "feed_forward.routed_experts.router.dense.weight"
     return [
         *before,
-        *latent.latent_attention(L, config, form, _FP32),
+        *latent.latent_attention(LAYER, config, form, _FP32),
         *latent.dense_layers(),
         Rule(MOE + "mlp.gate.weight", router, "experts, hidden", fp32=_FP32),
         *latent.shared_experts(MOE),
-        *latent.stacked_experts(MOE, Transpose((0, 2, 1)) if options["use_gmm"] else Identity()),
+        *latent.stacked_experts(MOE, experts.transform(options)),
         *layer_norms(fp32=_FP32),
         rotary_buffers(),
         *after,
-        *TRAINING_STATE,
     ]
 
 
@@ -53,11 +52,11 @@ FAMILY = Family(
             (False, True),
             "rotary rows apart and even ones first, keys and values apart: MindFormers 1.5 and later",
         ),
-        Option("use_gmm", (False, True), "experts as [E, in, out] for the grouped matrix product, not [E, out, in]"),
+        experts.USE_GMM,
     ),
     rules=rules,
     example={"q_lora_rank": 1536},
-    differs=(
+    differs_from_mindformers=(
         "values are the source's; MindFormers rounds all to BF16 first, whatever --dtype says",
         "there is a way back",
         "experts are counted; MindFormers takes 160 for granted, and otherwise mixes layers up or drops experts",

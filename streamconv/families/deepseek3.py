@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..rules.family import Config, Family, Option, Options
-from ..rules.statements import Copy, Drop, Rule, Statement
-from ..rules.transforms import Flatten, Identity, Interleave, Transpose
+from ..rules.interleaving import Interleave
+from ..rules.statements import Copy, Drop, Rule, Side, Statement
+from ..rules.transforms import Flatten, Identity, Transpose
+from ..text import setting
 from .parts import latent_attention as latent
 from .parts.decoder import (
     INTERLEAVE_MLP,
-    TRAINING_STATE,
-    L,
+    LAYER,
     decoder_ends,
     gate_and_up,
     head,
@@ -24,23 +25,28 @@ from .parts.decoder import (
 )
 from .parts.latent_attention import BOTH, DENSE, MOE, MTP
 
-_MS = ("ms",)
+_MS = (Side.MS,)
 _SWAPPED = Transpose((0, 2, 1))
 _GATE_THEN_UP = Interleave(("1", "1"), "1", axis=1)
 _GATE_UP, _DOWN = "expert_ffn, hidden", "hidden, expert_ffn"
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table.
+    """Map the model in the chosen layout, with or without its MTP layers.
 
     Raises:
         UsageError: use_gmm with another layout than classic, or interleave_mlp=false with another than mcore.
     """
     layout, gmm, by_turns = options["layout"], bool(options["use_gmm"]), bool(options["interleave_mlp"])
     if gmm and layout != "classic":
-        raise UsageError(f"use_gmm=true is a choice of layout=classic; layout={layout} has one form only")
+        raise UsageError(
+            f"use_gmm goes only with layout=classic, not with layout={layout}", f"omit {setting('options.use_gmm')}"
+        )
     if not by_turns and layout != "mcore":
-        raise UsageError(f"interleave_mlp=false is a choice of layout=mcore; in layout={layout} gate and up are apart")
+        raise UsageError(
+            f"interleave_mlp=false goes only with layout=mcore; in layout={layout} gate and up are separate",
+            f"omit {setting('options.interleave_mlp')}",
+        )
     # Where the config does not say how many there are, their names do.
     kept = bool(options["mtp"]) and config.get("num_nextn_predict_layers") != 0
     table = {
@@ -48,8 +54,8 @@ def rules(config: Config, options: Options) -> list[Statement]:
         "infer": _infer(config, kept),
         "mcore": _mcore(config, kept, by_turns),
     }
-    rotary = rotary_buffers(*(layer + "self_attn." for layer in (L, MTP)))
-    return [*table[str(layout)], rotary, *([] if kept else _no_mtp(config)), *TRAINING_STATE]
+    rotary = rotary_buffers(*(layer + "self_attn." for layer in (LAYER, MTP)))
+    return [*table[str(layout)], rotary, *([] if kept else _no_mtp(config))]
 
 
 def _no_mtp(config: Config) -> list[Statement]:
@@ -58,7 +64,7 @@ def _no_mtp(config: Config) -> list[Statement]:
     layers = "model.layers.{extra+layers}.{rest:*}"
     signs = "model.layers.{extra+layers}.eh_proj.weight", "model.mtp_hidden_fusers.{extra}.dense.weight"
     return [
-        Drop(why, hf=(layers,), ms=(layers,), beside=signs),
+        Drop(why, hf=(layers,), ms=(layers,), only_with=signs),
         Drop(why, ms=("model.mtp_hidden_fusers.{rest:*}", "model.mtp_norms.{rest:*}", "mtp.{rest:*}")),
     ]
 
@@ -70,7 +76,7 @@ def _classic(config: Config, gmm: bool, mtp: bool) -> list[Statement]:
     before, after = decoder_ends(config, _MS)
     experts = _classic_gmm if gmm else _classic_bmm
     main = [
-        *latent.latent_attention(L, config, latent.SPLIT, _MS),
+        *latent.latent_attention(LAYER, config, latent.SPLIT, _MS),
         *layer_norms(fp32=_MS),
         *latent.dense_layers(),
         *experts(MOE),
@@ -124,7 +130,7 @@ def _classic_fusers() -> list[Statement]:
 def _infer(config: Config, mtp: bool) -> list[Statement]:
     before, after = decoder_ends(config)
     main = [
-        *latent.latent_attention(L, config, latent.REORDERED, ()),
+        *latent.latent_attention(LAYER, config, latent.REORDERED, ()),
         *layer_norms(),
         *latent.dense_layers(),
         *_infer_experts(MOE),
@@ -176,7 +182,7 @@ def _mcore(config: Config, mtp: bool, by_turns: bool) -> list[Statement]:
     ]
     return [
         Rule(embedding, "embedding.word_embeddings.weight", "vocab, hidden"),
-        *_mcore_layer(L, layer, config),
+        *_mcore_layer(LAYER, layer, config),
         *_mcore_mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn", gate_up),
         *_mcore_experts(MOE, "decoder.layers.{moe}.", gate_up),
         Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),
@@ -260,14 +266,14 @@ FAMILY = Family(
             "mtp",
             (True, False),
             "keep the layers that predict further tokens (as many as config.json says), or drop them",
-            decides=False,
-            settles={False: {"num_nextn_predict_layers": 0}},
+            ask_if_ambiguous=False,
+            config_updates={False: {"num_nextn_predict_layers": 0}},
         ),
         INTERLEAVE_MLP,
     ),
     rules=rules,
     example={"q_lora_rank": 1536, "num_nextn_predict_layers": 1},
-    differs=(
+    differs_from_mindformers=(
         "models without q_lora_rank convert; MindFormers stops",
         "e_score_correction_bias stays float32 in reverse",
         "layout=infer takes FP8, and any number of dense layers; MindFormers takes BF16 and three",

@@ -7,14 +7,15 @@ before the odd ones (of the whole head, although GLM rotates only half of it), f
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Deinterleave, Identity, Interleave, PerTensor, Transform
+from ..rules.transforms import Identity, PerTensor, Transform
 from .parts import lora
-from .parts.decoder import TRAINING_STATE
+from .parts.decoder import same_name
 from .parts.rotary import even_then_odd
 
-L = "transformer.encoder.layers.{layer}."
-_QKV, _UP = L + "self_attention.query_key_value.", L + "mlp.dense_h_to_4h."
+LAYER = "transformer.encoder.layers.{layer}."
+_QKV, _UP = LAYER + "self_attention.query_key_value.", LAYER + "mlp.dense_h_to_4h."
 _QKV_PARTS, _UP_PARTS = Deinterleave(Interleave(("heads", "kv", "kv"))), Deinterleave(Interleave(("1", "1")))
 
 SIZES = {
@@ -29,7 +30,7 @@ SIZES = {
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the model, with q, k, v and gate, up fused or split as the options say."""
     rearranged = bool(options["rearrange_rope"])
     return table(
         "transformer.embedding.embedding_weight",
@@ -46,27 +47,21 @@ def table(embedding: str, projections: list[Statement]) -> list[Statement]:
     """What keeps its name, and `projections`."""
     return [
         Rule("transformer.embedding.word_embeddings.weight", embedding, "vocab, hidden"),
-        same("transformer.rotary_pos_emb.inv_freq", None, optional=True),
-        *_norm(L + "input_layernorm"),
+        same_name("transformer.rotary_pos_emb.inv_freq", None, optional=True),
+        *_norm(LAYER + "input_layernorm"),
         *projections,
-        same(L + "self_attention.dense.weight", "hidden, heads*head_dim"),
-        same(L + "self_attention.dense.bias", "hidden", optional=True),
-        *_norm(L + "post_attention_layernorm"),
-        same(L + "mlp.dense_4h_to_h.weight", "hidden, ffn"),
-        same(L + "mlp.dense_4h_to_h.bias", "hidden", optional=True),
+        same_name(LAYER + "self_attention.dense.weight", "hidden, heads*head_dim"),
+        same_name(LAYER + "self_attention.dense.bias", "hidden", optional=True),
+        *_norm(LAYER + "post_attention_layernorm"),
+        same_name(LAYER + "mlp.dense_4h_to_h.weight", "hidden, ffn"),
+        same_name(LAYER + "mlp.dense_4h_to_h.bias", "hidden", optional=True),
         *_norm("transformer.encoder.final_layernorm"),
-        same("transformer.output_layer.weight", "vocab, hidden"),
-        *TRAINING_STATE,
+        same_name("transformer.output_layer.weight", "vocab, hidden"),
     ]
 
 
-def same(name: str, shape: str | None, optional: bool = False) -> Rule:
-    """A tensor with one name on both sides."""
-    return Rule(name, name, shape, optional=optional)
-
-
 def _norm(name: str) -> list[Statement]:
-    return [same(name + ".weight", "hidden"), same(name + ".bias", "hidden", optional=True)]
+    return [same_name(name + ".weight", "hidden"), same_name(name + ".bias", "hidden", optional=True)]
 
 
 def _qkv(kind: str, columns: str, concat: bool, rearranged: bool) -> list[Statement]:
@@ -76,14 +71,14 @@ def _qkv(kind: str, columns: str, concat: bool, rearranged: bool) -> list[Statem
         layout = layout >> PerTensor(
             (*(even_then_odd(heads, "head_dim//2", axes) for heads in ("heads", "kv")), Identity())
         )
-    names: tuple[str, ...] = tuple(f"{L}self_attention.w{p}.{kind}" for p in "qkv")
+    names: tuple[str, ...] = tuple(f"{LAYER}self_attention.w{p}.{kind}" for p in "qkv")
     if concat:
         names, layout = (_QKV + kind,), layout >> _QKV_PARTS.inverse if rearranged else Identity()
     return [Rule(_QKV + kind, names, "(heads+2*kv)*head_dim" + columns, layout, optional=kind == "bias")]
 
 
 def _up(kind: str, columns: str, concat: bool) -> list[Statement]:
-    names = (_UP + kind,) if concat else tuple(f"{L}mlp.dense_{side}.{kind}" for side in ("left", "right"))
+    names = (_UP + kind,) if concat else tuple(f"{LAYER}mlp.dense_{side}.{kind}" for side in ("left", "right"))
     layout = Identity() if concat else _UP_PARTS
     return [Rule(_UP + kind, names, "2*ffn" + columns, layout, optional=kind == "bias")]
 
@@ -99,19 +94,19 @@ FAMILY = Family(
     model_types=("chatglm",),
     sizes=SIZES,
     options=(
-        Option("qkv_concat", (True, False), "q, k and v in one tensor, or apart", said="qkv_concat"),
-        Option("mlp_concat", (True, False), "gate and up in one tensor, or apart", said="mlp_concat"),
+        Option("qkv_concat", (True, False), "q, k and v in one tensor, or apart", yaml_key="qkv_concat"),
+        Option("mlp_concat", (True, False), "gate and up in one tensor, or apart", yaml_key="mlp_concat"),
         Option(
             "rearrange_rope",
             (False, True),
             "even rows of each head of q and k before the odd ones",
-            said="use_rearrange_rope",
+            yaml_key="use_rearrange_rope",
         ),
         *lora.OPTIONS,
     ),
     rules=lora.with_adapters(rules),
-    numbers=lora.NUMBERS,
-    differs=(
+    manual_sizes=lora.MANUAL_SIZES,
+    differs_from_mindformers=(
         "in reverse, rows are put back only with rearrange_rope; MindFormers always does, which spoils default models",
         "without --dtype every tensor keeps its dtype; MindFormers 1.5 makes the split ones float32, 1.6 all",
         "sizes that do not fit the tensors are refused; MindFormers splits at wrong rows in silence",

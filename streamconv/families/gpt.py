@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Deinterleave, Interleave, Transpose
-from .parts.decoder import TRAINING_STATE, norm
+from ..rules.transforms import Transpose
+from .parts.decoder import norm
 
 _MS = "backbone.blocks.{layer}."
 _COLUMNS = Deinterleave(Interleave(("1", "1", "1"), axis=1)) >> Transpose()
@@ -13,7 +14,7 @@ _ROWS = Deinterleave(Interleave(("1", "1", "1")))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map GPT-2's layers, splitting and transposing q, k and v."""
     top = "transformer." if options["prefix"] else ""
     hf = top + "h.{layer}."
     qkv = {k: tuple(f"{_MS}attention.dense{i}.{k}" for i in (1, 2, 3)) for k in ("weight", "bias")}
@@ -30,8 +31,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *norm(top + "ln_f", "backbone.layernorm", "hidden"),
         Rule(top + "wte.weight", "backbone.embedding.word_embedding.embedding_table", "vocab, hidden"),
         Rule(top + "wpe.weight", "backbone.embedding.position_embedding.embedding_table", "positions, hidden"),
-        Drop("tied to the embedding", hf=("lm_head.weight",), same=top + "wte.weight"),
-        *TRAINING_STATE,
+        Drop("tied to the embedding", hf=("lm_head.weight",), must_equal=top + "wte.weight"),
     ]
 
 
@@ -54,18 +54,18 @@ FAMILY = Family(
         "layers": "n_layer",
         "positions": "n_positions",
     },
-    numbers={"layers": "layers"},
+    manual_sizes={"layers": "layers"},
     options=(
         Option(
             "prefix",
             (False, True),
             "HuggingFace's names begin with transformer., as save_pretrained writes them",
-            decides=False,
-            told=True,
+            ask_if_ambiguous=False,
+            infer_from_names=True,
         ),
     ),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "names with transformer. in front are read; MindFormers writes an empty checkpoint",
         "the number of layers is the config's; MindFormers' --layers drops those above it in silence",
         "integer and boolean masks keep their dtype under --dtype",

@@ -10,13 +10,13 @@ from ..rules.family import Config, Family, Options
 from ..rules.sizes import look_up
 from ..rules.statements import Drop, Rule, Statement
 from . import llama
-from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, decoder_ends, layer_norms
+from .parts.decoder import DECODER_SIZES, LAYER, decoder_ends, layer_norms
 
-_FREQUENCIES = L + "self_attn.rotary_emb.inv_freq"
+_FREQUENCIES = LAYER + "self_attn.rotary_emb.inv_freq"
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map a Llama-like model with optional biases, and its rotary frequencies where they are stored."""
     before, after = decoder_ends(config)
     stored = look_up(config, "rotary.type") in (None, "dynamic")
     rotary: Statement = (
@@ -24,7 +24,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
         if stored
         else Drop("computed from the config's rotary", hf=(_FREQUENCIES,), ms=(_FREQUENCIES,))
     )
-    return [*before, *llama.separate(), *layer_norms(), rotary, *after, *TRAINING_STATE]
+    return [*before, *llama.separate(), *layer_norms(), rotary, *after]
 
 
 FAMILY = Family(

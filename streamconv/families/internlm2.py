@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Deinterleave, Interleave
-from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, head, rotary_buffers
+from .parts.decoder import DECODER_SIZES, LAYER, head, rotary_buffers
 
 _QKV_ROWS = "(heads+2*kv)*head_dim"
-_HF, _MS = L + "attention.wqkv.", L + "attention."
+_HF, _MS = LAYER + "attention.wqkv.", LAYER + "attention."
 _EMBEDDING = "model.tok_embeddings.weight"
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map a Llama-like model whose q, k and v are fused per KV group."""
     return [
         Rule(_EMBEDDING, "model.tok_embeddings.embedding_weight", "vocab, hidden"),
         *_qkv("weight", f"{_QKV_ROWS}, hidden", bool(options["qkv_concat"])),
@@ -21,14 +21,13 @@ def rules(config: Config, options: Options) -> list[Statement]:
         Rule(_MS + "wo.weight", _MS + "wo.weight", "hidden, heads*head_dim"),
         Rule(_MS + "wo.bias", _MS + "wo.bias", "hidden", optional=True),
         *(
-            Rule(L + f"feed_forward.{w}.weight", L + f"feed_forward.{w}.weight", shape)
+            Rule(LAYER + f"feed_forward.{w}.weight", LAYER + f"feed_forward.{w}.weight", shape)
             for w, shape in (("w1", "ffn, hidden"), ("w3", "ffn, hidden"), ("w2", "hidden, ffn"))
         ),
-        *(Rule(L + f"{n}.weight", L + f"{n}.weight", "hidden") for n in ("attention_norm", "ffn_norm")),
+        *(Rule(LAYER + f"{n}.weight", LAYER + f"{n}.weight", "hidden") for n in ("attention_norm", "ffn_norm")),
         rotary_buffers(_MS),
         Rule("model.norm.weight", "model.norm_out.weight", "hidden"),
-        head(config, "output.weight", "lm_head.weight", _EMBEDDING, again=False),
-        *TRAINING_STATE,
+        head(config, "output.weight", "lm_head.weight", _EMBEDDING, stored_twice=False),
     ]
 
 
@@ -48,7 +47,7 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(Option("qkv_concat", (True, False), "q, k and v in one tensor as HuggingFace has them, or apart"),),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "in reverse, wq, wk and wv are joined to wqkv; MindFormers leaves them apart, and transformers finds none",
         "MindFormers 1.3.2's way back replaces every letter w in a name",
         "biases (config: bias) are split like their weights; MindFormers cannot split them",

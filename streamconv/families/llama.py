@@ -8,13 +8,12 @@ shapes.
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Interleave
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Interleave
 from .parts import lora
 from .parts.decoder import (
     DECODER_SIZES,
-    TRAINING_STATE,
-    L,
+    LAYER,
     attention,
     decoder_ends,
     feed_forward,
@@ -32,11 +31,11 @@ QKV_CONCAT = Option(
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map a Llama-like model, with q, k, v and gate, up fused or separate."""
     before, after = decoder_ends(config)
     concat = options["qkv_concat"]
     layer = fused(by_group=concat is True) if concat else separate()
-    return [*before, *layer, *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
+    return [*before, *layer, *layer_norms(), rotary_buffers(), *after]
 
 
 def separate() -> list[Statement]:
@@ -47,8 +46,8 @@ def separate() -> list[Statement]:
 def fused(by_group: bool) -> list[Statement]:
     """q, k, v in one tensor, gate and up in another."""
     gate_up = gate_and_up(by_turns=by_group)
-    gate, up = L + "mlp.gate_proj", L + "mlp.up_proj"
-    w_gate_hidden = L + "feed_forward.w_gate_hidden"
+    gate, up = LAYER + "mlp.gate_proj", LAYER + "mlp.up_proj"
+    w_gate_hidden = LAYER + "feed_forward.w_gate_hidden"
     return [
         *fused_attention(by_group),
         Rule(_all(".weight", gate, up), w_gate_hidden + ".weight", "ffn, hidden", gate_up),
@@ -60,8 +59,8 @@ def fused(by_group: bool) -> list[Statement]:
 def fused_attention(by_group: bool) -> list[Statement]:
     """q, k, v in one tensor; the bias lies as the weight does."""
     qkv = Interleave(("heads", "kv", "kv"), groups="kv" if by_group else "1")
-    q, k, v = (L + f"self_attn.{p}_proj" for p in "qkv")
-    w_qkv = L + "attention.w_qkv"
+    q, k, v = (LAYER + f"self_attn.{p}_proj" for p in "qkv")
+    w_qkv = LAYER + "attention.w_qkv"
     rows = ("heads*head_dim", "kv*head_dim", "kv*head_dim")
     return [
         Rule(_all(".weight", q, k, v), w_qkv + ".weight", tuple(f"{r}, hidden" for r in rows), qkv),
@@ -88,8 +87,8 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(rules),
-    numbers=lora.NUMBERS,
-    differs=(
+    manual_sizes=lora.MANUAL_SIZES,
+    differs_from_mindformers=(
         "biases of the fused q, k and v lie per KV group as their weights do; MindFormers leaves them in blocks",
         "head_dim may be other than hidden / heads",
         "in reverse, fused tensors are taken apart; MindFormers passes them through",

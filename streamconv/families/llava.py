@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..rules.family import Config, Family, Options
+from ..rules.interleaving import Interleave
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Interleave
-from .parts.decoder import TRAINING_STATE, attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
-from .parts.encoder import same
+from .parts.decoder import attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
+from .parts.encoder import unchanged
 
 _VISION, _VISION_MS = "vision_tower.vision_model.", "vision_encoder."
 _LAYER, _LAYER_MS = _VISION + "encoder.layers.{block}.", _VISION_MS + "transformer.resblocks.{block}."
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the image encoder, the projector and the language model."""
     embeddings = _VISION + "embeddings."
     return [
         Rule(embeddings + "class_embedding", _VISION_MS + "class_embedding", "width"),
@@ -28,10 +28,9 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *norm(_VISION + "pre_layrnorm", _VISION_MS + "ln_pre", "width"),
         *_image_layer(),
         *norm(_VISION + "post_layernorm", _VISION_MS + "ln_post", "width"),
-        *same("multi_modal_projector.linear_1", "adapter.adapter", "hidden", "width"),
-        *same("multi_modal_projector.linear_2", "adapter.adapter_2", "hidden", "hidden"),
+        *unchanged("multi_modal_projector.linear_1", "adapter.adapter", "hidden", "width"),
+        *unchanged("multi_modal_projector.linear_2", "adapter.adapter_2", "hidden", "hidden"),
         *_under("language_model."),
-        *TRAINING_STATE,
     ]
 
 
@@ -42,10 +41,10 @@ def _image_layer() -> list[Statement]:
         *norm(_LAYER + "layer_norm1", _LAYER_MS + "ln_1", "width"),
         Rule((q + ".weight", k + ".weight", v + ".weight"), joined + "weight", "width, width", qkv),
         Rule((q + ".bias", k + ".bias", v + ".bias"), joined + "bias", "width", qkv),
-        *same(out, _LAYER_MS + "attn.out_proj", "width", "width"),
+        *unchanged(out, _LAYER_MS + "attn.out_proj", "width", "width"),
         *norm(_LAYER + "layer_norm2", _LAYER_MS + "ln_2", "width"),
-        *same(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.c_fc", "wide", "width"),
-        *same(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.c_proj", "width", "wide"),
+        *unchanged(_LAYER + "mlp.fc1", _LAYER_MS + "mlp.c_fc", "wide", "width"),
+        *unchanged(_LAYER + "mlp.fc2", _LAYER_MS + "mlp.c_proj", "width", "wide"),
     ]
 
 
@@ -78,5 +77,5 @@ FAMILY = Family(
     },
     ranges={"layer": "layers", "block": "blocks"},
     rules=rules,
-    differs=("there is a way back; MindFormers has none",),
+    differs_from_mindformers=("there is a way back; MindFormers has none",),
 )

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from .parts.decoder import TRAINING_STATE, norm
-from .parts.encoder import SIZES, biased_block, patches, same
+from .parts.decoder import norm
+from .parts.encoder import SIZES, biased_block, patches, unchanged
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the encoder, and the decoder if the option asks for it."""
     return [
         *patches("", "vit."),
         *biased_block("blocks.{layer}.", "vit.blocks.{layer}.", "hidden", "ffn"),
         *norm("norm", "vit.norm", "hidden"),
         *(_decoder() if options["decoder"] else []),
-        *TRAINING_STATE,
     ]
 
 
@@ -27,10 +26,10 @@ def _decoder() -> list[Statement]:
     return [
         Rule("mask_token", "vit.mask_tokens", "1, 1, narrow"),
         Rule("decoder_pos_embed", "vit.decoder_pos_embed", "1, tokens, narrow"),
-        *same("decoder_embed", "vit.decoder_embed", "narrow", "hidden"),
+        *unchanged("decoder_embed", "vit.decoder_embed", "narrow", "hidden"),
         *biased_block(deep, deep_ms, "narrow", "narrow_ffn"),
         *norm("decoder_norm", "vit.decoder_norm", "narrow"),
-        *same("decoder_pred", "vit.decoder_pred", "pixels", "narrow"),
+        *unchanged("decoder_pred", "vit.decoder_pred", "pixels", "narrow"),
     ]
 
 
@@ -45,7 +44,9 @@ FAMILY = Family(
         "pixels": "=patch*patch*channels",
     },
     ranges={"layer": "layers", "decoder": "decoders"},
-    options=(Option("decoder", (True, False), "with mask token and decoder, or the encoder alone", told=True),),
+    options=(
+        Option("decoder", (True, False), "with mask token and decoder, or the encoder alone", infer_from_names=True),
+    ),
     rules=rules,
     torch_root="model",
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Deinterleave, Interleave
-from .parts.decoder import DECODER_SIZES, TRAINING_STATE
+from .parts.decoder import DECODER_SIZES
 
 _HF, _MS = "transformer.h.{layer}.", "transformer.layers.{layer}."
 
@@ -18,7 +18,7 @@ SIZES = {
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map embedding, layers with c_attn split into q, k and v, and the head."""
     wte, head = "transformer.wte.", "lm_head.weight"
     return [
         Rule(wte + "weight", wte + "embedding_weight", "vocab, hidden"),
@@ -26,7 +26,6 @@ def rules(config: Config, options: Options) -> list[Statement]:
         Drop("computed from the config", hf=(_HF + "attn.rotary_emb.inv_freq", "transformer.rotary_emb.inv_freq")),
         Rule("transformer.ln_f.weight", "transformer.ln_f.weight", "hidden"),
         Rule(head, head, "vocab, hidden"),
-        *TRAINING_STATE,
     ]
 
 
@@ -61,5 +60,7 @@ FAMILY = Family(
     sizes=SIZES,
     rules=rules,
     successors={"qwen2": "qwen2", "qwen2_moe": "qwen2_moe", "qwen3": "qwen3", "qwen3_moe": "qwen3_moe"},
-    differs=("in reverse, weights are joined to c_attn as biases are; MindFormers leaves wq, wk and wv in the file",),
+    differs_from_mindformers=(
+        "in reverse, weights are joined to c_attn as biases are; MindFormers leaves wq, wk and wv in the file",
+    ),
 )

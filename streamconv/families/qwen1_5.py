@@ -5,13 +5,13 @@ from __future__ import annotations
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Statement
 from . import llama
-from .parts.decoder import DECODER_SIZES, TRAINING_STATE, decoder_ends, layer_norms, rotary_buffers
+from .parts.decoder import DECODER_SIZES, decoder_ends, layer_norms, rotary_buffers
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
-    before, after = decoder_ends(config, again=False)
-    return [*before, *llama.separate(), *layer_norms(), rotary_buffers(), *after, *TRAINING_STATE]
+    """Map Llama's names; a tied head is not written."""
+    before, after = decoder_ends(config, stored_twice=False)
+    return [*before, *llama.separate(), *layer_norms(), rotary_buffers(), *after]
 
 
 FAMILY = Family(
@@ -20,5 +20,7 @@ FAMILY = Family(
     repositories=("Qwen/Qwen1.5-{0.5B,7B,14B,72B}{,-Chat}",),
     sizes=DECODER_SIZES,
     rules=rules,
-    differs=("the dtype is the one asked; MindFormers' script writes float16 always: large values become infinite",),
+    differs_from_mindformers=(
+        "the dtype is the one asked; MindFormers' script writes float16 always: large values become infinite",
+    ),
 )

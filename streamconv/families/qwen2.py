@@ -15,6 +15,6 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(llama.QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(llama.rules),
-    numbers=lora.NUMBERS,
-    differs=("bfloat16 sources convert; MindFormers stops with a TypeError under transformers 5",),
+    manual_sizes=lora.MANUAL_SIZES,
+    differs_from_mindformers=("bfloat16 sources convert; MindFormers stops with a TypeError under transformers 5",),
 )

@@ -14,8 +14,8 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(llama.QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(llama.rules),
-    numbers=lora.NUMBERS,
-    differs=(
+    manual_sizes=lora.MANUAL_SIZES,
+    differs_from_mindformers=(
         "qkv_concat converts HuggingFace's files; MindFormers wants a checkpoint converted before, and a YAML",
         "bfloat16 adapters convert; the source's adapter_config.json is left as it is",
         "in reverse, fused checkpoints convert too, and those without biases",

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Identity, Transpose
 from . import llama
-from .parts.decoder import DECODER_SIZES, TRAINING_STATE, L, attention, decoder_ends, layer_norms, rotary_buffers
+from .parts import experts
+from .parts.decoder import DECODER_SIZES, LAYER, attention, decoder_ends, layer_norms, rotary_buffers
 
-_ROUTED, _SHARED = L + "feed_forward.routed_experts.", L + "feed_forward.shared_experts."
+_ROUTED, _SHARED = LAYER + "feed_forward.routed_experts.", LAYER + "feed_forward.shared_experts."
 _PROJECTIONS = (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3"))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map attention, routed experts as stacks, and the shared expert with its gate."""
     before, after = decoder_ends(config)
     concat = options["qkv_concat"]
-    layout = Transpose((0, 2, 1)) if options["use_gmm"] else Identity()
+    transform = experts.transform(options)
     return [
         *before,
         *(llama.fused_attention(by_group=concat is True) if concat else attention()),
-        Rule(L + "mlp.gate.weight", _ROUTED + "router.dense.weight", "experts, hidden"),
+        Rule(LAYER + "mlp.gate.weight", _ROUTED + "router.dense.weight", "experts, hidden"),
         *(
-            Rule(L + f"mlp.experts.{{expert}}.{hf}.weight", _ROUTED + f"ffn.{ms}.weight", _shape(ms, "expert"), layout)
+            Rule(
+                LAYER + f"mlp.experts.{{expert}}.{hf}.weight",
+                _ROUTED + f"ffn.{ms}.weight",
+                _shape(ms, "expert"),
+                transform,
+            )
             for hf, ms in _PROJECTIONS
         ),
         *(
-            Rule(L + f"mlp.shared_expert.{hf}.weight", f"{_SHARED}{ms}.weight", _shape(ms, "shared"))
+            Rule(LAYER + f"mlp.shared_expert.{hf}.weight", f"{_SHARED}{ms}.weight", _shape(ms, "shared"))
             for hf, ms in _PROJECTIONS
         ),
-        Rule(L + "mlp.shared_expert_gate.weight", L + "feed_forward.shared_experts_gate.weight", "1, hidden"),
+        Rule(LAYER + "mlp.shared_expert_gate.weight", LAYER + "feed_forward.shared_experts_gate.weight", "1, hidden"),
         *layer_norms(),
         rotary_buffers(),
         *after,
-        *TRAINING_STATE,
     ]
 
 
@@ -53,7 +57,7 @@ FAMILY = Family(
         "shared_ffn": "shared_expert_intermediate_size",
     },
     options=(
-        Option("use_gmm", (False, True), "experts as [E, in, out] for the grouped matrix product, not [E, out, in]"),
+        experts.USE_GMM,
         Option(
             "qkv_concat",
             (False, True, "blocks"),
@@ -61,7 +65,7 @@ FAMILY = Family(
         ),
     ),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "any number of experts; MindFormers 1.3 stacks 64 and mixes layers where there are 60",
         "biases of the fused q, k and v lie per KV group as their weights do",
     ),

@@ -7,55 +7,55 @@ lie one after the other.
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Interleave
 from ..rules.statements import TIED, Copy, Rule, Statement
-from ..rules.transforms import Interleave
-from .parts.decoder import DECODER_SIZES, INTERLEAVE_MLP, TRAINING_STATE, L, gate_and_up, head, rotary_buffers
+from .parts.decoder import DECODER_SIZES, INTERLEAVE_MLP, LAYER, gate_and_up, head, rotary_buffers
 
 MS = "decoder.layers.{layer}."
 _EMBEDDING, _HEAD, _HEAD_MS = "model.embed_tokens.weight", "lm_head.weight", "output_layer.weight"
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map a dense model to MCore names, q, k, v and gate, up fused."""
     gate_up = gate_and_up(by_turns=options["interleave_mlp"] is True)
-    names = tuple(L + f"mlp.{p}_proj.weight" for p in ("gate", "up"))
+    names = tuple(LAYER + f"mlp.{p}_proj.weight" for p in ("gate", "up"))
     return [
         Rule(_EMBEDDING, "embedding.word_embeddings.weight", "vocab, hidden"),
         *attention(options),
         Rule(names, MS + "mlp.linear_fc1.weight", "ffn, hidden", gate_up),
-        Rule(L + "mlp.down_proj.weight", MS + "mlp.linear_fc2.weight", "hidden, ffn"),
+        Rule(LAYER + "mlp.down_proj.weight", MS + "mlp.linear_fc2.weight", "hidden, ffn"),
         *ends(config),
     ]
 
 
 def attention(options: Options) -> list[Statement]:
     """Attention and the norms of a layer."""
-    hf, ms = L + "self_attn.", MS + "self_attention."
+    hf, ms = LAYER + "self_attn.", MS + "self_attention."
     qkv = Interleave(("heads", "kv", "kv"), groups="1" if options["contiguous_qkv"] else "kv")
     weights, biases = (tuple(f"{hf}{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
     rows, fused = ("heads*head_dim", "kv*head_dim", "kv*head_dim"), "(heads+2*kv)*head_dim"
     shapes = tuple(f"{r}, hidden" for r in rows)
     return [
-        Rule(L + "input_layernorm.weight", MS + "input_layernorm.weight", "hidden"),
+        Rule(LAYER + "input_layernorm.weight", MS + "input_layernorm.weight", "hidden"),
         Rule(weights, ms + "linear_qkv.weight", shapes, qkv, ms_shape=fused + ", hidden"),
         Rule(biases, ms + "linear_qkv.bias", rows, qkv, optional=True, ms_shape=fused),
         Rule(hf + "q_norm.weight", ms + "q_layernorm.weight", "head_dim"),
         Rule(hf + "k_norm.weight", ms + "k_layernorm.weight", "head_dim"),
         Rule(hf + "o_proj.weight", ms + "linear_proj.weight", "hidden, heads*head_dim"),
-        Rule(L + "post_attention_layernorm.weight", MS + "pre_mlp_layernorm.weight", "hidden"),
+        Rule(LAYER + "post_attention_layernorm.weight", MS + "pre_mlp_layernorm.weight", "hidden"),
         rotary_buffers(),
     ]
 
 
 def ends(config: Config) -> list[Statement]:
     """The last norm and the head: a tied model has none, and where no config tells, HF gets the embedding again."""
-    heads: list[Statement] = [head(config, _HEAD, _HEAD_MS, _EMBEDDING, again=False)]
+    heads: list[Statement] = [head(config, _HEAD, _HEAD_MS, _EMBEDDING, stored_twice=False)]
     if config.get(TIED) is None:
         heads = [
             Rule(_HEAD, _HEAD_MS, "vocab, hidden", optional=True),
             Copy(_HEAD, _EMBEDDING, "tied to the embedding"),
         ]
-    return [Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"), *heads, *TRAINING_STATE]
+    return [Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"), *heads]
 
 
 # The heads' width is no quotient: what config.json leaves out, the norms of q and k tell.
@@ -65,8 +65,8 @@ CONTIGUOUS_QKV = Option(
     "contiguous_qkv",
     (False, True),
     "q, then k, then v, as MindFormers' use_contiguous_weight_layout_attention has it, or KV group by group",
-    decides=False,
-    said="use_contiguous_weight_layout_attention",
+    ask_if_ambiguous=False,
+    yaml_key="use_contiguous_weight_layout_attention",
 )
 
 
@@ -78,7 +78,7 @@ FAMILY = Family(
     sizes=SIZES,
     options=(INTERLEAVE_MLP, CONTIGUOUS_QKV),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",
         "contiguous_qkv is a choice, both ways; MindFormers 2.1 loads KV groups into such a model in silence",
     ),

@@ -7,11 +7,13 @@ to a multiple of 512 for each of `emb_strategy` devices.
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
+from ..rules.padding import Pad
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Deinterleave, Identity, Interleave, Pad
+from ..rules.transforms import Identity
 from . import qwen
-from .parts.decoder import TRAINING_STATE, norm
-from .parts.encoder import THIRDS, qkv, same, turned
+from .parts.decoder import norm
+from .parts.encoder import THIRDS, linear_transposed, qkv, unchanged
 
 _LLM, _HF, _VISION, _VISION_MS = "llm_model.", "transformer.h.{layer}.", "transformer.visual.", "vision_encoder."
 _BLOCK = "transformer.resblocks.{block}."
@@ -19,7 +21,7 @@ _BY_HEAD = Deinterleave(Interleave(("1", "1", "1"), groups="vision_heads"))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the decoder under `llm_model.`, the image encoder and its resampler."""
     rows = Pad(0, "vocab", f"512*{options['emb_strategy']}") if options["enable_emb_opt"] else Identity()
     wte, head, last = "transformer.wte.", "lm_head.weight", "transformer.ln_f.weight"
     return [
@@ -29,7 +31,6 @@ def rules(config: Config, options: Options) -> list[Statement]:
         Rule(last, _LLM + last, "hidden"),
         *_vision(),
         Rule(head, _LLM + head, "vocab, hidden", rows),
-        *TRAINING_STATE,
     ]
 
 
@@ -51,9 +52,9 @@ def _block(hf: str, ms: str) -> list[Statement]:
         *norm(hf + "ln_2", ms + "ln_2", "width"),
         Rule(hf + "attn.in_proj.weight", qkv("weight", ms + "attn."), "3*width, width", _BY_HEAD),
         Rule(hf + "attn.in_proj.bias", qkv("bias", ms + "attn."), "3*width", _BY_HEAD),
-        *turned(hf + "attn.out_proj", ms + "attn.projection", "width", "width"),
-        *same(hf + "mlp.c_fc", ms + "mlp.c_fc", "wide", "width"),
-        *same(hf + "mlp.c_proj", ms + "mlp.c_proj", "width", "wide"),
+        *linear_transposed(hf + "attn.out_proj", ms + "attn.projection", "width", "width"),
+        *unchanged(hf + "mlp.c_fc", ms + "mlp.c_fc", "wide", "width"),
+        *unchanged(hf + "mlp.c_proj", ms + "mlp.c_proj", "width", "wide"),
     ]
 
 
@@ -64,7 +65,7 @@ def _resampler(hf: str, ms: str) -> list[Statement]:
         Rule(hf + "kv_proj.weight", ms + "kv_proj.weight", "out, width"),
         Rule(hf + "attn.in_proj_weight", qkv("weight", ms + "attn."), "3*out, out", THIRDS),
         Rule(hf + "attn.in_proj_bias", qkv("bias", ms + "attn."), "3*out", THIRDS),
-        *turned(hf + "attn.out_proj", ms + "attn.projection", "out", "out"),
+        *linear_transposed(hf + "attn.out_proj", ms + "attn.projection", "out", "out"),
         *norm(hf + "ln_q", ms + "ln_q", "out"),
         *norm(hf + "ln_kv", ms + "ln_kv", "out"),
     ]
@@ -75,7 +76,7 @@ FAMILY = Family(
     title="Qwen-VL, Qwen-VL-Chat",
     repositories=("Qwen/Qwen-VL{,-Chat}",),
     model_types=("qwen",),
-    marks=("visual",),
+    required_keys=("visual",),
     sizes={
         **qwen.SIZES,
         "width": "visual.width",
@@ -84,15 +85,15 @@ FAMILY = Family(
         "blocks": "visual.layers",
         "vision_heads": "visual.heads",
     },
-    numbers={"vit_num_head": "vision_heads"},
+    manual_sizes={"vit_num_head": "vision_heads"},
     ranges={"layer": "layers", "block": "blocks"},
     options=(
         Option("qkv_concat", (False, True), "the decoder's q, k and v in one tensor"),
         Option("enable_emb_opt", (False, True), "embedding and head with zero rows, to be divided among devices"),
-        Option("emb_strategy", (1, 2, 4, 8), "how many devices: rows are a multiple of 512 of each", free=True),
+        Option("emb_strategy", (1, 2, 4, 8), "how many devices: rows are a multiple of 512 of each", any_positive=True),
     ),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "BF16 is cast once, or stays; MindFormers goes by way of FP16, which overflows above 65504, and leaves it so",
         "there is a way back",
     ),

@@ -7,7 +7,7 @@ from ..rules.statements import Rule, Statement
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Keep every name and every tensor."""
     return [Rule("{name:*}", "{name:*}")]
 
 
@@ -15,4 +15,5 @@ FAMILY = Family(
     name="raw",
     title="any checkpoint, names and layout as they are: change format and dtype only",
     rules=rules,
+    drops_training_state=False,
 )

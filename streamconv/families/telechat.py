@@ -8,9 +8,10 @@ of `mp` devices).
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import Drop, Rule, Statement
-from ..rules.transforms import Deinterleave, Flatten, Interleave, Transpose, Unflatten
-from .parts.decoder import TRAINING_STATE, L
+from ..rules.transforms import Flatten, Transpose, Unflatten
+from .parts.decoder import LAYER
 
 SIZES = {
     "vocab": "vocab_size",
@@ -24,13 +25,13 @@ SIZES = {
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map the variant that `telechat_type` names."""
     if options["telechat_type"] == "telechat_52b":
-        return [*ends("transformer.", "wte"), *_conv_layer(options["mp"]), *TRAINING_STATE]
+        return [*ends("transformer.", "wte"), *_conv_layer(options["mp"])]
     small = options["telechat_type"] == "telechat_7b"
     top = "" if small else "transformer."
     layer = [*attention(top + "h.{layer}."), *network(top + "h.{layer}.")]
-    return [*ends(top, "word_embeddings", optional_head=small), *layer, *TRAINING_STATE]
+    return [*ends(top, "word_embeddings", optional_head=small), *layer]
 
 
 def ends(top: str, embedding: str, optional_head: bool = False) -> list[Statement]:
@@ -46,22 +47,22 @@ def attention(hf: str) -> list[Statement]:
     """A layer's attention and its norms; key and value stay one tensor."""
     inner = hf + "self_attention."
     return [
-        Rule(hf + "input_layernorm.weight", L + "attention_norm.weight", "hidden"),
-        Rule(inner + "query.weight", L + "attention.wq.weight", "heads*head_dim, hidden"),
-        Rule(inner + "key_value.weight", L + "attention.wk_v.weight", "2*kv*head_dim, hidden"),
-        Rule(inner + "dense.weight", L + "attention.wo.weight", "hidden, heads*head_dim"),
-        Rule(inner + "dense.bias", L + "attention.wo.bias", "hidden", optional=True),
-        Rule(hf + "post_attention_layernorm.weight", L + "ffn_norm.weight", "hidden"),
+        Rule(hf + "input_layernorm.weight", LAYER + "attention_norm.weight", "hidden"),
+        Rule(inner + "query.weight", LAYER + "attention.wq.weight", "heads*head_dim, hidden"),
+        Rule(inner + "key_value.weight", LAYER + "attention.wk_v.weight", "2*kv*head_dim, hidden"),
+        Rule(inner + "dense.weight", LAYER + "attention.wo.weight", "hidden, heads*head_dim"),
+        Rule(inner + "dense.bias", LAYER + "attention.wo.bias", "hidden", optional=True),
+        Rule(hf + "post_attention_layernorm.weight", LAYER + "ffn_norm.weight", "hidden"),
     ]
 
 
 def network(hf: str) -> list[Statement]:
     """A layer's feed-forward network."""
     return [
-        Rule(hf + "mlp.gate_proj.weight", L + "feed_forward.w1.weight", "ffn, hidden"),
-        Rule(hf + "mlp.up_proj.weight", L + "feed_forward.w3.weight", "ffn, hidden"),
-        Rule(hf + "mlp.down_proj.weight", L + "feed_forward.w2.weight", "hidden, ffn"),
-        Rule(hf + "mlp.down_proj.bias", L + "feed_forward.w2.bias", "hidden", optional=True),
+        Rule(hf + "mlp.gate_proj.weight", LAYER + "feed_forward.w1.weight", "ffn, hidden"),
+        Rule(hf + "mlp.up_proj.weight", LAYER + "feed_forward.w3.weight", "ffn, hidden"),
+        Rule(hf + "mlp.down_proj.weight", LAYER + "feed_forward.w2.weight", "hidden, ffn"),
+        Rule(hf + "mlp.down_proj.bias", LAYER + "feed_forward.w2.bias", "hidden", optional=True),
     ]
 
 
@@ -72,12 +73,12 @@ def _conv_layer(devices: object) -> list[Statement]:
     qkv = Transpose() >> thirds >> Unflatten(0, "heads") >> by_head >> Flatten(0, "3*heads")
     gate_hidden = Transpose() >> Deinterleave(Interleave(("1", "1"))) >> Interleave(("1", "1"), groups=per_device)
     return [
-        Rule(hf + "ln_1.weight", L + "attention_norm.weight", "hidden"),
-        Rule(hf + "attn.c_attn.weight", L + "attention.w_qkv.weight", "hidden, 3*hidden", qkv),
-        Rule(hf + "attn.c_proj.weight", L + "attention.wo.weight", "hidden, hidden", Transpose()),
-        Rule(hf + "ln_2.weight", L + "ffn_norm.weight", "hidden"),
-        Rule(hf + "mlp.c_fc.weight", L + "feed_forward.w_gate_hidden.weight", "hidden, 2*ffn", gate_hidden),
-        Rule(hf + "mlp.c_proj.weight", L + "feed_forward.w2.weight", "ffn, hidden", Transpose()),
+        Rule(hf + "ln_1.weight", LAYER + "attention_norm.weight", "hidden"),
+        Rule(hf + "attn.c_attn.weight", LAYER + "attention.w_qkv.weight", "hidden, 3*hidden", qkv),
+        Rule(hf + "attn.c_proj.weight", LAYER + "attention.wo.weight", "hidden, hidden", Transpose()),
+        Rule(hf + "ln_2.weight", LAYER + "ffn_norm.weight", "hidden"),
+        Rule(hf + "mlp.c_fc.weight", LAYER + "feed_forward.w_gate_hidden.weight", "hidden, 2*ffn", gate_hidden),
+        Rule(hf + "mlp.c_proj.weight", LAYER + "feed_forward.w2.weight", "ffn, hidden", Transpose()),
         Drop("the causal mask, which is computed", hf=(hf + "attn.bias", hf + "attn.masked_bias")),
     ]
 
@@ -89,12 +90,12 @@ FAMILY = Family(
     model_types=("telechat",),
     sizes=SIZES,
     options=(
-        Option("telechat_type", ("telechat_7b", "telechat_12b", "telechat_52b"), "whose names", told=True),
-        Option("mp", (1, 2, 4, 8), "how many devices share the 52B's q, k, v and gate", free=True),
+        Option("telechat_type", ("telechat_7b", "telechat_12b", "telechat_52b"), "whose names", infer_from_names=True),
+        Option("mp", (1, 2, 4, 8), "how many devices share the 52B's q, k, v and gate", any_positive=True),
     ),
     rules=rules,
-    numbers={"num_heads": "heads", "hidden_size": "hidden"},
-    differs=(
+    manual_sizes={"num_heads": "heads", "hidden_size": "hidden"},
+    differs_from_mindformers=(
         "the 12B's layers are transformer.h.N, as published; MindFormers reads and writes h.N, which is not read here",
         "the 52B keeps its dtype; MindFormers writes float32",
         "in reverse, the 52B is read too, and tensors of layers are tensors; MindFormers writes names in their place",

@@ -9,23 +9,23 @@ from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
 from ..rules.transforms import Unsqueeze
 from . import telechat
-from .parts.decoder import TRAINING_STATE, L
+from .parts.decoder import LAYER
 
 _HF = "transformer.h.{layer}."
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map TeleChat 12B's names, with a feed-forward network or stacked experts."""
     network = _experts() if options["moe"] else telechat.network(_HF)
     ends = telechat.ends("transformer.", "word_embeddings")
-    return [*ends, *telechat.attention(_HF), *network, *TRAINING_STATE]
+    return [*ends, *telechat.attention(_HF), *network]
 
 
 def _experts() -> list[Statement]:
-    expert, stack = _HF + "mlp.local_experts.{expert}.", L + "feed_forward.ffn."
+    expert, stack = _HF + "mlp.local_experts.{expert}.", LAYER + "feed_forward.ffn."
     bias = Unsqueeze(1) >> Unsqueeze(0)
     return [
-        Rule(_HF + "mlp.router.weight", L + "feed_forward.router.dense.weight", "experts, hidden"),
+        Rule(_HF + "mlp.router.weight", LAYER + "feed_forward.router.dense.weight", "experts, hidden"),
         Rule(expert + "gate_proj.weight", stack + "w1.weight", "ffn, hidden"),
         Rule(expert + "up_proj.weight", stack + "w3.weight", "ffn, hidden"),
         Rule(expert + "down_proj.weight", stack + "w2.weight", "hidden, ffn"),
@@ -38,11 +38,11 @@ FAMILY = Family(
     title="TeleChat2, dense and with experts",
     repositories=("Tele-AI/TeleChat2-{3B,7B,35B,115B,39B-A12B}",),
     model_types=("telechat",),
-    marks=("num_experts",),
+    required_keys=("num_experts",),
     sizes={**telechat.SIZES, "experts": "num_experts"},
-    options=(Option("moe", (False, True), "experts in place of the feed-forward network", told=True),),
+    options=(Option("moe", (False, True), "experts in place of the feed-forward network", infer_from_names=True),),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "in reverse, experts are unstacked and the router renamed; MindFormers leaves its own names",
         "a missing expert is an error; MindFormers stacks those that are there",
     ),

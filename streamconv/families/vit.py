@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Statement
-from .parts.decoder import TRAINING_STATE, norm
-from .parts.encoder import SIZES, biased_block, patches, same
+from .parts.decoder import norm
+from .parts.encoder import SIZES, biased_block, patches, unchanged
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map patch embedding, blocks, norms and head."""
     return [
         *patches("", "vit."),
         *biased_block("blocks.{layer}.", "vit.blocks.{layer}.", "hidden", "ffn"),
         *norm("norm", "vit.layernorm", "hidden", optional=True),
         *norm("fc_norm", "vit.fc_norm", "hidden", optional=True),
-        *same("head", "head", "classes", "hidden", optional=True),
-        *TRAINING_STATE,
+        *unchanged("head", "head", "classes", "hidden", optional=True),
     ]
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Identity, Transform, Unsqueeze
-from .parts.decoder import TRAINING_STATE, norm
+from ..rules.transforms import Unsqueeze
+from .parts.decoder import norm, same_name
 
 _ENCODER, _DECODER = "model.encoder.", "model.decoder."
 _DEEP = _ENCODER + "layers.{encoder}.", _DECODER + "layers.{decoder}."
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map encoder, decoder and their embeddings."""
     tokens, head = _DECODER + "embed_tokens", "proj_out.weight"
     return [
         *_convolution("conv1", "mels"),
@@ -28,13 +28,12 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *_layer(_DEEP[1], "decoder_ffn", "self_attn", "encoder_attn"),
         *norm(_DECODER + "layer_norm", _DECODER + "layer_norm", "hidden"),
         Rule(head, head, "vocab, hidden", optional=True),
-        *TRAINING_STATE,
     ]
 
 
 def _convolution(name: str, inputs: str) -> list[Statement]:
-    weight = _same(f"{_ENCODER}{name}.weight", f"hidden, {inputs}, kernel", Unsqueeze(2))
-    return [weight, _same(f"{_ENCODER}{name}.bias", "hidden")]
+    weight = same_name(f"{_ENCODER}{name}.weight", f"hidden, {inputs}, kernel", Unsqueeze(2))
+    return [weight, same_name(f"{_ENCODER}{name}.bias", "hidden")]
 
 
 def _embedding(name: str, rows: str) -> Rule:
@@ -44,16 +43,12 @@ def _embedding(name: str, rows: str) -> Rule:
 def _layer(layer: str, ffn: str, *attentions: str) -> list[Statement]:
     result: list[Statement] = []
     for attention in (layer + name for name in attentions):
-        result += [_same(f"{attention}.{p}_proj.weight", "hidden, hidden") for p in ("q", "k", "v", "out")]
-        result += [_same(f"{attention}.{p}_proj.bias", "hidden") for p in ("q", "v", "out")]
+        result += [same_name(f"{attention}.{p}_proj.weight", "hidden, hidden") for p in ("q", "k", "v", "out")]
+        result += [same_name(f"{attention}.{p}_proj.bias", "hidden") for p in ("q", "v", "out")]
         result += norm(attention + "_layer_norm", attention + "_layer_norm", "hidden")
     for name, rows, columns in (("fc1", ffn, "hidden"), ("fc2", "hidden", ffn)):
-        result += [_same(f"{layer}{name}.weight", f"{rows}, {columns}"), _same(f"{layer}{name}.bias", rows)]
+        result += [same_name(f"{layer}{name}.weight", f"{rows}, {columns}"), same_name(f"{layer}{name}.bias", rows)]
     return [*result, *norm(layer + "final_layer_norm", layer + "final_layer_norm", "hidden")]
-
-
-def _same(name: str, shape: str, layout: Transform = Identity()) -> Rule:  # noqa: B008 - frozen, without state
-    return Rule(name, name, shape, layout)
 
 
 FAMILY = Family(
@@ -75,5 +70,5 @@ FAMILY = Family(
     },
     ranges={"encoder": "encoders", "decoder": "decoders"},
     rules=rules,
-    differs=("safetensors, shards and BF16 are read; MindFormers reads one torch file, and no BF16",),
+    differs_from_mindformers=("safetensors, shards and BF16 are read; MindFormers reads one torch file, and no BF16",),
 )

@@ -6,33 +6,32 @@ From MindFormers 1.5's `research/wizardcoder/convert_weight.py`, whose 6144 and 
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
+from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.statements import TIED, Rule, Statement, Tied
-from ..rules.transforms import Deinterleave, Interleave
-from .parts.decoder import TRAINING_STATE, norm
-from .parts.encoder import qkv, turned
+from .parts.decoder import norm
+from .parts.encoder import linear_transposed, qkv
 
 _HF, _MS = "transformer.h.{layer}.", "backbone.blocks.{layer}."
 _ONE_KEY = Deinterleave(Interleave(("heads", "1", "1")))
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
-    """The table."""
+    """Map layers whose heads share one key and value, embeddings, and the head, which may be tied."""
     fused, dense, wte = _HF + "attn.c_attn.", _MS + "attention.", "transformer.wte.weight"
     tied = config.get(TIED, options["tied"])
     head = ("lm_head.weight", "head.head_weight")
     return [
         *norm(_HF + "ln_1", _MS + "layernorm1", "width"),
         *norm(_HF + "ln_2", _MS + "layernorm2", "width"),
-        *turned(_HF + "attn.c_proj", dense + "projection", "width", "heads*head_dim"),
+        *linear_transposed(_HF + "attn.c_proj", dense + "projection", "width", "heads*head_dim"),
         Rule(fused + "weight", qkv("weight", dense), "(heads+2)*head_dim, width", _ONE_KEY),
         Rule(fused + "bias", qkv("bias", dense), "(heads+2)*head_dim", _ONE_KEY),
-        *turned(_HF + "mlp.c_fc", _MS + "output.mapping", "ffn", "width"),
-        *turned(_HF + "mlp.c_proj", _MS + "output.projection", "width", "ffn"),
+        *linear_transposed(_HF + "mlp.c_fc", _MS + "output.mapping", "ffn", "width"),
+        *linear_transposed(_HF + "mlp.c_proj", _MS + "output.projection", "width", "ffn"),
         *norm("transformer.ln_f", "backbone.layernorm", "width"),
         Rule(wte, "backbone.embedding.word_embedding.embedding_table", "vocab, width"),
         Rule("transformer.wpe.weight", "backbone.embedding.position_embedding.embedding_table", "positions, width"),
         Tied(*head, wte, "vocab, width") if tied else Rule(*head, "vocab, width"),
-        *TRAINING_STATE,
     ]
 
 
@@ -50,14 +49,18 @@ FAMILY = Family(
         "positions": "n_positions",
         "head_dim": "=hidden//heads",
     },
-    numbers={"layers": "layers", "n_head": "heads", "hidden_size": "hidden"},
+    manual_sizes={"layers": "layers", "n_head": "heads", "hidden_size": "hidden"},
     options=(
         Option(
-            "tied", (False, True), "HuggingFace's files lack lm_head: it is the embedding", decides=False, told=True
+            "tied",
+            (False, True),
+            "HuggingFace's files lack lm_head: it is the embedding",
+            ask_if_ambiguous=False,
+            infer_from_names=True,
         ),
     ),
     rules=rules,
-    differs=(
+    differs_from_mindformers=(
         "q, k and v have as many rows as the config says; MindFormers cuts at the 15B's",
         "in reverse, a head that is the embedding is left out where config.json ties it",
         "any number of layers comes back; MindFormers stops unless the tensors are 16 for each and five",

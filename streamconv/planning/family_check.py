@@ -1,54 +1,66 @@
-"""`streamconv models check`: what a family's author wants to know of a real checkpoint, from its headers alone."""
+"""Check a model family against a real checkpoint, from its headers: unmatched, ambiguous, not invertible tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from ..errors import StreamconvError, UsageError
-from ..families.registry import Config, Family, Value, spell
-from ..rules.matcher import Matcher
-from ..rules.sizes import Ranges
+from ..rules.family import Config, Family, spell
 from ..rules.statements import Direction, Statement
 from ..tensors.refs import Catalog, Extent, SourceFile, TensorRef
-from ..text import quote
-from .mapping import TensorMapping
-from .options import Question, decided_plan, told_options
+from ..text import counted, first_few, in_python, quote
+from .mapping import Request, TensorMapping, map_tensors
+from .options import OptionValues, decided_mapping, inferred_from_names
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing said of a family: an error, or what is merely good to know."""
+    """A finding about a family.
 
-    text: str
+    Attributes:
+        message: what was found; settings in it are marked (`text.setting`).
+        is_error: whether it is an error, not just good to know.
+    """
+
+    message: str
     is_error: bool = True
+
+    @property
+    def text(self) -> str:
+        """The message, with settings spelled as Python has them."""
+        return in_python(self.message)
 
 
 def check_family(family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
-    """For every choice of options: does the table know all tensors, each by one rule, and do they all come back?"""
-    question = Question(catalog, family, config, Direction.FORWARD, None, _alike)
-    for options in _choices(question):
+    """Check, for all options, that every tensor is matched by one rule and comes back in reverse."""
+    request = Request(catalog, family, config, Direction.FORWARD)
+    for options in _different_options(request):
         chosen = ", ".join(f"{name}={spell(value)}" for name, value in options.items()) or "no options"
         yield Finding(f"{chosen}:", is_error=False)
         try:
-            yield from _of_plan(question.plan(options), family, catalog, config)
+            yield from _check_mapping(request, map_tensors(request, options))
         except StreamconvError as error:
-            yield Finding(f"  {error}")
+            yield Finding(f"  {_in_one(error)}")
 
 
-def _choices(question: Question) -> Iterator[dict[str, Value]]:
-    """All choices that give a table of their own; what the source's names tell is no choice."""
-    told = told_options(question, {})
+def _in_one(error: StreamconvError) -> str:
+    return f"{error.message}\n  hint: {error.hint}" if error.hint else error.message
+
+
+def _different_options(request: Request) -> Iterator[OptionValues]:
+    """Yield all option values that give different tables, except for what is inferred from the source's names."""
+    inferred = inferred_from_names(request, {})
     tables: list[Sequence[Statement]] = []
-    values = {o.name: (told[o.name],) if o.name in told else o.values for o in question.family.options}
+    values = {o.name: (inferred[o.name],) if o.name in inferred else o.values for o in request.family.options}
     for choice in product(*values.values()):
         options = dict(zip(values, choice, strict=True))
         try:
-            table = question.family.rules(question.config, options)
+            table = request.family.rules(request.config, options)
         except UsageError:  # not every option goes with every other
             continue
         if table not in tables:
@@ -56,43 +68,43 @@ def _choices(question: Question) -> Iterator[dict[str, Value]]:
             yield options
 
 
-def _of_plan(plan: TensorMapping, family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
-    ambiguous = list(_ambiguous(plan, family, catalog, config))
+def _check_mapping(request: Request, mapping: TensorMapping) -> Iterator[Finding]:
+    catalog = request.catalog
+    ambiguous = list(_ambiguous(request, mapping.options))
     if ambiguous:
-        yield Finding(f"  ambiguous: {_some(ambiguous)}; the first rule of the table is taken")
-    converted = _converted(plan)
-    question = Question(converted, family, config, Direction.REVERSE, None, _alike)
-    lost = list(_lost(question.plan(plan.options), catalog, plan.dropped))
+        yield Finding(f"  ambiguous: {_some(ambiguous)}; the first rule of the table applies")
+    reverse = replace(request, catalog=_converted(mapping), direction=Direction.REVERSE)
+    lost = list(_lost(map_tensors(reverse, mapping.options), catalog, mapping.dropped))
     if lost:
         yield Finding(f"  not invertible: {_some(lost)}")
-    dropped = [f"{quote(name)} ({why})" for name, why in plan.dropped.items()]
+    dropped = [f"{quote(name)} ({why})" for name, why in mapping.dropped.items()]
     if dropped:
         yield Finding(f"  dropped: {_some(dropped)}", is_error=False)
-    yield from _questions(question)
+    yield from _questions(reverse)
     if not (ambiguous or lost):
         back = f"all but {len(dropped)} come back" if dropped else "all come back"
-        yield Finding(f"  {len(catalog)} tensors become {len(plan.outputs)}, and {back}", is_error=False)
+        counts = f"{counted(len(catalog), 'tensor')} -> {counted(len(mapping.outputs), 'tensor')}"
+        yield Finding(f"  {counts}; {back}", is_error=False)
 
 
-def _ambiguous(plan: TensorMapping, family: Family, catalog: Catalog, config: Config) -> Iterator[str]:
-    """Names that more than one rule takes."""
-    ranges = Ranges(family.ranges, family.sized(config, plan.options))
-    matcher = Matcher(family.rules(config, plan.options), "hf", ranges)
-    for name in catalog:
-        takers = list(matcher.takers(name))
-        if len(takers) > 1:
-            yield f"{quote(name)} is taken by {' and by '.join(takers)}"
+def _ambiguous(request: Request, options: OptionValues) -> Iterator[str]:
+    """Yield the names that several rules match."""
+    matcher = request.table(options).matcher
+    for name in request.catalog:
+        patterns = list(matcher.patterns_taking(name))
+        if len(patterns) > 1:
+            yield f"{quote(name)} is matched by {' and by '.join(patterns)}"
 
 
-def _converted(plan: TensorMapping) -> Catalog:
-    """What the plan would write, as if it lay somewhere."""
+def _converted(mapping: TensorMapping) -> Catalog:
+    """Return a catalog of the outputs, as if they were written."""
     file = SourceFile(Path("converted"), 0)
-    refs = (TensorRef(o.name, o.dtype, o.view.shape, (Extent(file, 0, o.spec.nbytes),)) for o in plan.outputs)
+    refs = (TensorRef(o.name, o.dtype, o.view.shape, (Extent(file, 0, o.spec.nbytes),)) for o in mapping.outputs)
     return Catalog(file.path, "safetensors", {ref.name: ref for ref in refs}, (file,))
 
 
 def _lost(back: TensorMapping, catalog: Catalog, dropped: Mapping[str, str]) -> Iterator[str]:
-    """What the way back does not give, or gives otherwise."""
+    """Yield what does not come back, or not as it was."""
     given = {output.name: output.view for output in back.outputs}
     for name, ref in catalog.items():
         if name in given and given[name].shape != ref.shape:
@@ -100,21 +112,16 @@ def _lost(back: TensorMapping, catalog: Catalog, dropped: Mapping[str, str]) -> 
         elif name not in given and name not in dropped:
             yield f"{quote(name)} does not come back"
     for name in given.keys() - catalog.keys():
-        yield f"{quote(name)} comes back, and was not there"
+        yield f"{quote(name)} comes back, but was not in the source"
 
 
-def _questions(question: Question) -> Iterator[Finding]:
-    """What the way back has to be told, where no manifest remembers it."""
+def _questions(reverse: Request) -> Iterator[Finding]:
+    """Yield what users have to give in reverse, where no manifest records it."""
     try:
-        decided_plan(question, {}, None, {})
+        decided_mapping(reverse, {})
     except UsageError as error:
-        yield Finding(f"  in reverse, without a manifest: {error}", is_error=False)
-
-
-def _alike(one: TensorRef, other: TensorRef) -> bool:
-    return True
+        yield Finding(f"  in reverse, without a manifest: {error.message}: {error.hint}", is_error=False)
 
 
 def _some(items: Sequence[str]) -> str:
-    shown = "; ".join(items[:_SHOWN])
-    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
+    return first_few(items, _SHOWN, separator="; ")

@@ -1,4 +1,4 @@
-"""Block scales: which FP8 weight goes with which `NAME_scale_inv`, wherever in the checkpoint the two lie.
+"""Block scales: pair FP8 weights with their `NAME_scale_inv`, whichever shards hold the two.
 
 DeepSeek's format: `NAME` is F8_E4M3 `[rows, columns]`, `NAME_scale_inv` F32 `[ceil(rows/128), ceil(columns/128)]`; the
 weight is the product. The block's size is `weight_block_size` of the config's `quantization_config`.
@@ -26,7 +26,8 @@ class Scales:
     Attributes:
         of: name of a weight → its scales.
         block: rows and columns of a block.
-        missing, surplus: findings: weights without scales, scales without a weight.
+        missing: findings: weights without scales.
+        surplus: findings: scales without a weight.
         active: whether the checkpoint has such weights at all.
     """
 
@@ -37,12 +38,12 @@ class Scales:
     active: bool = False
 
     def is_scale(self, name: str) -> bool:
-        """Whether a tensor's name is that of scales: they belong to their weight, and no rule has to know them."""
+        """Return whether a name is that of block scales: they belong to their weight, and no rule has to match them."""
         return self.active and name.endswith(SUFFIX)
 
 
 def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scales:
-    """Pair the FP8 weights of a checkpoint with their scales; one without any such scales has none to miss.
+    """Pair the FP8 weights of a checkpoint with their block scales; a checkpoint may have neither.
 
     Raises:
         UnsupportedError: the config's blocks are smaller than 16 x 16.
@@ -55,7 +56,7 @@ def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scal
     for name in names:
         weight = weights.get(name.removesuffix(SUFFIX))
         if weight is None:
-            surplus.append(f"{quote(name)}: there is no F8_E4M3 tensor {quote(name.removesuffix(SUFFIX))} to scale")
+            surplus.append(f"{quote(name)}: no F8_E4M3 tensor {quote(name.removesuffix(SUFFIX))} to scale")
         else:
             found[weight.name] = tensors[name]
     missing = [f"{quote(name)}: its scales {quote(name + SUFFIX)} are missing" for name in weights if name not in found]
@@ -63,9 +64,9 @@ def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scal
 
 
 def _quantisation(config: Mapping[str, object]) -> Mapping[str, object]:
-    """What the config says of quantisation in blocks; empty where it says nothing."""
-    said = config.get("quantization_config")
-    return said if isinstance(said, dict) and "weight_block_size" in said else {}
+    """Return the config's entry on block quantisation, empty if it has none."""
+    entry = config.get("quantization_config")
+    return entry if isinstance(entry, dict) and "weight_block_size" in entry else {}
 
 
 def _block_size(config: Mapping[str, object]) -> tuple[int, int]:
@@ -74,5 +75,5 @@ def _block_size(config: Mapping[str, object]) -> tuple[int, int]:
             return rows, columns
         case other:
             raise UnsupportedError(
-                f"config.json: weight_block_size is {quote(other)}; blocks of [rows, columns] from {_LEAST} up are read"
+                f"config.json: weight_block_size is {quote(other)}, not [rows, columns] of at least {_LEAST} each"
             )

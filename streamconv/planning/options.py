@@ -1,31 +1,29 @@
-"""Options, decided: as given, else as the manifest remembers them, else the only ones under which all tensors fit."""
+"""Decide the options of a family: as given, else as the manifest records them, else as all tensors fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from ..errors import StreamconvError, UsageError
-from ..families.registry import Config, Family, Option, Value, spell, whole_number
-from ..rules.matcher import Matcher
+from ..rules.family import Config, Family, Option, Value, spell, whole_number
 from ..rules.patterns import holes
-from ..rules.sizes import Ranges
-from ..rules.statements import Direction, Rule, Statement
-from ..tensors.dtypes import DType
-from ..tensors.refs import Catalog
-from ..text import did_you_mean, quote
-from .mapping import EmptyMappingError, TensorMapping, map_tensors
-from .outputs import Alike
+from ..rules.statements import Direction, Rule, Side, Statement
+from ..text import did_you_mean, quote, setting
+from .mapping import EmptyMappingError, Request, TensorMapping, map_tensors
 
-Chosen = Mapping[str, Value]
+OptionValues = Mapping[str, Value]
 
 #: A model family's name, and the options of it that made a checkpoint, as its manifest records them.
 Recorded = tuple[str, Mapping[str, object]]
 
 
-def parse_options(family: Family, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The options given, parsed as the family's: choices, and numbers given by hand."""
+def parse_options(family: Family, given: OptionValues) -> dict[str, Value]:
+    """Parse the options given: choices of the family, and sizes.
+
+    Raises:
+        UsageError: the family has no such option, or the option no such value.
+    """
     return {name: _parsed(family, name, spell(value)) for name, value in given.items()}
 
 
@@ -33,126 +31,133 @@ def _parsed(family: Family, name: str, text: str) -> Value:
     known = {option.name: option for option in family.options}
     if name in known:
         return known[name].parse(text)
-    if name in family.numbers:
+    if name in family.manual_sizes:
         return whole_number(name, text)
-    names = [*known, *family.numbers]
+    names = [*known, *family.manual_sizes]
     if not names:
-        raise UsageError(f"{family.name} takes no options")
+        raise UsageError(f"{family.name} takes no options", f"omit {setting(f'options.{quote(name)}')}")
     near = did_you_mean(name, names)
     hint = f"its options are {', '.join(names)}"
     raise UsageError(f"{family.name} has no option {quote(name)!r}", f"{near} {hint}" if near else hint)
 
 
-def said_options(family: Family, said: Mapping[str, object]) -> dict[str, Value]:
-    """What a MindFormers YAML says of the family's options."""
-    told = {option.name: said[option.said] for option in family.options if option.said in said}
-    return {name: value for name, value in told.items() if isinstance(value, bool)}
+def from_yaml(family: Family, yaml_values: Mapping[str, object]) -> dict[str, Value]:
+    """Return the family's options that a MindFormers YAML holds."""
+    found = {o.name: yaml_values[o.yaml_key] for o in family.options if o.yaml_key in yaml_values}
+    return {name: value for name, value in found.items() if isinstance(value, bool)}
 
 
-@dataclass(frozen=True)
-class Question:
-    """A conversion whose options are to be decided."""
-
-    catalog: Catalog
-    family: Family
-    config: Config
-    direction: Direction
-    dtype: DType | None
-    alike: Alike
-
-    def plan(self, options: Chosen) -> TensorMapping:
-        """The plan under this choice."""
-        return map_tensors(self.catalog, self.family, self.config, options, self.direction, self.dtype, self.alike)
-
-
-def decided_plan(question: Question, given: Chosen, recorded: Recorded | None, said: Chosen) -> TensorMapping:
-    """The plan, with every option decided.
+def decided_mapping(
+    request: Request, given: OptionValues, recorded: Recorded | None = None, yaml: OptionValues | None = None
+) -> TensorMapping:
+    """Map all tensors, with every option decided.
 
     Args:
-        question: what is to be converted.
-        given: options given by hand.
-        recorded: those that the source was made with, as its manifest says.
-        said: what a MindFormers YAML says of them.
+        request: what is to be converted.
+        given: options given by the user.
+        recorded: the options that the source was made with, from its manifest.
+        yaml: the options in a MindFormers YAML.
+
+    Raises:
+        UsageError: in reverse, several values of an option fit the source, with different results.
+        StreamconvError: the source does not fit the family; see `map_tensors`.
     """
-    family = question.family
-    if question.direction is Direction.FORWARD:
+    family, known = request.family, {**(yaml or {}), **given}
+    if request.direction is Direction.FORWARD:
         defaults = {option.name: option.default for option in family.options}
-        known = {**said, **given}
-        return question.plan({**defaults, **told_options(question, known), **known})
-    return _only_fitting(question, {**said, **_recorded(family, recorded), **given})
+        return map_tensors(request, {**defaults, **inferred_from_names(request, known), **known})
+    return _only_fitting(request, {**(yaml or {}), **_recorded(family, recorded), **given})
 
 
 def _recorded(family: Family, recorded: Recorded | None) -> dict[str, Value]:
     if recorded is None or recorded[0] != family.name:
         return {}
-    known = {option.name for option in family.options} | family.numbers.keys()
+    known = {option.name for option in family.options} | family.manual_sizes.keys()
     return {name: _parsed(family, name, str(value)) for name, value in recorded[1].items() if name in known}
 
 
-def told_options(question: Question, given: Chosen) -> Chosen:
-    """What the source's names tell of the options: the first values under which the table knows most of them."""
-    family = question.family
-    told = [option for option in family.options if option.told and option.name not in given]
-    if not told:
+def inferred_from_names(request: Request, given: OptionValues) -> OptionValues:
+    """Infer options from the names of a HuggingFace source: the first values that leave the fewest unmatched."""
+    family = request.family
+    inferable = [option for option in family.options if option.infer_from_names and option.name not in given]
+    if not inferable:
         return {}
     others = {option.name: given.get(option.name, option.default) for option in family.options} | dict(given)
-    choices = [choice for choice in _choices(told, {}) if _has_table(question, {**others, **choice})]
-    return min(choices, key=lambda choice: _strangers(question, {**others, **choice}), default={})
+    choices = [choice for choice in _choices(inferable, {}) if _go_together(request, {**others, **choice})]
+    return min(choices, key=lambda choice: _count_unknown(request, {**others, **choice}), default={})
 
 
-def _strangers(question: Question, options: Chosen) -> int:
-    """How many of the source's names the table does not know, and how many of its names without holes the source."""
-    family = question.family
-    ranges = Ranges(family.ranges, family.sized(question.config, options))
-    table = family.rules(question.config, options)
-    matcher = Matcher(table, "hf", ranges)
-    required = [rule.patterns("hf") for rule in table if isinstance(rule, Rule) and not rule.optional]
-    lacking = sum(name not in question.catalog for names in required if not holes(names) for name in names)
-    return lacking + sum(matcher.match(name) is None for name in question.catalog)
+def _count_unknown(request: Request, options: OptionValues) -> int:
+    """Count names of the source that the table does not match, and required names without holes that it lacks."""
+    table = request.table(options)
+    required = [rule.patterns(Side.HF) for rule in table.statements if isinstance(rule, Rule) and not rule.optional]
+    lacking = sum(name not in request.catalog for names in required if not holes(names) for name in names)
+    return lacking + sum(table.matcher.match(name) is None for name in request.catalog)
 
 
-def _only_fitting(question: Question, known: Chosen) -> TensorMapping:
-    """Try every choice of the options that are open; those under which all tensors fit decide.
+def _only_fitting(request: Request, known: OptionValues) -> TensorMapping:
+    """Try all values of the options that are not known.
 
     Raises:
         UsageError: several fit, and give different results.
-        StreamconvError: none fits: what the defaults say.
+        StreamconvError: none fits; the error is that of the values that came nearest.
     """
-    errors: list[StreamconvError] = []
-    impossible: list[StreamconvError] = []
-    tables: list[Sequence[Statement]] = []
-    for choices in _in_turn(question.family, known):
-        fitting: dict[str, TensorMapping] = {}
-        for options in choices:
-            try:
-                table = question.family.rules(question.config, options)
-            except UsageError as error:
-                impossible.append(error)
-                continue
-            if table in tables:
-                continue
-            tables.append(table)
-            try:
-                plan = question.plan(options)
-                fitting.setdefault(plan.effect if len(choices) > 1 else "", plan)
-            except EmptyMappingError as error:
-                impossible.append(error)
-            except StreamconvError as error:
-                errors.append(error)
+    trials = _Trials(request)
+    for grid in _option_grid(request.family, known):
+        fitting = trials.fitting(grid)
         if len(fitting) > 1:
-            raise UsageError(_ambiguous(question.family, [plan.options for plan in fitting.values()]))
+            raise _ambiguous(request.family, [mapping.options for mapping in fitting])
         if fitting:
-            return next(iter(fitting.values()))
-    # The choice that came nearest is the one with the least to say.
-    usage = [error for error in errors if isinstance(error, UsageError)]
-    raise min(usage or errors or impossible, key=lambda error: len(str(error)))
+            return fitting[0]
+    raise trials.nearest_error()
 
 
-def options_that_matter(family: Family, config: Config, options: Chosen) -> set[str]:
+class _Trials:
+    """Options tried, none whose table was tried before, and how they failed."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._tables: list[Sequence[Statement]] = []
+        self._errors: list[StreamconvError] = []
+        self._impossible: list[StreamconvError] = []
+
+    def fitting(self, grid: Sequence[OptionValues]) -> list[TensorMapping]:
+        """Return a mapping for each different effect of the options under which all tensors fit."""
+        found: dict[str, TensorMapping] = {}
+        for options in grid:
+            mapping = self._try(options)
+            if mapping is not None:
+                found.setdefault(mapping.effect if len(grid) > 1 else "", mapping)
+        return list(found.values())
+
+    def _try(self, options: OptionValues) -> TensorMapping | None:
+        try:
+            table = self._request.family.rules(self._request.config, options)
+        except UsageError as error:  # not every option goes with every other
+            self._impossible.append(error)
+            return None
+        if table in self._tables:
+            return None
+        self._tables.append(table)
+        try:
+            return map_tensors(self._request, options)
+        except EmptyMappingError as error:
+            self._impossible.append(error)
+        except StreamconvError as error:
+            self._errors.append(error)
+        return None
+
+    def nearest_error(self) -> StreamconvError:
+        """Return the error of the options that came nearest: the one with the fewest findings, so the shortest."""
+        usage = [error for error in self._errors if isinstance(error, UsageError)]
+        return min(usage or self._errors or self._impossible, key=lambda error: len(str(error)))
+
+
+def options_that_matter(family: Family, config: Config, options: OptionValues) -> set[str]:
     """Return the options whose other values would give another table: not `lora_names` where `is_lora` is false."""
     table = family.rules(config, options)
 
-    def differs(choice: Chosen) -> bool:
+    def differs(choice: OptionValues) -> bool:
         try:
             return list(family.rules(config, choice)) != list(table)
         except UsageError:  # not every option goes with every other
@@ -161,35 +166,36 @@ def options_that_matter(family: Family, config: Config, options: Chosen) -> set[
     return {o.name for o in family.options if any(differs({**options, o.name: value}) for value in o.values)}
 
 
-def _has_table(question: Question, options: Chosen) -> bool:
-    """Whether the family knows such a choice: not every option goes with every other."""
+def _go_together(request: Request, options: OptionValues) -> bool:
+    """Return whether the family has a table for these options: not every option goes with every other."""
     try:
-        question.family.rules(question.config, options)
+        request.family.rules(request.config, options)
     except UsageError:
         return False
     return True
 
 
-def _in_turn(family: Family, known: Chosen) -> list[list[dict[str, Value]]]:
-    """Every choice of the open options, in groups: those after the first matter where none before them fits."""
-    first = [option for option in family.options if not option.decides]
-    rest = [option for option in family.options if option.decides]
+def _option_grid(family: Family, known: OptionValues) -> list[list[dict[str, Value]]]:
+    """Return all values of the open options, in groups: a group is tried only if none before it fits."""
+    first = [option for option in family.options if not option.ask_if_ambiguous]
+    rest = [option for option in family.options if option.ask_if_ambiguous]
     names = [option.name for option in family.options]
-    numbers = {name: known[name] for name in family.numbers if name in known}
+    sizes = {name: known[name] for name in family.manual_sizes if name in known}
     groups = [[{**one, **other} for other in _choices(rest, known)] for one in _choices(first, known)]
-    return [[{**{name: choice[name] for name in names}, **numbers} for choice in group] for group in groups]
+    return [[{**{name: choice[name] for name in names}, **sizes} for choice in group] for group in groups]
 
 
-def _choices(options: Sequence[Option], known: Chosen) -> list[dict[str, Value]]:
+def _choices(options: Sequence[Option], known: OptionValues) -> list[dict[str, Value]]:
     names = [option.name for option in options]
     values = ((known[option.name],) if option.name in known else option.values for option in options)
     return [dict(zip(names, choice, strict=True)) for choice in product(*values)]
 
 
-def _ambiguous(family: Family, fitting: Iterable[Chosen]) -> str:
-    lines = []
+def _ambiguous(family: Family, fitting: Iterable[OptionValues]) -> UsageError:
+    choices = []
     for option in family.options:
         values = list(dict.fromkeys(spell(options[option.name]) for options in fitting))
         if len(values) > 1:
-            lines.append(f"-o {option.name}={' or '.join(values)} ({option.help})")
-    return "neither names nor shapes of the source tell how it was made; say which: " + "; ".join(lines)
+            spelled = " or ".join(setting(f"options.{option.name}", value) for value in values)
+            choices.append(f"{spelled} ({option.help})")
+    return UsageError("the source's names and shapes fit several option values", f"choose one: {'; '.join(choices)}")

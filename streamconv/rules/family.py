@@ -1,4 +1,4 @@
-"""What a family is made of. A family is data: which configs it recognises, its options, its sizes, its rules."""
+"""Families as data: the configs they recognise, their options, sizes and rules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UsageError
-from ..text import quote
+from ..text import quote, setting
 from .sizes import Sizes
 from .statements import Statement
+from .training_state import TRAINING_STATE
 
 Value = bool | int | str
 Options = Mapping[str, Value]
@@ -17,81 +18,88 @@ Config = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Option:
-    """A choice that a family leaves to the user. The first of `values` is the default.
+    """A choice that a family leaves to the user.
 
-    In reverse, values that fit the source alike are an ambiguity to be resolved by the user; with `decides` false the
-    first of them is meant. With `told`, the names of an HF source tell the value forward too: the first under which the
-    table knows them all. With `free` any whole number from 1 up may be given; `values` are those that are tried.
-    `settles` is what a value makes true of the converted model's config. `said` is the key of a MindFormers YAML's
-    `model_config` that tells the value.
+    Attributes:
+        name: what users type: `-o NAME=VALUE`.
+        values: the allowed values; the first is the default.
+        help: what the values mean, in a phrase.
+        ask_if_ambiguous: in reverse, ask the user if several values fit the source; if false, take the first of them.
+        infer_from_names: forward, infer the value from the names of a HuggingFace source: the first value under which
+            the table matches all of them.
+        any_positive: any whole number from 1 up is allowed; `values` are those tried in reverse.
+        config_updates: value -> the entries it changes in the converted model's config.
+        yaml_key: key in a MindFormers YAML's `model_config` that holds the value.
     """
 
     name: str
     values: tuple[Value, ...]
     help: str
-    decides: bool = True
-    told: bool = False
-    free: bool = False
-    settles: Mapping[Value, Mapping[str, object]] = field(default_factory=dict)
-    said: str = ""
+    ask_if_ambiguous: bool = True
+    infer_from_names: bool = False
+    any_positive: bool = False
+    config_updates: Mapping[Value, Mapping[str, object]] = field(default_factory=dict)
+    yaml_key: str = ""
 
     @property
     def default(self) -> Value:
-        """What holds where nothing is said."""
+        """The value where none is given."""
         return self.values[0]
 
     def parse(self, text: str) -> Value:
-        """The value that `text` spells.
+        """Parse a value as users type it.
 
         Raises:
-            UsageError: none of the option's values is spelled so.
+            UsageError: it is not one of the option's values.
         """
         for value in self.values:
             if spell(value).lower() == text.strip().lower():
                 return value
-        if self.free:
+        if self.any_positive:
             return whole_number(self.name, text)
         allowed = ", ".join(spell(v) for v in self.values)
-        raise UsageError(f"{self.name}={quote(text)}: not one of {allowed}")
+        raise UsageError(f"{setting(f'options.{self.name}', quote(text))}: not one of {allowed}")
 
 
 def spell(value: Value) -> str:
-    """A value as the command line spells it: `true`, `blocks`, `4`."""
+    """Spell a value as users type it: `true`, `blocks`, `4`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def whole_number(name: str, text: str) -> int:
-    """The number from 1 up that `text` spells.
+    """Parse a whole number from 1 to 2^31 - 1.
 
     Raises:
-        UsageError: it spells none.
+        UsageError: it is none.
     """
     if not (text.strip().isdecimal() and text.isascii() and 0 < int(text) < 1 << 31):
-        raise UsageError(f"{name}={quote(text)}: a whole number from 1 up is needed")
+        raise UsageError(f"{setting(f'options.{name}', quote(text))}: not a whole number from 1 up")
     return int(text)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model family.
+    """A model family: everything that streamconv knows about it.
 
     Attributes:
-        name: what `--model` calls it.
+        name: what users type: `--model NAME`.
         title: one line for people.
+        rules: a function of a config and the value of every option that returns the table.
         repositories: HuggingFace repositories it covers.
-        model_types: the `model_type` values of config.json that it recognises.
-        architectures: for configs without `model_type`, the values of `architectures` that it recognises.
-        marks: config keys that have to be there too; the family with the most of them is taken.
-        sizes: symbol → config keys and `=expressions`, tried in order, `|` between them.
-        numbers: option → symbol: numbers that may be given by hand; config and shapes have to agree.
-        rules: the table, for a config and a choice of options; every option is given.
-        options: choices; the first value of each is the default.
-        ranges: hole of the patterns → the numbers it may hold: `"layers"` are 0 … layers - 1, `"dense..layers"` begin
-            at `dense`; a hole without any holds all.
-        example: what a config says that the table which `models NAME` shows is for.
-        successors: `model_type` → the family to take in this one's place.
-        torch_root: the key under which a torch file of this family holds its tensors, where it is nested.
-        differs: where the output is not what MindFormers' own converter writes, and why.
+        model_types: values of `model_type` in config.json by which it is recognised.
+        architectures: values of `architectures` by which it is recognised in a config without `model_type`.
+        required_keys: keys that the config must have too; of several families, the one with the most is taken.
+        sizes: symbol -> config keys and `=expressions`, tried in order, separated by `|`.
+        manual_sizes: option -> symbol: sizes that users may give; config and shapes have to agree with them.
+        options: choices that users have.
+        ranges: hole -> its values: `"layers"` means 0 to layers - 1, `"dense..layers"` begins at `dense`; a hole
+            without a range takes any number.
+        example: the config for which `models NAME` shows the table.
+        successors: `model_type` -> the family to use instead of this one.
+        torch_root: key under which a torch file of this family nests its tensors, if it does.
+        differs_from_mindformers: where the output differs from that of MindFormers' own converter, and why.
+        drops_training_state: drop what MindSpore's optimizers and callbacks add to a checkpoint; no rule is needed for
+            it.
     """
 
     name: str
@@ -100,26 +108,35 @@ class Family:
     repositories: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
+    required_keys: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
-    numbers: Mapping[str, str] = field(default_factory=dict)
+    manual_sizes: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     ranges: Mapping[str, str] = field(default_factory=lambda: {"layer": "layers", "expert": "experts"})
     example: Config = field(default_factory=dict)
     successors: Mapping[str, str] = field(default_factory=dict)
     torch_root: str | None = None
-    differs: tuple[str, ...] = ()
+    differs_from_mindformers: tuple[str, ...] = ()
+    drops_training_state: bool = True
+
+    def table(self, config: Config, options: Options) -> Sequence[Statement]:
+        """Return all statements: the family's rules, and how training state is treated.
+
+        Raises:
+            UsageError: the options do not go together.
+        """
+        return [*self.rules(config, options), *(TRAINING_STATE if self.drops_training_state else ())]
 
     def sized(self, config: Config, options: Options) -> Sizes:
-        """The numbers of a model of this config; `options` may give some by hand.
+        """Return the sizes of a model of this config; `options` may give some of them.
 
         Raises:
             UsageError: config and options contradict each other.
         """
-        given = {s: (f"-o {n}", value) for n, s in self.numbers.items() if isinstance(value := options.get(n), int)}
+        given = {s: (name, n) for name, s in self.manual_sizes.items() if isinstance(n := options.get(name), int)}
         return Sizes(self.sizes, config, given)
 
-    def settled(self, options: Options) -> Config:
-        """What these options make true of the converted model's config."""
-        chosen = [option.settles.get(options[option.name], {}) for option in self.options]
+    def config_updates(self, options: Options) -> Config:
+        """Return the entries that these options change in the converted model's config."""
+        chosen = [option.config_updates.get(options[option.name], {}) for option in self.options]
         return {key: value for part in chosen for key, value in part.items()}

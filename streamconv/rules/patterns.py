@@ -1,8 +1,8 @@
 """Patterns: names with holes.
 
-`{layer}` holds a number, `{kind:weight|bias}` one of the words given, `{rest:*}` anything. `{mtp+layers}` is a number
-counted from another: where there are 61 layers, `model.layers.{mtp+layers}.enorm.weight` is the name
-`model.layers.61.enorm.weight` for `mtp` 0.
+`{layer}` takes a number, `{kind:weight|bias}` one of the words given, `{rest:*}` anything. `{mtp+layers}` is a number
+counted from a symbol: in a model of 61 layers, `model.layers.{mtp+layers}.enorm.weight` with `mtp` 0 is the name
+`model.layers.61.enorm.weight`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _NUMBER = r"0|[1-9][0-9]{0,8}"
 
 @cache
 def holes(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the holes in these patterns, each once."""
+    """Return the names of the holes in these patterns, each once."""
     return tuple(dict.fromkeys(m[1] for text in texts for m in _HOLE.finditer(text)))
 
 
 @cache
-def numbers(texts: tuple[str, ...]) -> frozenset[str]:
-    """The names of the holes that hold numbers."""
+def number_holes(texts: tuple[str, ...]) -> frozenset[str]:
+    """Return the names of the holes that take numbers."""
     return frozenset(m[1] for text in texts for m in _HOLE.finditer(text) if m[3] is None)
 
 
 def fill(pattern: str, bindings: Bindings, sizes: Sizes | None = None) -> str:
-    """The name that a pattern gives with its holes filled; `sizes` has to know what they are counted from."""
+    """Return a pattern with its holes filled; `sizes` must have the symbols that they are counted from."""
 
     def value(m: re.Match[str]) -> str:
         bound = bindings[m[1]]
@@ -44,20 +44,20 @@ def fill(pattern: str, bindings: Bindings, sizes: Sizes | None = None) -> str:
 
 
 def words(pattern: str) -> Iterator[dict[str, str]]:
-    """Every way to fill the holes that name their words: `{kind:weight|bias}` gives two."""
+    """Yield every way to fill the holes that list their words: `{kind:weight|bias}` has two."""
     named = [(m[1], m[3].split("|")) for m in _HOLE.finditer(pattern) if m[3] and m[3] != "*"]
     for choice in product(*(values for _, values in named)):
         yield dict(zip((name for name, _ in named), choice, strict=True))
 
 
 def template(name: str) -> str:
-    """The name with every whole number between dots replaced: what a dictionary can find."""
+    """Replace every whole number between dots, so that a dictionary can find the name."""
     return ".".join("#" if part.isdecimal() else part for part in name.split("."))
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """One hole: its name, whether it holds a number, and the symbol that it is counted from."""
+    """A hole: its name, whether it takes a number, and the symbol that it is counted from."""
 
     name: str
     is_number: bool
@@ -66,14 +66,14 @@ class Hole:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern, compiled.
+    """A compiled pattern.
 
     Attributes:
-        text: as the table has it.
-        regex: what takes its names, a group for each of `holes`.
+        text: the pattern as the table has it.
+        regex: matches its names, with a group for each of `holes`.
         holes: its holes in order.
-        templates: the templates of its names; none where it is `open`.
-        open: whether it takes names of any template.
+        templates: the templates of its names; none if it is `open`.
+        open: whether its names can have any template.
     """
 
     text: str
@@ -84,23 +84,23 @@ class Pattern:
 
 
 class Binder:
-    """A pattern in a model: which numbers its holes may hold is known."""
+    """A pattern in a model, where the values of its holes are known."""
 
     def __init__(self, text: str, ranges: Ranges) -> None:
         self.pattern = compile_pattern(text)
         self._match = self.pattern.regex.fullmatch
         self._holes = [
-            (hole.name, hole.is_number, ranges.origin(hole.origin), *ranges.of(hole.name))
+            (hole.name, hole.is_number, ranges.origin(hole.origin), *ranges.bounds(hole.name))
             for hole in self.pattern.holes
         ]
 
     def bind(self, name: str) -> tuple[Bindings, int] | None:
-        """What the holes hold, and how many numbers are out of their range; `None` where the name is another."""
+        """Return the values of the holes, and how many are out of range; `None` if the name does not match."""
         match = self._match(name)
         if match is None:
             return None
         bindings: dict[str, int | str] = {}
-        strays = 0
+        out_of_range = 0
         for (hole, is_number, origin, first, end), text in zip(self._holes, match.groups(), strict=True):
             if not is_number:
                 bindings[hole] = text
@@ -110,13 +110,13 @@ class Binder:
             number = bindings[hole] = int(text) - origin
             if number < 0:
                 return None
-            strays += number < first or (end is not None and number >= end)
-        return bindings, strays
+            out_of_range += number < first or (end is not None and number >= end)
+        return bindings, out_of_range
 
 
 @cache
 def compile_pattern(text: str) -> Pattern:
-    """The pattern that `text` spells."""
+    """Compile a pattern."""
     parts, found, last = [], [], 0
     for m in _HOLE.finditer(text):
         parts += [re.escape(text[last : m.start()]), f"({_taken(m[3])})"]

@@ -1,7 +1,7 @@
-"""The numbers of a model (hidden, heads, layers …): read from its config, learned from shapes, and made to agree.
+"""The sizes of a model (hidden, heads, layers …): read from its config, learned from shapes, and consistent.
 
-Tables speak in symbols: `"heads*head_dim, hidden"` is a shape, `"heads//kv"` a number. Symbols get their values from
-`config.json` first; what it does not say is learned from the first shape that decides it; every later shape has to
+Tables are written in symbols: `"heads*head_dim, hidden"` is a shape, `"heads//kv"` a number. Symbols get their values
+from `config.json` first; the others are learned from the first shape that determines them. Every other shape has to
 agree.
 """
 
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from ..errors import InternalError, SourceError, UsageError
+from ..text import setting
 
-# Where the config says nothing, and a family's table does.
+# The origin of values that the config lacks and a family's table derives.
 _DERIVED = "by default "
 
 # MindSpore's dimensions are 31 bits wide, and so is what an option takes.
@@ -21,11 +22,11 @@ _LIMIT = 1 << 31
 
 
 class ShapeConflictError(Exception):
-    """A shape does not fit the numbers known so far; `str()` says which and whence they come."""
+    """A shape does not fit the sizes known so far; `str` says which, and where they come from."""
 
 
 class Sizes:
-    """Symbols and their values, each with where it came from.
+    """Symbols and their values, each with its origin.
 
     >>> table = {"heads": "num_attention_heads", "kv": "num_key_value_heads | =heads"}
     >>> sizes = Sizes(table, {"num_attention_heads": 8})
@@ -39,13 +40,13 @@ class Sizes:
         """Read the symbols from a config.
 
         Args:
-            table: symbol → config keys and `=expressions`, tried in order, `|` between them. `vision.heads` is a key of
-                the object `vision`; `groups if multi_query` is read only where `multi_query` is true.
-            config: what config.json says.
-            given: symbol → the option that gave it by hand, and its value.
+            table: symbol -> config keys and `=expressions`, tried in order, separated by `|`. `vision.heads` is key
+                `heads` of the object `vision`; `groups if multi_query` is read only if `multi_query` is true.
+            config: the parsed config.json.
+            given: symbol -> the option that a user gave for it, and its value.
 
         Raises:
-            UsageError: what was given by hand contradicts the config.
+            UsageError: a value that a user gave contradicts the config.
             SourceError: the config has a number that no model has.
         """
         self._table = table
@@ -76,7 +77,7 @@ class Sizes:
         else:
             value, origin = look_up(config, key), f"config: {key}"
         if isinstance(value, int) and value >= _LIMIT and not key.startswith("="):
-            raise SourceError(f"config: {key} is {_LIMIT} or more, which no model has; fetch the config again")
+            raise SourceError(f"config: {key} is 2^31 or more, which no model has", "download the config again")
         # What a config may set to zero (dense layers, say) has `| =0` in the table.
         if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or key == "=0"):
             self.learn(name, value, origin)
@@ -84,16 +85,17 @@ class Sizes:
     def _give(self, name: str, option: str, value: int) -> None:
         known = self._values.get(name, value)
         if known != value and not self._origins[name].startswith(_DERIVED):
-            raise UsageError(f"{option}={value} contradicts the model: {name} is {known}{self.origin(name)}")
-        self.learn(name, value, option)
+            asked = setting(f"options.{option}", value)
+            raise UsageError(f"{asked} contradicts the model: {name} is {known}{self.origin(name)}")
+        self.learn(name, value, setting(f"options.{option}"))
 
     def learn(self, name: str, value: int, origin: str) -> None:
-        """Set a symbol."""
+        """Set the value of a symbol."""
         self._values[name] = value
         self._origins[name] = origin
 
     def get(self, name: str) -> int | None:
-        """The value of a symbol, `None` where nothing has said it yet."""
+        """Return the value of a symbol, `None` if it is not known yet."""
         return self._values.get(name)
 
     @property
@@ -102,37 +104,41 @@ class Sizes:
         return len(self._values)
 
     def number(self, expression: str) -> int:
-        """The value of an expression.
+        """Return the value of an expression.
 
         Raises:
-            UsageError: it holds a symbol that neither config nor shapes have told.
+            UsageError: it has a symbol that neither config nor shapes give.
         """
         value = self.value(expression)
         if value is None:
             missing = sorted(n for n in _names(expression) if n not in self._values)
             keys = ", ".join(self._table.get(n, n).split("|")[0].strip() for n in missing)
             raise UsageError(
-                f"the layout of this model needs {keys}, which the tensors' shapes do not tell: "
-                "give the model's config.json with --config FILE"
+                f"converting this model needs {keys}, which its tensors' shapes do not give",
+                f"give the model's config.json with {setting('config', 'FILE')}",
             )
         return value
 
     def fit(self, shape: tuple[int, ...], spec: str) -> None:
-        """Check a shape against its symbols, learning those that it decides.
+        """Check a shape against its symbols, learning those that it determines.
+
+        Args:
+            shape: a tensor's shape.
+            spec: the symbolic shape, such as `"heads*head_dim, hidden"`.
 
         Raises:
-            ShapeConflictError: it has another number of axes, or an axis that differs from what is known.
+            ShapeConflictError: the number of axes or the size of one differs.
         """
         if (shape, spec) in self._fitting:
             return
         symbols = [part.strip() for part in spec.split(",")] if spec else []
         if len(symbols) != len(shape):
-            raise ShapeConflictError(f"shape {list(shape)} has {len(shape)} axes; [{spec}] is expected")
+            raise ShapeConflictError(f"shape {list(shape)} has {len(shape)} axes, expected [{spec}]")
         for size, symbol in zip(shape, symbols, strict=True):
             if not self._solve(size, symbol):
                 raise ShapeConflictError(
                     f"shape {list(shape)} does not fit [{spec}]: "
-                    f"{size} is no multiple of what is known of {symbol}{self.origin(symbol)}"
+                    f"{size} is not a multiple of the known part of {symbol}{self.origin(symbol)}"
                 )
             expected = self.value(symbol)
             if expected is not None and expected != size:
@@ -144,11 +150,11 @@ class Sizes:
             self._fitting.add((shape, spec))
 
     def _solve(self, size: int, symbol: str) -> bool:
-        """Learn the one unknown symbol of an expression, where there is just one; false where there can be none."""
+        """Learn the unknown symbol of an expression if it has just one; return false if no value fits."""
         unknown = [name for name in _names(symbol) if name not in self._values]
         if len(unknown) != 1:
             return True
-        # Shapes are linear in each of their symbols, so two points tell the line; a third, whether it is one.
+        # Shapes are linear in each of their symbols: two points give the line, a third confirms that it is one.
         one, two, three = (_value(_parse(symbol), {**self._values, unknown[0]: n}) for n in (1, 2, 3))
         slope, base = two - one, 2 * one - two
         if three - two != slope or slope < 1:
@@ -159,12 +165,12 @@ class Sizes:
         return not rest and number >= 0
 
     def origin(self, symbol: str) -> str:
-        """Whence the values in an expression come, in brackets, for a message."""
+        """Return where the values in an expression come from, in brackets, for a message."""
         origins = sorted({self._origins[n] for n in _names(symbol) if n in self._origins})
         return f" ({'; '.join(origins)})" if origins else ""
 
     def value(self, expression: str) -> int | None:
-        """The value of an expression, `None` where it holds a symbol that nothing has told yet."""
+        """Return the value of an expression, `None` if it has a symbol that is not known yet."""
         try:
             return _value(_parse(expression), self._values)
         except KeyError:
@@ -172,7 +178,7 @@ class Sizes:
 
 
 def look_up(config: Mapping[str, object], key: str) -> object:
-    """What the config says of a key, `None` where it has none; `a.b` is key `b` of the object `a`."""
+    """Return the value of a config key, `None` if it is missing; `a.b` is key `b` of the object `a`."""
     value: object = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -180,43 +186,43 @@ def look_up(config: Mapping[str, object], key: str) -> object:
 
 
 class Ranges:
-    """Which numbers the holes of a table may hold.
+    """The values that the holes of a table may take.
 
-    `"experts"` are the numbers from 0 up to, not including, `experts`; `"dense..layers"` begin at `dense`. What is not
-    known yet is no limit, and a hole that the table does not name has none.
+    `"experts"` means 0 up to, not including, `experts`; `"dense..layers"` begins at `dense`. A bound that is not known
+    yet does not limit, and a hole that the table does not name has no bounds.
     """
 
     def __init__(self, table: Mapping[str, str], sizes: Sizes) -> None:
         self._table = table
         self.sizes = sizes
 
-    def of(self, hole: str) -> tuple[int, int | None]:
-        """The first number, and the one after the last; `None` where nothing has told."""
+    def bounds(self, hole: str) -> tuple[int, int | None]:
+        """Return the first value, and the one after the last (`None` if not known)."""
         first, end = self._texts(hole)
         return (self.sizes.value(first) or 0) if first else 0, self.sizes.value(end) if end else None
 
-    def numbers(self, hole: str) -> range:
-        """All of them; none where nothing has told where they end."""
-        first, end = self.of(hole)
+    def values(self, hole: str) -> range:
+        """Return all values; none if their end is not known."""
+        first, end = self.bounds(hole)
         return range(first, end or 0)
 
-    def takes(self, hole: str, value: int | str) -> bool:
-        """Whether the hole may hold that, as far as anything has told."""
-        first, end = self.of(hole)
+    def contains(self, hole: str, value: int | str) -> bool:
+        """Return whether the hole may take a value, as far as its bounds are known."""
+        first, end = self.bounds(hole)
         return not isinstance(value, int) or (first <= value and (end is None or value < end))
 
     def origin(self, symbol: str | None) -> int | None:
-        """What a hole that is counted from `symbol` adds to its number; `None` where nothing has told."""
+        """Return what a hole that is counted from `symbol` adds to its number; `None` if not known."""
         return 0 if symbol is None else self.sizes.get(symbol)
 
     def unknown(self, hole: str) -> str | None:
-        """The symbol for the number after the last, where it is one that the names may tell."""
+        """Return the symbol of the end if it is still unknown, so that names can give it."""
         end = self._texts(hole)[1]
         return end if end.isidentifier() and self.sizes.get(end) is None else None
 
     def described(self, hole: str) -> str:
-        """The range in words, for a message."""
-        first, end = self.of(hole)
+        """Return the range in words, for a message."""
+        first, end = self.bounds(hole)
         numbers = f"{first} … {(end or 0) - 1}" if first else f"{end}"
         return f"{numbers}{self.sizes.origin('+'.join(text for text in self._texts(hole) if text))}"
 

@@ -1,7 +1,7 @@
-"""Rules: frozen, invertible statements «this HuggingFace pattern is that MindFormers pattern, through this layout».
+"""Statements of a family's table: how HuggingFace's tensors and MindFormers' correspond, in both directions.
 
-A number that only one side's patterns have is a stack: `experts.{expert}.w1.weight` on the one side, `ffn.w1.weight`
-on the other, with the experts along a new axis 0 before the layout is applied. What a pattern is, `patterns` says.
+A hole in the patterns of one side only makes a stack: `experts.{expert}.w1.weight` on one side, `ffn.w1.weight` on the
+other, with the experts along a new axis 0 before the transform is applied. Patterns are explained in `patterns`.
 """
 
 from __future__ import annotations
@@ -16,104 +16,154 @@ from .transforms import Identity, Transform
 TIED = "tie_word_embeddings"
 
 
+class Side(Enum):
+    """The two sides of a table: HuggingFace's tensors and MindFormers'."""
+
+    HF = "hf"
+    MS = "ms"
+
+    @property
+    def other(self) -> Side:
+        """The opposite side."""
+        return Side.MS if self is Side.HF else Side.HF
+
+
 class Direction(Enum):
-    """Which side of the rules is the source."""
+    """Which side of the rules is the source: HuggingFace's forward, MindFormers' in reverse."""
 
     FORWARD = "forward"
     REVERSE = "reverse"
 
+    @property
+    def source(self) -> Side:
+        """The side of the source's tensors."""
+        return Side.HF if self is Direction.FORWARD else Side.MS
+
+    @property
+    def target(self) -> Side:
+        """The side of the tensors to be written."""
+        return self.source.other
+
 
 @dataclass(frozen=True)
 class Rule:
-    """`hf` patterns are `ms` patterns through `layout`.
+    """The tensors `hf` are the tensors `ms`, transformed.
 
     Attributes:
-        hf, ms: a pattern, or several that belong together.
-        shape: the shape of each HF tensor in the model's symbols (`"heads*head_dim, hidden"`); one for all, or one
-            each; `None` = any.
-        layout: from the HF tensors to the MindFormers tensors.
-        ms_shape: the shape of the MindFormers tensors, where that tells a number which no HF shape does.
-        optional: the tensors may be absent, but from all layers alike.
-        scattered: where optional, they may be absent from any layer.
-        fp32: the sides (`hf`, `ms`) on which the model keeps it in float32: there it is F32 where a dtype is asked.
+        hf: HuggingFace's pattern, or several that belong together.
+        ms: MindFormers' pattern, or several that belong together.
+        shape: shape of each HF tensor in the model's symbols (`"heads*head_dim, hidden"`): one for all, or one each;
+            `None` allows any.
+        transform: from the HF tensors to the MindFormers tensors.
+        optional: the tensors may be absent, but only from all layers.
+        fp32: sides on which the model keeps the tensors in float32: a cast gives F32 there, whatever dtype is asked.
+        ms_shape: shape of the MindFormers tensors, if a size can be learned only from it.
+        any_layer: an optional tensor may be absent from any layer.
     """
 
     hf: str | tuple[str, ...]
     ms: str | tuple[str, ...]
     shape: str | tuple[str, ...] | None = None
-    layout: Transform = Identity()  # noqa: RUF009 - frozen, without state
+    transform: Transform = Identity()  # noqa: RUF009 - frozen, without state
     optional: bool = False
-    fp32: tuple[str, ...] = ()
+    fp32: tuple[Side, ...] = ()
     ms_shape: str | None = None
-    scattered: bool = False
+    any_layer: bool = False
 
-    def patterns(self, side: str) -> tuple[str, ...]:
-        """The patterns of side `hf` or `ms`."""
-        patterns = self.hf if side == "hf" else self.ms
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """Return the patterns of a side."""
+        patterns = self.hf if side is Side.HF else self.ms
         return (patterns,) if isinstance(patterns, str) else patterns
 
     def shapes(self) -> tuple[str | None, ...]:
-        """The symbolic shape of each HF tensor."""
-        count = len(self.patterns("hf"))
+        """Return the symbolic shape of each HF tensor."""
+        count = len(self.patterns(Side.HF))
         return self.shape if isinstance(self.shape, tuple) else (self.shape,) * count
 
-    def holes(self, side: str) -> tuple[str, ...]:
-        """Names of the holes in the patterns of a side."""
+    def holes(self, side: Side) -> tuple[str, ...]:
+        """Return the names of the holes in the patterns of a side."""
         return holes(self.patterns(side))
 
-    def stacked(self, side: str) -> str | None:
-        """The hole that only this side has: its tensors are a stack on the other side."""
-        other = self.holes("ms" if side == "hf" else "hf")
+    def stacked(self, side: Side) -> str | None:
+        """Return the hole that only this side has: its tensors are a stack on the other side."""
+        other = self.holes(side.other)
         return next((hole for hole in self.holes(side) if hole not in other), None)
 
-    def shared(self, side: str) -> tuple[str, ...]:
-        """The holes of a side that the other side has too."""
+    def shared(self, side: Side) -> tuple[str, ...]:
+        """Return the holes of a side that the other side has too."""
         stacked = self.stacked(side)
         return tuple(hole for hole in self.holes(side) if hole != stacked)
 
 
 @dataclass(frozen=True)
 class Tied:
-    """HF tensor `hf` (MindFormers' `ms`) holds the same bytes as HF tensor `of`.
+    """HF tensor `hf` (MindFormers' `ms`) is tied to HF tensor `of`: it holds the same bytes.
 
-    Forward it is written from `of` where the source lacks it, and where it is present its bytes have to equal those of
-    `of`. In reverse it is left out, unless it differs: training may have untied it. With `again` false MindFormers'
-    model has no such tensor, and forward it is left out too.
+    Forward, it is written from `of`; if the source has it, its bytes must equal those of `of`. In reverse, it is not
+    written unless it differs: training may have untied it.
+
+    Attributes:
+        hf: HuggingFace's name.
+        ms: MindFormers' name.
+        of: HuggingFace's name of the tensor that it is tied to.
+        shape: its shape in the model's symbols.
+        stored_twice: MindFormers' model stores the tensor as well; if false, it is not written forward either.
     """
 
     hf: str
     ms: str
     of: str
     shape: str | None = None
-    again: bool = True
+    stored_twice: bool = True
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """Return the name on a side."""
+        return (self.hf if side is Side.HF else self.ms,)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """HF tensor `hf` is HF tensor `of` a second time, and MindFormers has no such tensor, for it shares `of`.
+    """HF tensor `hf` is a copy of HF tensor `of`, which MindFormers stores once.
 
-    Forward it is left out where the source has it; in reverse it is written from `of`, unless a rule gives it.
+    Forward, it is dropped if the source has it; in reverse, it is written from `of` unless a rule writes it.
+
+    Attributes:
+        hf: HuggingFace's pattern.
+        of: HuggingFace's name of the tensor that it copies.
+        why: why MindFormers has no such tensor.
     """
 
     hf: str
     of: str
     why: str
 
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """Return the pattern on a side: MindFormers has none."""
+        return (self.hf,) if side is Side.HF else ()
+
 
 @dataclass(frozen=True)
 class Drop:
-    """Tensors of one side that the other does not have, and why.
+    """Tensors of one side that the other side does not have.
 
-    With `beside` a tensor is dropped only where one of those is there too, for the same holes: what looks alike but is
-    something else, a layer more than the config says, is not lost in silence. With `same` it has to hold the bytes of
-    that HF tensor.
+    Attributes:
+        why: why they are dropped; shown in the plan.
+        hf: HuggingFace's patterns.
+        ms: MindFormers' patterns.
+        only_with: drop a tensor only if one of these is present too, for the same holes: a tensor that just looks like
+            one to drop, such as one layer more than the config says, is then an error.
+        must_equal: HF tensor whose bytes a dropped tensor must hold.
     """
 
     why: str
     hf: tuple[str, ...] = ()
     ms: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    same: str = ""
+    only_with: tuple[str, ...] = ()
+    must_equal: str = ""
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """Return the patterns of a side."""
+        return self.hf if side is Side.HF else self.ms
 
 
 Statement = Rule | Tied | Copy | Drop

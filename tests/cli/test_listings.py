@@ -104,13 +104,13 @@ def test_a_family_in_full(family, capsys) -> None:
     assert f"{family.name}: {family.title}" in ended.out
     for part in (*family.model_types, *family.repositories, *(option.help for option in family.options)):
         assert part in ended.out
-    table = ended.out.split("names and layouts, HuggingFace -> MindSpore:\n")[1].splitlines()
+    table = ended.out.split("names and transforms, HuggingFace -> MindSpore:\n")[1].splitlines()
     assert len(table) >= 1
     lines = [line for line in table if not re.fullmatch(r"  with .*:", line)]
     assert all(" -> " in line or ": dropped, " in line for line in lines)
     titles = "\n".join(line.strip() for line in table if line.startswith("  with "))
     for option in family.options:
-        if not option.free and option.name not in ("lora_names", "mtp", "use_gmm", "sft", "decoder"):
+        if not option.any_positive and option.name not in ("lora_names", "mtp", "use_gmm", "sft", "decoder"):
             assert re.search(rf"^with {option.name}={spell(option.values[1])}(, .*)?:$", titles, re.MULTILINE)
     (values,) = json.loads(call(capsys, "models", family.name, "--json").out)
     assert values["name"] == family.name

@@ -116,7 +116,7 @@ def model(family: Family, config: Drawn, options: Drawn, optional: bool) -> list
 
 
 def store(folder: Path, config: Drawn, specs: list[TensorSpec], again: Mapping[str, str], count: int) -> Path:
-    """Write a checkpoint dealt over so many shards; `again`: tensors that are others once more."""
+    """Write a checkpoint dealt over so many shards; `stored_twice`: tensors that are others once more."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     by_name = {s.name: s for s in specs}
@@ -134,8 +134,8 @@ def repeated(family: Family, config: Drawn, options: Drawn, specs: list[TensorSp
     again, names = {}, {s.name for s in specs}
     tied = {s.hf: s.of for s in family.rules(config, options) if isinstance(s, Tied)}
     for statement in family.rules(config, options):
-        if isinstance(statement, Drop) and statement.same:
-            again |= dict.fromkeys(statement.hf, statement.same)
+        if isinstance(statement, Drop) and statement.must_equal:
+            again |= dict.fromkeys(statement.hf, statement.must_equal)
         if isinstance(statement, Copy):
             pattern = re.sub(r"\\{.*?\\}", r"\\d+", re.escape(statement.hf))
             of = statement.of if statement.of in names else tied.get(statement.of, "")

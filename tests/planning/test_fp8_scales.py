@@ -70,7 +70,7 @@ def test_one_pair_of_scales_makes_all_needed() -> None:
 @pytest.mark.parametrize("of", [{}, {"b": BF16}, {"b": F32}], ids=repr)
 def test_scales_of_nothing_are_surplus(of) -> None:
     scales = pair(tensors(a=F8_E4M3, a_scale_inv=F32, b_scale_inv=F32, **of), {})
-    assert scales.surplus == ("b_scale_inv: there is no F8_E4M3 tensor b to scale",)
+    assert scales.surplus == ("b_scale_inv: no F8_E4M3 tensor b to scale",)
     assert (found(scales), scales.missing) == ({"a": "a_scale_inv"}, ())
     assert scales.is_scale("b_scale_inv")
 
@@ -99,7 +99,7 @@ NO_BLOCKS += ["128", 128, "\x1b[0m", {}, {"rows": 128}, [128, 128, 128], [[128, 
 @pytest.mark.parametrize("block", NO_BLOCKS, ids=repr)
 def test_blocks_that_are_none_are_refused(block) -> None:
     config = {"quantization_config": {"weight_block_size": block}}
-    with pytest.raises(UnsupportedError, match=r"config\.json: weight_block_size is .*from 16 up") as caught:
+    with pytest.raises(UnsupportedError, match=r"config\.json: weight_block_size is .*of at least 16 each") as caught:
         pair(tensors(a=F8_E4M3, a_scale_inv=F32), config)
     assert str(caught.value).isprintable()
     assert pair(tensors(a=BF16), config) == Scales()

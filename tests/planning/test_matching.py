@@ -11,7 +11,8 @@ from streamconv.families import registry as families
 from streamconv.planning import matching
 from streamconv.planning.fp8_scales import Scales
 from streamconv.rules.sizes import Ranges, Sizes
-from streamconv.rules.statements import Rule
+from streamconv.rules.statements import Rule, Side
+from streamconv.rules.table import Table
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
@@ -41,9 +42,8 @@ def findings(kind, specs, config, **arguments) -> list[str]:
 def test_members_of_a_rule_come_together_whatever_their_order() -> None:
     names = [f"l.{layer}.e.{expert}.{w}" for expert in (2, 0, 1) for w in "ba" for layer in (1, 0)]
     rule = Rule(("l.{layer}.e.{expert}.a", "l.{layer}.e.{expert}.b"), "l.{layer}.ab")
-    matches = matching.match_names(
-        catalog(spec(n, 1) for n in names), [rule], "hf", Ranges({}, Sizes({}, {})), Scales()
-    )
+    table = Table([rule], Side.HF, Ranges({}, Sizes({}, {})))
+    matches = matching.match_names(catalog(spec(n, 1) for n in names), table, Scales())
     assert [a.values for a in matches.applications] == [(1,), (0,)]
     for application in matches.applications:
         (layer,) = application.values
@@ -56,8 +56,9 @@ def test_counts_come_from_names_where_the_config_says_nothing() -> None:
     sizes = Sizes({"layers": "n_layers", "experts": "n_experts"}, {"n_experts": 8})
     ranges = Ranges({"layer": "layers", "expert": "experts"}, sizes)
     rule = Rule("l.{layer}.e.{expert}.a", "l.{layer}.x")
-    matches = matching.match_names(catalog(spec(n, 1) for n in names), [rule], "hf", ranges, Scales())
-    matching.learn_counts(matches, "hf", ranges, sizes)
+    table = Table([rule], Side.HF, ranges)
+    matches = matching.match_names(catalog(spec(n, 1) for n in names), table, Scales())
+    matching.learn_counts(matches, table)
     assert (sizes.get("layers"), sizes.get("experts")) == (11, 8)
 
 
@@ -69,10 +70,10 @@ def test_unknown_tensors_are_listed_all_at_once_each_with_the_closest_pattern() 
     ]
     lines = findings(UnsupportedError, [*hf(LLAMA), *strange], LLAMA)
     assert lines == [
-        "model.layers.0.self_attn.q_pruj.weight: no rule knows it; closest: "
+        "model.layers.0.self_attn.q_pruj.weight: no rule matches; closest: "
         "model.layers.{layer}.self_attn.q_proj.weight",
-        "model.layer.1.mlp.up_proj.weight: no rule knows it; closest: model.layers.{layer}.mlp.up_proj.weight",
-        r"\x1b[31mzzz\x1b[0m: no rule knows it",
+        "model.layer.1.mlp.up_proj.weight: no rule matches; closest: model.layers.{layer}.mlp.up_proj.weight",
+        r"\x1b[31mzzz\x1b[0m: no rule matches",
     ]
 
 
@@ -86,7 +87,7 @@ def test_unknown_and_missing_come_in_one_error() -> None:
     specs = [dataclasses.replace(s, name=s.name.replace("lm_head", "lm_haed")) for s in hf(LLAMA)]
     lines = findings(UnsupportedError, specs, LLAMA)
     assert lines == [
-        "lm_haed.weight: no rule knows it; closest: lm_head.weight",
+        "lm_haed.weight: no rule matches; closest: lm_head.weight",
         "lm_head.weight: missing",
     ]
 
@@ -108,7 +109,7 @@ def test_the_config_says_how_many_layers_there_have_to_be() -> None:
 def test_layers_beyond_the_last_are_listed_every_tensor_of_them(options) -> None:
     extra = [s for s in hf({**LLAMA, "num_hidden_layers": 4}) if ".layers.3." in s.name]
     lines = findings(UnsupportedError, [*hf(LLAMA), *extra], LLAMA, **options)
-    wrong = [line for line in lines if "there is no layer 3, but 2 (config: num_hidden_layers)" in line]
+    wrong = [line for line in lines if "no layer 3; the model has 2 (config: num_hidden_layers)" in line]
     assert sorted(line.split(":")[0] for line in wrong) == sorted(s.name for s in extra)
 
 
@@ -119,7 +120,7 @@ def test_experts_beyond_the_last_are_listed_every_one() -> None:
     lines = findings(UnsupportedError, [*specs, *router], MIXTRAL)
     assert len(lines) == 2 * 2 * 3  # layers, experts too many, projections
     assert all(".experts.3." in line or ".experts.4." in line for line in lines)
-    assert "there is no expert 4, but 3 (config: num_local_experts)" in lines[-1] + lines[0] + lines[1]
+    assert "no expert 4; the model has 3 (config: num_local_experts)" in lines[-1] + lines[0] + lines[1]
 
 
 def test_one_expert_missing_in_the_middle() -> None:

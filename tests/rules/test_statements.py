@@ -7,7 +7,7 @@ import difflib
 import pytest
 
 from streamconv.rules.matcher import Matcher
-from streamconv.rules.statements import Drop, Rule, Tied
+from streamconv.rules.statements import Drop, Rule, Side, Tied
 
 TABLE = [
     Rule("model.layers.{layer}.{norm:input|post}_layernorm.weight", "l.{layer}.{norm}"),
@@ -19,7 +19,7 @@ TABLE = [
     Drop("no need", hf=("rest.{rest:*}",)),
     Drop("theirs alone", ms=("adam_m.{rest:*}",)),
 ]
-MATCHER = Matcher(TABLE, "hf")
+MATCHER = Matcher(TABLE, Side.HF)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_names_that_belong_to_no_rule(name) -> None:
 
 
 def test_sides_are_apart() -> None:
-    theirs = Matcher(TABLE, "ms")
+    theirs = Matcher(TABLE, Side.MS)
     assert theirs.match("adam_m.x") is not None
     assert theirs.match("rest.x") is None
     assert theirs.match("l.zero").number == 3  # type: ignore[union-attr]
@@ -81,20 +81,20 @@ def test_sides_are_apart() -> None:
 
 def test_one_of_several_patterns_says_which_it_is() -> None:
     rule = Rule(("l.{layer}.q", "l.{layer}.k", "l.{layer}.v"), "l.{layer}.qkv")
-    match = Matcher([rule], "hf").match("l.3.v")
+    match = Matcher([rule], Side.HF).match("l.3.v")
     assert match is not None
     assert (match.index, match.bindings) == (2, {"layer": 3})
 
 
 def test_exact_patterns_go_before_open_ones() -> None:
-    matcher = Matcher([Rule("{name:*}", "{name:*}"), Rule("x.weight", "y")], "hf")
+    matcher = Matcher([Rule("{name:*}", "{name:*}"), Rule("x.weight", "y")], Side.HF)
     assert matcher.match("x.weight").number == 1  # type: ignore[union-attr]
     assert matcher.match("z").bindings == {"name": "z"}  # type: ignore[union-attr]
 
 
 def test_a_hole_that_only_one_side_has_is_a_stack() -> None:
-    assert [rule.stacked("hf") for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, "expert", None]
-    assert [rule.stacked("ms") for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, None, None]
+    assert [rule.stacked(Side.HF) for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, "expert", None]
+    assert [rule.stacked(Side.MS) for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, None, None]
 
 
 def test_shapes_are_one_for_all_or_one_each() -> None:
@@ -119,7 +119,7 @@ def test_the_closest_pattern(name, pattern) -> None:
 
 
 def test_the_closest_pattern_of_very_many_or_very_long_names_costs_little(monkeypatch) -> None:
-    matcher, compared = Matcher(TABLE, "hf"), []
+    matcher, compared = Matcher(TABLE, Side.HF), []
     search = difflib.get_close_matches
     monkeypatch.setattr(difflib, "get_close_matches", lambda *a, **k: compared.append(a[0]) or search(*a, **k))
     for layer in range(1000):

@@ -8,15 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError, UsageError
+from streamconv.rules.interleaving import Deinterleave, Interleave
+from streamconv.rules.padding import InsertZeros, Pad
 from streamconv.rules.sizes import Sizes
 from streamconv.rules.transforms import (
     Chain,
-    Deinterleave,
     Flatten,
     Identity,
-    InsertZeros,
-    Interleave,
-    Pad,
     PerTensor,
     Squeeze,
     Transform,

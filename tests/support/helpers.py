@@ -18,7 +18,7 @@ from streamconv.families import Family
 from streamconv.families import registry as families
 from streamconv.output.blocks import Blocks
 from streamconv.output.writer import WrittenPart
-from streamconv.planning.mapping import TensorMapping, map_tensors
+from streamconv.planning.mapping import Request, TensorMapping, map_tensors
 from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes, views
 from streamconv.tensors.grids import Box, Grid, box_shape, whole
@@ -158,11 +158,12 @@ def planned(
     dtype: dtypes.DType | None = None,
     **options: families.Value,
 ) -> TensorMapping:
-    """A plan over tensors that lie nowhere."""
+    """A mapping of tensors that lie nowhere."""
     family = family or families.find(str(config["model_type"]))
     chosen = {option.name: option.default for option in family.options} | options
     source = tensors if isinstance(tensors, Catalog) else catalog(tensors)
-    return map_tensors(source, family, config, chosen, Direction.REVERSE if reverse else Direction.FORWARD, dtype)
+    direction = Direction.REVERSE if reverse else Direction.FORWARD
+    return map_tensors(Request(source, family, config, direction, dtype), chosen)
 
 
 def hf(config: Mapping[str, Any], **arguments: Any) -> list[TensorSpec]:

@@ -363,7 +363,7 @@ MANIFEST = {
     ),
     "a model of escapes": Case(manifest(model=ESCAPE), ("\\x1b[31mred",), 2, (), 0),
     "a model of a megabyte": Case(manifest(model="x" * (1 << 19)), ("xxx",), 2, (), 0),
-    "a model that is a path": Case(manifest(model="../../etc/passwd"), ("is unknown",), 2, (), 0),
+    "a model that is a path": Case(manifest(model="../../etc/passwd"), ("unknown model",), 2, (), 0),
     "a model that is a list": Case(manifest(model=[]), ("cannot be recognised",), 2, (), 0),
     "files of paths": Case(manifest(files={"../x": {"size": 1, "blocks": []}}), code=0, words=()),
     "files that are a list": Case(manifest(files=[]), code=0, words=()),

@@ -21,7 +21,9 @@ import streamconv
 from streamconv.errors import StreamconvError
 from streamconv.families import Family, Rule
 from streamconv.families import registry as families
-from streamconv.rules.transforms import Chain, Deinterleave, Identity, Interleave, PerTensor, Transform, Transpose
+from streamconv.rules.interleaving import Deinterleave, Interleave
+from streamconv.rules.statements import Side
+from streamconv.rules.transforms import Chain, Identity, PerTensor, Transform, Transpose
 from streamconv.tensors import views
 from support import families_page, golden
 from support.helpers import choices
@@ -80,27 +82,27 @@ def mutants(family: Family, table: Table) -> Iterator[Mutant]:
 def _partner(rule: Rule, others: Sequence[Rule]) -> Rule | None:
     """A rule of the same shape, so that only the bytes can tell."""
     fitting = [other for other in others if _form(other) == _form(rule)]
-    alike = [other for other in fitting if (other.shape, other.layout) == (rule.shape, rule.layout)]
+    alike = [other for other in fitting if (other.shape, other.layout) == (rule.shape, rule.transform)]
     return next(iter(alike or fitting), None)
 
 
 def _form(rule: Rule) -> tuple[object, ...]:
-    return rule.holes("ms"), len(rule.patterns("ms"))
+    return rule.holes(Side.MS), len(rule.patterns(Side.MS))
 
 
 def _alone(rule: Rule) -> Iterator[tuple[str, Rule]]:
-    if len(rule.patterns("ms")) > 1:
-        first, second, *rest = rule.patterns("ms")
+    if len(rule.patterns(Side.MS)) > 1:
+        first, second, *rest = rule.patterns(Side.MS)
         yield "parts swapped", replace(rule, ms=(second, first, *rest))
-    if len(rule.patterns("hf")) > 1:
-        first, second, *rest = rule.patterns("hf")
+    if len(rule.patterns(Side.HF)) > 1:
+        first, second, *rest = rule.patterns(Side.HF)
         if rule.shapes()[0] == rule.shapes()[1]:
             yield "sources swapped", replace(rule, hf=(second, first, *rest))
     for what, change in (("transpose left out", _straight), ("one group", _ungrouped)):
-        if (layout := _rewritten(rule.layout, change)) != rule.layout:
-            yield what, replace(rule, layout=layout)
-    if rule.stacked("hf"):
-        yield "experts shifted", replace(rule, layout=Shifted() >> rule.layout)
+        if (layout := _rewritten(rule.transform, change)) != rule.transform:
+            yield what, replace(rule, transform=layout)
+    if rule.stacked(Side.HF):
+        yield "experts shifted", replace(rule, transform=Shifted() >> rule.transform)
 
 
 def _rewritten(layout: Transform, change: Callable[[Transform], Transform]) -> Transform:
@@ -181,7 +183,7 @@ def _all(family: Family, tables: Sequence[Table]) -> list[Mutant]:
 
     Of options that are numbers, the default and those of golden cases: others differ in that number alone.
     """
-    numbers = {option.name: option.default for option in family.options if option.free}
+    numbers = {option.name: option.default for option in family.options if option.any_positive}
     usual = [options for options in choices(family) if numbers.items() <= options.items()]
     found: dict[str, Mutant] = {}
     for table in (*tables, *(family.rules(family.example, options) for options in usual)):

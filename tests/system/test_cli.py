@@ -66,7 +66,7 @@ FAILURES = {
     ),
     "a shard is short": (3, {}, [], shorten, "model-00002-of-00003.safetensors is truncated: tensor "),
     "config.json is broken": (3, {}, [], break_config, "config.json is not JSON"),
-    "no such model": (4, {}, [], unknown_model, "'nonesuch', which no family covers"),
+    "no such model": (4, {}, [], unknown_model, "no model family covers config.json's model_type 'nonesuch'"),
     "storage fails": (5, {"prepare": limit_files}, [], None, "File too large"),
     "a small budget": (6, {}, ["--max-mem", "1M"], None, "give --max-mem"),
 }

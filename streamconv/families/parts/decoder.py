@@ -1,12 +1,14 @@
-"""Rules that several families share."""
+"""Rules that several families share: mostly those of Llama-like decoders."""
 
 from __future__ import annotations
 
 from ...rules.family import Config, Option
-from ...rules.statements import TIED, Drop, Rule, Statement, Tied
-from ...rules.transforms import Interleave
+from ...rules.interleaving import Interleave
+from ...rules.statements import TIED, Drop, Rule, Side, Statement, Tied
+from ...rules.transforms import Identity, Transform
 
-L = "model.layers.{layer}."
+LAYER = "model.layers.{layer}."
+_IDENTITY = Identity()
 
 #: The sizes of Llama and its relatives.
 DECODER_SIZES = {
@@ -19,66 +21,47 @@ DECODER_SIZES = {
     "head_dim": "head_dim | =hidden//heads",
 }
 
-#: Of the MCore layouts: gate and up are one tensor.
+#: For MCore layouts, where gate and up are one tensor.
 INTERLEAVE_MLP = Option(
     "interleave_mlp",
     (True, False),
-    "rows of gate and up by turns, or one after the other (MindFormers' use_interleaved_weight_layout_mlp)",
-    decides=False,
-    said="use_interleaved_weight_layout_mlp",
-)
-
-#: What MindSpore's training callbacks and optimizers add to a checkpoint.
-TRAINING_STATE: tuple[Statement, ...] = (
-    Drop(
-        "state of the optimizer",
-        ms=tuple(f"{p}.{{rest:*}}" for p in ("adam_m", "adam_v", "moments", "moment1", "moment2", "accu_grads")),
-    ),
-    Drop(
-        "state of the training run",
-        ms=(
-            "global_step",
-            "epoch_num",
-            "step_num",
-            "batch_num",
-            "learning_rate",
-            "beta1_power",
-            "beta2_power",
-            "loss_scale",
-            "scale_sense",
-            "current_iterator_step",
-            "last_overflow_iterator_step",
-            "network",
-        ),
-    ),
+    "rows of gate and up alternate, or follow one another (MindFormers' use_interleaved_weight_layout_mlp)",
+    ask_if_ambiguous=False,
+    yaml_key="use_interleaved_weight_layout_mlp",
 )
 
 
 def decoder_ends(
-    config: Config, fp32: tuple[str, ...] = (), again: bool = True
+    config: Config, fp32: tuple[Side, ...] = (), stored_twice: bool = True
 ) -> tuple[list[Statement], list[Statement]]:
-    """What stands before and after a Llama-like decoder's layers; `fp32` is that of its norm, `again` its head's."""
+    """Return the rules before and after the layers of a Llama-like decoder.
+
+    Args:
+        config: the model's config; it says whether the head is tied.
+        fp32: sides on which the last norm is float32.
+        stored_twice: MindFormers stores a tied head as well.
+    """
     embedding, lm_head = "model.embed_tokens.weight", "lm_head.weight"
     before: list[Statement] = [Rule(embedding, "model.tok_embeddings.embedding_weight", "vocab, hidden")]
     after: list[Statement] = [
         Rule("model.norm.weight", "model.norm_out.weight", "hidden", fp32=fp32),
-        head(config, lm_head, lm_head, embedding, again),
+        head(config, lm_head, lm_head, embedding, stored_twice),
     ]
     return before, after
 
 
-def head(config: Config, hf: str, ms: str, embedding: str, again: bool = True) -> Statement:
-    """The head: a tensor of its own or, where the config says so, the embedding, which MindFormers may have `again`."""
+def head(config: Config, hf: str, ms: str, embedding: str, stored_twice: bool = True) -> Statement:
+    """The head: a tensor of its own, or tied to the embedding if the config says so."""
     shape = "vocab, hidden"
-    return Tied(hf, ms, embedding, shape, again) if config.get(TIED) else Rule(hf, ms, shape)
+    return Tied(hf, ms, embedding, shape, stored_twice) if config.get(TIED) else Rule(hf, ms, shape)
 
 
 def gate_and_up(by_turns: bool) -> Interleave:
-    """Gate and up in one tensor: a row of each by turns, or one after the other."""
+    """Gate and up in one tensor: rows alternating, or one after the other."""
     return Interleave(("1", "1"), groups=None if by_turns else "1")
 
 
-def layer_norms(layer: str = L, fp32: tuple[str, ...] = ()) -> list[Statement]:
+def layer_norms(layer: str = LAYER, fp32: tuple[Side, ...] = ()) -> list[Statement]:
     """The two norms of a layer."""
     return [
         Rule(layer + "input_layernorm.weight", layer + "attention_norm.weight", "hidden", fp32=fp32),
@@ -87,7 +70,7 @@ def layer_norms(layer: str = L, fp32: tuple[str, ...] = ()) -> list[Statement]:
 
 
 def attention() -> list[Statement]:
-    """Separate q, k, v and o, as HuggingFace has them. MindFormers keeps HF's rotary order: no rows move."""
+    """Separate q, k, v and o, as in HuggingFace. MindFormers keeps HF's rotary order: no row moves."""
     table = (
         ("q_proj", "wq", "heads*head_dim", "hidden"),
         ("k_proj", "wk", "kv*head_dim", "hidden"),
@@ -102,7 +85,7 @@ def attention() -> list[Statement]:
 
 
 def feed_forward() -> list[Statement]:
-    """Gate, down and up, apart, as w1, w2 and w3."""
+    """Separate gate, down and up, as w1, w2 and w3."""
     return [
         *linear("mlp.gate_proj", "feed_forward.w1", "ffn", "hidden"),
         *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
@@ -118,15 +101,20 @@ def norm(hf: str, ms: str, shape: str | None, optional: bool = False) -> list[St
     ]
 
 
+def same_name(name: str, shape: str | None, transform: Transform = _IDENTITY, optional: bool = False) -> Rule:
+    """A tensor with the same name on both sides."""
+    return Rule(name, name, shape, transform, optional)
+
+
 def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:
-    """A layer's linear under two names: its weight, and its bias where there is one."""
+    """A linear of a layer: its weight, and its bias if there is one."""
     return [
-        Rule(f"{L}{hf}.weight", f"{L}{ms}.weight", f"{rows}, {columns}"),
-        Rule(f"{L}{hf}.bias", f"{L}{ms}.bias", rows, optional=True),
+        Rule(f"{LAYER}{hf}.weight", f"{LAYER}{ms}.weight", f"{rows}, {columns}"),
+        Rule(f"{LAYER}{hf}.bias", f"{LAYER}{ms}.bias", rows, optional=True),
     ]
 
 
 def rotary_buffers(*attentions: str) -> Drop:
-    """Old repositories store the rotary frequencies; both sides compute them from the config."""
-    hf = tuple(attention + "rotary_emb.inv_freq" for attention in attentions or (L + "self_attn.",))
+    """Drop the rotary frequencies that old repositories store; both sides compute them from the config."""
+    hf = tuple(attention + "rotary_emb.inv_freq" for attention in attentions or (LAYER + "self_attn.",))
     return Drop("computed from rope_theta", hf=hf)

@@ -1,22 +1,23 @@
-"""Rules of encoders that MindFormers builds of its own layers: linears turned; q, k and v apart."""
+"""Rules of encoders built from MindFormers' own layers: weights of linears transposed; q, k and v separate."""
 
 from __future__ import annotations
 
+from ...rules.interleaving import Deinterleave, Interleave
 from ...rules.statements import Rule, Statement
-from ...rules.transforms import Deinterleave, Interleave, Transpose
+from ...rules.transforms import Transpose
 from .decoder import norm
 
 THIRDS = Deinterleave(Interleave(("1", "1", "1")))
 
 
-def turned(hf: str, ms: str, rows: str | None = None, columns: str | None = None) -> list[Statement]:
-    """A linear: its weight turned, its bias as it is; without `rows`, of any size."""
+def linear_transposed(hf: str, ms: str, rows: str | None = None, columns: str | None = None) -> list[Statement]:
+    """A linear with its weight transposed, its bias unchanged; without `rows`, of any shape."""
     shape = f"{rows}, {columns}" if rows else None
     return [Rule(hf + ".weight", ms + ".weight", shape, Transpose()), Rule(hf + ".bias", ms + ".bias", rows)]
 
 
-def same(hf: str, ms: str, rows: str | None = None, others: str = "", optional: bool = False) -> list[Statement]:
-    """A weight of `rows` and `others` axes with its bias, as they are."""
+def unchanged(hf: str, ms: str, rows: str | None = None, others: str = "", optional: bool = False) -> list[Statement]:
+    """A weight of `rows` and `others` axes with its bias, both unchanged."""
     weight = f"{rows}, {others}" if rows else None
     return [
         Rule(f"{hf}.{kind}", f"{ms}.{kind}", shape, optional=optional)
@@ -30,34 +31,34 @@ def qkv(kind: str, attention: str) -> tuple[str, ...]:
 
 
 def block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
-    """A block of a vision transformer, but for the biases of q, k and v."""
+    """A block of a vision transformer, without the biases of q, k and v."""
     dense = qkv("weight", ms + "attention.")
     return [
         *norm(hf + "norm1", ms + "layernorm1", hidden),
         Rule(hf + "attn.qkv.weight", dense, f"3*{hidden}, {hidden}", THIRDS),
-        *turned(hf + "attn.proj", ms + "attention.projection", hidden, hidden),
+        *linear_transposed(hf + "attn.proj", ms + "attention.projection", hidden, hidden),
         *norm(hf + "norm2", ms + "layernorm2", hidden),
-        *turned(hf + "mlp.fc1", ms + "output.mapping", ffn, hidden),
-        *turned(hf + "mlp.fc2", ms + "output.projection", hidden, ffn),
+        *linear_transposed(hf + "mlp.fc1", ms + "output.mapping", ffn, hidden),
+        *linear_transposed(hf + "mlp.fc2", ms + "output.projection", hidden, ffn),
     ]
 
 
 def biased_block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
-    """A block whose q, k and v have one bias."""
+    """A block of a vision transformer whose q, k and v share one bias."""
     bias = Rule(hf + "attn.qkv.bias", qkv("bias", ms + "attention."), f"3*{hidden}", THIRDS)
     return [*block(hf, ms, hidden, ffn), bias]
 
 
 def patches(hf: str, ms: str) -> list[Statement]:
-    """What stands before the blocks of a vision transformer."""
+    """The tensors before the blocks of a vision transformer."""
     return [
         Rule(hf + "cls_token", ms + "cls_tokens", "1, 1, hidden"),
         Rule(hf + "pos_embed", ms + "pos_embed", "1, tokens, hidden"),
-        *same(hf + "patch_embed.proj", ms + "patch_embed.proj", "hidden", "channels, patch, patch"),
+        *unchanged(hf + "patch_embed.proj", ms + "patch_embed.proj", "hidden", "channels, patch, patch"),
     ]
 
 
-#: What a config may say of an image encoder; mostly there is none, and names and shapes tell.
+#: Sizes of an image encoder. Such checkpoints seldom have a config: names and shapes give the sizes.
 SIZES = {
     "hidden": "hidden_size",
     "ffn": "intermediate_size",

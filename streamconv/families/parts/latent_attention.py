@@ -7,15 +7,16 @@ and with experts, `MTP` those that predict further tokens, stored after all othe
 from __future__ import annotations
 
 from ...rules.family import Config
-from ...rules.statements import Rule, Statement
-from ...rules.transforms import Deinterleave, Identity, Interleave, PerTensor, Transform
+from ...rules.interleaving import Deinterleave, Interleave
+from ...rules.statements import Rule, Side, Statement
+from ...rules.transforms import Identity, PerTensor, Transform
 from .decoder import DECODER_SIZES
 from .rotary import even_then_odd
 
 DENSE, MOE, MTP = "model.layers.{dense}.", "model.layers.{moe}.", "model.layers.{mtp+layers}."
 
 #: Router biases stay in float32 on both sides: rounded, they choose other experts.
-BOTH = ("hf", "ms")
+BOTH = tuple(Side)
 
 SIZES = {
     **DECODER_SIZES,
@@ -51,7 +52,7 @@ def has_q_lora(config: Config) -> bool:
     return config.get("q_lora_rank") is not None
 
 
-def latent_attention(layer: str, config: Config, form: str, fp32: tuple[str, ...]) -> list[Statement]:
+def latent_attention(layer: str, config: Config, form: str, fp32: tuple[Side, ...]) -> list[Statement]:
     """Attention through latent vectors; `form` is that of q's, k's and v's up-projections.
 
     `WHOLE`: as HuggingFace has them. `SPLIT`: rotary rows apart and even ones first, keys and values apart.
@@ -65,7 +66,7 @@ def latent_attention(layer: str, config: Config, form: str, fp32: tuple[str, ...
     ]
 
 
-def _queries(layer: str, config: Config, form: str, fp32: tuple[str, ...]) -> list[Statement]:
+def _queries(layer: str, config: Config, form: str, fp32: tuple[Side, ...]) -> list[Statement]:
     hf, ms = layer + "self_attn.", layer + "attention."
     if not has_q_lora(config):
         return [Rule(hf + "q_proj.weight", ms + "q_proj.weight", "heads*(nope+rope), hidden")]

@@ -1,7 +1,7 @@
-"""LoRA adapters: PEFT's names on the one side, any of MindFormers' four spellings on the other.
+"""LoRA adapters: PEFT's names on one side, any of MindFormers' four spellings on the other.
 
-`A` is [rank, in] and `B` [out, rank] on both sides, so nothing moves. The adapters' table comes from the model's own:
-every projection that keeps its layout may have one, in any layer.
+`A` is [rank, in] and `B` [out, rank] on both sides, so no transform is needed. The adapters' table is derived from the
+model's: every projection that is not transformed may have an adapter, in any layer.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ...rules.family import Config, Option, Options
-from ...rules.statements import Drop, Rule, Statement, Tied
+from ...rules.statements import Drop, Rule, Side, Statement
+from ...rules.training_state import TRAINING_STATE
 from ...rules.transforms import Identity
-from .decoder import TRAINING_STATE
 
 Table = Callable[[Config, Options], Sequence[Statement]]
 
@@ -27,19 +27,24 @@ OPTIONS = (
     Option(
         "is_lora",
         (False, True, "drop"),
-        "a model, or its LoRA adapters alone; in reverse also the model without the adapters beside it (drop)",
-        decides=False,
-        told=True,
+        "the model (false), only its LoRA adapters (true), or in reverse the model without its adapters (drop)",
+        ask_if_ambiguous=False,
+        infer_from_names=True,
     ),
-    Option("lora_names", tuple(_SPELLINGS), "how MindFormers spells the adapters' A; B alike", decides=False),
+    Option(
+        "lora_names",
+        tuple(_SPELLINGS),
+        "how MindFormers spells A in the adapters' names; B follows",
+        ask_if_ambiguous=False,
+    ),
 )
 
-#: The number that scales an adapter, which no tensor tells.
-NUMBERS = {"lora_alpha": "lora_alpha"}
+#: The number that scales an adapter; no tensor holds it.
+MANUAL_SIZES = {"lora_alpha": "lora_alpha"}
 
 
 def with_adapters(table: Table) -> Table:
-    """The model's table, or that of its adapters."""
+    """Return rules for a model or for its adapters, by the options `is_lora` and `lora_names`."""
 
     def rules(config: Config, options: Options) -> Sequence[Statement]:
         model = table(config, options)
@@ -48,10 +53,8 @@ def with_adapters(table: Table) -> Table:
         suffixes = _SPELLINGS[str(options["lora_names"])]
         adapters = list(_adapters(model, suffixes))
         if options["is_lora"] == "drop":
-            names = tuple(name for rule in adapters for name in rule.patterns("ms"))
-            return [*model, Drop("an adapter", ms=names)]
-        base = tuple(name for statement in model for name in _names(statement))
-        return [*adapters, Drop("the model's own; an adapter has none of it", ms=base), *TRAINING_STATE]
+            return [*model, Drop("an adapter", ms=_names(adapters))]
+        return [*adapters, Drop("the model's own; an adapter has none of it", ms=_names([*model, *TRAINING_STATE]))]
 
     return rules
 
@@ -60,30 +63,25 @@ def _adapters(model: Sequence[Statement], suffixes: tuple[str, str]) -> Iterator
     for rule in model:
         if not (isinstance(rule, Rule) and _takes_adapter(rule)):
             continue
-        hf, ms = (rule.patterns(side)[0].removesuffix(".weight") for side in ("hf", "ms"))
+        hf, ms = (rule.patterns(side)[0].removesuffix(".weight") for side in Side)
         rows, columns = str(rule.shape).split(", ")
         yield Rule(
             tuple(f"{_PEFT}{hf}.lora_{part}.weight" for part in "AB"),
             tuple(ms + suffix for suffix in suffixes),
             (f"rank, {columns}", f"{rows}, rank"),
             optional=True,
-            scattered=True,
+            any_layer=True,
         )
 
 
 def _takes_adapter(rule: Rule) -> bool:
-    """Whether the rule is a projection of a layer with one name and the same layout on both sides."""
-    one_name = isinstance(rule.layout, Identity) and all(len(rule.patterns(side)) == 1 for side in ("hf", "ms"))
+    """Return whether the rule is for a layer's projection with one name on each side, not transformed."""
+    one_name = isinstance(rule.transform, Identity) and all(len(rule.patterns(side)) == 1 for side in Side)
     matrix = isinstance(rule.shape, str) and rule.shape.count(",") == 1
-    return one_name and matrix and "layer" in rule.holes("hf") and rule.patterns("hf")[0].endswith(".weight")
+    (hf, *_) = rule.patterns(Side.HF)
+    return one_name and matrix and "layer" in rule.holes(Side.HF) and hf.endswith(".weight")
 
 
-def _names(statement: Statement) -> tuple[str, ...]:
-    match statement:
-        case Rule():
-            return statement.patterns("ms")
-        case Tied():
-            return (statement.ms,)
-        case Drop():
-            return statement.ms
-    return ()
+def _names(statements: Sequence[Statement]) -> tuple[str, ...]:
+    """Return MindFormers' patterns of these statements."""
+    return tuple(pattern for statement in statements for pattern in statement.patterns(Side.MS))
