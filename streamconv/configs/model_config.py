@@ -78,6 +78,10 @@ def _read(path: Path, limit: int) -> bytes:
 def read_json(path: Path, header_room: HeaderRoom | None = None) -> Mapping[str, object]:
     """Return the JSON object in a small file.
 
+    Args:
+        path: the file.
+        header_room: bytes of JSON that the memory limit allows; without it as many as a config may have.
+
     Raises:
         SourceError: it cannot be read, is too large for a config, or holds no JSON object.
         BudgetError: it is larger than `header_room` allows.

@@ -52,6 +52,10 @@ class _Entry(NamedTuple):
 def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, TensorRef]]:
     """Return the tensors of a safetensors file by name, in the order of their bytes. Only the header is read.
 
+    Args:
+        path: the file.
+        header_room: bytes that the header may have; a longer one is refused unread.
+
     Raises:
         SourceError: unreadable, truncated, damaged or empty.
         BudgetError: the header is longer than `header_room` allows.
@@ -178,6 +182,11 @@ def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
 
 def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> OutputFile:
     """Return the safetensors file `name` with these tensors, widest items first and otherwise in the given order.
+
+    Args:
+        name: the file's name.
+        tensors: its tensors.
+        metadata: the key-value pairs of the header, such as `format`.
 
     Raises:
         UnsupportedError: no tensors, a dtype or name that the format or MindSpore refuses, or too long a header.

@@ -64,7 +64,10 @@ def list_directory(directory: Path, header_room: HeaderRoom) -> Listing:
 
 
 def select(files: Listing) -> Selection:
-    """Return what the first rule that applies chooses.
+    """Return what the first of `RULES` that applies selects.
+
+    Args:
+        files: the directory.
 
     Raises:
         SourceError: nothing to read, several candidates, or shards are missing.

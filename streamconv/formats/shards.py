@@ -51,7 +51,12 @@ def ms_shard_name(i: int, n: int) -> str:
 
 
 def index_bytes(total_size: int, weight_map: Mapping[str, str]) -> bytes:
-    """Return the index of these tensors (name → file, in this order) with `total_size` bytes of data."""
+    """Return the content of an index.
+
+    Args:
+        total_size: bytes of all tensors.
+        weight_map: tensor name → file name, in the order of the index.
+    """
     # ASCII only, because MindSpore opens the map in the encoding of the locale.
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(file)}" for name, file in weight_map.items())
     head = f'{{\n  "metadata": {{\n    "total_size": {total_size}\n  }},\n  "weight_map": {{\n'
@@ -62,6 +67,10 @@ def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[Tenso
     """Return shards of at most `max_shard_size` bytes of data, filled in the given order, as huggingface_hub does.
 
     A tensor above the limit gets a shard of its own; the shard being filled stays open, and follows it.
+
+    Args:
+        tensors: what is split.
+        max_shard_size: bytes.
     """
     shards: list[list[TensorSpec]] = []
     current: list[TensorSpec] = []
@@ -80,6 +89,10 @@ def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[Tenso
 
 def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     """Return tensor name → file name, as the index states; every file name is a plain one.
+
+    Args:
+        path: the index.
+        header_room: bytes that it may have; a longer one is refused unread.
 
     Raises:
         SourceError: unreadable, not such an index, empty, or it names files outside its directory.

@@ -12,6 +12,10 @@ from ..tensors.refs import Cutout
 def cutout(shape: Sequence[int], strides: Sequence[int], where: str) -> Cutout | None:
     """Return how a tensor of this shape and these strides (in elements) lies in an array; `None` for a row-major one.
 
+    Args:
+        shape, strides: of the tensor; both in elements.
+        where: the beginning of error messages.
+
     Raises:
         UnsupportedError: elements overlap (an expanded tensor), or interleave as no slice does.
     """

@@ -18,6 +18,7 @@ from ..tensors.refs import SourceFile
 from ..text import quote
 from . import pickles, zips
 from .headers import DOWNLOAD_AGAIN, HeaderRoom, read_head
+from .zip_records import LOCAL_MAGIC
 
 # `little` has six bytes.
 _LONGEST_ORDER = 64
@@ -65,7 +66,7 @@ def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
     at, mark = _TAR_MARK
     if head.startswith(_LEGACY) or head.startswith(mark, at):
         raise UnsupportedError(f"{name} is of the format that torch wrote before version 1.6", _RESAVE)
-    if not head.startswith(zips.MAGIC):
+    if not head.startswith(LOCAL_MAGIC):
         raise UnsupportedError(f"{name} is not a torch file: it does not begin as a zip archive")
 
 

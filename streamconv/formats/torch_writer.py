@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import UnsupportedError
 from ..tensors.refs import ChecksumSlot, OutputFile, TensorSpec
-from . import zips
+from . import zip_records, zip_writer
 from .headers import is_unicode
 from .pickle_machine import ORDERED_DICT
 from .specs import checked
@@ -29,6 +29,11 @@ _DTYPE_OF = {dtype: name for name, dtype in UNTYPED.items()}
 
 def lay_out(name: str, tensors: Sequence[TensorSpec], root: str | None = None) -> OutputFile:
     """Return the torch file `name`: an OrderedDict of these tensors in this order, alone or under the key `root`.
+
+    Args:
+        name: the file's name.
+        tensors: its tensors.
+        root: the key of the top-level dictionary that holds them; `None` for the top level itself.
 
     Raises:
         UnsupportedError: no tensors, or one that torch has no dtype for.
@@ -92,7 +97,7 @@ class _Archive:
     def end(self) -> tuple[int, tuple[tuple[int, bytes], ...], tuple[ChecksumSlot, ...]]:
         """Add the directory; return the file's size, literals and checksum slots."""
         at = self._begin + len(self._pending)
-        directory, places = zips.directory(((one.name, one.header, one.size) for one in self._placed), at)
+        directory, places = zip_writer.directory(((one.name, one.header, one.size) for one in self._placed), at)
         self._literals.append((self._begin, self._pending + directory))
         slots = tuple(
             _crc_slot(one.begin, one.begin + one.size, place)
@@ -103,19 +108,21 @@ class _Archive:
 
     def _head(self, name: str, size: int) -> int:
         encoded, at = f"{_FOLDER}/{name}".encode(), self._begin + len(self._pending)
-        self._pending += zips.local_header(encoded, at, size, _ALIGNMENT)
+        self._pending += zip_writer.local_header(encoded, at, size, _ALIGNMENT)
         begin = self._begin + len(self._pending)
         self._placed.append(_Placed(encoded, at, begin, size))
         return begin
 
     def _tail(self) -> None:
         last = self._placed[-1]
-        self._pending += zips.data_descriptor(last.size, max(last.size, last.header) >= zips.IN_ZIP64)
+        self._pending += zip_writer.data_descriptor(last.size, max(last.size, last.header) >= zip_records.IN_ZIP64)
 
 
 def _crc_slot(begin: int, end: int, in_directory: int) -> ChecksumSlot:
     """Return the slot of an entry's CRC-32, in its data descriptor and in the directory."""
-    return ChecksumSlot(begin, end, (end + zips.CRC_IN_DESCRIPTOR, in_directory), zips.CRC_BYTES, "little")
+    return ChecksumSlot(
+        begin, end, (end + zip_records.CRC_IN_DESCRIPTOR, in_directory), zip_records.CRC_BYTES, "little"
+    )
 
 
 def _pickle(tensors: Sequence[TensorSpec], root: str | None) -> bytes:

@@ -13,35 +13,36 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile
 from ..text import quote
 from .headers import DOWNLOAD_AGAIN, HeaderRoom, read_at
+from .zip_records import (
+    DESCRIBED,
+    DESCRIPTOR_MAGIC,
+    ENCRYPTED,
+    END,
+    END_MAGIC,
+    ENTRY,
+    ENTRY_MAGIC,
+    IN_ZIP64,
+    IN_ZIP64_COUNT,
+    LOCAL,
+    LOCAL_MAGIC,
+    LOCATOR,
+    LOCATOR_MAGIC,
+    NARROW_DESCRIPTOR,
+    WIDE_DESCRIPTOR,
+    ZIP64_END,
+    ZIP64_END_MAGIC,
+    ZIP64_FIELD,
+)
 
-MAGIC = b"PK\x03\x04"
-_DESCRIPTOR_MAGIC = b"PK\x07\x08"
-#: Offset of the CRC-32 in a data descriptor.
-CRC_IN_DESCRIPTOR = 4
-CRC_BYTES = 4
-#: In place of a 32-bit number: the true one is in a zip64 field.
-IN_ZIP64 = 0xFFFFFFFF
-# Names are UTF-8; the CRC comes after the bytes, in a data descriptor, where there are bytes. So does torch.
-_UTF8, _DESCRIBED = 0x0800, 0x0008
-
-_ENCRYPTED = 0x1
-_LOCAL = struct.Struct("<4s5H3I2H")
-_ENTRY = struct.Struct("<4s6H3I5H2I")
 #: Bytes of the directory that each entry takes, besides its name.
-DIRECTORY_COST = _ENTRY.size
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR = struct.Struct("<4sIQI")
-_NARROW, _WIDE = struct.Struct("<4s3I"), struct.Struct("<4sI2Q")
-_ZIP64_FIELD = 1
-_IN_ZIP64_COUNT = 0xFFFF
+DIRECTORY_COST = ENTRY.size
 
 
 class Entry(NamedTuple):
@@ -93,6 +94,10 @@ def entries(descriptor: int, file: SourceFile, header_room: HeaderRoom) -> dict[
 def content(descriptor: int, file: SourceFile, entry: Entry) -> bytes:
     """Return the bytes of a small entry, checked against its CRC where it has one (torch can be set to write 0).
 
+    Args:
+        descriptor, file: the archive.
+        entry: the entry, of a size that the caller has checked.
+
     Raises:
         SourceError: the CRC differs.
     """
@@ -104,17 +109,17 @@ def content(descriptor: int, file: SourceFile, entry: Entry) -> bytes:
 
 def _directory(descriptor: int, file: SourceFile) -> _Directory:
     """Return where the directory lies: it fills all between the last entry and the end records."""
-    end = file.size - _END.size
+    end = file.size - END.size
     if end < 0:
         raise _cut_off(file)
-    magic, *disks, count_here, count, size, begin, comment = _END.unpack(read_at(descriptor, end, _END.size, file))
-    if magic != b"PK\x05\x06" or comment:
+    magic, *disks, count_here, count, size, begin, comment = END.unpack(read_at(descriptor, end, END.size, file))
+    if magic != END_MAGIC or comment:
         raise _cut_off(file)
     found, stated = _Directory(count, size, begin), end
-    if end >= _LOCATOR.size:
-        magic, disk, end64, disk_count = _LOCATOR.unpack(read_at(descriptor, end - _LOCATOR.size, _LOCATOR.size, file))
-        if magic == b"PK\x06\x07":
-            found, stated = _zip64(descriptor, file, end - _LOCATOR.size, end64, found), end64
+    if end >= LOCATOR.size:
+        magic, disk, end64, disk_count = LOCATOR.unpack(read_at(descriptor, end - LOCATOR.size, LOCATOR.size, file))
+        if magic == LOCATOR_MAGIC:
+            found, stated = _zip64(descriptor, file, end - LOCATOR.size, end64, found), end64
             disks += [disk, disk_count - 1]
     if any(disks) or count_here != count or found.begin + found.size != stated or found.entries > found.size:
         raise _broken(file, end, "the end record does not fit the file")
@@ -122,13 +127,13 @@ def _directory(descriptor: int, file: SourceFile) -> _Directory:
 
 
 def _zip64(descriptor: int, file: SourceFile, locator: int, at: int, small: _Directory) -> _Directory:
-    if at != locator - _END64.size:
+    if at != locator - ZIP64_END.size:
         raise _broken(file, locator, "the zip64 end record is not where the locator says")
-    magic, size, _, _, disk, first, here, *numbers = _END64.unpack(read_at(descriptor, at, _END64.size, file))
+    magic, size, _, _, disk, first, here, *numbers = ZIP64_END.unpack(read_at(descriptor, at, ZIP64_END.size, file))
     found = _Directory(*numbers)
-    hidden = (_IN_ZIP64_COUNT, IN_ZIP64, IN_ZIP64)
+    hidden = (IN_ZIP64_COUNT, IN_ZIP64, IN_ZIP64)
     agree = all(a in (b, c) for a, b, c in zip(small, found, hidden, strict=True))
-    if magic != b"PK\x06\x06" or size != _END64.size - 12 or disk or first or here != found.entries or not agree:
+    if magic != ZIP64_END_MAGIC or size != ZIP64_END.size - 12 or disk or first or here != found.entries or not agree:
         raise _broken(file, at, "the zip64 end record contradicts the end record")
     return found
 
@@ -138,12 +143,12 @@ def _listed(data: bytes, directory: _Directory, file: SourceFile) -> Iterator[En
     at = 0
     for _ in range(directory.entries):
         where = directory.begin + at
-        if at + _ENTRY.size > len(data) or not data.startswith(b"PK\x01\x02", at):
+        if at + ENTRY.size > len(data) or not data.startswith(ENTRY_MAGIC, at):
             raise _broken(file, where, "the directory is truncated")
-        record = _ENTRY.unpack_from(data, at)
+        record = ENTRY.unpack_from(data, at)
         flags, method = record[3:5]
         crc, stored, size, name_length, extra_length, comment_length, disk = record[7:14]
-        at += _ENTRY.size
+        at += ENTRY.size
         name = _name(data[at : at + name_length], file, where)
         extra = data[at + name_length : at + name_length + extra_length]
         at += name_length + extra_length + comment_length
@@ -166,8 +171,8 @@ def _name(raw: bytes, file: SourceFile, where: int) -> str:
 
 
 def _check_stored(file: SourceFile, name: str, flags: int, method: int) -> None:
-    if flags & _ENCRYPTED or method:
-        how = "encrypted" if flags & _ENCRYPTED else "compressed"
+    if flags & ENCRYPTED or method:
+        how = "encrypted" if flags & ENCRYPTED else "compressed"
         raise UnsupportedError(
             f"{quote(file.path.name)}: entry {quote(name)} is {how}, and torch.save does neither",
             "load the file with torch (a TorchScript program with torch.jit.load) and torch.save its state_dict()",
@@ -176,7 +181,7 @@ def _check_stored(file: SourceFile, name: str, flags: int, method: int) -> None:
 
 def _widened(extra: bytes, numbers: tuple[int, ...], file: SourceFile, where: int) -> Iterator[int]:
     """Yield size, stored size and offset, from the zip64 field where they do not fit 32 bits (4.5.3)."""
-    wide = _fields(extra).get(_ZIP64_FIELD, b"")
+    wide = _fields(extra).get(ZIP64_FIELD, b"")
     for number in numbers:
         if number != IN_ZIP64:
             yield number
@@ -203,18 +208,18 @@ def _fields(extra: bytes) -> dict[int, bytes]:
 def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
     """Return the entry with the offset of its bytes, which only the local header tells."""
     name = entry.name.encode()
-    length = _LOCAL.size + len(name)
+    length = LOCAL.size + len(name)
     head = _ranged(descriptor, file, entry.header, length)
-    magic, _, flags, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL.unpack(head[: _LOCAL.size])
-    if magic != MAGIC or name_length != len(name) or head[_LOCAL.size :] != name:
+    magic, _, flags, method, _, _, crc, stored, size, name_length, extra_length = LOCAL.unpack(head[: LOCAL.size])
+    if magic != LOCAL_MAGIC or name_length != len(name) or head[LOCAL.size :] != name:
         raise _broken(file, entry.header, f"the directory lists {quote(entry.name)} here, and something else is there")
     _check_stored(file, entry.name, flags, method)
     extra = _ranged(descriptor, file, entry.header + length, extra_length)
     placed = entry._replace(begin=entry.header + length + extra_length)
     # Nothing else reveals a damaged length of the extra fields, which would shift all bytes of a tensor.
-    described = _described(descriptor, file, placed) if flags & _DESCRIBED else (crc, stored, size)
+    described = _described(descriptor, file, placed) if flags & DESCRIBED else (crc, stored, size)
     fields = _fields(extra)
-    wide = _ZIP64_FIELD in fields
+    wide = ZIP64_FIELD in fields
     agree = described[0] == entry.crc and all(one == entry.size or (one == IN_ZIP64 and wide) for one in described[1:])
     if not agree or -1 in fields:
         raise _broken(file, entry.header, f"the header of entry {quote(entry.name)} contradicts the directory")
@@ -223,12 +228,12 @@ def _placed(descriptor: int, file: SourceFile, entry: Entry) -> Entry:
 
 def _described(descriptor: int, file: SourceFile, entry: Entry) -> tuple[int, int, int]:
     """Return CRC and sizes as the data descriptor behind an entry's bytes states them, be it narrow or wide."""
-    found = _ranged(descriptor, file, entry.begin + entry.size, _WIDE.size)
-    for form in (_WIDE, _NARROW):
+    found = _ranged(descriptor, file, entry.begin + entry.size, WIDE_DESCRIPTOR.size)
+    for form in (WIDE_DESCRIPTOR, NARROW_DESCRIPTOR):
         magic, crc, stored, size = form.unpack_from(found)
-        if magic == _DESCRIPTOR_MAGIC and stored == size == entry.size:
+        if magic == DESCRIPTOR_MAGIC and stored == size == entry.size:
             break
-    return (crc, stored, size) if magic == _DESCRIPTOR_MAGIC else (-1, -1, -1)
+    return (crc, stored, size) if magic == DESCRIPTOR_MAGIC else (-1, -1, -1)
 
 
 def _ranged(descriptor: int, file: SourceFile, begin: int, length: int) -> bytes:
@@ -245,54 +250,3 @@ def _cut_off(file: SourceFile) -> SourceError:
     return SourceError(
         f"{quote(file.path.name)} is truncated: it does not end as a zip archive of torch does", DOWNLOAD_AGAIN
     )
-
-
-# -- writing -----------------------------------------------------------------------------------------------------------
-
-
-def local_header(name: bytes, at: int, size: int, alignment: int) -> bytes:
-    """Return the header, at byte `at`, of an entry of `size` bytes, padded so that these are aligned.
-
-    The padding is a field «FB» of Zs, and the zip64 field holds a large offset too, as torch writes them.
-    """
-    wide = _zip64_field([size, size] * (size >= IN_ZIP64) + [at] * (at >= IN_ZIP64))
-    padding = -(at + _LOCAL.size + len(name) + len(wide) + 4) % alignment
-    extra = wide + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    shown = IN_ZIP64 if size >= IN_ZIP64 else 0
-    return _LOCAL.pack(MAGIC, 0, _flags(size), 0, 0, 0, 0, shown, shown, len(name), len(extra)) + name + extra
-
-
-def data_descriptor(size: int, wide: bool) -> bytes:
-    """Return what follows an entry's bytes: its CRC-32 (0, to be filled in), and its size twice (8 bytes if wide)."""
-    return (_WIDE if wide else _NARROW).pack(_DESCRIPTOR_MAGIC, 0, size, size)
-
-
-def directory(listed: Iterable[tuple[bytes, int, int]], begin: int) -> tuple[bytes, list[int]]:
-    """Return the directory and end records, and the offset in the file of each entry's CRC (0 here).
-
-    Args:
-        listed: name, offset of the local header and size of each entry.
-        begin: the offset of the directory.
-    """
-    data, places, count = bytearray(), [], 0
-    for name, at, size in listed:
-        places.append(begin + len(data) + 16)
-        extra = _zip64_field([size, size] * (size >= IN_ZIP64) + [at] * (at >= IN_ZIP64))
-        shown, place = min(size, IN_ZIP64), min(at, IN_ZIP64)
-        lengths = len(name), len(extra), 0
-        data += _ENTRY.pack(b"PK\x01\x02", 0, 0, _flags(size), 0, 0, 0, 0, shown, shown, *lengths, 0, 0, 0, place)
-        data += name + extra
-        count += 1
-    length = len(data)
-    data += _END64.pack(b"PK\x06\x06", _END64.size - 12, 45, 45, 0, 0, count, count, length, begin)
-    data += _LOCATOR.pack(b"PK\x06\x07", 0, begin + length, 1)
-    few, small = min(count, _IN_ZIP64_COUNT), (min(length, IN_ZIP64), min(begin, IN_ZIP64))
-    return bytes(data + _END.pack(b"PK\x05\x06", 0, 0, few, few, *small, 0)), places
-
-
-def _flags(size: int) -> int:
-    return _UTF8 | (_DESCRIBED if size else 0)
-
-
-def _zip64_field(numbers: list[int]) -> bytes:
-    return struct.pack(f"<2H{len(numbers)}Q", _ZIP64_FIELD, 8 * len(numbers), *numbers) if numbers else b""
