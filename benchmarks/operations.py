@@ -2,10 +2,10 @@
 
     view of random tensors in a cached file  →  boxes as the engine cuts them  →  `Reader.fill`  →  one buffer
 
-That is the code path of a conversion without its writes. Windows are mapped, so their page faults count. Speed is bytes
-in and out per second. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and
-out, because it reads and writes each. Digests only read. A stack of experts is copied here to show the cost of mapping
-and copying; the engine writes one that needs no cast straight from the mapped window.
+That is the code path of a conversion without its writes. Windows are read from the page cache. Speed is bytes in and
+out per second. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and
+out, because it reads and writes each. Digests only read. A stack of experts is copied here to show the cost of reading
+and copying; the engine writes one that needs no cast straight from its window.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def measure(setting: Setting, say: Say) -> Data:
     for number, operation in enumerate(operations(16 if setting.quick else 1)):
         say(operation.name)
         folder = setting.folder / f"source-{number}"
-        with removed(folder), closing(Reader(REGION, Access.MAP)) as reader:
+        with removed(folder), closing(Reader(REGION, Access.READ)) as reader:
             found[operation.name] = _timed(_job(reader, operation, folder), setting.rounds)
     for name, crc in (("xxh3 digest", False), ("xxh3 digest and CRC-32", True)):
         say(name)

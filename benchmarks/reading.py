@@ -1,4 +1,4 @@
-"""The cost of each value of `--io`, on disk and on tmpfs: files mapped, through the page cache, or past it."""
+"""The cost of each value of `--io`, on disk and on tmpfs: through the page cache, or past it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .running import convert, every_round
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLE = "Mapped, through the page cache, or past it"
+TITLE = "Through the page cache, or past it"
 BUDGET = "1G"
 
 _CASES = ("same", "fp16", "transposed", "fp8")
-_WAYS = ("map", "read", "direct")
-_RATIOS = {"map / read": "map", "direct / read": "direct"}
+_WAYS = ("read", "direct")
+_RATIOS = {"direct / read": "direct"}
 
 
 def measure(setting: Setting, say: Say) -> Data:
@@ -45,7 +45,7 @@ def _measure(source: Path, case: Case, rounds: int) -> Data:
 
 
 def tables(data: Data) -> Sequence[Table]:
-    """Return a row per case and place: time and processor time for each `--io`, and the ratios to `read`."""
+    """Return a row per case and place: time and processor time for each `--io`, and the ratio to `read`."""
     columns = ("case", "where", *(f"{way} s" for way in _WAYS), *(f"CPU s, {way}" for way in _WAYS), *_RATIOS)
     rows = [
         (

@@ -40,7 +40,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> bool:
 
 @pytest.fixture(scope="module", params=["safetensors", "ckpt", "sliced ckpt"])
 def made(request, tmp_path_factory) -> tuple[streamconv.Checkpoint, streamconv.Checkpoint, dict[str, np.ndarray]]:
-    """Tensors of every dtype and shape that a format holds: mapped, read, and as arrays."""
+    """Tensors of every dtype and shape that a format holds: read directly, read, and as arrays."""
     kind = request.param
     folder = tmp_path_factory.mktemp("lazy")
     every = [
@@ -59,15 +59,15 @@ def made(request, tmp_path_factory) -> tuple[streamconv.Checkpoint, streamconv.C
         path, file = folder / "a.ckpt", ckpt.lay_out("a.ckpt", every, **size)
     golden.write(path, file, data)
     arrays = {s.name: np.frombuffer(data[s.name], numpys(s.dtype), math.prod(s.shape)).reshape(s.shape) for s in every}
-    return streamconv.open(path, io="map"), streamconv.open(path, io="read"), arrays
+    return streamconv.open(path, io="direct"), streamconv.open(path, io="read"), arrays
 
 
 def test_every_dtype_whole(made) -> None:
-    mapped, read, arrays = made
-    assert list(mapped) == list(read)
-    assert len(mapped) == len(arrays)
+    direct, read, arrays = made
+    assert list(direct) == list(read)
+    assert len(direct) == len(arrays)
     for name, array in arrays.items():
-        for checkpoint in (mapped, read):
+        for checkpoint in (direct, read):
             tensor = checkpoint[name]
             assert same(tensor.numpy(), array)
             assert same(tensor[()], array)
@@ -88,7 +88,7 @@ def _fits(index: tuple, array: np.ndarray) -> bool:
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_slices_are_numpys(made, data: st.DataObject) -> None:
-    mapped, read, arrays = made
+    direct, read, arrays = made
     name = data.draw(st.sampled_from([n for n in arrays if arrays[n].ndim]))
     array = arrays[name]
     near = st.one_of(st.none(), st.integers(-6, 6))
@@ -103,10 +103,10 @@ def test_slices_are_numpys(made, data: st.DataObject) -> None:
         index = (*index[:place], ..., *index[place:])
         index = index if _fits(index, array) else index[:place]
     expected = np.ascontiguousarray(array[index]) if array[index].ndim else np.asarray(array[index])
-    for checkpoint in (mapped, read):
+    for checkpoint in (direct, read):
         assert same(checkpoint[name][index], expected)
     if len(index) == 1:
-        assert same(mapped[name][index[0]], expected)
+        assert same(direct[name][index[0]], expected)
 
 
 def written(folder: Path) -> Path:
@@ -186,7 +186,7 @@ print(array.nbytes, peak_bytes() - before, int(array.view(np.uint8).sum()))
 """
 
 
-@pytest.mark.parametrize("io", ["map", "read", "direct"])
+@pytest.mark.parametrize("io", ["read", "direct"])
 def test_a_large_tensor_takes_its_own_size_and_little_more(io: str, tmp_path: Path) -> None:
     """From outside: the peak of a process that reads one tensor of random bytes."""
     spec = TensorSpec("t", dtypes.BF16, (8192, 4096))
@@ -240,7 +240,7 @@ def test_only_what_is_asked_is_read(tmp_path: Path) -> None:
         checkpoint[last].numpy()
 
 
-@pytest.mark.parametrize("io", ["map", "read"])
+@pytest.mark.parametrize("io", ["read", "direct"])
 def test_a_shortened_file_is_noticed(io: str, tmp_path: Path) -> None:
     path = written(tmp_path)
     tensor = streamconv.open(path, io=io)["t"]

@@ -72,24 +72,8 @@ class OpenFiles:
         self._note_read(found, offset, length)
         return placement
 
-    def map(self, file: SourceFile, offset: int, length: int) -> memoryview:
-        """Map a range.
-
-        Raises:
-            SourceError: the file was changed, or cannot be mapped.
-        """
-        found = self._opened(file)
-        try:
-            data = found.map(offset, length)
-        except ValueError as error:
-            raise _changed(file, str(error)) from error
-        except OSError as error:
-            raise source_error(error, "cannot map", file.path) from error
-        self._note_read(found, offset, length)
-        return data
-
     def drop_behind(self) -> None:
-        """Drop what was read so far from the page cache; nothing of it may be mapped any more."""
+        """Drop what was read so far from the page cache."""
         for file, offset, length in self._behind:
             file.try_drop_cache(offset, length)
         self._behind.clear()
@@ -112,7 +96,7 @@ class OpenFiles:
             self._behind.append((found, offset, length))
 
     def _opened(self, file: SourceFile) -> InputFile:
-        """The file, open, after a check of its size: a mapping that reaches beyond its end would be fatal."""
+        """The file, open, after a check that it is unchanged."""
         try:
             found = self._files.get(file.path)
             if found is None:

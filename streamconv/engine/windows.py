@@ -1,4 +1,4 @@
-"""Windows: parts of source tensors, mapped, or read into a region of counted memory."""
+"""Windows: parts of source tensors, read into a region of counted memory."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ class Windows:
     """
 
     def __init__(self, region_bytes: int, access: Access, drops: bool = False) -> None:
-        self._region_bytes = region_bytes
-        self._maps = access is Access.MAP
         self._region = Region(region_bytes)
         self._files = OpenFiles(access, drops)
 
@@ -103,11 +101,6 @@ class Windows:
         file, offset = ref.extents[span.number].file, ref.extents[span.number].offset + span.inside
         if others:
             return self._read_runs(ref, box)
-        if self._maps and high - low <= min(self._region_bytes, 2 * size):
-            self._region.release()
-            data = self._files.map(file, offset, high - low)
-            strides = [math.prod(ref.shape[a + 1 :]) * itemsize for a in range(len(shape))]
-            return np.ndarray(shape, bits(ref.dtype), np.frombuffer(data, np.uint8), 0, strides)
         if high - low == size:
             placement = self._files.read_into(self._region, file, offset, size, is_part=size < ref.nbytes)
             return self._region.array(math.prod(shape), bits(ref.dtype), placement).reshape(shape)

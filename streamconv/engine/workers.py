@@ -8,23 +8,19 @@ What a model is, nothing here knows.
 
 from __future__ import annotations
 
-import errno
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 
-from ..errors import SourceChangedError, StorageError
 from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
 from ..storage.access import Access
 from ..storage.regions import Placement, Region
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, runs, slabs
-from ..text import quote
 from .budget import Budget
 from .progress import OnProgress, ProgressReporter, Tally
 from .reader import Reader
@@ -162,23 +158,9 @@ class _Worker(threading.Thread):
         return self._sink.placement(output.name, next(starts) * itemsize, run * itemsize)
 
     def _write(self, task: Task, slab: Box, data: Bits, overflowed: int) -> None:
-        with self._record.writing(task.number, slab, data.nbytes, overflowed), _of_source(task.output):
+        with self._record.writing(task.number, slab, data.nbytes, overflowed):
             file = _put(self._sink, task.output, slab, data)
         self._tally.add(task.output.name, data.nbytes, overflowed, file)
-
-
-@contextmanager
-def _of_source(output: Output) -> Iterator[None]:
-    """What a write says of bytes that are mapped and there no more is the source's fault, not the destination's."""
-    try:
-        yield
-    except StorageError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFAULT:
-            raise SourceChangedError(
-                f"the source became shorter during the run, while {quote(output.name)} was written: "
-                "run again when it is at rest"
-            ) from error
-        raise
 
 
 def _put(sink: Sink, output: Output, box: Box, data: Bits) -> str:

@@ -1,4 +1,4 @@
-"""How files are accessed: mapped, through the page cache, or past it. The user chooses, or the file system decides."""
+"""How files are accessed: through the page cache, or past it. The user chooses, or the file system decides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from .mounts import mount_of
 
 _AUTO = "auto"
 _REQUESTED = "requested"
-_IN_MEMORY = ("tmpfs", "ramfs")
 _TAKES_DIRECT = ("ext4", "xfs")
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 _PROBES = 16
@@ -33,9 +32,6 @@ DIRECT_LEAST_OF_PART = 64 << 10
 class Access(Enum):
     """How files are read and written. The values are the words that `io` takes."""
 
-    MAP = "map"
-    """Sources are mapped, window by window; outputs are written through the page cache."""
-
     READ = "read"
     """Sources are read, and outputs written, through the page cache."""
 
@@ -50,7 +46,7 @@ class ChosenAccess:
     Attributes:
         access: how the files are accessed.
         reason: the file system and what else decided, or that the access was requested.
-        writes: files are written; they are never mapped for that.
+        writes: files are written.
     """
 
     access: Access
@@ -59,10 +55,10 @@ class ChosenAccess:
 
     @property
     def way(self) -> str:
-        """The access in a word: `mapped`, `read`, `written` or `direct`."""
+        """The access in a word: `read`, `written` or `direct`."""
         if self.access is Access.DIRECT:
             return "direct"
-        return "written" if self.writes else "mapped" if self.access is Access.MAP else "read"
+        return "written" if self.writes else "read"
 
     def __str__(self) -> str:
         return f"{self.way} ({self.reason})"
@@ -72,7 +68,7 @@ def check_io(io: str) -> None:
     """Refuse a word that names no access.
 
     Raises:
-        UsageError: not one of `auto`, `map`, `read`, `direct`.
+        UsageError: not one of `auto`, `read`, `direct`.
     """
     words = (_AUTO, *(access.value for access in Access))
     if io not in words:
@@ -107,17 +103,15 @@ def for_writing(io: str, directory: Path) -> ChosenAccess:
 
 
 def _fastest(path: Path) -> ChosenAccess:
-    """Choose `map` where files are in memory anyway, and `direct` where the processor would be the limit.
+    """Choose `direct` where the processor would be the limit, else `read`.
 
     A disk takes huge pages in few large requests, and pages of 4 KiB in so many small ones that it is slower than
-    through the page cache (figures: `docs/performance.md`). Elsewhere files are read, not mapped: a page fault that
-    meets a lost network or a broken disk is not an error but a signal.
+    through the page cache (figures: `docs/performance.md`). Files are never mapped: it gains nothing, and a page fault
+    that meets a lost network or a broken disk is not an error but a signal.
     """
     mount = mount_of(path)
     if mount is None:
         return ChosenAccess(Access.READ, "unknown file system")
-    if mount.kind in _IN_MEMORY:
-        return ChosenAccess(Access.MAP, mount.kind)
     if mount.kind not in _TAKES_DIRECT:
         return ChosenAccess(Access.READ, mount.kind)
     if not _has_huge_pages():

@@ -6,7 +6,6 @@ needs to understand: `Region.placed` gives memory that lies so, and `lies_at` te
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 
@@ -64,15 +63,6 @@ class InputFile:
         pages = region.memory(-(-needed // ALIGNMENT) * ALIGNMENT)
         done = 0 if self._direct is None else disk.read_pages(self._direct, pages, offset - placement)
         return placement, min(max(done - placement, 0), length)
-
-    def map(self, offset: int, length: int) -> memoryview:
-        """Map a range read-only; it is unmapped when the view is gone.
-
-        Raises:
-            ValueError: the file ends before the range does.
-        """
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        return memoryview(disk.map_file(self._descriptor, offset + length - start, start))[offset - start :]
 
 
 class ResultFile:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 from contextlib import suppress
 from stat import S_ISDIR, S_ISLNK, S_ISREG
@@ -29,7 +28,7 @@ _NO_LOCKS = (errno.ENOLCK, *_NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
-    *("open_file", "close", "read", "read_into", "read_cached", "advise_random", "write", "truncate", "map_file"),
+    *("open_file", "close", "read", "read_into", "read_cached", "advise_random", "write", "truncate"),
     *("sync", "sync_data", "drop_cache", "fstat", "stat", "listdir", "make_directory", "remove_directory", "remove"),
     *("rename", "exchange", "lock", "free_bytes"),
 )
@@ -83,15 +82,6 @@ def write(descriptor: int, data: memoryview, offset: int) -> int:
 def truncate(descriptor: int, size: int) -> None:
     """Set the file's size in bytes."""
     os.ftruncate(descriptor, size)
-
-
-def map_file(descriptor: int, length: int, offset: int) -> mmap.mmap:
-    """Map part of the file read-only. `offset` must be a multiple of the allocation granularity.
-
-    Raises:
-        ValueError: the file ends before `offset + length`.
-    """
-    return mmap.mmap(descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)
 
 
 def sync(descriptor: int) -> None:

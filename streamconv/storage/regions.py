@@ -30,7 +30,6 @@ class Region:
         self._map = mmap.mmap(-1, size + SLACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(AttributeError, OSError):
             self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._used = False
 
     def array(self, count: int, dtype: BitType, placement: Placement | None = None) -> Bits:
         """Return memory for `count` elements, placed as wanted; page-aligned where that does not matter."""
@@ -45,14 +44,7 @@ class Region:
         return self._array(length, np.dtype(np.uint8), 0).data
 
     def _array(self, count: int, dtype: BitType, offset: int) -> Bits:
-        self._used = True
         return np.frombuffer(self._map, dtype, count, offset)
-
-    def release(self) -> None:
-        """Give the pages back to the system."""
-        if self._used:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._used = False
 
 
 def page_offset(data: memoryview | Bits) -> Placement:

@@ -248,7 +248,7 @@ def test_tensors_cut_out_of_a_torch_storage(tmp_path: Path) -> None:
                 assert found.compared.unequal == (2 if place != array.size - 1 else 1)
 
 
-@pytest.mark.parametrize("io", ["map", "read"])
+@pytest.mark.parametrize("io", ["read", "direct"])
 def test_the_first_and_the_count_across_windows(io: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of a few KiB, and a B whose rows are A's columns: the first is still the first."""
     torch = pytest.importorskip("torch")
@@ -338,7 +338,7 @@ def test_errors(tmp_path: Path) -> None:
         streamconv.diff(one, one, max_mem="1M")
 
 
-@pytest.mark.parametrize("io", ["map", "read"])
+@pytest.mark.parametrize("io", ["read", "direct"])
 def test_tensors_larger_than_the_budget(io: str, tmp_path: Path) -> None:
     """I1, from outside: dense random values, one tensor in another dtype."""
     rng = np.random.default_rng(0)

@@ -91,7 +91,7 @@ def test_contiguous_boxes_come_as_they_lie(way: Access, tmp_path: Path) -> None:
 def test_every_way_gives_the_same_bytes(kind: str, dtype: str | None, tmp_path: Path) -> None:
     source = running.llama(tmp_path / "source")
     trees = []
-    for io in ("map", "read", "direct", "auto"):
+    for io in ("read", "direct", "auto"):
         (tmp_path / io).mkdir()
         streamconv.convert(source, tmp_path / io / kind, io=io, dtype=dtype, options={"qkv_concat": True})
         trees.append(running.tree(tmp_path / io))
@@ -99,7 +99,7 @@ def test_every_way_gives_the_same_bytes(kind: str, dtype: str | None, tmp_path: 
 
 
 @pytest.mark.parametrize("slice_bytes", [1000, 1001, 37])
-@pytest.mark.parametrize("io", ["map", "read", "direct"])
+@pytest.mark.parametrize("io", ["read", "direct"])
 def test_a_sliced_ckpt_converts_as_a_whole_one(slice_bytes: int, io: str, tmp_path: Path) -> None:
     streamconv.convert(running.tiny(tmp_path / "hf"), tmp_path / "whole.ckpt", options={"qkv_concat": True})
     refs = open_catalog(tmp_path / "whole.ckpt")
@@ -118,7 +118,7 @@ def test_mindspores_uneven_slices(tmp_path: Path) -> None:
     for name in ("sliced_1KiB", "sliced_1KiB_crc", "sliced_async_uneven_1KiB"):
         source = FIXTURES / f"{name}.ckpt"
         assert any(len(r.extents) > 1 for r in open_catalog(source).values())
-        for io in ("map", "read", "direct"):
+        for io in ("read", "direct"):
             streamconv.convert(source, tmp_path / f"{name}-{io}", model="raw", io=io)
             assert golden.found(tmp_path / f"{name}-{io}") == golden.found(source)
 
@@ -173,7 +173,7 @@ def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
     real = mmap.mmap
     monkeypatch.setattr(os, "preadv", fail)
     monkeypatch.setattr(mmap, "mmap", lambda *a, **k: real(*a, **k) if a[0] == -1 else fail())
-    doings = {Access.MAP: "cannot map", Access.READ: "cannot read byte", Access.DIRECT: "cannot read byte"}
+    doings = {Access.READ: "cannot read byte", Access.DIRECT: "cannot read byte"}
     for way, doing in doings.items():
         with pytest.raises(
             SourceError, match=rf"{doing} .*a\.ckpt: Input/output error\nhint: the device reports an I/O error"

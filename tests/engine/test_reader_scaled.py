@@ -97,7 +97,7 @@ def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, 
 
 def test_overflows_of_dequantised_values_are_counted(experts) -> None:
     leaves, values = experts
-    reader = Reader(1 << 20, Access.MAP)
+    reader = Reader(1 << 20, Access.READ)
     target = np.empty(ROWS * COLUMNS, np.uint16)
     count = reader.fill(leaves[0], ((0, ROWS), (0, COLUMNS)), target, F16)
     reader.close()

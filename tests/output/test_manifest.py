@@ -42,9 +42,9 @@ def test_workers_budget_io_and_shards_change_no_byte(name: str, mixtral: dict[st
     first = run_of(mixtral["one"], tmp_path / name, *options)
     assert len(first) == (2 if name != "dest" else 7)
     for source, workers, budget, io in (
-        ("one", 1, "96M", "map"),
+        ("one", 1, "96M", "read"),
         ("seven", 2, "140M", "read"),
-        ("seven", 1, "4G", "map"),
+        ("seven", 1, "4G", "direct"),
     ):
         words = ["--workers", workers, "--max-mem", budget, "--io", io]
         assert run_of(mixtral[source], tmp_path / name, *options, *words) == first

@@ -15,8 +15,8 @@ from streamconv.tensors.refs import SourceFile
 
 FILES = (SourceFile(Path("a"), 1),)
 BY_KIND = {
-    "tmpfs": Access.MAP,
-    "ramfs": Access.MAP,
+    "tmpfs": Access.READ,
+    "ramfs": Access.READ,
     "ext4": Access.DIRECT,
     "xfs": Access.DIRECT,
     "nfs4": Access.READ,
@@ -61,8 +61,8 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(access.for_reading("auto", FILES)) == "read (nfs4)"
     kind = ""
     assert str(access.for_reading("auto", FILES)) == "read (unknown file system)"
-    assert str(access.for_reading("map", FILES)) == "mapped (requested)"
-    assert str(access.for_writing("map", Path("b"))) == "written (requested)"
+    assert str(access.for_reading("read", FILES)) == "read (requested)"
+    assert str(access.for_writing("read", Path("b"))) == "written (requested)"
 
 
 @pytest.mark.parametrize("way", Access)
@@ -77,7 +77,7 @@ def test_the_user_knows_better(way: Access, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_word_that_is_none() -> None:
     with pytest.raises(UsageError) as caught:
         access.check_io("fast")
-    assert str(caught.value) == "unknown value for io: fast\nhint: choose one of auto, map, read, direct"
+    assert str(caught.value) == "unknown value for io: fast\nhint: choose one of auto, read, direct"
 
 
 def test_huge_pages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def cached(folder: Path) -> tuple[int, int]:
     return found, total
 
 
-@pytest.mark.parametrize("io", ["read", "map", "direct"])
+@pytest.mark.parametrize("io", ["read", "direct"])
 @pytest.mark.parametrize("words", [(), ("--dtype", "fp32"), ("-o", "use_gmm=true")], ids=["same", "widened", "turned"])
 def test_nothing_stays_in_the_page_cache(source: Path, tmp_path: Path, io: str, words: tuple[str, ...]) -> None:
     for path in source.iterdir():

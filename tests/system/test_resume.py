@@ -6,7 +6,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -236,51 +235,6 @@ def test_another_version_that_writes_the_same_bytes_resumes(tmp_path: Path, monk
     report = streamconv.convert(source, dest)
     assert report.tally.resumed == report.tally.total
     assert streamconv.verify(dest, source=source)
-
-
-# -- a source under our feet -------------------------------------------------------------------------------------------
-
-#: Behind the twentieth mapping the file is emptied: the next look at it is deadly.
-CUT = """
-import os
-import streamconv.storage.disk as disk
-mapped, count = disk.map_file, []
-def map_file(descriptor, length, offset):
-    found = mapped(descriptor, length, offset)
-    count.append(1)
-    if len(count) == 20:
-        os.truncate(os.readlink(f"/proc/self/fd/{descriptor}"), 0)
-    return found
-disk.map_file = map_file
-"""
-
-
-@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
-def test_a_death_by_sigbus_leaves_what_can_be_gone_on_from(name: str, tmp_path: Path) -> None:
-    source, dest = running.llama(tmp_path / "source"), tmp_path / name
-    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.iterdir()}
-    words = ("convert", source, dest, "--workers", 1, "--io", "map", "--dtype", "fp32", "--quiet")
-    process = running.start(*words, before=running.SLOW + CUT)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGBUS
-    assert not dest.exists()
-    for path, (content, modified) in kept.items():
-        path.write_bytes(content)
-        os.utime(path, ns=(modified, modified))
-    done = run(*words, "--json")
-    assert done.code == 0, done.err
-    assert int(re.search(r'"resumed_bytes": (\d+)', done.out)[1]) > 0
-    assert streamconv.verify(dest, source=source)
-
-
-def test_a_mapping_that_ends_while_it_is_written_is_the_source_s_fault(tmp_path: Path) -> None:
-    """The kernel meets the missing page then, and is not killed for it."""
-    source = running.tiny(tmp_path / "source")
-    process = running.start("convert", source, tmp_path / "dest", "--workers", 1, "--io", "map", before=CUT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3
-    assert b"the source became shorter during the run, while " in err
-    assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208
 
 
 # -- media -------------------------------------------------------------------------------------------------------------
