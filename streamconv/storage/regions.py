@@ -26,7 +26,6 @@ class Region:
     """
 
     def __init__(self, size: int) -> None:
-        # Private: shared anonymous pages would stay allocated after MADV_DONTNEED, and only stop counting as resident.
         self._map = mmap.mmap(-1, size + SLACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(AttributeError, OSError):
             self._map.madvise(mmap.MADV_HUGEPAGE)
