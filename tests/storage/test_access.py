@@ -55,7 +55,7 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(access.for_reading("auto", FILES)) == "read (ext4, no huge pages)"
     assert str(access.for_writing("auto", Path("b"))) == "written (ext4, no huge pages)"
     kind = "tmpfs"
-    assert str(access.for_reading("auto", FILES)) == "mapped (tmpfs)"
+    assert str(access.for_reading("auto", FILES)) == "read (tmpfs)"
     assert str(access.for_writing("auto", Path("b"))) == "written (tmpfs)"
     kind = "nfs4"
     assert str(access.for_reading("auto", FILES)) == "read (nfs4)"
