@@ -244,9 +244,13 @@ def test_mindspores_own_file_comes_back_byte_for_byte(tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
     for source, dest, message in (
-        ("append_dict.ckpt", "dest", "which safetensors cannot hold; write a .ckpt|have a dtype that MindSpore cannot"),
+        (
+            "append_dict.ckpt",
+            "dest",
+            "which safetensors cannot hold\nhint: write a .ckpt|of a dtype that MindSpore cannot",
+        ),
         ("empty_async.ckpt", "dest.ckpt", "empty 1-D tensor|holds no tensors|has 0 bytes"),
-        ("int4.ckpt", "dest", "Int4, which safetensors cannot hold; write a .ckpt"),
+        ("int4.ckpt", "dest", "Int4, which safetensors cannot hold\nhint: write a .ckpt"),
         ("float8_written_not_loadable.ckpt", "dest", "MindSpore itself refuses to load"),
         ("enc_gcm_key_0123456789abcdef.ckpt", "dest", "is encrypted"),
     ):

@@ -99,7 +99,9 @@ def test_it_tells_the_options_that_nothing_else_does(tmp_path) -> None:
     source = trained(tmp_path, GLM, samples.hf_specs(find("glm-n"), GLM), options=options)
     (tmp_path / "run.yaml").write_text(GLM_YAML)
     arguments = {"model": "glm-n", "reverse": True, "max_mem": "8G"}
-    with pytest.raises(UsageError, match="-o rearrange_rope=false or true"):
+    with pytest.raises(
+        UsageError, match=r'options=\{"rearrange_rope": "false"\} or options=\{"rearrange_rope": "true"\}'
+    ):
         streamconv.plan(source, tmp_path / "back", config=tmp_path / "hf", **arguments)
     streamconv.convert(source, tmp_path / "back", config=tmp_path / "run.yaml", **arguments)
     assert golden.found(tmp_path / "back") == golden.found(tmp_path / "hf")
