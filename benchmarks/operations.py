@@ -3,9 +3,9 @@
     view of random tensors in a cached file  →  boxes as the engine cuts them  →  `Reader.fill`  →  one buffer
 
 That is the code path of a conversion without its writes. Windows are read from the page cache. Speed is bytes in and
-out per second. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and
-out, because it reads and writes each. Digests only read. A stack of experts is copied here to show the cost of reading
-and copying; the engine writes one that needs no cast straight from its window.
+out per second. The copy is NumPy's, from buffer to buffer, of half as many bytes as the operation moves in and out,
+because it reads and writes each. Digests only read. A stack of experts is copied here to show the cost of reading and
+copying; the engine writes one that needs no cast straight from its window.
 """
 
 from __future__ import annotations
