@@ -1,6 +1,6 @@
-"""Baichuan2, 7B (rotary) and 13B (ALiBi) alike: `W_pack` is q, k and v, one after the other.
+"""Baichuan2, 7B (rotary) and 13B (ALiBi): `W_pack` is q, k and v concatenated.
 
-The head of the 7B and 13B is normalised when the model runs; the checkpoint holds it as it is, on both sides.
+The model normalises its head when it runs; checkpoints of both sides hold it unnormalised.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """BLIP-2, first stage, as LAVIS stores it (`{"model": …}`): an EVA image encoder and a Q-Former.
 
-From MindFormers' `models/blip2/convert_weight.py`. EVA's attention has no bias for k; MindFormers has one, of zeros.
+From MindFormers' `models/blip2/convert_weight.py`. EVA's attention has no bias for k; MindFormers has one that is zero.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def _q_former(hf: str, ms: str) -> list[Statement]:
-    """BERT with attention to the image in some layers and a network of its own for queries; nothing is turned."""
+    """Return the rules of a BERT with cross-attention in some layers and a separate network for queries."""
     (words, words_ms), (deep, deep_ms), (cross, cross_ms) = ((hf + part, ms + part) for part in _WORDS)
     head, head_ms = hf + "cls.predictions.", ms + "cls.predictions."
     embeddings = (("word", "vocab"), ("position", "positions"))
@@ -80,8 +80,8 @@ FAMILY = Family(
     rules=rules,
     torch_root="model",
     differs_from_mindformers=(
-        "fc1 is output.mapping and fc2 output.projection; MindFormers crosses the two weights, which then do not fit",
-        "in reverse, q, k and v are joined again; MindFormers leaves them apart under names of its own",
-        "position_ids keep their integers under --dtype",
+        "fc1 is output.mapping and fc2 output.projection; MindFormers swaps the two weights, which then do not fit",
+        "in reverse, q, k and v are fused again; MindFormers leaves them separate under its own names",
+        "position_ids stay integers whatever dtype is asked",
     ),
 )

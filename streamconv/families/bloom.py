@@ -1,4 +1,4 @@
-"""BLOOM and BLOOMZ: q, k and v lie head by head; MindFormers has them apart, and most linears turned.
+"""BLOOM and BLOOMZ: q, k and v are fused per head; MindFormers has them separate, and most linears transposed.
 
 From MindFormers 1.3.2, `models/bloom/convert_weight.py`. A `transformer.` before HuggingFace's names stays.
 """
@@ -49,7 +49,7 @@ FAMILY = Family(
     manual_sizes={"n_head": "heads", "hidden_size": "hidden"},
     rules=rules,
     differs_from_mindformers=(
-        "names with transformer. in front are read in reverse too; MindFormers fails on them",
-        "an n_head other than the config's is refused; MindFormers mixes rows in silence",
+        "names that start with transformer. are read in reverse too; MindFormers fails on them",
+        "an n_head other than the config's is refused; MindFormers silently mixes up rows",
     ),
 )

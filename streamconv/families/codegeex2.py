@@ -1,4 +1,4 @@
-"""CodeGeeX2: ChatGLM2 with the embedding's name as MindFormers' converter for it writes it; nothing is split.
+"""CodeGeeX2: ChatGLM2, with the name that MindFormers' converter for it gives the embedding; nothing is split.
 
 MindFormers 1.3.2's ChatGLM2 model looks for `embedding_weight` (proven by loading): for that, convert as `glm-n`.
 """

@@ -1,7 +1,7 @@
-"""CogVLM2: an EVA image encoder, an adapter, and a Llama; for images with experts of its own for image tokens.
+"""CogVLM2: an EVA image encoder, an adapter, and a Llama, which for images has separate experts for image tokens.
 
 From MindFormers 1.5's `models/cogvlm2/convert_weight.py`, whose 4096 and 5120 are the first rows of k and v. Every
-layer has the same rotary frequencies; MindFormers has them once.
+layer has the same rotary frequencies; MindFormers stores them once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def _video_layer(ms: str) -> list[Statement]:
-    """A Llama's layer: q, k and v apart, MindFormers' names."""
+    """Return the rules of a Llama's layer: q, k and v separate, MindFormers' names."""
     language, parts = LAYER + "self_attn.language_expert_", tuple(f"{ms}attention.w{p}.weight" for p in "qkv")
     return [
         Rule(
@@ -61,7 +61,7 @@ def _video_layer(ms: str) -> list[Statement]:
 
 
 def _image_layer(ms: str) -> list[Statement]:
-    """Two experts, HuggingFace's names but for the networks' projections."""
+    """Return the rules of a layer with two experts: HuggingFace's names, except for the networks' projections."""
     kinds = "mlp.{kind:language|vision}_mlp."
     bias = "self_attn.vision_expert_query_key_value.bias"
     return [
@@ -123,13 +123,13 @@ FAMILY = Family(
     },
     ranges={"layer": "layers", "later": "1..layers", "block": "blocks"},
     options=(
-        Option("modal", ("video", "image"), "what the model looks at", infer_from_names=True),
-        Option("sft", ("none", "lora"), "names for fine-tuning with LoRA, where modal is video"),
+        Option("modal", ("video", "image"), "the model's input: video, or images", infer_from_names=True),
+        Option("sft", ("none", "lora"), "use the names for LoRA fine-tuning; only with modal=video"),
     ),
     rules=rules,
     differs_from_mindformers=(
         "q, k and v have as many rows as the config says; MindFormers cuts at the 8B's",
-        "the rotary frequencies kept are layer 0's; MindFormers keeps those it meets first",
-        "there is a way back",
+        "layer 0's rotary frequencies are kept; MindFormers keeps the first that it reads",
+        "the reverse direction exists",
     ),
 )

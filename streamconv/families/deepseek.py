@@ -1,4 +1,4 @@
-"""DeepSeek-Coder and DeepSeek-Coder-7B v1.5: Llama models, every projection a tensor of its own."""
+"""DeepSeek-Coder and DeepSeek-Coder-7B v1.5: Llama models with separate projections."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ FAMILY = Family(
     successors={"deepseek_v2": "deepseek2", "deepseek_v3": "deepseek3"},
     differs_from_mindformers=(
         "in reverse, files as HuggingFace has them; MindFormers writes one .bin",
-        "nothing beside the source is touched; MindFormers (v1.5) replaces and then deletes its pytorch_model.bin",
+        "no file next to the source is touched; MindFormers (v1.5) replaces and then deletes its pytorch_model.bin",
     ),
 )

@@ -1,8 +1,8 @@
 """DeepSeek-V2, V2-Lite, Coder-V2 and V2.5: latent attention, stacked experts.
 
-From MindFormers' `convert_weight.py`, which has no way back; here one table serves both. Norms and the router are
-float32 in the model, hence in the checkpoint where a dtype is asked. MindFormers 1.3 reads attention as HuggingFace
-has it, 1.5 and later with `mla_weight_split` (proven by forward passes on both).
+From MindFormers' `convert_weight.py`, which only converts forward; here one table serves both directions. Norms
+and the router are float32 in the model, so a cast keeps them float32 in the checkpoint. MindFormers 1.3 reads attention
+as HuggingFace has it, 1.5 and later with `mla_weight_split` (proven by forward passes on both).
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ FAMILY = Family(
         Option(
             "mla_weight_split",
             (False, True),
-            "rotary rows apart and even ones first, keys and values apart: MindFormers 1.5 and later",
+            "split rotary rows off, even ones first, and split keys from values: MindFormers 1.5 and later",
         ),
         experts.USE_GMM,
     ),
     rules=rules,
     example={"q_lora_rank": 1536},
     differs_from_mindformers=(
-        "values are the source's; MindFormers rounds all to BF16 first, whatever --dtype says",
-        "there is a way back",
-        "experts are counted; MindFormers takes 160 for granted, and otherwise mixes layers up or drops experts",
+        "values are the source's; MindFormers first rounds all of them to BF16, whatever dtype is asked",
+        "the reverse direction exists",
+        "any number of experts; MindFormers assumes 160, and otherwise mixes up layers or drops experts",
         "use_gmm is written; MindFormers transposes in memory and saves nothing",
     ),
 )

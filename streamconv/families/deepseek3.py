@@ -47,7 +47,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
             f"interleave_mlp=false goes only with layout=mcore; in layout={layout} gate and up are separate",
             f"omit {setting('options.interleave_mlp')}",
         )
-    # Where the config does not say how many there are, their names do.
+    # If the config does not say how many MTP layers there are, their names do.
     kept = bool(options["mtp"]) and config.get("num_nextn_predict_layers") != 0
     table = {
         "classic": _classic(config, gmm, kept),
@@ -192,7 +192,7 @@ def _mcore(config: Config, mtp: bool, by_turns: bool) -> list[Statement]:
 
 
 def _mcore_layer(hf: str, ms: str, config: Config) -> list[Statement]:
-    """Norms and attention; no rotary row moves."""
+    """Return the rules of norms and attention; no rotary row moves."""
     table = [
         ("input_layernorm", "input_layernorm", "hidden"),
         ("post_attention_layernorm", "pre_mlp_layernorm", "hidden"),
@@ -261,11 +261,11 @@ FAMILY = Family(
             ("classic", "infer", "mcore"),
             "training with MindFormers 1.5 and 1.6, their inference, or MindFormers 1.7 and later",
         ),
-        Option("use_gmm", (False, True), "layout=classic: experts for the grouped matrix product, gate and up in one"),
+        Option("use_gmm", (False, True), "layout=classic: experts for the grouped matrix product, gate and up fused"),
         Option(
             "mtp",
             (True, False),
-            "keep the layers that predict further tokens (as many as config.json says), or drop them",
+            "keep the layers for multi-token prediction (as many as config.json says), or drop them",
             ask_if_ambiguous=False,
             config_updates={False: {"num_nextn_predict_layers": 0}},
         ),
@@ -274,10 +274,10 @@ FAMILY = Family(
     rules=rules,
     example={"q_lora_rank": 1536, "num_nextn_predict_layers": 1},
     differs_from_mindformers=(
-        "models without q_lora_rank convert; MindFormers stops",
+        "models without q_lora_rank convert; MindFormers fails",
         "e_score_correction_bias stays float32 in reverse",
         "layout=infer takes FP8, and any number of dense layers; MindFormers takes BF16 and three",
-        "layout=mcore has the embedding once, and never mtp.output_layer; MindFormers writes MTP's copies again",
-        "layout=mcore joins shared experts above one in their true shape; MindFormers reshapes them wrongly",
+        "layout=mcore stores the embedding once and never mtp.output_layer; MindFormers also writes MTP's copies",
+        "layout=mcore fuses several shared experts in their true shape; MindFormers reshapes them wrongly",
     ),
 )

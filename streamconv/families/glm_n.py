@@ -1,6 +1,6 @@
-"""ChatGLM2, ChatGLM3 and GLM-4: names as HuggingFace has them, but for the embedding and what is split.
+"""ChatGLM2, ChatGLM3 and GLM-4: HuggingFace's names, except for the embedding and what is split.
 
-q, k and v lie one after the other, as do gate and up. `rearrange_rope` puts the even rows of every head of q and k
+q, k and v are concatenated, as are gate and up. `rearrange_rope` puts the even rows of every head of q and k
 before the odd ones (of the whole head, although GLM rotates only half of it), for MindFormers' `use_rearrange_rope`.
 """
 
@@ -44,7 +44,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def table(embedding: str, projections: list[Statement]) -> list[Statement]:
-    """What keeps its name, and `projections`."""
+    """Return the rules of the tensors that keep their names, and `projections`."""
     return [
         Rule("transformer.embedding.word_embeddings.weight", embedding, "vocab, hidden"),
         same_name("transformer.rotary_pos_emb.inv_freq", None, optional=True),
@@ -94,12 +94,12 @@ FAMILY = Family(
     model_types=("chatglm",),
     sizes=SIZES,
     options=(
-        Option("qkv_concat", (True, False), "q, k and v in one tensor, or apart", yaml_key="qkv_concat"),
-        Option("mlp_concat", (True, False), "gate and up in one tensor, or apart", yaml_key="mlp_concat"),
+        Option("qkv_concat", (True, False), "q, k and v fused, or separate", yaml_key="qkv_concat"),
+        Option("mlp_concat", (True, False), "gate and up fused, or separate", yaml_key="mlp_concat"),
         Option(
             "rearrange_rope",
             (False, True),
-            "even rows of each head of q and k before the odd ones",
+            "put the even rows of each head of q and k before the odd ones",
             yaml_key="use_rearrange_rope",
         ),
         *lora.OPTIONS,
@@ -107,9 +107,9 @@ FAMILY = Family(
     rules=lora.with_adapters(rules),
     manual_sizes=lora.MANUAL_SIZES,
     differs_from_mindformers=(
-        "in reverse, rows are put back only with rearrange_rope; MindFormers always does, which spoils default models",
-        "without --dtype every tensor keeps its dtype; MindFormers 1.5 makes the split ones float32, 1.6 all",
-        "sizes that do not fit the tensors are refused; MindFormers splits at wrong rows in silence",
+        "in reverse, rows are put back only with rearrange_rope; MindFormers always does, which breaks default models",
+        "unless a dtype is asked, every tensor keeps its own; MindFormers 1.5 makes the split ones float32, 1.6 all",
+        "sizes that do not fit the tensors are refused; MindFormers silently splits at the wrong rows",
         "adapters become a PEFT directory; MindFormers writes model and adapters into one file",
     ),
 )

@@ -66,9 +66,9 @@ FAMILY = Family(
     ),
     rules=rules,
     differs_from_mindformers=(
-        "names with transformer. in front are read; MindFormers writes an empty checkpoint",
-        "the number of layers is the config's; MindFormers' --layers drops those above it in silence",
-        "integer and boolean masks keep their dtype under --dtype",
-        "a head of its own is refused, for MindFormers' model ties it; MindFormers drops it in silence",
+        "names that start with transformer. are read; MindFormers writes an empty checkpoint",
+        "the number of layers is the config's; MindFormers' --layers silently drops those above it",
+        "integer and boolean masks keep their dtype whatever dtype is asked",
+        "an untied head is refused because MindFormers' model ties it; MindFormers silently drops it",
     ),
 )

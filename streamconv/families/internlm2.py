@@ -1,4 +1,4 @@
-"""InternLM2: q, k and v stored as one, per KV group, which MindFormers keeps or splits."""
+"""InternLM2: q, k and v fused per KV group, which MindFormers keeps or splits."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ FAMILY = Family(
     repositories=("internlm/internlm2{,-chat}-{7b,20b}",),
     model_types=("internlm2",),
     sizes=DECODER_SIZES,
-    options=(Option("qkv_concat", (True, False), "q, k and v in one tensor as HuggingFace has them, or apart"),),
+    options=(Option("qkv_concat", (True, False), "q, k and v fused as in HuggingFace, or separate"),),
     rules=rules,
     differs_from_mindformers=(
-        "in reverse, wq, wk and wv are joined to wqkv; MindFormers leaves them apart, and transformers finds none",
-        "MindFormers 1.3.2's way back replaces every letter w in a name",
+        "in reverse, wq, wk and wv are fused to wqkv; MindFormers leaves them separate: transformers finds none",
+        "in reverse, MindFormers 1.3.2 replaces every letter w in a name",
         "biases (config: bias) are split like their weights; MindFormers cannot split them",
     ),
 )

@@ -1,4 +1,4 @@
-"""Llama and everything whose config says LlamaForCausalLM.
+"""Llama and all other LlamaForCausalLM models.
 
 Fused layouts, from MindFormers' `convert_to_qkv_concat` and its models' forward pass: `true` is what MindFormers 1.5
 and later read (q, k, v per KV group, gate and up rows alternating), `blocks` what 1.3 reads under the same names and
@@ -39,12 +39,12 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def separate() -> list[Statement]:
-    """Every projection a tensor of its own."""
+    """Return the rules of a layer with separate projections."""
     return [*attention(), *feed_forward()]
 
 
 def fused(by_group: bool) -> list[Statement]:
-    """q, k, v in one tensor, gate and up in another."""
+    """Return the rules of a layer with q, k, v fused in one tensor, gate and up in another."""
     gate_up = gate_and_up(by_turns=by_group)
     gate, up = LAYER + "mlp.gate_proj", LAYER + "mlp.up_proj"
     w_gate_hidden = LAYER + "feed_forward.w_gate_hidden"
@@ -57,7 +57,7 @@ def fused(by_group: bool) -> list[Statement]:
 
 
 def fused_attention(by_group: bool) -> list[Statement]:
-    """q, k, v in one tensor; the bias lies as the weight does."""
+    """Return the rules of attention with q, k, v fused, weights and biases in the same order."""
     qkv = Interleave(("heads", "kv", "kv"), groups="kv" if by_group else "1")
     q, k, v = (LAYER + f"self_attn.{p}_proj" for p in "qkv")
     w_qkv = LAYER + "attention.w_qkv"
@@ -89,11 +89,11 @@ FAMILY = Family(
     rules=lora.with_adapters(rules),
     manual_sizes=lora.MANUAL_SIZES,
     differs_from_mindformers=(
-        "biases of the fused q, k and v lie per KV group as their weights do; MindFormers leaves them in blocks",
-        "head_dim may be other than hidden / heads",
-        "in reverse, fused tensors are taken apart; MindFormers passes them through",
-        "in reverse, global_step and other training state is dropped; MindFormers writes it, cast to float",
+        "biases of the fused q, k and v are interleaved like their weights; MindFormers leaves them in blocks",
+        "head_dim need not be hidden / heads",
+        "in reverse, fused tensors are split; MindFormers passes them through",
+        "in reverse, global_step and other training state are dropped; MindFormers writes it, cast to float",
         "a missing tensor is an error; MindFormers writes random values in its place",
-        "adapters become a PEFT directory; MindFormers' names for them are no PEFT names",
+        "adapters become a PEFT directory; MindFormers' names for them are not PEFT's",
     ),
 )

@@ -1,4 +1,4 @@
-"""LLaVA 1.5: a CLIP image encoder, whose q, k and v become one tensor, an adapter, and a Llama.
+"""LLaVA 1.5: a CLIP image encoder whose q, k and v are fused, an adapter, and a Llama.
 
 From MindFormers 1.5's `research/llava/convert_weight.py`; the names are those of transformers 4.
 """
@@ -49,7 +49,7 @@ def _image_layer() -> list[Statement]:
 
 
 def _under(top: str) -> list[Statement]:
-    """A Llama whose names have `top` before them on both sides."""
+    """Return the rules of a Llama whose names start with `top` on both sides."""
     before, after = decoder_ends({})
     llama = [*before, *attention(), *feed_forward(), *layer_norms(), *after]
     rotary = Drop(rotary_buffers().why, hf=tuple(top + name for name in rotary_buffers().hf))
@@ -77,5 +77,5 @@ FAMILY = Family(
     },
     ranges={"layer": "layers", "block": "blocks"},
     rules=rules,
-    differs_from_mindformers=("there is a way back; MindFormers has none",),
+    differs_from_mindformers=("the reverse direction exists; MindFormers has none",),
 )

@@ -45,7 +45,7 @@ FAMILY = Family(
     },
     ranges={"layer": "layers", "decoder": "decoders"},
     options=(
-        Option("decoder", (True, False), "with mask token and decoder, or the encoder alone", infer_from_names=True),
+        Option("decoder", (True, False), "with mask token and decoder, or only the encoder", infer_from_names=True),
     ),
     rules=rules,
     torch_root="model",

@@ -39,7 +39,7 @@ FAMILY = Family(
     options=(experts.USE_GMM,),
     rules=rules,
     differs_from_mindformers=(
-        "any number of experts; MindFormers takes 8 for granted, and otherwise mixes layers up or drops experts",
+        "any number of experts; MindFormers assumes 8, and otherwise mixes up layers or drops experts",
         "in reverse, use_gmm is undone; MindFormers leaves the experts transposed",
     ),
 )

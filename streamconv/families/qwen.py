@@ -1,4 +1,4 @@
-"""Qwen v1: `c_attn` is q, k and v, one after the other; `w1` is the gate's partner, so w2 and w3 change names."""
+"""Qwen v1: `c_attn` is q, k and v concatenated; `w1` is the gate's partner, so w2 and w3 change names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def layer(hf: str, ms: str, concat: bool = False) -> list[Statement]:
-    """One layer, under these prefixes; with `concat`, q, k and v stay one."""
+    """Return the rules of a layer under these prefixes; with `concat`, q, k and v stay fused."""
     parts = ("w",) if concat else ("wq", "wk", "wv")
     shapes = {"weight": "3*heads*head_dim, hidden", "bias": "3*heads*head_dim"}
     return [

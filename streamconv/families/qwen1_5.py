@@ -1,4 +1,4 @@
-"""Qwen1.5: as Qwen2, but a tied model's head is not written a second time."""
+"""Qwen1.5: the same as Qwen2, but a tied head is not written."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     rules=rules,
     differs_from_mindformers=(
-        "the dtype is the one asked; MindFormers' script writes float16 always: large values become infinite",
+        "the dtype is the one asked; MindFormers' script always writes float16: large values overflow",
     ),
 )

@@ -16,5 +16,5 @@ FAMILY = Family(
     options=(llama.QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(llama.rules),
     manual_sizes=lora.MANUAL_SIZES,
-    differs_from_mindformers=("bfloat16 sources convert; MindFormers stops with a TypeError under transformers 5",),
+    differs_from_mindformers=("bfloat16 sources convert; MindFormers fails with a TypeError under transformers 5",),
 )

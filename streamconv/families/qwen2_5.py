@@ -1,4 +1,4 @@
-"""Qwen2.5: as Qwen2; and its LoRA adapters."""
+"""Qwen2.5 and its LoRA adapters: the same as Qwen2."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FAMILY = Family(
     rules=lora.with_adapters(llama.rules),
     manual_sizes=lora.MANUAL_SIZES,
     differs_from_mindformers=(
-        "qkv_concat converts HuggingFace's files; MindFormers wants a checkpoint converted before, and a YAML",
-        "bfloat16 adapters convert; the source's adapter_config.json is left as it is",
+        "qkv_concat converts HuggingFace's files; MindFormers needs a converted checkpoint and a YAML",
+        "bfloat16 adapters convert; the source's adapter_config.json is not changed",
         "in reverse, fused checkpoints convert too, and those without biases",
     ),
 )

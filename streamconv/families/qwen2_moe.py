@@ -66,7 +66,7 @@ FAMILY = Family(
     ),
     rules=rules,
     differs_from_mindformers=(
-        "any number of experts; MindFormers 1.3 stacks 64 and mixes layers where there are 60",
-        "biases of the fused q, k and v lie per KV group as their weights do",
+        "any number of experts; MindFormers 1.3 stacks 64, and mixes up layers if there are 60",
+        "biases of the fused q, k and v are interleaved like their weights",
     ),
 )

@@ -1,7 +1,7 @@
 """Qwen3, dense, under the MCore names of MindFormers 1.6 and later.
 
 q, k and v are fused per KV group; gate and up alternate row by row (MindFormers' use_interleaved_weight_layout_mlp), or
-lie one after the other.
+are concatenated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def attention(options: Options) -> list[Statement]:
-    """Attention and the norms of a layer."""
+    """Return the rules of attention and of a layer's norms."""
     hf, ms = LAYER + "self_attn.", MS + "self_attention."
     qkv = Interleave(("heads", "kv", "kv"), groups="1" if options["contiguous_qkv"] else "kv")
     weights, biases = (tuple(f"{hf}{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
@@ -48,7 +48,7 @@ def attention(options: Options) -> list[Statement]:
 
 
 def ends(config: Config) -> list[Statement]:
-    """The last norm and the head: a tied model has none, and where no config tells, HF gets the embedding again."""
+    """Return the rules of last norm and head; if no config says whether it is tied, HF gets a copy of the embedding."""
     heads: list[Statement] = [head(config, _HEAD, _HEAD_MS, _EMBEDDING, stored_twice=False)]
     if config.get(TIED) is None:
         heads = [
@@ -58,13 +58,13 @@ def ends(config: Config) -> list[Statement]:
     return [Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"), *heads]
 
 
-# The heads' width is no quotient: what config.json leaves out, the norms of q and k tell.
+# head_dim is not hidden/heads: if config.json lacks it, it is learned from the norms of q and k.
 SIZES = {**DECODER_SIZES, "head_dim": "head_dim"}
 
 CONTIGUOUS_QKV = Option(
     "contiguous_qkv",
     (False, True),
-    "q, then k, then v, as MindFormers' use_contiguous_weight_layout_attention has it, or KV group by group",
+    "concatenate q, k, v (MindFormers' use_contiguous_weight_layout_attention), or interleave them per KV group",
     ask_if_ambiguous=False,
     yaml_key="use_contiguous_weight_layout_attention",
 )
@@ -79,7 +79,7 @@ FAMILY = Family(
     options=(INTERLEAVE_MLP, CONTIGUOUS_QKV),
     rules=rules,
     differs_from_mindformers=(
-        "biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",
-        "contiguous_qkv is a choice, both ways; MindFormers 2.1 loads KV groups into such a model in silence",
+        "biases of q, k and v are fused too; MindFormers 2.1 cannot do that with KV groups",
+        "contiguous_qkv in both directions; MindFormers 2.1 silently loads KV groups into such a model",
     ),
 )

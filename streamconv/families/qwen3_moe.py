@@ -42,7 +42,7 @@ FAMILY = Family(
     ),
     rules=rules,
     differs_from_mindformers=(
-        "biases of q, k and v are fused too; MindFormers 2.1 cannot with KV groups",
-        "contiguous_qkv is a choice, both ways; MindFormers 2.1 loads KV groups into such a model in silence",
+        "biases of q, k and v are fused too; MindFormers 2.1 cannot do that with KV groups",
+        "contiguous_qkv in both directions; MindFormers 2.1 silently loads KV groups into such a model",
     ),
 )

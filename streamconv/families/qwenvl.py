@@ -1,7 +1,7 @@
-"""Qwen-VL: Qwen's decoder under `llm_model.`, and a CLIP-like encoder whose q, k and v lie head by head.
+"""Qwen-VL: Qwen's decoder under `llm_model.`, and a CLIP-like encoder whose q, k and v are fused per head.
 
-From MindFormers 1.5's `research/qwenvl/convert_weight.py`. With `enable_emb_opt` embedding and head get zero rows, up
-to a multiple of 512 for each of `emb_strategy` devices.
+From MindFormers 1.5's `research/qwenvl/convert_weight.py`. With `enable_emb_opt`, embedding and head are
+padded with zero rows to a multiple of 512 for each of `emb_strategy` devices.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _block(hf: str, ms: str) -> list[Statement]:
 
 
 def _resampler(hf: str, ms: str) -> list[Statement]:
-    """Queries that attend to the image; their q, k and v are torch's own, one after the other."""
+    """Return the rules of the queries that attend to the image; their q, k and v are concatenated, as torch does."""
     return [
         *(Rule(hf + name, ms + name, "queries, out") for name in ("query", "pos_embed")),
         Rule(hf + "kv_proj.weight", ms + "kv_proj.weight", "out, width"),
@@ -88,13 +88,18 @@ FAMILY = Family(
     manual_sizes={"vit_num_head": "vision_heads"},
     ranges={"layer": "layers", "block": "blocks"},
     options=(
-        Option("qkv_concat", (False, True), "the decoder's q, k and v in one tensor"),
-        Option("enable_emb_opt", (False, True), "embedding and head with zero rows, to be divided among devices"),
-        Option("emb_strategy", (1, 2, 4, 8), "how many devices: rows are a multiple of 512 of each", any_positive=True),
+        Option("qkv_concat", (False, True), "fuse the decoder's q, k and v"),
+        Option("enable_emb_opt", (False, True), "pad embedding and head with zero rows, to divide them among devices"),
+        Option(
+            "emb_strategy",
+            (1, 2, 4, 8),
+            "number of devices: rows are padded to a multiple of 512 for each",
+            any_positive=True,
+        ),
     ),
     rules=rules,
     differs_from_mindformers=(
-        "BF16 is cast once, or stays; MindFormers goes by way of FP16, which overflows above 65504, and leaves it so",
-        "there is a way back",
+        "BF16 is cast once, or stays; MindFormers goes through FP16, which overflows above 65504",
+        "the reverse direction exists",
     ),
 )

@@ -1,4 +1,4 @@
-"""No renaming: every tensor keeps its name and layout; only the format, and the dtype if asked, change."""
+"""No model: every tensor keeps its name and layout; only the format changes, and the dtype if asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 FAMILY = Family(
     name="raw",
-    title="any checkpoint, names and layout as they are: change format and dtype only",
+    title="any checkpoint: names and layouts unchanged, only format and dtype change",
     rules=rules,
     drops_training_state=False,
 )

@@ -1,7 +1,7 @@
 """Swin as Microsoft's repository stores it, fine-tuned or pre-trained by SimMIM (`{"model": …}`); not HuggingFace's.
 
-From MindFormers' `models/swin/convert_weight.py`: q, k and v apart, the linears of the MLP turned. Pre-trained names
-begin with `encoder.` already.
+From MindFormers' `models/swin/convert_weight.py`: q, k and v separate, the linears of the MLP transposed.
+Pre-trained names begin with `encoder.` already.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def _block(hf: str, ms: str) -> list[Statement]:
-    """A block; its width depends on its stage."""
+    """Return the rules of a block; its width depends on its stage."""
     attn, attn_ms = hf + "attn.", ms + "attn."
     return [
         *norm(hf + "norm1", ms + "norm1", None),
@@ -66,6 +66,6 @@ FAMILY = Family(
     rules=rules,
     torch_root="model",
     differs_from_mindformers=(
-        "relative_position_index keeps its integers under --dtype; MindFormers casts them, and FP16 cannot hold them",
+        "relative_position_index stays an integer; MindFormers casts it, and FP16 cannot hold the values",
     ),
 )

@@ -35,7 +35,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
 
 
 def ends(top: str, embedding: str, optional_head: bool = False) -> list[Statement]:
-    """What stands before and after the layers."""
+    """Return the rules before and after the layers."""
     return [
         Rule(f"{top}{embedding}.weight", "model.tok_embeddings.embedding_weight", "vocab, hidden"),
         Rule(top + "ln_f.weight", "model.norm_out.weight", "hidden"),
@@ -44,7 +44,7 @@ def ends(top: str, embedding: str, optional_head: bool = False) -> list[Statemen
 
 
 def attention(hf: str) -> list[Statement]:
-    """A layer's attention and its norms; key and value stay one tensor."""
+    """Return the rules of a layer's attention and norms; key and value stay fused."""
     inner = hf + "self_attention."
     return [
         Rule(hf + "input_layernorm.weight", LAYER + "attention_norm.weight", "hidden"),
@@ -57,7 +57,7 @@ def attention(hf: str) -> list[Statement]:
 
 
 def network(hf: str) -> list[Statement]:
-    """A layer's feed-forward network."""
+    """Return the rules of a layer's feed-forward network."""
     return [
         Rule(hf + "mlp.gate_proj.weight", LAYER + "feed_forward.w1.weight", "ffn, hidden"),
         Rule(hf + "mlp.up_proj.weight", LAYER + "feed_forward.w3.weight", "ffn, hidden"),
@@ -90,8 +90,10 @@ FAMILY = Family(
     model_types=("telechat",),
     sizes=SIZES,
     options=(
-        Option("telechat_type", ("telechat_7b", "telechat_12b", "telechat_52b"), "whose names", infer_from_names=True),
-        Option("mp", (1, 2, 4, 8), "how many devices share the 52B's q, k, v and gate", any_positive=True),
+        Option(
+            "telechat_type", ("telechat_7b", "telechat_12b", "telechat_52b"), "which TeleChat", infer_from_names=True
+        ),
+        Option("mp", (1, 2, 4, 8), "number of devices that share the 52B's q, k, v and gate", any_positive=True),
     ),
     rules=rules,
     manual_sizes={"num_heads": "heads", "hidden_size": "hidden"},

@@ -43,7 +43,7 @@ FAMILY = Family(
     options=(Option("moe", (False, True), "experts in place of the feed-forward network", infer_from_names=True),),
     rules=rules,
     differs_from_mindformers=(
-        "in reverse, experts are unstacked and the router renamed; MindFormers leaves its own names",
+        "in reverse, experts are unstacked and the router renamed; MindFormers keeps its own names",
         "a missing expert is an error; MindFormers stacks those that are there",
     ),
 )

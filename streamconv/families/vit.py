@@ -1,6 +1,6 @@
 """Vision transformers as MAE's repository fine-tunes them (`{"model": …}`, timm's names).
 
-From MindFormers' `models/vit/convert_weight.py`: q, k and v apart, linears turned. The final norm is `norm`, or
+From MindFormers' `models/vit/convert_weight.py`: q, k and v separate, linears transposed. The final norm is `norm`, or
 `fc_norm` where tokens are averaged.
 """
 

@@ -1,4 +1,4 @@
-"""Whisper: one-dimensional convolutions get an axis of height 1, norms and embeddings other names.
+"""Whisper: one-dimensional convolutions get an axis of size 1; norms and embeddings are renamed.
 
 From MindFormers' `models/whisper/convert_weight.py`, which reads one torch file of a `WhisperForConditionalGeneration`.
 """

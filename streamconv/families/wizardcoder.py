@@ -54,7 +54,7 @@ FAMILY = Family(
         Option(
             "tied",
             (False, True),
-            "HuggingFace's files lack lm_head: it is the embedding",
+            "HuggingFace's files have no lm_head: it is tied to the embedding",
             ask_if_ambiguous=False,
             infer_from_names=True,
         ),
@@ -62,7 +62,7 @@ FAMILY = Family(
     rules=rules,
     differs_from_mindformers=(
         "q, k and v have as many rows as the config says; MindFormers cuts at the 15B's",
-        "in reverse, a head that is the embedding is left out where config.json ties it",
-        "any number of layers comes back; MindFormers stops unless the tensors are 16 for each and five",
+        "in reverse, a head is not written if config.json ties it to the embedding",
+        "any number of layers comes back; MindFormers fails unless there are 16 tensors a layer and five more",
     ),
 )

@@ -13,5 +13,5 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     options=(llama.QKV_CONCAT,),
     rules=llama.rules,
-    differs_from_mindformers=("qkv_concat, both ways; MindFormers has it for other models",),
+    differs_from_mindformers=("qkv_concat in both directions; MindFormers has it only for other models",),
 )

@@ -1,1 +1,1 @@
-"""Catalog, family and options to a plan: names, shapes and dtypes only, every source tensor accounted for."""
+"""Catalog, family and options to a tensor mapping: names, shapes and dtypes only, every source tensor accounted for."""

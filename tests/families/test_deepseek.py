@@ -212,7 +212,9 @@ def comes_back(folder: Path, config: Options, options: Options, count: int, dtyp
         manifest = folder / ("ms/streamconv.json" if kind == "ms" else "ms.ckpt.streamconv.json")
         manifest.unlink()
         if square:
-            with pytest.raises(UsageError, match="say which: -o use_gmm=false or true"):
+            with pytest.raises(
+                UsageError, match=r'choose one: options={"use_gmm": "false"} or options={"use_gmm": "true"} '
+            ):
                 back(there, **given, **name)
             given["options"] = {"use_gmm": options["use_gmm"]}
         back(there, **given, **name)
@@ -649,42 +651,57 @@ def shaped(name: str, *shape: int) -> Callable[[list[TensorSpec]], list[TensorSp
 
 L0, L2, L3, L4 = (f"model.layers.{i}." for i in (0, 2, 3, 4))
 WRONG: dict[str, tuple[Callable[[list[TensorSpec]], list[TensorSpec]], Options, str, str]] = {
-    "a layer beyond": (extra(L4 + "input_layernorm.weight", 7), {}, L4 + "input_layernorm.weight", "layer 4, but 3"),
-    "an MTP layer beyond": (extra(L4 + "enorm.weight", 7), {}, L4 + "enorm.weight", "mtp 1, but 1"),
+    "a layer beyond": (
+        extra(L4 + "input_layernorm.weight", 7),
+        {},
+        L4 + "input_layernorm.weight",
+        "no layer 4; the model has 3",
+    ),
+    "an MTP layer beyond": (extra(L4 + "enorm.weight", 7), {}, L4 + "enorm.weight", "no mtp 1; the model has 1"),
     "MTP before its layer": (extra(L2 + "enorm.weight", 7), {}, L2 + "enorm.weight", ""),
     "one expert more": (
         extra(M + "mlp.experts.7.up_proj.weight", 5, 7),
         {},
         M + "mlp.experts.7.up_proj.weight",
-        "expert 7, but 7",
+        "no expert 7; the model has 7",
     ),
     "one expert more in MTP": (
         extra(L3 + "mlp.experts.7.up_proj.weight", 5, 7),
         {},
         L3 + "mlp.experts.7.up_proj.weight",
-        "expert 7, but 7",
+        "no expert 7; the model has 7",
     ),
     "a dense network beside experts": (
         extra(L2 + "mlp.up_proj.weight", 11, 7),
         {},
         L2 + "mlp.up_proj.weight",
-        "dense 2, but 1",
+        "no dense 2; the model has 1",
     ),
     "experts in a dense layer": (
         extra(L0 + "mlp.experts.0.up_proj.weight", 5, 7),
         {},
         L0 + "mlp.experts.0.up_proj.weight",
-        "moe 0, but 1 … 2",
+        "no moe 0; the model has 1 … 2",
     ),
-    "one dense layer more": (lambda some: some, {"first_k_dense_replace": 2}, M + "mlp.gate.weight", "moe 1, but 2"),
+    "one dense layer more": (
+        lambda some: some,
+        {"first_k_dense_replace": 2},
+        M + "mlp.gate.weight",
+        "no moe 1; the model has 2",
+    ),
     "one dense layer less": (
         lambda some: some,
         {"first_k_dense_replace": 0},
         L0 + "mlp.up_proj.weight",
-        "dense 0, but",
+        "no dense 0; the model has",
     ),
     "one layer more": (lambda some: some, {"num_hidden_layers": 4}, L3 + "enorm.weight", ""),
-    "one layer less": (lambda some: some, {"num_hidden_layers": 2}, L3 + "input_layernorm.weight", "layer 3, but 2"),
+    "one layer less": (
+        lambda some: some,
+        {"num_hidden_layers": 2},
+        L3 + "input_layernorm.weight",
+        "no layer 3; the model has 2",
+    ),
     "a router of other rows": (shaped(M + "mlp.gate.weight", 6, 7), {}, M + "mlp.gate.weight", "experts is 7"),
     "a bias of other rows": (
         shaped(M + "mlp.gate.e_score_correction_bias", 8),
@@ -751,8 +768,13 @@ def test_a_layer_too_many_is_no_layer_that_predicts_further_tokens(options, mtp)
 
 
 WRONG_BACK: list[tuple[Options, Callable[[list[TensorSpec]], list[TensorSpec]], str, str]] = [
-    (MCORE, extra("decoder.layers.3.input_layernorm.weight", 7), "decoder.layers.3.input_layernorm", "layer 3, but 3"),
-    (MCORE, extra("mtp.layers.1.enorm.weight", 7), "mtp.layers.1.enorm", "mtp 1, but 1"),
+    (
+        MCORE,
+        extra("decoder.layers.3.input_layernorm.weight", 7),
+        "decoder.layers.3.input_layernorm",
+        "no layer 3; the model has 3",
+    ),
+    (MCORE, extra("mtp.layers.1.enorm.weight", 7), "mtp.layers.1.enorm", "no mtp 1; the model has 1"),
     (MCORE, gone("mtp.layers.0."), "mtp.layers.0.enorm.weight", "missing"),
     (MCORE, shaped(D + "mlp.experts.weight1", 6 * 7, 10), D + "mlp.experts.weight1", "not 6"),
     (MCORE, shaped(D + "mlp.experts.weight2", 7 * 6, 7), D + "mlp.experts.weight2", "not 6"),
@@ -761,12 +783,12 @@ WRONG_BACK: list[tuple[Options, Callable[[list[TensorSpec]], list[TensorSpec]], 
     (GMM, shaped(M + "feed_forward.routed_experts.ffn.w1", 6, 7, 10), M + "feed_forward.routed_experts.ffn.w1", "of 6"),
     (GMM, shaped(M + "feed_forward.routed_experts.ffn.w2", 7, 6, 7), M + "feed_forward.routed_experts.ffn.w2", "not 6"),
     (GMM, gone("mtp_norms"), "model.mtp_norms.0.weight", "missing"),
-    (GMM, extra(L3 + "feed_forward.w1.weight", 11, 7), L3 + "feed_forward.w1.weight", "dense 3, but 1"),
+    (GMM, extra(L3 + "feed_forward.w1.weight", 11, 7), L3 + "feed_forward.w1.weight", "no dense 3; the model has 1"),
     (CLASSIC, shaped(M + "attention.l2q_pe_proj.weight", 17, 9), M + "attention.l2q_pe_proj.weight", "17"),
     (CLASSIC, shaped(M + "attention.kv2l_k_pe.weight", 4, 7), M + "attention.kv2l_k_pe.weight", "9 rows"),
     (CLASSIC, gone(M + "attention.kv2l_k_pe"), M + "attention.kv2l_k_pe.weight", "missing"),
     (INFER, shaped(M + "attention.l2q_proj.weight", 24, 9), M + "attention.l2q_proj.weight", "8 rows"),
-    (INFER, extra(L4 + "attention_norm.weight", 7), L4 + "attention_norm.weight", "layer 4, but 3"),
+    (INFER, extra(L4 + "attention_norm.weight", 7), L4 + "attention_norm.weight", "no layer 4; the model has 3"),
 ]
 
 

@@ -452,8 +452,8 @@ def written(tmp_path: Path, name: str, options: Options | None = None) -> tuple[
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("telechat 12b", {}, "-o telechat_type=telechat_7b or telechat_12b"),
-        ("telechat 52b", MP2, "-o mp=1 or 2"),
+        ("telechat 12b", {}, "-o telechat_type=telechat_7b or -o telechat_type=telechat_12b"),
+        ("telechat 52b", MP2, "-o mp=1 or -o mp=2"),
     ],
 )
 def test_what_nothing_tells_is_asked(tmp_path, capsys, name, options, said) -> None:

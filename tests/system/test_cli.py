@@ -578,7 +578,7 @@ def test_a_reverse_that_needs_a_config_says_so(tmp_path: Path, capsys) -> None:
     assert "--config FILE" in ended.err
     ended = call(capsys, *words, "--config", source / "config.json")
     assert ended.code == 2
-    assert "-o qkv_concat=true or blocks" in ended.err
+    assert "-o qkv_concat=true or -o qkv_concat=blocks" in ended.err
     assert call(capsys, *words, "--config", source, "-o", "qkv_concat=true").code == 0
     assert golden.found(tmp_path / "back") == golden.found(source)
 

@@ -1,1 +1,1 @@
-"""What several families' tables share."""
+"""Rules, sizes and options that several families share."""

@@ -51,18 +51,18 @@ def decoder_ends(
 
 
 def head(config: Config, hf: str, ms: str, embedding: str, stored_twice: bool = True) -> Statement:
-    """The head: a tensor of its own, or tied to the embedding if the config says so."""
+    """Return the rule of the head: a tensor of its own, or tied to the embedding if the config says so."""
     shape = "vocab, hidden"
     return Tied(hf, ms, embedding, shape, stored_twice) if config.get(TIED) else Rule(hf, ms, shape)
 
 
 def gate_and_up(by_turns: bool) -> Interleave:
-    """Gate and up in one tensor: rows alternating, or one after the other."""
+    """Return how gate and up are fused: rows alternating, or one after the other."""
     return Interleave(("1", "1"), groups=None if by_turns else "1")
 
 
 def layer_norms(layer: str = LAYER, fp32: tuple[Side, ...] = ()) -> list[Statement]:
-    """The two norms of a layer."""
+    """Return the rules of the two norms of a layer."""
     return [
         Rule(layer + "input_layernorm.weight", layer + "attention_norm.weight", "hidden", fp32=fp32),
         Rule(layer + "post_attention_layernorm.weight", layer + "ffn_norm.weight", "hidden", fp32=fp32),
@@ -70,7 +70,7 @@ def layer_norms(layer: str = LAYER, fp32: tuple[Side, ...] = ()) -> list[Stateme
 
 
 def attention() -> list[Statement]:
-    """Separate q, k, v and o, as in HuggingFace. MindFormers keeps HF's rotary order: no row moves."""
+    """Return the rules of separate q, k, v and o. MindFormers keeps HF's rotary order: no row moves."""
     table = (
         ("q_proj", "wq", "heads*head_dim", "hidden"),
         ("k_proj", "wk", "kv*head_dim", "hidden"),
@@ -85,7 +85,7 @@ def attention() -> list[Statement]:
 
 
 def feed_forward() -> list[Statement]:
-    """Separate gate, down and up, as w1, w2 and w3."""
+    """Return the rules of separate gate, down and up: w1, w2 and w3."""
     return [
         *linear("mlp.gate_proj", "feed_forward.w1", "ffn", "hidden"),
         *linear("mlp.down_proj", "feed_forward.w2", "hidden", "ffn"),
@@ -94,7 +94,7 @@ def feed_forward() -> list[Statement]:
 
 
 def norm(hf: str, ms: str, shape: str | None, optional: bool = False) -> list[Statement]:
-    """A layer norm: weight and bias are MindSpore's gamma and beta."""
+    """Return the rules of a layer norm: weight and bias are MindSpore's gamma and beta."""
     return [
         Rule(f"{hf}.{theirs}", f"{ms}.{ours}", shape, optional=optional)
         for theirs, ours in (("weight", "gamma"), ("bias", "beta"))
@@ -102,12 +102,12 @@ def norm(hf: str, ms: str, shape: str | None, optional: bool = False) -> list[St
 
 
 def same_name(name: str, shape: str | None, transform: Transform = _IDENTITY, optional: bool = False) -> Rule:
-    """A tensor with the same name on both sides."""
+    """Return the rule of a tensor with the same name on both sides."""
     return Rule(name, name, shape, transform, optional)
 
 
 def linear(hf: str, ms: str, rows: str, columns: str) -> list[Statement]:
-    """A linear of a layer: its weight, and its bias if there is one."""
+    """Return the rules of a linear of a layer: its weight, and its bias if there is one."""
     return [
         Rule(f"{LAYER}{hf}.weight", f"{LAYER}{ms}.weight", f"{rows}, {columns}"),
         Rule(f"{LAYER}{hf}.bias", f"{LAYER}{ms}.bias", rows, optional=True),

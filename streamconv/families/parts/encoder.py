@@ -11,13 +11,13 @@ THIRDS = Deinterleave(Interleave(("1", "1", "1")))
 
 
 def linear_transposed(hf: str, ms: str, rows: str | None = None, columns: str | None = None) -> list[Statement]:
-    """A linear with its weight transposed, its bias unchanged; without `rows`, of any shape."""
+    """Return the rules of a linear with its weight transposed, its bias unchanged; without `rows`, of any shape."""
     shape = f"{rows}, {columns}" if rows else None
     return [Rule(hf + ".weight", ms + ".weight", shape, Transpose()), Rule(hf + ".bias", ms + ".bias", rows)]
 
 
 def unchanged(hf: str, ms: str, rows: str | None = None, others: str = "", optional: bool = False) -> list[Statement]:
-    """A weight of `rows` and `others` axes with its bias, both unchanged."""
+    """Return the rules of a weight of `rows` and `others` axes with its bias, both unchanged."""
     weight = f"{rows}, {others}" if rows else None
     return [
         Rule(f"{hf}.{kind}", f"{ms}.{kind}", shape, optional=optional)
@@ -26,12 +26,12 @@ def unchanged(hf: str, ms: str, rows: str | None = None, others: str = "", optio
 
 
 def qkv(kind: str, attention: str) -> tuple[str, ...]:
-    """MindFormers' names for q, k and v of an attention."""
+    """Return MindFormers' names for q, k and v of an attention."""
     return tuple(f"{attention}dense{i}.{kind}" for i in (1, 2, 3))
 
 
 def block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
-    """A block of a vision transformer, without the biases of q, k and v."""
+    """Return the rules of a vision transformer's block, without the biases of q, k and v."""
     dense = qkv("weight", ms + "attention.")
     return [
         *norm(hf + "norm1", ms + "layernorm1", hidden),
@@ -44,13 +44,13 @@ def block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
 
 
 def biased_block(hf: str, ms: str, hidden: str, ffn: str) -> list[Statement]:
-    """A block of a vision transformer whose q, k and v share one bias."""
+    """Return the rules of a vision transformer's block whose q, k and v share one bias."""
     bias = Rule(hf + "attn.qkv.bias", qkv("bias", ms + "attention."), f"3*{hidden}", THIRDS)
     return [*block(hf, ms, hidden, ffn), bias]
 
 
 def patches(hf: str, ms: str) -> list[Statement]:
-    """The tensors before the blocks of a vision transformer."""
+    """Return the rules of the tensors before a vision transformer's blocks."""
     return [
         Rule(hf + "cls_token", ms + "cls_tokens", "1, 1, hidden"),
         Rule(hf + "pos_embed", ms + "pos_embed", "1, tokens, hidden"),

@@ -1,4 +1,4 @@
-"""What DeepSeek's V2 and V3 share: sizes, latent attention and experts, under MindFormers' classic names.
+"""Rules shared by DeepSeek's V2 and V3: sizes, latent attention and experts, under MindFormers' classic names.
 
 A layer is named by its prefix, the same on both sides. `DENSE` and `MOE` are the layers with one feed-forward network
 and with experts, `MTP` those that predict further tokens, stored after all others.
@@ -15,7 +15,7 @@ from .rotary import even_then_odd
 
 DENSE, MOE, MTP = "model.layers.{dense}.", "model.layers.{moe}.", "model.layers.{mtp+layers}."
 
-#: Router biases stay in float32 on both sides: rounded, they choose other experts.
+#: Router biases stay in float32 on both sides: rounded ones would choose other experts.
 BOTH = tuple(Side)
 
 SIZES = {
@@ -48,12 +48,12 @@ _LATENT = Deinterleave(Interleave(("kv_rank", "rope")))
 
 
 def has_q_lora(config: Config) -> bool:
-    """Whether q is projected down and up, as in all but the Lite models."""
+    """Return whether q has a down- and an up-projection, as in all but the Lite models."""
     return config.get("q_lora_rank") is not None
 
 
 def latent_attention(layer: str, config: Config, form: str, fp32: tuple[Side, ...]) -> list[Statement]:
-    """Attention through latent vectors; `form` is that of q's, k's and v's up-projections.
+    """Return the rules of latent attention; `form` is that of the up-projections of q, k and v.
 
     `WHOLE`: as HuggingFace has them. `SPLIT`: rotary rows apart and even ones first, keys and values apart.
     `REORDERED`: rotary rows in their place, even ones first, keys and values apart.
@@ -104,24 +104,24 @@ def _reordered(part: Deinterleave, heads: str) -> Transform:
 
 
 def feed_forward(layer: str, hf: str, ms: str, ffn: str) -> list[Statement]:
-    """A gated feed-forward network: gate, down and up are w1, w2 and w3."""
+    """Return the rules of a gated feed-forward network: gate, down and up are w1, w2 and w3."""
     return [
         Rule(f"{layer}{hf}.{name}.weight", f"{layer}{ms}.{w}.weight", shape) for name, w, shape in _gate_down_up(ffn)
     ]
 
 
 def dense_layers() -> list[Statement]:
-    """The feed-forward networks of the layers without experts."""
+    """Return the rules of the feed-forward networks in layers without experts."""
     return feed_forward(DENSE, "mlp", "feed_forward", "ffn")
 
 
 def shared_experts(layer: str) -> list[Statement]:
-    """The experts that every token takes, side by side in one network of `shared` times the width."""
+    """Return the rules of the shared experts: one network of `shared` times the width."""
     return feed_forward(layer, "mlp.shared_experts", "feed_forward.shared_experts", "shared*expert_ffn")
 
 
 def stacked_experts(layer: str, layout: Transform) -> list[Statement]:
-    """The routed experts, one stack for each of w1, w2 and w3."""
+    """Return the rules of the routed experts: one stack for each of w1, w2 and w3."""
     hf, ms = layer + "mlp.experts.{expert}.", layer + "feed_forward.routed_experts.ffn."
     return [
         Rule(f"{hf}{name}.weight", f"{ms}{w}.weight", shape, layout) for name, w, shape in _gate_down_up("expert_ffn")
