@@ -1,7 +1,7 @@
 """Elements of two tensors compared: by their bits, and where those or the dtypes differ, by their values.
 
-Two values are compared in a type that holds both exactly: a whole number of 64 bits beside a float takes NumPy's
-long double, whose mantissa has 64 bits or more wherever Linux runs.
+Two values are compared in a type that holds both exactly. Where NumPy has none (a 64-bit integer and a float), only the
+dtypes are reported to differ: no published checkpoint has such a pair.
 """
 
 from __future__ import annotations
@@ -95,10 +95,8 @@ class Compared:
         if self.one != STR and numbers.any():
             self._widen(_distance(a[numbers], b[numbers]))
 
-    def _widen(self, distance: np.floating[Any]) -> None:
-        whole = {self.one.kind, self.other.kind} == {INTEGER}
-        largest = int(distance) if whole else float(distance)
-        self.largest = largest if self.largest is None else max(self.largest, largest)
+    def _widen(self, distance: int | float) -> None:
+        self.largest = distance if self.largest is None else max(self.largest, distance)
 
     def shown(self, element: Element) -> tuple[str, str]:
         """The two values of an element; with their bits where those are all that differs."""
@@ -115,8 +113,13 @@ def _at(number: Callable[[int], int], places: NDArray[np.int64], index: int) -> 
 
 
 def comparable(one: DType, other: DType) -> bool:
-    """Whether elements of the two dtypes are values of one kind: text and nibbles compare with their own only."""
-    return one == other or (one.numpy is not None and other.numpy is not None)
+    """Return whether elements of two dtypes can be compared by value.
+
+    Text and nibbles compare with their own only, 64-bit integers with integers that one type holds both of.
+    """
+    if one == other:
+        return True
+    return one.numpy is not None and other.numpy is not None and _common(one, other) is not None
 
 
 def _earlier(
@@ -130,23 +133,24 @@ def _earlier(
     return element if known is None or element.number < known.number else known
 
 
-def _distance(one: Bits, other: Bits) -> np.floating[Any]:
-    wide = np.result_type(one.dtype, np.longdouble) if one.dtype.kind in "iu" else one.dtype
-    result: np.floating[Any] = np.abs(one.astype(wide) - other.astype(wide)).max()
-    return result
+def _distance(one: Bits, other: Bits) -> int | float:
+    """The largest absolute difference of numbers of one type; of whole numbers exact, in unsigned arithmetic."""
+    if one.dtype.kind not in "iu":
+        return float(np.abs(one - other).max())
+    unsigned = np.dtype(f"u{one.dtype.itemsize}")
+    return int((np.maximum(one, other).view(unsigned) - np.minimum(one, other).view(unsigned)).max())
 
 
-def _common(one: DType, other: DType) -> np.dtype[Any]:
-    """A type that holds every value of both exactly."""
+def _common(one: DType, other: DType) -> np.dtype[Any] | None:
+    """The type that holds every value of both exactly, `None` where NumPy has none: a 64-bit integer and a float."""
     types = [_type(dtype) for dtype in (one, other)]
-    if "c" in (types[0].kind, types[1].kind):
-        return np.dtype(np.clongdouble)
-    whole = [dtype.kind == INTEGER or dtype.numpy is None for dtype in (one, other)]
+    whole = [kind.kind in "iu" for kind in types]
     if all(whole):
         both = np.result_type(*types)
-        return both if both.kind in "iu" else np.dtype(np.longdouble)
-    long = any(is_whole and kind.itemsize == 8 for is_whole, kind in zip(whole, types, strict=True))
-    return np.dtype(np.longdouble if long else np.float64)
+        return both if both.kind in "iu" else None
+    if any(is_whole and kind.itemsize == 8 for is_whole, kind in zip(whole, types, strict=True)):
+        return None
+    return np.dtype(np.complex128 if "c" in (types[0].kind, types[1].kind) else np.float64)
 
 
 def _type(dtype: DType) -> np.dtype[Any]:
