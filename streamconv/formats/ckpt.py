@@ -265,7 +265,7 @@ def _check_spec(spec: TensorSpec, where: str) -> None:
     if spec.dtype.mindspore is None:
         raise UnsupportedError(
             f"{where} has dtype {spec.dtype}, which MindSpore refuses to load",
-            f"convert float8 with {setting('dtype', 'bf16')}",
+            f"dequantise float8 weights that have scales with {setting('dtype', 'bf16')}",
         )
     if spec.shape == (0,):
         raise UnsupportedError(
