@@ -19,6 +19,8 @@ from .engine.reader import Reader
 from .engine.windows import bits
 from .errors import UnsupportedError, UsageError
 from .formats.catalog import open_catalog
+from .formats.headers import HeaderRoom
+from .formats.safetensors import read_metadata
 from .storage import access
 from .storage.access import Access
 from .tensors import views
@@ -192,6 +194,13 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def _readers(self) -> _Readers:
         # How files are accessed depends on their file system: asked once, not for every slice.
         return _Readers(access.for_reading(self._io, self._catalog.files, reads_once=False).access)
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """The texts that its first file holds next to the tensors, such as `{"format": "pt"}`; only safetensors do."""
+        if self.format != "safetensors":
+            return {}
+        return read_metadata(self._catalog.files[0].path, HeaderRoom())
 
     @property
     def nbytes(self) -> int:

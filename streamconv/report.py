@@ -79,7 +79,7 @@ class Report:
         if self.resumed_bytes == self.tally.total:
             yield f"{path} is already complete: {tensors}, {format_size(self.resumed_bytes)}"
             return
-        resumed = f", after {format_size(self.resumed_bytes)} in an earlier run" if self.resumed_bytes else ""
+        resumed = f", after {format_size(self.resumed_bytes)} from an interrupted run" if self.resumed_bytes else ""
         rate = f"{format_size(self.written_bytes / self.seconds)}/s" if self.seconds else "-"
         yield (
             f"wrote {tensors}, {format_size(self.written_bytes)}{resumed}, to {path} in {self.seconds:.1f} s ({rate}); "

@@ -139,6 +139,14 @@ def test_what_they_look_like(tmp_path: Path) -> None:
     assert checkpoint.files == (tmp_path / "a.ckpt",)
 
 
+def test_metadata_is_that_of_the_file(tmp_path: Path) -> None:
+    assert streamconv.open(written(tmp_path)).metadata == {}
+    source = running.tiny(tmp_path / "source")
+    assert streamconv.open(source).metadata == {"format": "pt"}
+    streamconv.convert(source, tmp_path / "ms")
+    assert streamconv.open(tmp_path / "ms").metadata == {"format": "ms"}
+
+
 def open_files(path: Path) -> int:
     return sum(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -61,11 +61,8 @@ def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, Ten
         BudgetError: the header is longer than `header_room` allows.
         UnsupportedError: a dtype that streamconv does not know.
     """
-    where = f"the header of {quote(path.name)}"
-    with opened(path) as (descriptor, file):
-        length = _header_length(descriptor, file)
-        header = parse_json_object(read_json(descriptor, file, 8, length, where, header_room), where)
-    _check_metadata(header.pop(METADATA, None), file)
+    file, length, header = _read_header(path, header_room)
+    header.pop(METADATA, None)
     entries = sorted((_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end))
     shapes = {entry.shape: entry.shape for entry in entries}
     _check_tiling(entries, file, data_start := 8 + length)
@@ -74,6 +71,27 @@ def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, Ten
         e.name: TensorRef(e.name, e.dtype, shapes[e.shape], (Extent(file, data_start + e.begin, e.end - e.begin),))
         for e in entries
     }
+
+
+def read_metadata(path: Path, header_room: HeaderRoom) -> Mapping[str, str]:
+    """Return the texts that a safetensors file holds next to its tensors (`__metadata__`).
+
+    Raises:
+        SourceError: unreadable, truncated or damaged.
+        BudgetError: the header is longer than `header_room` allows.
+    """
+    _, _, header = _read_header(path, header_room)
+    return cast("Mapping[str, str]", header.get(METADATA) or {})
+
+
+def _read_header(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, int, dict[str, object]]:
+    """The file, the length of its header, and the header with its metadata checked."""
+    where = f"the header of {quote(path.name)}"
+    with opened(path) as (descriptor, file):
+        length = _header_length(descriptor, file)
+        header = parse_json_object(read_json(descriptor, file, 8, length, where, header_room), where)
+    _check_metadata(header.get(METADATA), file)
+    return file, length, header
 
 
 def _header_length(descriptor: int, file: SourceFile) -> int:

@@ -159,7 +159,7 @@ def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     again = run(*words)
     assert again.code == 0, again.err
     assert re.search(r"resuming: .* of 219\.8 KiB already written", again.err)
-    assert " of an earlier run, to " in again.out
+    assert " from an interrupted run, to " in again.out
     other = tmp_path / "undisturbed" / name
     other.parent.mkdir()
     streamconv.convert(source, other)
