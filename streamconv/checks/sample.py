@@ -29,13 +29,13 @@ class Sample:
     seed: int = field(default_factory=lambda: randbits(64))
 
     def takes(self, number: int) -> bool:
-        """Whether thing `number` is in the sample; how many things there are need not be known."""
+        """Return whether thing `number` is in the sample; how many things there are need not be known."""
         stratum = math.floor(number * self.share)
         low, high = math.ceil(stratum / self.share), math.ceil((stratum + 1) / self.share)
         return number - low == self.one_of(high - low, str(stratum))
 
     def one_of(self, count: int, what: str) -> int:
-        """A random number below `count`, another for every `what`."""
+        """Return a random number below `count`, another one for every `what`."""
         return xxhash.xxh3_64_intdigest(f"{self.seed} {what}".encode("utf-8", "surrogatepass")) % count
 
     def __str__(self) -> str:
@@ -43,25 +43,24 @@ class Sample:
 
 
 def sample(fraction: str | float | None, seed: int | None = None) -> Sample | None:
-    """The sample that `--fraction` asks for, `None` for everything.
+    """Return the sample of a fraction, `None` for everything.
 
     Args:
-        fraction: `5%`, or 0.05 for the same.
+        fraction: such as `5%`, or 0.05 for the same; `None` for everything.
         seed: makes the sample repeatable.
 
     Raises:
-        UsageError: it is no number, not above 0, or more than everything.
+        UsageError: it is no number, not above 0, or above 100%.
     """
     if fraction is None:
         return None
-    shown = f"--fraction {quote(fraction)}"
     match = _FRACTION.fullmatch(fraction if isinstance(fraction, str) else f"{fraction:.12f}")
     if not match:
-        raise UsageError(f"{shown} is not a share; write for example 5% or 0.05")
+        raise UsageError(f"not a fraction: {quote(fraction)}", "write for example 5% or 0.05")
     share = Fraction(match[1]) / (100 if match[2] else 1)
     if not 0 < share <= 1:
-        hint = f"; write {match[1]}% or {float(share / 100):.6g}" if 1 < share <= 100 and not match[2] else ""
-        raise UsageError(f"{shown} is out of range: it has to be above 0 and at most 100%{hint}")
+        hint = f"write {match[1]}% or {float(share / 100):.6g}" if 1 < share <= 100 and not match[2] else ""
+        raise UsageError(f"a fraction must be above 0 and at most 100%: {quote(fraction)}", hint)
     if share == 1:
         return None
     return Sample(share) if seed is None else Sample(share, seed)

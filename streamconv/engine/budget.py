@@ -1,8 +1,8 @@
-"""The budget: what the user allows, what host and container have, and what each worker may hold.
+"""The budget: the memory limit, what host and container have, and what each worker may hold.
 
 Resident memory is what counts (`VmHWM`): the interpreter, the plan, and for each worker one window of a source and
-one box of an output. All of it is known before the first byte is read, so a budget that is too small is refused, with
-the number that would do.
+one box of an output. All of it is known before the first byte is read, so a limit that is too low is refused, with
+the smallest that works.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import psutil
 from ..errors import BudgetError
 from ..formats.headers import HeaderRoom
 from ..storage.regions import SLACK
-from ..text import format_size
+from ..text import format_size, setting
 from . import kernels
 
 MIB = 1 << 20
 
-#: What a budget is where none is given: at most this, and at most a quarter of what is available.
+#: The memory limit where none is given: at most this, and at most a quarter of what is available.
 DEFAULT_LIMIT = 2 << 30
 
 #: Per worker: a window and a box of at least this many bytes each, so that a transpose of 2-byte elements has runs of
@@ -32,7 +32,7 @@ MIN_REGION = 8 * MIB
 #: Larger regions bring nothing: runs are long enough, and smaller boxes let reading and writing overlap.
 MAX_REGION = 128 * MIB
 
-#: Per worker, beside window and box: its stack, the casts' scratch, one read of a block for its digest.
+#: Per worker, besides window and box: its stack, the casts' scratch, one read of a block for its digest.
 WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * SLACK + 2 * MIB
 
 #: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
@@ -73,7 +73,7 @@ class Budget:
 
     @property
     def peak(self) -> int:
-        """The most that will be resident."""
+        """The most that will be resident, in bytes."""
         return self.base + self.workers * _worker(self.region_bytes)
 
 
@@ -86,26 +86,27 @@ def divide(
     *,
     resident: int | None = None,
 ) -> Budget:
-    """Divide `memory_limit` bytes among `workers` (None: as many as cores and budget allow).
+    """Divide the memory limit among workers.
 
     Args:
         memory_limit: bytes of resident memory allowed.
-        workers: threads asked for.
-        tensors, sources: how many are written, and how many read for that.
-        blocks: of 16 MiB, how many are written.
+        workers: threads asked for; `None` for as many as cores and memory allow.
+        tensors, sources: how many tensors are written, and how many are read for that.
+        blocks: how many blocks of 16 MiB are written.
         resident: bytes resident now; measured where absent.
 
     Raises:
-        BudgetError: it does not suffice for the workers asked, or for one; the message names what would.
+        BudgetError: the limit is too low for the workers asked for, or for one; the hint names one that works.
     """
     base = (resident_bytes() if resident is None else resident) + RESERVE
     base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD + blocks * BLOCK_OVERHEAD
     if memory_limit < base + (workers or 1) * _worker(MIN_REGION):
         least = least_limit(base, workers or 1)
         many = f" with {workers} workers" if workers and workers > 1 else ""
-        raise BudgetError(
-            f"a budget of {format_size(memory_limit)} is too small: this needs {format_size(least)}{many} "
-            f"({format_size(base)} for the interpreter and the plan); give --max-mem {least // MIB}M or more"
+        raise _too_low(
+            memory_limit,
+            f"this takes {format_size(least)}{many}, {format_size(base)} of it for interpreter and plan",
+            least,
         )
     count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))
     region = min(MAX_REGION, ((memory_limit - base) // count - WORKER_OVERHEAD) // 2)
@@ -113,22 +114,22 @@ def divide(
 
 
 def least_limit(base: int, workers: int = 1) -> int:
-    """The smallest budget to recommend: whole MiB, with room for what differs from one start to the next."""
+    """Return the smallest memory limit to recommend: whole MiB, with room for what differs from run to run."""
     return -(-(base + workers * _worker(MIN_REGION) + _JITTER) // MIB) * MIB
 
 
 def default_limit() -> int:
-    """A quarter of what the host and its container have available, at most 2 GiB, in bytes."""
+    """Return a quarter of the bytes that the host and its container have available, at most 2 GiB."""
     return min(DEFAULT_LIMIT, available_bytes() // 4)
 
 
 def available_bytes() -> int:
-    """Memory that can be had now: the host's, or what the tightest control group (v1 or v2) leaves."""
+    """Return the bytes of memory available now: the host's, or what the tightest control group (v1 or v2) leaves."""
     return min([psutil.virtual_memory().available, *_cgroup_rooms()])
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that are resident now."""
+    """Return the bytes of this process that are resident now."""
     return int(psutil.Process().memory_info().rss)
 
 
@@ -150,18 +151,22 @@ def header_room(memory_limit: int) -> HeaderRoom:
 
 
 def check_planning(memory_limit: int, tensors: int) -> None:
-    """Refuse to plan so many tensors where that alone would need more than the budget.
+    """Refuse to plan so many tensors where that alone would need more than the memory limit.
 
     Raises:
-        BudgetError: it would; the message names what does.
+        BudgetError: it would; the hint names a limit that works.
     """
     needed = resident_bytes() + RESERVE + tensors * PLAN_OVERHEAD
     if needed > memory_limit and tensors * PLAN_OVERHEAD > MIB:
         least = least_limit(needed)
-        raise BudgetError(
-            f"a budget of {format_size(memory_limit)} is too small: to plan {tensors} tensors alone takes "
-            f"{format_size(needed)}; give --max-mem {least // MIB}M or more"
-        )
+        raise _too_low(memory_limit, f"to plan {tensors} tensors alone takes {format_size(needed)}", least)
+
+
+def _too_low(memory_limit: int, why: str, least: int) -> BudgetError:
+    return BudgetError(
+        f"a memory limit of {format_size(memory_limit)} is too low: {why}",
+        f"give {setting('max_mem', f'{least // MIB}M')} or more",
+    )
 
 
 def _worker(region: int) -> int:

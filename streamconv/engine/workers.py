@@ -1,9 +1,9 @@
-"""The engine: the only stage that touches tensor data. Boxes are read, moved, cast and written by a few threads.
+"""The workers: a few threads that read boxes, transform and cast them, and write them.
 
     cells of all outputs, in the order of the source  →  boxes that fit a worker's region
-    →  window of the source  →  box of the output  →  positioned write  →  block ledger
+    →  window of the source  →  box of the output  →  positioned write
 
-What a model is, nothing here knows.
+Nothing here knows what a model is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .tasks import BoxFilter, Record, Task, Unrecorded, tasks, total_bytes
 
 _TICK = 0.1
 
-#: Bytes that are written, and put on record, as one.
+#: Bytes that are written and recorded as one.
 _SLAB = 8 << 20
 
 
@@ -40,7 +40,7 @@ class Sink(Protocol):
         ...
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
-        """Take bytes `offset` … of tensor `name`; says which file they belong to."""
+        """Take bytes `offset` … of tensor `name`; return the name of the file that they belong to."""
         ...
 
 
@@ -95,7 +95,7 @@ def run(
 
 
 class _Shared:
-    """Hands out tasks, to one worker at a time, until told to stop."""
+    """Hands out tasks to the workers until it is stopped."""
 
     def __init__(self, work: Iterator[Task]) -> None:
         self._tasks = work
@@ -119,7 +119,7 @@ class _Shared:
 
 
 class _Worker(threading.Thread):
-    """Converts boxes until there are none: one window, one box of memory."""
+    """Converts boxes until none are left, with the memory of one window and one box."""
 
     def __init__(self, work: _Shared, sink: Sink, record: Record, tally: Tally, budget: Budget, access: Access) -> None:
         super().__init__(name="streamconv", daemon=True)

@@ -1,7 +1,8 @@
-"""What is written where: the format, by DEST's name, by `--format` and by the direction."""
+"""The format of a result: by the name of the destination, as asked, or by the direction."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
@@ -9,53 +10,88 @@ from ..formats.catalog import TORCH_ENDINGS
 from ..formats.layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, TORCH
 from ..rules.family import Family
 from ..rules.statements import Direction
-from ..text import quote
+from ..text import quote, setting
 from .destination import Destination
+
+_FORMATS = (MS_SAFETENSORS, CKPT, HF_SAFETENSORS, TORCH)
+
+#: The formats that are one file, with its endings.
+_ONE_FILE = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
+
+#: The family that changes no name, so that any format goes with it.
+_RAW = "raw"
+_HINT_RAW = f"use {setting('model', _RAW)} to change only the format"
 
 
 def destination(path: Path) -> Destination:
-    """DEST: a directory, or a file by its ending.
+    """Return what `path` stands for as a destination: a file by its ending, else a directory.
 
     Raises:
-        UsageError: it ends as a file that is not written alone, or no file could have that name.
+        UsageError: it ends like a file that is not written alone, or no file can have that name.
     """
     if "\0" in str(path):
-        raise UsageError(f"{quote(path)} is no path that a file could have: it has a NUL in it")
+        raise UsageError(f"the destination's path holds a NUL character: {quote(path)}")
     if path.suffix == ".safetensors":
         raise UsageError(
-            f"{quote(path)}: a destination is a directory, or a file that ends in .ckpt or {', '.join(TORCH_ENDINGS)}"
+            f"a destination must be a directory or a file that ends in .ckpt, {_either(TORCH_ENDINGS)}: {quote(path)}",
+            "safetensors are written into a directory: choose one",
         )
-    return Destination(path, path.suffix in (".ckpt", *TORCH_ENDINGS))
+    return Destination(path, any(path.suffix in endings for endings in _ONE_FILE.values()))
 
 
 def choose_format(asked: str | None, dest: Destination, direction: Direction, family: Family, crc: bool) -> str:
-    """The format that is written: as asked, or by DEST's name and the direction.
+    """Return the format to write: as asked, or by the destination's name and the direction.
+
+    Args:
+        asked: a format, or `None`.
+        dest: the destination.
+        direction: of the conversion.
+        family: the model family.
+        crc: whether MindSpore's CRC is asked for.
 
     Raises:
-        UsageError: it does not go with DEST, or with what the conversion gives.
+        UsageError: the format does not go with the destination, or with what the conversion gives.
     """
-    forward = direction is Direction.FORWARD
     suffix = dest.path.suffix if dest.paths.is_file else ""
-    single = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
-    by_name = next((one for one, endings in single.items() if suffix in endings), None)
-    chosen = asked or by_name or (MS_SAFETENSORS if forward else HF_SAFETENSORS)
-    if chosen not in (CKPT, MS_SAFETENSORS, HF_SAFETENSORS, TORCH):
-        raise UsageError(f"--format {quote(chosen)}: not one of {MS_SAFETENSORS}, {CKPT}, {HF_SAFETENSORS}, {TORCH}")
-    if by_name != (chosen if chosen in single else None):
-        needed = f"end in {' or '.join(single[chosen])}" if chosen in single else f"be a directory, not end in {suffix}"
-        raise UsageError(f"--format {chosen}: DEST has to {needed}")
-    if chosen == TORCH and forward and family.name != "raw":
-        raise UsageError(
-            f"{quote(dest.path)}: a torch file holds HuggingFace's tensors, and this conversion gives "
-            "MindSpore's: give a directory or a .ckpt file as DEST, or --reverse if SOURCE is MindSpore's, or use "
-            "--model raw to change the format only"
-        )
-    if family.name != "raw" and (chosen in (HF_SAFETENSORS, TORCH)) == forward:
-        raise UsageError(
-            f"--format {chosen} holds {'MindSpore' if forward else 'HuggingFace'} names under the other side's files: "
-            + ("leave --format away" if forward else "give a directory as DEST, without --format")
-            + ", or use --model raw to change the format only"
-        )
+    by_name = next((one for one, endings in _ONE_FILE.items() if suffix in endings), None)
+    chosen = asked or by_name or (MS_SAFETENSORS if direction is Direction.FORWARD else HF_SAFETENSORS)
+    if chosen not in _FORMATS:
+        raise UsageError(f"unknown value for {setting('format')}: {quote(chosen)}", f"choose {_either(_FORMATS)}")
+    if by_name != (chosen if chosen in _ONE_FILE else None):
+        _refuse_ending(chosen, suffix)
+    if family.name != _RAW and (chosen in (HF_SAFETENSORS, TORCH)) == (direction is Direction.FORWARD):
+        remedy = [_omit("format")] if asked else []
+        if by_name:
+            remedy.insert(0, "choose a directory or " + ("a .ckpt file" if chosen == TORCH else "a torch file"))
+        raise _other_side(chosen, direction, " and ".join(remedy))
     if crc and chosen != CKPT:
-        raise UsageError("--crc appends to a .ckpt file; DEST does not end in .ckpt")
+        raise UsageError(f"only a .ckpt file can have a CRC, and {setting('dest')} does not end in .ckpt", _omit("crc"))
     return chosen
+
+
+def _refuse_ending(chosen: str, suffix: str) -> None:
+    if chosen in _ONE_FILE:
+        needed = f"must end in {_either(_ONE_FILE[chosen])}"
+    else:
+        needed = f"must be a directory, not end in {suffix}"
+    raise UsageError(f"{setting('dest')} {needed} for {setting('format', chosen)}", f"rename it, or {_omit('format')}")
+
+
+def _other_side(chosen: str, direction: Direction, hint: str) -> UsageError:
+    """The error for a format of the one side that would hold the names of the other."""
+    forward = direction is Direction.FORWARD
+    written, other = ("MindSpore", "HuggingFace") if forward else ("HuggingFace", "MindSpore")
+    what = "a torch file" if chosen == TORCH else setting("format", chosen)
+    if chosen == TORCH:
+        hint += f", add {setting('reverse', True)} if {setting('source')} is MindSpore's"
+    return UsageError(
+        f"{what} is for {other}'s tensors, but this conversion writes {written}'s", f"{hint}, or {_HINT_RAW}"
+    )
+
+
+def _omit(name: str) -> str:
+    return f"omit {setting(name)}"
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]

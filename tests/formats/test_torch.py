@@ -298,7 +298,7 @@ def test_a_family_s_root(tmp_path) -> None:
 def test_a_torch_file_holds_no_mindspore_names(tmp_path) -> None:
     samples.write_hf(tmp_path / "hf", LLAMA, hf(LLAMA), 1 << 20)
     with pytest.raises(
-        UsageError, match=r"a torch file holds HuggingFace's tensors.*--reverse if SOURCE is MindSpore's"
+        UsageError, match=r"(?s)a torch file is for HuggingFace's tensors.*add reverse=True if source is MindSpore's"
     ):
         streamconv.plan(tmp_path / "hf", tmp_path / "out.bin", max_mem="8G")
 
