@@ -66,21 +66,21 @@ def _norm(name: str) -> list[Statement]:
 
 def _qkv(kind: str, columns: str, concat: bool, rearranged: bool) -> list[Statement]:
     axes = 2 if columns else 1
-    layout: Transform = _QKV_PARTS
+    transform: Transform = _QKV_PARTS
     if rearranged:
-        layout = layout >> PerTensor(
+        transform = transform >> PerTensor(
             (*(even_then_odd(heads, "head_dim//2", axes) for heads in ("heads", "kv")), Identity())
         )
     names: tuple[str, ...] = tuple(f"{LAYER}self_attention.w{p}.{kind}" for p in "qkv")
     if concat:
-        names, layout = (_QKV + kind,), layout >> _QKV_PARTS.inverse if rearranged else Identity()
-    return [Rule(_QKV + kind, names, "(heads+2*kv)*head_dim" + columns, layout, optional=kind == "bias")]
+        names, transform = (_QKV + kind,), transform >> _QKV_PARTS.inverse if rearranged else Identity()
+    return [Rule(_QKV + kind, names, "(heads+2*kv)*head_dim" + columns, transform, optional=kind == "bias")]
 
 
 def _up(kind: str, columns: str, concat: bool) -> list[Statement]:
     names = (_UP + kind,) if concat else tuple(f"{LAYER}mlp.dense_{side}.{kind}" for side in ("left", "right"))
-    layout = Identity() if concat else _UP_PARTS
-    return [Rule(_UP + kind, names, "2*ffn" + columns, layout, optional=kind == "bias")]
+    transform = Identity() if concat else _UP_PARTS
+    return [Rule(_UP + kind, names, "2*ffn" + columns, transform, optional=kind == "bias")]
 
 
 FAMILY = Family(

@@ -23,7 +23,7 @@ class Finding:
     """A finding about a family.
 
     Attributes:
-        message: what was found; settings in it are marked (`text.setting`).
+        message: what was found, with settings marked for `text.in_shell` or `text.in_python`.
         is_error: whether it is an error, not just good to know.
     """
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import importlib
 import json
 import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -123,6 +126,37 @@ def test_every_family_is_found_by_its_name_and_by_what_it_recognises(family) -> 
         found, why = families.recognise({"model_type": model_type, **dict.fromkeys(family.required_keys, 1)})
         assert found is family
         assert model_type in why
+
+
+def test_only_the_family_that_is_asked_for_is_loaded() -> None:
+    code = (
+        "import sys; from streamconv.families import find; find('llama'); "
+        "print(*(m for m in sys.modules if m in ('streamconv.families.llama', 'streamconv.families.mixtral')))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["streamconv.families.llama"]
+
+
+def test_a_package_that_is_installed_later_is_seen(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "late" not in {family.name for family in families.families()}
+    (tmp_path / "late_models.py").write_text(
+        "from streamconv.families import Family, Rule\n"
+        "FAMILY = Family('late', 'installed later', lambda config, options: [Rule('a', 'b')])\n"
+    )
+    (tmp_path / "late-1.0.dist-info").mkdir()
+    (tmp_path / "late-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (tmp_path / "late-1.0.dist-info" / "entry_points.txt").write_text(
+        "[streamconv.families]\nlate = late_models:FAMILY\n"
+    )
+    importlib.invalidate_caches()
+    assert families.find("late").title == "installed later"
+    assert "late" in {family.name for family in families.families()}
+
+
+def test_every_module_of_the_package_is_in_the_registry() -> None:
+    names = {path.stem for path in (PACKAGE / "families").glob("*.py")} - {"__init__", "registry"}
+    assert {family.name.replace("-", "_") for family in families.families()} == names
 
 
 def test_no_two_families_recognise_the_same_config() -> None:

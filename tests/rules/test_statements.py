@@ -7,7 +7,7 @@ import difflib
 import pytest
 
 from streamconv.rules.matcher import Matcher
-from streamconv.rules.statements import Drop, Rule, Side, Tied
+from streamconv.rules.statements import Copy, Direction, Drop, Rule, Side, Tied
 
 TABLE = [
     Rule("model.layers.{layer}.{norm:input|post}_layernorm.weight", "l.{layer}.{norm}"),
@@ -127,3 +127,26 @@ def test_the_closest_pattern_of_very_many_or_very_long_names_costs_little(monkey
     assert len(compared) == 1
     matcher.closest("model.layers." * 100_000)
     assert len(compared[-1]) <= 300
+
+
+# Sides ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_direction_goes_from_one_side_to_the_other() -> None:
+    assert (Direction.FORWARD.source, Direction.FORWARD.target) == (Side.HF, Side.MS)
+    assert (Direction.REVERSE.source, Direction.REVERSE.target) == (Side.MS, Side.HF)
+    assert [side.other for side in Side] == [Side.MS, Side.HF]
+
+
+@pytest.mark.parametrize(
+    ("statement", "hf", "ms"),
+    [
+        (Rule(("a", "b"), "c"), ("a", "b"), ("c",)),
+        (Tied("head", "top", "embed"), ("head",), ("top",)),
+        (Copy("again", "embed", "why"), ("again",), ()),
+        (Drop("why", hf=("x",), ms=("y", "z")), ("x",), ("y", "z")),
+    ],
+)
+def test_the_patterns_of_a_side(statement, hf, ms) -> None:
+    assert statement.patterns(Side.HF) == hf
+    assert statement.patterns(Side.MS) == ms

@@ -82,7 +82,7 @@ def mutants(family: Family, table: Table) -> Iterator[Mutant]:
 def _partner(rule: Rule, others: Sequence[Rule]) -> Rule | None:
     """A rule of the same shape, so that only the bytes can tell."""
     fitting = [other for other in others if _form(other) == _form(rule)]
-    alike = [other for other in fitting if (other.shape, other.layout) == (rule.shape, rule.transform)]
+    alike = [other for other in fitting if (other.shape, other.transform) == (rule.shape, rule.transform)]
     return next(iter(alike or fitting), None)
 
 
@@ -99,32 +99,32 @@ def _alone(rule: Rule) -> Iterator[tuple[str, Rule]]:
         if rule.shapes()[0] == rule.shapes()[1]:
             yield "sources swapped", replace(rule, hf=(second, first, *rest))
     for what, change in (("transpose left out", _straight), ("one group", _ungrouped)):
-        if (layout := _rewritten(rule.transform, change)) != rule.transform:
-            yield what, replace(rule, transform=layout)
+        if (transform := _rewritten(rule.transform, change)) != rule.transform:
+            yield what, replace(rule, transform=transform)
     if rule.stacked(Side.HF):
         yield "experts shifted", replace(rule, transform=Shifted() >> rule.transform)
 
 
-def _rewritten(layout: Transform, change: Callable[[Transform], Transform]) -> Transform:
-    match layout:
+def _rewritten(transform: Transform, change: Callable[[Transform], Transform]) -> Transform:
+    match transform:
         case Chain():
-            return Chain(tuple(_rewritten(step, change) for step in layout.steps))
+            return Chain(tuple(_rewritten(step, change) for step in transform.steps))
         case PerTensor():
-            return PerTensor(tuple(_rewritten(step, change) for step in layout.steps))
-    return change(layout)
+            return PerTensor(tuple(_rewritten(step, change) for step in transform.steps))
+    return change(transform)
 
 
-def _straight(layout: Transform) -> Transform:
-    return Identity() if isinstance(layout, Transpose) and len(layout.axes) < 4 else layout
+def _straight(transform: Transform) -> Transform:
+    return Identity() if isinstance(transform, Transpose) and len(transform.axes) < 4 else transform
 
 
-def _ungrouped(layout: Transform) -> Transform:
-    match layout:
-        case Interleave() if layout.groups != "1":
-            return replace(layout, groups="1")
+def _ungrouped(transform: Transform) -> Transform:
+    match transform:
+        case Interleave() if transform.groups != "1":
+            return replace(transform, groups="1")
         case Deinterleave():
-            return Deinterleave(replace(layout.interleave, groups="1"))
-    return layout
+            return Deinterleave(replace(transform.interleave, groups="1"))
+    return transform
 
 
 class Judge:

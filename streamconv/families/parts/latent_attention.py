@@ -120,11 +120,12 @@ def shared_experts(layer: str) -> list[Statement]:
     return feed_forward(layer, "mlp.shared_experts", "feed_forward.shared_experts", "shared*expert_ffn")
 
 
-def stacked_experts(layer: str, layout: Transform) -> list[Statement]:
+def stacked_experts(layer: str, transform: Transform) -> list[Statement]:
     """Return the rules of the routed experts: one stack for each of w1, w2 and w3."""
     hf, ms = layer + "mlp.experts.{expert}.", layer + "feed_forward.routed_experts.ffn."
     return [
-        Rule(f"{hf}{name}.weight", f"{ms}{w}.weight", shape, layout) for name, w, shape in _gate_down_up("expert_ffn")
+        Rule(f"{hf}{name}.weight", f"{ms}{w}.weight", shape, transform)
+        for name, w, shape in _gate_down_up("expert_ffn")
     ]
 
 

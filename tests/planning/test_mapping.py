@@ -1,4 +1,4 @@
-"""The plan: outputs, dtypes, ties, drops, digest, and options inferred on the way back."""
+"""The tensor mapping: outputs, dtypes, ties, drops, digest, and options inferred on the way back."""
 
 from __future__ import annotations
 
@@ -279,6 +279,17 @@ def test_training_state_is_dropped_on_the_way_back_and_listed() -> None:
     assert sorted(plan.dropped) == sorted(state)
     assert {s.name for s in hf(LLAMA)} == {o.name for o in plan.outputs}
     assert all(plan.dropped.values())
+
+
+def test_raw_keeps_training_state() -> None:
+    plan = planned([TensorSpec("global_step", F32, ())], {}, RAW, reverse=True)
+    assert [o.name for o in plan.outputs] == ["global_step"]
+    assert plan.dropped == {}
+
+
+def test_a_family_s_own_rule_for_training_state_comes_first() -> None:
+    plan = planned([TensorSpec("global_step", F32, (1,))], {}, table(Rule("step", "global_step")), reverse=True)
+    assert [o.name for o in plan.outputs] == ["step"]
 
 
 def test_training_state_is_unknown_on_the_way_there() -> None:
