@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .engine.kernels import numpy_dtype
+from .engine.floats import numpy_dtype
 from .engine.reader import Reader
 from .engine.windows import bits
 from .errors import UnsupportedError, UsageError

@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from .engine.kernels import numpy_dtype
+from .engine.floats import numpy_dtype
 from .families import Config, Family, Options
 from .formats import safetensors, shards
 from .planning.fp8_scales import SUFFIX

@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine": ("tensors", "storage", "formats.headers", "planning"),
     "output": ("tensors", "storage", "formats", "configs", "rules", "planning"),
     "checks": ("tensors", "storage", "formats", "planning", "engine", "output"),
-    "checkpoint": ("tensors", "storage", "formats", "engine.reader", "engine.windows", "engine.kernels"),
-    "testing": ("tensors", "rules", "formats", "families", "planning.fp8_scales", "engine.kernels"),
+    "checkpoint": ("tensors", "storage", "formats", "engine.reader", "engine.windows", "engine.floats"),
+    "testing": ("tensors", "rules", "formats", "families", "planning.fp8_scales", "engine.floats"),
     "prepared": ("tensors", "storage", "formats", "families", "configs", "planning", "engine", "output"),
     "report": ("tensors", "formats", "families", "rules", "planning", "engine", "output", "prepared"),
     "conversion": (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.kernels import numpy_dtype
+from ..engine.floats import numpy_dtype
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import F64, FLOAT, INTEGER, STR, DType
 from ..text import quote

@@ -12,6 +12,7 @@ from itertools import pairwise, product
 
 from ..tensors.grids import Box, box_shape, flat_index
 from ..tensors.view_nodes import Piece, View, Zeros
+from .tiles import even_part
 
 #: Runs longer than this gain nothing on any disk measured.
 LONG_RUN = 64 << 10
@@ -102,7 +103,7 @@ def _box_size(cell: Box, by_source: list[int], itemsize: int, region_bytes: int)
             budget = min(budget, LARGE_BOX // itemsize)
         orders = (by_source, by_output) if min(runs[0], LONG_RUN) <= min(runs[1], LONG_RUN) else (by_output, by_source)
         if not any(_grow(size, extent, order, budget) for order in orders):
-            return [_even(most, length) for most, length in zip(size, extent, strict=True)]
+            return [even_part(length, most) for most, length in zip(size, extent, strict=True)]
 
 
 def _grow(size: list[int], extent: Sequence[int], order: list[int], budget: int) -> bool:
@@ -116,11 +117,6 @@ def _grow(size: list[int], extent: Sequence[int], order: list[int], budget: int)
         return False
     size[axis] = grown
     return True
-
-
-def _even(most: int, length: int) -> int:
-    """`length` in as few pieces of at most `most` as there can be, and none of them a mere remainder."""
-    return -(-length // -(-length // most))
 
 
 def _run(size: list[int], extent: Sequence[int], order: list[int]) -> int:

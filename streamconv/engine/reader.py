@@ -19,7 +19,8 @@ from ..tensors.arrays import Bits
 from ..tensors.dtypes import F8_E4M3, DType
 from ..tensors.grids import Box, Grid, box_shape, runs
 from ..tensors.view_nodes import Leaf, Piece, Scaled, Stored, View, Zeros
-from . import kernels
+from .fp8 import dequantise
+from .kernels import cast
 from .windows import Windows, bits
 
 _FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes next to it
@@ -101,9 +102,9 @@ class Reader:
         if isinstance(leaf, Scaled) and _is_box(grid):
             weight, scale = self._windows.quantised(leaf, grid.bounds())
             top, left = grid.start
-            return kernels.dequantise(weight, scale, _as_box(target, grid), dtype, top, left, leaf.block)
+            return dequantise(weight, scale, _as_box(target, grid), dtype, top, left, leaf.block)
         source = _strided(self._windows.window(leaf, grid.bounds()), grid, grid.bounds())
-        return kernels.cast(source, _strided(target, grid, None), leaf.dtype, dtype)
+        return cast(source, _strided(target, grid, None), leaf.dtype, dtype)
 
     def _as_stored(self, piece: Piece, box: Box, dtype: DType) -> Bits | None:
         """The box's elements as they lie in the source, or `None` where they have to be moved or cast."""

@@ -16,7 +16,7 @@ from ..tensors.dtypes import BF16, DType
 from ..tensors.grids import Box, box_shape, flat_index, runs
 from ..tensors.refs import TensorRef, overlaps
 from ..tensors.view_nodes import Leaf, Scaled, Stored
-from . import kernels
+from .fp8 import dequantise
 from .open_files import OpenFiles
 
 _FIRST = 64 << 10
@@ -88,7 +88,7 @@ class Windows:
         """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the region."""
         weight, scale = self.quantised(leaf, box)
         target = self._region.array_behind(weight.size, weight.size, bits(BF16)).reshape(weight.shape)
-        kernels.dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
+        dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
         return target
 
     def _stored(self, ref: TensorRef, box: Box) -> Bits:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamconv.engine import kernels
+from streamconv.engine import fp8, kernels, tiles
 from streamconv.errors import InternalError
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, F64, DType
 
@@ -288,7 +288,7 @@ def two_layouts(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def small_tiles() -> Any:
     """Tiles so small that a small array needs many."""
-    return mock.patch.multiple(kernels, _TILE_BYTES=256, _TILE_SIDE=3)
+    return mock.patch.multiple(tiles, _TILE_BYTES=256, TILE_SIDE=3)
 
 
 def fill(view: Array, seed: int) -> None:
@@ -373,10 +373,10 @@ def test_read_only_source() -> None:
         lambda a, b: kernels.copy(a, b.astype(np.uint32)),
         lambda a, b: kernels.cast(a, b[:1], F16, BF16),
         lambda a, b: kernels.cast(a, b, F16, F8_E4M3),
-        lambda a, b: kernels.dequantise(a.view(np.uint8), np.ones((1, 1), np.float32), b, BF16, 0, 0),
-        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 2), np.float32), b, BF16, 0, 0),
-        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, BF16, 127, 0),
-        lambda a, b: kernels.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, F8_E4M3, 0, 0),
+        lambda a, b: fp8.dequantise(a.view(np.uint8), np.ones((1, 1), np.float32), b, BF16, 0, 0),
+        lambda a, b: fp8.dequantise(a.astype(np.uint8), np.ones((1, 2), np.float32), b, BF16, 0, 0),
+        lambda a, b: fp8.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, BF16, 127, 0),
+        lambda a, b: fp8.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, F8_E4M3, 0, 0),
     ],
 )
 def test_calls_that_do_not_fit_are_refused(call: Callable[[Array, Array], None]) -> None:
@@ -431,7 +431,7 @@ def test_dequantise_every_pattern(scale: float) -> None:
     grid = np.full((1, 1), scale, np.float32)
     out = np.zeros(weight.shape, np.uint16)
     with np.errstate(all="raise"):
-        kernels.dequantise(weight, grid, out, BF16, 0, 0)
+        fp8.dequantise(weight, grid, out, BF16, 0, 0)
     np.testing.assert_array_equal(out, by_arithmetic(weight, grid))
     same_but_for_nan(out, dequantised(weight, grid), weight)
 
@@ -454,7 +454,7 @@ def test_dequantise_every_pattern_times_many_scales(without_nan: bool) -> None:
     columns = (np.arange(256) & 0x7F) != 0x7F if without_nan else np.ones(256, bool)
     weight = weight[:, columns]
     out = np.zeros(weight.shape, np.uint16)
-    kernels.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+    fp8.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
     np.testing.assert_array_equal(out, expected[:, columns])
 
 
@@ -475,7 +475,7 @@ def test_dequantise_whatever_instructions_numkong_may_use() -> None:
     weight, scale, expected = every_pattern_times_many_scales()
     for _ in with_fewer_and_fewer_instructions():
         out = np.zeros(weight.shape, np.uint16)
-        kernels.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+        fp8.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
         np.testing.assert_array_equal(out, expected)
 
 
@@ -501,7 +501,7 @@ def test_only_normal_products_are_rounded_by_numkong(scale: float, rounds: bool)
     """It may use instructions that flush subnormals, and it loses NaN."""
     weight, grid = np.full((2, 128), 0x38, np.uint8), np.full((1, 1), scale, np.float32)
     with mock.patch.object(numkong, "astype", wraps=numkong.astype) as astype:
-        kernels.dequantise(weight, grid, np.zeros(weight.shape, np.uint16), BF16, 0, 0)
+        fp8.dequantise(weight, grid, np.zeros(weight.shape, np.uint16), BF16, 0, 0)
     assert [call.args[1] for call in astype.call_args_list] == ["float32"] + ["bfloat16"] * rounds
 
 
@@ -513,7 +513,7 @@ def test_dequantise_casts_what_it_rounded(dtype: DType, transposed: bool) -> Non
     scale[::3, 1::2] = 2.0**9
     out = np.zeros(weight.shape[::-1] if transposed else weight.shape, unsigned(dtype))
     target = out.T if transposed else out
-    overflows = kernels.dequantise(weight, scale, target, dtype, 0, 0)
+    overflows = fp8.dequantise(weight, scale, target, dtype, 0, 0)
     factors = scale.repeat(128, 0).repeat(128, 1)[:1000, :900]
     expected, expected_overflows = cast(by_arithmetic(weight, factors), BF16, dtype)
     np.testing.assert_array_equal(target, expected)
@@ -528,7 +528,7 @@ def test_dequantise_finds_one_nan(nan: int, place: tuple[int, int]) -> None:
     weight[(weight & 0x7F) == 0x7F] = 0
     weight[place] = nan
     out = np.zeros(weight.shape, np.uint16)
-    kernels.dequantise(weight, scale, out, BF16, 0, 0)
+    fp8.dequantise(weight, scale, out, BF16, 0, 0)
     assert np.argwhere((out & 0x7FFF) > 0x7F80).tolist() == [list(place)]
     assert out[place] == (0x7FC0 if nan == 0x7F else 0xFFC0)
 
@@ -536,7 +536,7 @@ def test_dequantise_finds_one_nan(nan: int, place: tuple[int, int]) -> None:
 def test_dequantise_a_trimmed_matrix() -> None:
     weight, scale = matrix(300, 515)
     out = np.zeros(weight.shape, np.uint16)
-    kernels.dequantise(weight, scale, out, BF16, 0, 0)
+    fp8.dequantise(weight, scale, out, BF16, 0, 0)
     same_but_for_nan(out, dequantised(weight, scale), weight)
 
 
@@ -555,10 +555,10 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
     _, target = data.draw(layouts((height, width)))(np.dtype(np.uint16))
     offset = data.draw(st.sampled_from([(row, column), (row % block[0], column % block[1])]))
     with mock.patch.multiple(
-        kernels,
+        fp8,
         **data.draw(st.sampled_from([{"_F8_ROW": 16 << 10}, {"_F8_ELEMENTS": 900, "_F8_ROW": 150, "_F8_SIDE": 60}])),
     ):
-        kernels.dequantise(source, grid, target, BF16, *offset, block)
+        fp8.dequantise(source, grid, target, BF16, *offset, block)
     factors = scale.repeat(block[0], 0).repeat(block[1], 1)[:290, :410]
     np.testing.assert_array_equal(target, by_arithmetic(weight, factors)[box])
 
@@ -611,4 +611,4 @@ def test_scratch_of_dequantise(
     if content == "nan":
         weight[...] = 0xFF
     out = np.zeros(shape[::-1], unsigned(dtype)).T if transposed else np.zeros(shape, unsigned(dtype))
-    assert peak_of(lambda: kernels.dequantise(weight, scale, out, dtype, 0, 0, block)) <= kernels.SCRATCH_BYTES
+    assert peak_of(lambda: fp8.dequantise(weight, scale, out, dtype, 0, 0, block)) <= kernels.SCRATCH_BYTES

@@ -1,0 +1,77 @@
+"""Float formats: their bits, and how NumPy and NumKong read them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import ml_dtypes
+import numkong
+import numpy as np
+
+from ..errors import InternalError
+from ..tensors.arrays import Bits
+from ..tensors.dtypes import BF16, F16, F32, F64, DType
+
+NumKongName: TypeAlias = Literal["e4m3", "float16", "bfloat16", "float32", "float64"]
+
+
+class FloatFormat(NamedTuple):
+    """A float format: how NumPy reads it, NumKong's name, its masks (of the bits' own type), its sign bit's place."""
+
+    numpy: np.dtype[Any]
+    numkong: NumKongName
+    magnitude: Any
+    exponent: Any
+    quiet_nan: Any
+    sign_shift: int
+
+
+def _float(numpy: Any, name: NumKongName, mantissa_bits: int) -> FloatFormat:
+    dtype = np.dtype(numpy)
+    unsigned = np.dtype(f"u{dtype.itemsize}").type
+    sign_shift = 8 * dtype.itemsize - 1
+    exponent = (1 << sign_shift) - (1 << mantissa_bits)
+    quiet_nan = exponent | 1 << (mantissa_bits - 1)
+    return FloatFormat(
+        dtype, name, unsigned((1 << sign_shift) - 1), unsigned(exponent), unsigned(quiet_nan), sign_shift
+    )
+
+
+FLOATS = {
+    F16: _float(np.float16, "float16", 10),
+    BF16: _float(ml_dtypes.bfloat16, "bfloat16", 7),
+    F32: _float(np.float32, "float32", 23),
+    F64: _float(np.float64, "float64", 52),
+}
+
+
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """Return NumPy's type for a dtype that it has; not by name alone, for MindSpore registers a bfloat16 of its own."""
+    return np.dtype(getattr(ml_dtypes, dtype.numpy or "", dtype.numpy))
+
+
+def numkong_tensor(array: Bits, dtype: NumKongName) -> numkong.Tensor:
+    """Return NumKong's view of an array, by its address: NumPy has no name for some of these dtypes."""
+    address = array.__array_interface__["data"][0]
+    strides = None if array.flags.c_contiguous else array.strides
+    return numkong.from_pointer(address, array.shape, dtype, strides=strides, owner=array)
+
+
+def check_shapes(source: Bits, target: Bits) -> None:
+    """Refuse arrays of different shapes.
+
+    Raises:
+        InternalError: the shapes differ.
+    """
+    if source.shape != target.shape:
+        raise InternalError(f"elements of shape {source.shape} do not go into shape {target.shape}")
+
+
+def check_cast(source_dtype: DType, target_dtype: DType) -> None:
+    """Refuse what is not a cast of floats.
+
+    Raises:
+        InternalError: a dtype is no float that can be cast.
+    """
+    if not {source_dtype, target_dtype} <= FLOATS.keys():
+        raise InternalError(f"there is no cast from {source_dtype} to {target_dtype}")
