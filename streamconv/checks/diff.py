@@ -1,4 +1,4 @@
-"""`streamconv diff`: what two checkpoints of any formats have in common, by name, shape, dtype and value.
+"""Compare two checkpoints of any formats, by name, shape, dtype and value.
 
 Headers say most of it. Tensors of one name and shape are read side by side, window by window in A's file order, by
 one thread; what differs is counted, and nothing that is kept grows with a tensor.
@@ -48,7 +48,7 @@ _UNLIKE = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A tensor that is not the same in both.
+    """A tensor that differs between the two checkpoints.
 
     Attributes:
         kind: one of `KINDS`, the first that holds.
@@ -74,7 +74,7 @@ class Difference:
         return "; ".join([f"{quote(self.name)}  {', '.join(sides)}", *self._values()])
 
     def _values(self) -> Iterator[str]:
-        """What there is to say of its values."""
+        """Say how its values differ."""
         found = self.compared
         if found is None:
             return
@@ -96,7 +96,7 @@ class Difference:
 
     @property
     def first(self) -> dict[str, object] | None:
-        """The first element that differs, in value before in bits: its index, and its value in A and in B as text."""
+        """The first element that differs in value, else in bits: its index, and its value in A and in B as text."""
         found = self.compared
         element = found and (found.first or found.first_bits)
         if not (found and element and self.one):
@@ -105,7 +105,7 @@ class Difference:
         return {"index": [int(i) for i in np.unravel_index(element.number, self.one.shape)], "a": a, "b": b}
 
     def to_json(self) -> dict[str, object]:
-        """Everything as plain values; a difference that is infinite is the text `inf`."""
+        """Return everything as plain values; an infinite difference is the text `inf`."""
         sides = {
             side: ref and {"dtype": ref.dtype.name, "shape": list(ref.shape)}
             for side, ref in (("a", self.one), ("b", self.other))
@@ -129,7 +129,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Diff:
-    """What was found. `print` it.
+    """What two checkpoints differ in. `print` it.
 
     Attributes:
         a, b: the two checkpoints.
@@ -151,7 +151,7 @@ class Diff:
 
     @property
     def summary(self) -> str:
-        """All of it in one sentence."""
+        """The result in one sentence."""
         names = f"{quote(self.a.path)} and {quote(self.b.path)}"
         if self.same:
             return f"{names} hold the same: {counted(self.common, 'tensor')}, {format_size(self.a.nbytes)}, bit for bit"
@@ -164,7 +164,7 @@ class Diff:
 
     @property
     def _advice(self) -> str:
-        """What to do where names have little in common: of a Llama, the two sides call one tensor the same."""
+        """What to do if few names are common: of a Llama, the two sides have one name in common."""
         if 2 * self.common >= min(len(self.a), len(self.b)):
             return ""
         return f"; {'few' if self.common else 'no'} names {_UNLIKE}"
@@ -173,7 +173,7 @@ class Diff:
         return "\n".join([*self.details(), self.summary])
 
     def details(self) -> Iterator[str]:
-        """What the summary counts, for people: of every kind the first tensors."""
+        """Yield the first tensors of every kind that the summary counts."""
         for kind, words in KINDS.items():
             found = [d for d in self.differences if d.kind == kind]
             if found:
@@ -183,7 +183,7 @@ class Diff:
                 yield f"  and {len(found) - _SHOWN} more (--json lists all)"
 
     def json_lines(self) -> Iterator[str]:
-        """For programs: all of it as one JSON object, a line for each tensor that differs."""
+        """Yield the result as one JSON object, with a line for each tensor that differs."""
         head = {
             "a": str(self.a.path),
             "b": str(self.b.path),
@@ -215,9 +215,9 @@ def diff_checkpoints(
         progress: called now and then; counts bytes of both sides.
 
     Raises:
-        SourceError: one is broken or unreadable, or changes meanwhile.
+        SourceError: one is damaged or unreadable, or changes while it is read.
         UnsupportedError: one is of a format or holds a dtype that is not supported.
-        BudgetError: the memory budget is too small.
+        BudgetError: the memory limit is too low.
         UsageError: a size or `io` that does not parse.
     """
     access.check_io(io)
@@ -282,7 +282,7 @@ def _number(value: float) -> str:
 
 
 def _numbering(box: Box, shape: tuple[int, ...]) -> Callable[[int], int]:
-    """From an element's place in a box to its number in the tensor."""
+    """Return the function from an element's place in a box to its number in the tensor."""
 
     def number(place: int) -> int:
         inside = np.unravel_index(place, box_shape(box))

@@ -99,7 +99,7 @@ class Compared:
         self.largest = distance if self.largest is None else max(self.largest, distance)
 
     def shown(self, element: Element) -> tuple[str, str]:
-        """The two values of an element; with their bits where those are all that differs."""
+        """Return the two values of an element, with their bits if only those differ."""
         digits = 17 if F64 in (self.one, self.other) else 9
         one, other = _shown(element.one, self.one, digits), _shown(element.other, self.other, digits)
         if element is self.first_bits:
@@ -125,7 +125,7 @@ def comparable(one: DType, other: DType) -> bool:
 def _earlier(
     known: Element | None, left: Bits, right: Bits, found: NDArray[np.bool_], number: Callable[[int], int]
 ) -> Element | None:
-    """The first element that is found here, if no earlier one is known."""
+    """Return the first element that is found here, unless an earlier one is known."""
     if not found.any():
         return known
     place = int(found.argmax())

@@ -24,7 +24,7 @@ LARGE_BOX = 16 << 20
 class Cells:
     """A view cut at its seams: parts that share no source, such as the experts of a stack; each made when asked for.
 
-    Parts that lie side by side in a row of the output stay together where each alone would make short runs: gate and
+    Parts next to each other in a row of the output stay together where each alone would make short runs: gate and
     up of an expert, transposed and joined, are 4 KiB of every row.
     """
 
@@ -38,7 +38,7 @@ class Cells:
         return self._count
 
     def box(self, number: int) -> Box:
-        """Cell `number`, counted along the last axis first."""
+        """Return cell `number`, counted along the last axis first."""
         box = []
         for edges in reversed(self._edges):
             number, place = divmod(number, len(edges) - 1)
@@ -47,7 +47,7 @@ class Cells:
 
 
 def cells(view: View) -> Iterator[Box]:
-    """All cells of a view."""
+    """Yield all cells of a view."""
     found = Cells(view)
     return map(found.box, range(len(found)))
 
@@ -72,7 +72,7 @@ def boxes(view: View, cell: Box, itemsize: int, region_bytes: int) -> Iterator[B
 
 
 def is_scattered(view: View, itemsize: int, region_bytes: int) -> bool:
-    """Whether a region is too small for boxes of a view with long runs in source and output, as of a transpose."""
+    """Return whether a region is too small for boxes with long runs in both source and output, as of a transpose."""
     cell = next(cells(view), None)
     if cell is None or math.prod(box_shape(cell)) * itemsize <= region_bytes:
         return False
@@ -82,7 +82,7 @@ def is_scattered(view: View, itemsize: int, region_bytes: int) -> bool:
 
 
 def source_position(view: View, cell: Box) -> tuple[str, int]:
-    """Where the first element of a cell lies: path and offset, for sorting."""
+    """Return where the first element of a cell lies, as path and offset, for sorting."""
     piece = _element(view, [low for low, _ in cell])
     if not isinstance(piece.leaf, Zeros):
         ref = piece.leaf.refs()[0]
@@ -130,12 +130,12 @@ def _run(size: list[int], extent: Sequence[int], order: list[int]) -> int:
 
 
 def _by_output(cell: Box) -> list[int]:
-    """The axes from the fastest in the output to the slowest."""
+    """Return the axes from the fastest in the output to the slowest."""
     return list(range(len(cell) - 1, -1, -1))
 
 
 def _axes_by_source(view: View, cell: Box) -> list[int]:
-    """The axes from the one along which neighbours lie closest in the source to the one where they lie farthest."""
+    """Return the axes, first the one along which neighbours lie closest in the source, last where they lie farthest."""
     corner = [low for low, _ in cell]
     first = _element(view, corner)
 

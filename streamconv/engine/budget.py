@@ -178,7 +178,7 @@ def _cores() -> int:
 
 
 def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What each control group around this process leaves: its limit less what is charged, page cache not counted."""
+    """Return what each control group of this process leaves: its limit less what is charged, without page cache."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -196,7 +196,7 @@ def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
 
 
 def _rooms(root: Path, path: str, limit: str, usage: str, cache: str) -> list[int]:
-    """The room left in a group and all groups above it. In a container the mount shows the own group as the root."""
+    """Return what a group and all groups above it leave. In a container the mount shows the own group as the root."""
     rooms = []
     parts = [p for p in path.split("/") if p]
     for depth in range(len(parts), -1, -1):

@@ -21,7 +21,7 @@ class Progress:
         done, total: bytes of output.
         seconds: since it began.
         resident, limit: bytes of memory in use, and allowed.
-        file: the file being written.
+        file: the file being written or read.
         resumed: bytes of output that earlier runs wrote.
     """
 
@@ -62,7 +62,7 @@ class ProgressReporter:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What the workers count: bytes in and out, and per tensor the values that became infinite.
+    """What the workers count: bytes read and written, and per tensor the values that overflowed.
 
     Attributes:
         total, done: bytes of output, and how many are done, by earlier runs too.
@@ -81,7 +81,7 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, count: int, overflowed: int, file: str) -> None:
-        """Note a box."""
+        """Count a box."""
         with self.lock:
             self.done += count
             self.file = file

@@ -107,7 +107,7 @@ class Reader:
         return cast(source, _strided(target, grid, None), leaf.dtype, dtype)
 
     def _as_stored(self, piece: Piece, box: Box, dtype: DType) -> Bits | None:
-        """The box's elements as they lie in the source, or `None` where they have to be moved or cast."""
+        """Return the box's elements as they lie in the source, or `None` where they have to be moved or cast."""
         bounds = piece.grid.bounds()
         shape = box_shape(bounds)
         size = math.prod(shape)
@@ -134,7 +134,7 @@ class Reader:
 
 
 def _strided(flat: Bits, grid: Grid, bounds: Box | None) -> Bits:
-    """The grid's elements, in the order of its loops: in the buffer (no bounds), or in a window with these bounds."""
+    """View a grid's elements in the order of its loops: in the buffer (no bounds), or in a window with bounds."""
     shape = [loop.count for loop in grid.loops]
     if bounds is None:
         base = flat[grid.offset :]
@@ -152,7 +152,7 @@ def _is_box(grid: Grid) -> bool:
 
 
 def _as_box(flat: Bits, grid: Grid) -> Bits:
-    """The places in the buffer of a grid that is a box, with the shape and the axes of the box."""
+    """View the buffer of a grid that is a box, with the shape and the axes of the box."""
     strides = [0] * len(grid.start)
     for loop in grid.loops:
         strides[loop.axis] = loop.stride * flat.itemsize

@@ -22,19 +22,19 @@ BoxFilter = Callable[[int, str, Box], bool]
 
 
 class Record(Protocol):
-    """What of the outputs earlier runs wrote, and who learns of what this one writes. Called from several threads."""
+    """What earlier runs wrote, and the listener for what this run writes. Called from several threads."""
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
-        """What of a box of output `number` is still to be written."""
+        """Return what is still to be written of a box of output `number`."""
         ...
 
     def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
-        """Entered before a box of `count` bytes is written, left when it is."""
+        """Enter before a box of `count` bytes is written, and leave when it is written."""
         ...
 
 
 class Unrecorded:
-    """Nothing was written before, and nobody wants to know."""
+    """Nothing was written before, and nothing is recorded."""
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
         return (box,)
@@ -45,7 +45,7 @@ class Unrecorded:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A box to be worked on, of output `number` of the plan."""
+    """A box to convert, of output `number` of the plan."""
 
     number: int
     output: Output
@@ -53,7 +53,7 @@ class Task:
 
 
 def total_bytes(mapping: TensorMapping, region_bytes: int, chosen: BoxFilter | None) -> int:
-    """Bytes of output to be made."""
+    """Return the bytes of output to make."""
     if chosen is None:
         return mapping.nbytes
     every = tasks(mapping, region_bytes, Unrecorded(), chosen)
@@ -61,13 +61,13 @@ def total_bytes(mapping: TensorMapping, region_bytes: int, chosen: BoxFilter | N
 
 
 def tasks(mapping: TensorMapping, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Task]:
-    """The boxes to be worked on."""
+    """Yield the boxes to convert."""
     every = _work(mapping, region_bytes, record)
     return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
 
 
 def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator[Task]:
-    """All boxes that are left to do, in the order in which their sources lie on disk."""
+    """Yield all boxes that are left to convert, in the order in which their sources lie on disk."""
     outputs = mapping.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
     cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
@@ -80,7 +80,7 @@ def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator
 
 
 def _in_source_order(mapping: TensorMapping) -> Iterator[tuple[int, int]]:
-    """Every cell, as number of its output and number in that. As arrays: there may be a hundred thousand."""
+    """Yield the output and the number of every cell. In arrays: there may be a hundred thousand."""
     files: dict[str, int] = {}
     table = array("q")
     for number, output in enumerate(mapping.outputs):

@@ -85,7 +85,7 @@ class Windows:
         return bytes(target)
 
     def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
-        """A box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the region."""
+        """Return a box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the region."""
         weight, scale = self.quantised(leaf, box)
         target = self._region.array_behind(weight.size, weight.size, bits(BF16)).reshape(weight.shape)
         dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
@@ -107,7 +107,7 @@ class Windows:
         return self._read_runs(ref, box)
 
     def _read_runs(self, ref: TensorRef, box: Box) -> Bits:
-        """A box read into the region, contiguous run by contiguous run."""
+        """Read a box into the region, contiguous run by contiguous run."""
         shape, itemsize = box_shape(box), ref.dtype.itemsize
         target = self._region.array(math.prod(shape), bits(ref.dtype))
         run, starts = runs(box, ref.shape)

@@ -152,7 +152,7 @@ class _Worker(threading.Thread):
             begin += count
 
     def _placement(self, output: Output, box: Box) -> Placement | None:
-        """How the sink wants the first run of a box to lie in memory."""
+        """Return how the sink wants the first run of a box to lie in memory."""
         run, starts = runs(box, output.view.shape)
         itemsize = output.dtype.itemsize
         return self._sink.placement(output.name, next(starts) * itemsize, run * itemsize)

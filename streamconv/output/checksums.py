@@ -26,7 +26,7 @@ _POLYNOMIAL = 0xEDB88320
 
 
 class RangeChecksums:
-    """The CRC-32s that belong into the checksum slots of a file.
+    """The CRC-32s that belong in the checksum slots of a file.
 
     Args:
         file: the file, with its slots.

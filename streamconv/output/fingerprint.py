@@ -79,7 +79,7 @@ def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
 
 
 def _shown(value: object, key: str = "") -> str:
-    """A setting's value as it is given."""
+    """Return a setting's value as it is given."""
     if value is None:
         return "not given"
     words = {dtype.name: word for word, dtype in dtypes.TARGETS.items()} if key == "dtype" else {}

@@ -1,6 +1,6 @@
-"""The journal: a file beside the one being built that says what of it is durable, so that a run can go on from there.
+"""The journal: a file next to the result being built that says what of it is durable, so that a run can be resumed.
 
-A line a record, each with its own checksum, appended only after the data that it speaks of is durable:
+A line a record, each with its own checksum, appended only after the data that it describes is durable:
 
     {"journal": 1, "bytes_version": …, "plan": …, …}  which conversion it is; the first line
     ["held", process, host, since]                   who writes it
@@ -9,8 +9,8 @@ A line a record, each with its own checksum, appended only after the data that i
     ["aside"]                                        the old destination is moved to `DEST.partial.old`
     ["sealed", digest, device, inode]                all is done, under this manifest, and will get its final name
 
-A line that is not as it was written counts for nothing: what it spoke of is written again. Files and tensors are
-numbers in the layout's and the plan's order, which the first line pins down.
+A line whose checksum does not match is ignored, and the data it described is written again. Files and tensors are
+numbers in the layout's and the plan's order, which the first line determines.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CHECK_BYTES = 16
 
 
 class Owner(NamedTuple):
-    """The process that writes: its number, its host, and when it was started (seconds since 1970)."""
+    """The process that writes: its number, its host, and when it began (seconds since 1970)."""
 
     process: int
     host: str
@@ -68,7 +68,7 @@ class Journal:
         self._end = disk.fstat(descriptor).st_size
 
     def records(self) -> Iterator[object]:
-        """All records that are as they were written, in order."""
+        """Yield all records whose checksums match, in order."""
         for text in self._lines():
             check, _, payload = text.partition(b" ")
             if check == _check(payload):
@@ -88,7 +88,7 @@ class Journal:
         yield rest
 
     def append(self, records: Iterable[object]) -> None:
-        """Add records, durable when this returns. If it fails, the next ones come in place of these.
+        """Append records, durable when this returns. If it fails, the next ones overwrite these.
 
         Raises:
             StorageError: the file system refuses.
@@ -101,7 +101,7 @@ class Journal:
         self._end += len(data)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all records."""
         disk.truncate(self._descriptor, 0)
         self._end = 0
 
@@ -135,7 +135,7 @@ class Heading:
 
 
 def heading(records: Iterable[object]) -> Heading:
-    """Read a journal for what concerns the run as a whole."""
+    """Return what a journal's records say of the run as a whole."""
     found = Heading()
     for record in records:
         match record:
@@ -169,7 +169,7 @@ class DoneBoxes:
         self.overflowed: dict[str, int] = {}
 
     def load(self, records: Iterable[object], is_there: Callable[[OutputFile], bool]) -> None:
-        """Believe the records, but for those of files that are not there, or not as long as they were made."""
+        """Take over the records, except those of files that are missing or have another size."""
         gone = {number for number, file in enumerate(self._files) if not is_there(file)}
         lost = {name for number in gone for name in self._files[number].extents}
         for record in records:
@@ -199,7 +199,7 @@ class DoneBoxes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tensors that are durable."""
+        """The bytes of tensors that are durable."""
         sizes = [output.spec.nbytes for output, is_whole in zip(self._outputs, self._whole, strict=True) if is_whole]
         return sum(sizes) + sum(
             math.prod(box_shape(box)) * self._outputs[number].dtype.itemsize
@@ -208,11 +208,11 @@ class DoneBoxes:
         )
 
     def blocks(self, file: str) -> Blocks:
-        """The finished blocks of a file."""
+        """Return the finished blocks of a file."""
         return self._blocks[file]
 
     def left(self, number: int, box: Box) -> list[Box]:
-        """What of a box of an output is not written, as boxes."""
+        """Return what is not written of a box of an output, as boxes."""
         if self._whole[number]:
             return []
         rest = [box]
@@ -221,7 +221,7 @@ class DoneBoxes:
         return rest
 
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
-        """What is written of a tensor, in bytes of it."""
+        """Yield what is written of a tensor, in its bytes."""
         number = self._numbers.get(tensor)
         if number is None:
             return

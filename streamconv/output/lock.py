@@ -122,7 +122,7 @@ class JournalLock:
 
 
 def _is_alive(owner: Owner) -> bool:
-    """Whether that very process still runs: numbers are given out again."""
+    """Whether that very process still runs: process numbers are reused."""
     try:
         return psutil.Process(owner.process).create_time() <= owner.since + _JITTER
     except psutil.Error:

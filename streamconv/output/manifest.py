@@ -38,10 +38,10 @@ class Manifest:
         return self.values.get(key)
 
     def text(self, key: str) -> str:
-        """A value that is text.
+        """Return a value that is text.
 
         Raises:
-            SourceError: it is missing, or something else.
+            SourceError: it is missing, or of another type.
         """
         value = self[key]
         if not isinstance(value, str):
@@ -49,10 +49,10 @@ class Manifest:
         return value
 
     def number(self, key: str) -> int:
-        """A value that is a whole number.
+        """Return a value that is a whole number.
 
         Raises:
-            SourceError: it is missing, or something else.
+            SourceError: it is missing, or of another type.
         """
         value = self[key]
         if type(value) is not int:
@@ -115,7 +115,7 @@ def write(
     overflowed: Mapping[str, int],
     version: str,
 ) -> bytes:
-    """The manifest's bytes."""
+    """Return the manifest's bytes."""
     values = {
         "streamconv": version,
         "manifest": VERSION,
@@ -138,7 +138,7 @@ def write(
 
 
 def _casts(mapping: TensorMapping) -> Iterator[tuple[str, list[str]]]:
-    """The outputs that were cast, each with the dtypes it was cast from."""
+    """Yield the outputs that were cast, each with the dtypes that it was cast from."""
     for output in mapping.outputs:
         dtypes = {leaf.dtype for leaf in output.view.leaves()}
         if dtypes != {output.dtype}:
@@ -153,14 +153,14 @@ def _lines(layout: FileLayout) -> Iterator[str]:
 
 
 def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:
-    """The manifest of a checkpoint (a directory or a `.ckpt` file), `None` where streamconv has not written it.
+    """Return the manifest of a checkpoint (a directory or a file), `None` where streamconv did not write it.
 
     Args:
         path: the checkpoint.
         header_room: bytes of JSON that the memory limit allows; without it as many as a manifest may have.
 
     Raises:
-        SourceError: there is one, but it is broken.
+        SourceError: it is damaged, or of another version.
         BudgetError: it is larger than `header_room` allows.
     """
     with reading(path):

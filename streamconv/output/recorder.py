@@ -1,6 +1,6 @@
-"""The recorder: on its own thread it makes durable what the workers wrote, puts that on record, and holds them back.
+"""The recorder: a thread that makes durable what the workers wrote, records it, and slows the workers down.
 
-At no time are more than `WINDOW` bytes written and not on record: that is what a kill or a power cut can cost.
+At no time are more than `WINDOW` bytes written and not recorded: that is what a kill or a power cut can cost.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .blocks import Blocks
 from .journal import DoneBoxes, Journal
 from .writer import WrittenPart
 
-#: Bytes written and not on record, at the most.
+#: Bytes written and not recorded, at most.
 WINDOW = 64 << 20
 
-#: Bytes, and seconds, after which what was written is put on record.
+#: Bytes, and seconds, after which what was written is recorded.
 BATCH = 32 << 20
 PAUSE = 0.5
 
@@ -49,10 +49,13 @@ class Recorder:
 
     @contextmanager
     def recording(self, sync: Callable[[], None]) -> Iterator[None]:
-        """Record what is written in the block, to its end; `sync` makes durable all that was written so far.
+        """Record what is written in the block, all of it by its end.
+
+        Args:
+            sync: makes durable all that was written so far.
 
         Raises:
-            StorageError: something could not be made durable, or not be put on record.
+            StorageError: something could not be made durable, or not be recorded.
         """
         self._sync = sync
         self._thread.start()
@@ -65,7 +68,7 @@ class Recorder:
         self._stop()
 
     def _stop(self) -> None:
-        """Put the rest on record and end."""
+        """Record the rest and end."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
@@ -73,15 +76,15 @@ class Recorder:
         self._flush()
         self._raise()
 
-    # -- what the workers tell -----------------------------------------------------------------------------------------
+    # -- called by the workers -----------------------------------------------------------------------------------------
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
-        """What of a box of an output no earlier run wrote."""
+        """Return what no earlier run wrote of a box of an output."""
         return self._ledger.left(number, box)
 
     @contextmanager
     def writing(self, number: int, box: Box, count: int, overflowed: int) -> Iterator[None]:
-        """Around the writing of a box of `count` bytes: waits until there may be more that is not on record.
+        """Surround the writing of a box of `count` bytes; wait first while too much is not recorded.
 
         Raises:
             StorageError: something could not be made durable.
@@ -112,15 +115,15 @@ class Recorder:
         return self._error is not None or not self._unsafe or self._unsafe + count <= WINDOW
 
     def blocks(self, file: str) -> Blocks:
-        """The finished blocks of a file."""
+        """Return the finished blocks of a file."""
         return self._ledger.blocks(file)
 
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
-        """What earlier runs wrote of a tensor."""
+        """Yield what earlier runs wrote of a tensor."""
         return self._ledger.parts(tensor)
 
     def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
-        """A block is complete."""
+        """Note that a block is finished."""
         with self._changed:
             self._batch.append(["block", self._numbers[file], number, digest.hex(), crc])
 
@@ -141,7 +144,7 @@ class Recorder:
             self._changed.notify_all()
 
     def _flush(self) -> None:
-        """Data first, then the records that speak of it."""
+        """Make the data durable, then append the records that describe it."""
         with self._flushing:
             with self._changed:
                 batch, count = self._batch, self._batch_bytes

@@ -210,11 +210,11 @@ class Staging:
             self._clean_up()
 
     def _seal(self, manifest: bytes) -> None:
-        """From here on a run that finds this inode under the final name knows that all is done."""
+        """Record that a run that finds this inode under the final name has nothing left to do."""
         self._journal.append([["sealed", _digest(manifest), *disk.device_and_inode(self.paths.partial)]])
 
     def _commit_file(self, manifest: bytes) -> None:
-        """The old manifest goes first, the new one comes last: never does one stand beside another's checkpoint."""
+        """Remove the old manifest first and add the new one last: none ever stands next to another's checkpoint."""
         folder = self.paths.path.parent
         whole_files.write_synced(self.paths.pending_manifest, manifest)
         disk.sync_directory(folder)
@@ -241,7 +241,7 @@ class Staging:
         self.is_in_place = True
 
     def _replace_in_two_steps(self) -> None:
-        """Where the file system cannot swap two names: the old one aside, the new one in its place."""
+        """Move the old result aside and the new one in its place, where the file system cannot swap two names."""
         self._journal.append([["aside"]])
         self._heading.is_aside = True
         disk.rename(self.paths.path, self.paths.replaced)

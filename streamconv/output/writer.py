@@ -1,4 +1,4 @@
-"""Writing: boxes to their place in the output files, headers around them, blocks digested on the way."""
+"""Write boxes to their place in the output files, and headers around them; digest blocks on the way."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class WrittenPart(NamedTuple):
 
 
 class ResumeState(Protocol):
-    """What earlier runs left, and who is to know of the blocks that this one finishes."""
+    """State of an interrupted run, and the listener for blocks finished by this one."""
 
     def blocks(self, file: str) -> Blocks:
-        """The finished blocks of a file."""
+        """Return the finished blocks of a file."""
         ...
 
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
-        """What is written of a tensor."""
+        """Yield what is written of a tensor."""
         ...
 
     def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
-        """Learn of a finished block."""
+        """Take note of a finished block."""
         ...
 
 
 class OpenFile:
-    """One output file being written, anew or on top of what an earlier run left of it.
+    """One output file being written, from the start or on top of what an earlier run left.
 
     Args:
         path: where it lies.
@@ -72,7 +72,7 @@ class OpenFile:
             raise
 
     def _take_over(self, past: ResumeState) -> None:
-        """Count what an earlier run wrote into blocks that it did not finish."""
+        """Note what an earlier run wrote into blocks that it did not finish."""
         for name, extents in self.file.extents.items():
             for part in past.parts(name):
                 whole = file_spans(extents, part.begin, part.end - part.begin)
@@ -175,7 +175,7 @@ class FileSink:
                 target.sync()
 
     def finish(self) -> dict[str, list[str]]:
-        """Make the rest durable (files without tensor bytes too), and give the digests of all blocks of all files.
+        """Make the rest durable, files without tensor bytes too; return the digests of all blocks of all files.
 
         Raises:
             StorageError: the file system refuses.
