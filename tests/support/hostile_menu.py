@@ -324,7 +324,7 @@ CONFIG = {
     "a megabyte of spaces too many": config(" " * (17 << 20), "larger than"),
     "a type of escapes": config(json.dumps({"model_type": ESCAPE}), "\\x1b[31mred", code=4),
     "a type of a megabyte": config(json.dumps({"model_type": "x" * (1 << 19)}), "xxx", code=4),
-    "a type that is a list": config('{"model_type": ["llama"]}', "no config.json says its model_type", code=2),
+    "a type that is a list": config('{"model_type": ["llama"]}', "no config.json with a model_type was found", code=2),
     **{
         f"config.json is {what}": Case(replaced("config.json", odd, llama()), ("config.json",), 3, (), 0)
         for what, odd in ODD.items()
@@ -336,10 +336,10 @@ CONFIG = {
     "a list of layers": says(num_hidden_layers=[2]),
     "layers as text": says(num_hidden_layers='"2"'),
     "3 layers": says(3, "model.layers.2.input_layernorm.weight: missing", num_hidden_layers=3),
-    "1 layer": says(4, "there is no layer 1", num_hidden_layers=1),
+    "1 layer": says(4, "no layer 1; the model has 1", num_hidden_layers=1),
     "10^9 layers": says(3, "at least 100000 tensors do not fit", num_hidden_layers=10**9),
-    "10^18 layers": says(3, "num_hidden_layers is 2147483648 or more", num_hidden_layers=HUGE),
-    "10^4000 layers": says(3, "num_hidden_layers is 2147483648 or more", num_hidden_layers=10**4000),
+    "10^18 layers": says(3, "num_hidden_layers is 2^31 or more", num_hidden_layers=HUGE),
+    "10^4000 layers": says(3, "num_hidden_layers is 2^31 or more", num_hidden_layers=10**4000),
     "10^9 heads": says(4, "model.layers.0.self_attn.q_proj.weight", num_attention_heads=10**9),
     "more heads than rows": says(4, "heads", num_attention_heads=10**9, head_dim="null"),
     "10^4000 heads": says(3, "num_attention_heads is", num_attention_heads=10**4000),
@@ -390,7 +390,7 @@ YAML = {
     "it holds itself": ("model: &m {model_config: *m}", 0, ""),
     "a key that is a list": ("? [a]\n: 1", 3, "while constructing a mapping"),
     "a key of 10^4 digits": (MODEL + "2\n    0x" + "f" * 900 + ": 1\n", 0, ""),
-    "layers of 10^4 digits": (MODEL + "0x" + "f" * 9000 + "\n", 3, "num_hidden_layers is 2147483648 or more"),
+    "layers of 10^4 digits": (MODEL + "0x" + "f" * 9000 + "\n", 3, "num_hidden_layers is 2^31 or more"),
     "a timestamp that is none": ("!!timestamp x", 3, "is not YAML"),
     "a boolean that is none": ("!!bool x", 3, "is not YAML"),
     "a number that is none": ("!!int ''", 3, "is not YAML"),

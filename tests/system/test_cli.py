@@ -485,7 +485,7 @@ USAGE = {
     "DEST twice": (["convert", "S", "D", "--output_path", "D"], "given twice: as an argument and as --output_path"),
     "too many": (["convert", "S", "D", "E"], "extra argument"),
     "a model misspelt": (["convert", "S", "D", "--model", "lama"], "did you mean llama?"),
-    "no such model": (["convert", "S", "D", "--model", "zzz"], "`streamconv models` lists them"),
+    "no such model": (["convert", "S", "D", "--model", "zzz"], "the models are baichuan2, blip2, "),
     "models misspelt": (["models", "mixtrl"], "did you mean mixtral?"),
     "an option of the family": (["convert", "S", "D", "-o", "qkv_conat=true"], "did you mean qkv_concat?"),
     "an option of none": (["convert", "S", "D", "--model", "raw", "-o", "a=b"], "raw takes no options"),

@@ -44,7 +44,9 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_watch)
 PACKAGE = Path(streamconv.__file__).parent
-_ELSEWHERE = ("/proc/", "/sys/", "/dev/null", str(PACKAGE), sys.prefix, sys.base_prefix)
+#: Installed packages may lie elsewhere than the interpreter: a .pth file can add a folder of them.
+_INSTALLED = tuple(folder for folder in sys.path if Path(folder).name == "site-packages")
+_ELSEWHERE = ("/proc/", "/sys/", "/dev/null", str(PACKAGE), sys.prefix, sys.base_prefix, *_INSTALLED)
 
 
 @contextmanager
