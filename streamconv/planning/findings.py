@@ -17,7 +17,10 @@ from .matching import Application, Matches, Values
 _LISTED = 200
 _COUNTED = 100_000
 
-_USUAL_HINT = f"check that the model family is right ({setting('model', 'NAME')} sets it) and the source complete"
+_USUAL_HINT = (
+    f"check that the model family is right ({setting('model', 'NAME')} sets it) and the source complete; "
+    "nothing was written"
+)
 
 #: Values of holes that some required rule has, by the holes.
 _Seen = Mapping[tuple[str, ...], AbstractSet[Values]]
