@@ -25,7 +25,7 @@ from ..storage import access
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, flat_index
 from ..tensors.refs import Catalog, TensorRef
-from ..text import counted, format_size, quote
+from ..text import counted, format_size, quote, setting
 from ..units import parse_size
 from .elements import Compared, comparable
 
@@ -180,7 +180,7 @@ class Diff:
                 yield f"{counted(len(found), 'tensor')} {words}"
                 yield from (f"  {one}" for one in islice(found, _SHOWN))
             if len(found) > _SHOWN:
-                yield f"  and {len(found) - _SHOWN} more (--json lists all)"
+                yield f"  and {len(found) - _SHOWN} more"
 
     def json_lines(self) -> Iterator[str]:
         """Yield the result as one JSON object, with a line for each tensor that differs."""
@@ -221,7 +221,7 @@ def diff_checkpoints(
         UsageError: a size or `io` that does not parse.
     """
     access.check_io(io)
-    limit = memory.default_limit() if max_mem is None else parse_size(max_mem, "--max-mem")
+    limit = memory.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
     one = open_catalog(Path(a), lambda: memory.header_room(limit))
     other = open_catalog(Path(b), lambda: memory.header_room(limit))
     memory.check_planning(limit, len(one) + len(other))

@@ -67,7 +67,7 @@ FAMILY = Family(
     rules=rules,
     differs_from_mindformers=(
         "names that start with transformer. are read; MindFormers writes an empty checkpoint",
-        "the number of layers is the config's; MindFormers' --layers silently drops those above it",
+        "the number of layers is the config's; MindFormers' option layers silently drops those above it",
         "integer and boolean masks keep their dtype whatever dtype is asked",
         "an untied head is refused because MindFormers' model ties it; MindFormers silently drops it",
     ),

@@ -1,7 +1,7 @@
 """CRC-32s of ranges of a file that is written in any order, put together from those of its blocks.
 
 A block that is digested also gives the CRC of each range that ends in it, as far as that lies in the block, and of the
-range that goes on behind it. Both are joined without a look at the bytes.
+range that continues behind it. Both are joined without a look at the bytes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RangeChecksums:
             crc: what this gave for the bytes of the block before them; 0 for the first.
 
         Returns:
-            The CRC of the range that goes on behind them, as far as it lies in the block.
+            The CRC of the range that continues behind them, as far as it lies in the block.
         """
         at, end = offset, offset + len(data)
         for number in range(max(0, bisect_right(self._begins, offset) - 1), len(self._slots)):

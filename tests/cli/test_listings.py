@@ -85,7 +85,7 @@ def test_a_torch_file(tmp_path: Path, capsys) -> None:
     (tmp_path / "a.bin").write_bytes(b"PK")
     ended = call(capsys, "inspect", tmp_path / "a.bin")
     assert ended.code == 4
-    assert "it does not begin as a zip archive; nothing of it was read" in ended.err
+    assert "it does not begin as a zip archive" in ended.err
 
 
 def test_models_lists_all(capsys) -> None:
