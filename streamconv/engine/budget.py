@@ -71,11 +71,6 @@ class Budget:
     workers: int
     region_bytes: int
 
-    @property
-    def peak(self) -> int:
-        """The most that will be resident, in bytes."""
-        return self.base + self.workers * _worker(self.region_bytes)
-
 
 def divide(
     memory_limit: int,
