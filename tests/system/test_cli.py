@@ -174,10 +174,10 @@ def stuck(folder: Path, seconds: float) -> str:
     return f"""
 import pathlib, time
 import streamconv.engine.workers as engine
-def contiguous(*_):
+def read(*_):
     pathlib.Path({str(folder / "stuck")!r}).touch()
     time.sleep({seconds})
-engine.Reader.contiguous = contiguous
+engine.Reader.read = read
 """
 
 
@@ -254,21 +254,36 @@ def test_restart_begins_anew(tmp_path: Path) -> None:
     refused = run("convert", source, dest, "--dtype", "fp16", "--quiet")
     assert refused.code == 8
     assert "--dtype was not given, is fp16" in refused.err
-    assert "give source and options as they were; to throw it away, add --restart" in refused.err
+    assert "to resume it, repeat its source and options; to discard it, add --restart" in refused.err
     done = run("convert", source, dest, "--dtype", "fp16", "--restart", "--quiet", "--json")
     assert json.loads(done.out)["resumed_bytes"] == 0
     assert streamconv.verify(dest, source=source)
     assert not list(tmp_path.glob("*partial*"))
 
 
+#: The second write waits until somebody makes the file `go`.
+HELD = """
+import os, time
+import streamconv.output.writer as writer
+fast, calls = writer.FileSink.put, []
+def put(*arguments):
+    calls.append(1)
+    while len(calls) > 1 and not os.path.exists({go!r}):
+        time.sleep(0.01)
+    return fast(*arguments)
+writer.FileSink.put = put
+"""
+
+
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
-    source, dest = running.llama(tmp_path / "source"), tmp_path / name
-    first = running.start("convert", source, dest, "--workers", 1, "--quiet")
+    source, dest, go = running.llama(tmp_path / "source"), tmp_path / name, tmp_path / "go"
+    first = running.start("convert", source, dest, "--workers", 1, "--quiet", before=HELD.format(go=str(go)))
     running.wait_until(lambda: on_record(dest), first)
     second = run("convert", source, dest, "--quiet")
     assert second.code == 8
     assert f"is being written by process {first.pid} on " in second.err
+    go.touch()
     assert first.wait(timeout=60) == 0
     assert golden.found(dest)
 
@@ -325,7 +340,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-NO_CHECK = "from streamconv.output.destination import Destination\nDestination.check_room = lambda *_: None"
+NO_CHECK = "from streamconv.output.destination import Destination\nDestination.check_free_space = lambda *_: None"
 
 
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
@@ -511,7 +526,7 @@ USAGE = {
     "no bytes": (["convert", "S", "D", "--max-mem", "0"], "--max-mem '0' is out of range"),
     "io": (
         ["convert", "S", "D", "--io", "mmap"],
-        "unknown value for --io: mmap\nhint: choose one of auto, map, read, direct",
+        "unknown value for --io: mmap\nhint: choose one of auto, read, direct",
     ),
     "a config": (["convert", "S", "D", "--config", "nothing.json"], "--config nothing.json: no such file or directory"),
     "a file as DEST": (
