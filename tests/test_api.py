@@ -198,6 +198,7 @@ def test_a_source_that_is_written_to(when: str, tmp_path: Path) -> None:
     assert streamconv.verify(dest, source=source)
 
 
+@pytest.mark.slow
 def test_a_source_that_shrinks_during_the_run(tmp_path: Path, capsys) -> None:
     source = running.llama(tmp_path / "source")
     process = running.start("convert", source, tmp_path / "dest", "--workers", 1, "--quiet")
@@ -264,7 +265,7 @@ def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
 
 
 def test_float8_only_goes_where_it_can_be_read(tmp_path: Path) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(3, 5).to(torch.float8_e4m3fn)}, tmp_path / "source.safetensors")

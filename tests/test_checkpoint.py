@@ -85,6 +85,7 @@ def _fits(index: tuple, array: np.ndarray) -> bool:
     return True
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_slices_are_numpys(made, data: st.DataObject) -> None:
@@ -163,6 +164,7 @@ def test_files_stay_open_until_the_checkpoint_is_closed(tmp_path: Path) -> None:
         tensor[0]
 
 
+@pytest.mark.slow
 def test_a_tensor_outlives_its_checkpoint_and_the_files_are_closed_after_both(tmp_path: Path) -> None:
     path = written(tmp_path)
     tensor = streamconv.open(path)["t"]
@@ -194,6 +196,7 @@ print(array.nbytes, peak_bytes() - before, int(array.view(np.uint8).sum()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["read", "direct"])
 def test_a_large_tensor_takes_its_own_size_and_little_more(io: str, tmp_path: Path) -> None:
     """From outside: the peak of a process that reads one tensor of random bytes."""

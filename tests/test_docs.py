@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import statistics
 
+import pytest
+
 from streamconv.cli.listings import family_lines
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
@@ -29,6 +31,7 @@ def test_the_tests_that_the_pages_name_are_there() -> None:
             assert not name or f"def {name}(" in found.read_text(), (page_.name, path, name)
 
 
+@pytest.mark.slow
 def test_models_prints_the_same() -> None:
     text = PAGE.read_text()
     for family in families():

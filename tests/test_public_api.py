@@ -66,6 +66,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         exec(compile(code, str(PAGE), "exec"), space)
 
 
+@pytest.mark.slow
 def test_every_name_is_loaded_when_it_is_used_and_not_before() -> None:
     code = (
         "import sys, streamconv\n"

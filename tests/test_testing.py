@@ -41,6 +41,7 @@ def saved(tmp_path):
 DIVISIBLE = {**LLAMA, "hidden_size": 18}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "optional"),
     [

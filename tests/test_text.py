@@ -88,6 +88,7 @@ def test_several_settings_in_a_message() -> None:
     assert in_shell(message) == "--reverse and --family FILE"
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=50))
 def test_text_from_outside_never_looks_like_a_setting(text) -> None:

@@ -84,6 +84,7 @@ def test_the_same(tmp_path: Path, capsys: Any) -> None:
     assert f"hold the same: {len(EVERY)} tensors" in ended.out
 
 
+@pytest.mark.slow
 def test_one_byte_of_any_tensor_is_found(tmp_path: Path) -> None:
     one, other = written(tmp_path / "a.safetensors", **EVERY), written(tmp_path / "b.safetensors", **EVERY)
     for name, ref in open_catalog(other).items():
@@ -227,6 +228,7 @@ def test_text(tmp_path: Path) -> None:
     assert str(found) == "t  A str [3], B U32 [3]"
 
 
+@pytest.mark.slow
 def test_tensors_cut_out_of_a_torch_storage(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     base = torch.arange(120, dtype=torch.float32).reshape(10, 12)
@@ -273,6 +275,7 @@ def test_the_first_and_the_count_across_windows(io: str, tmp_path: Path, monkeyp
         assert min(firsts) == places[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_two_arrays_compare_as_numpy_says(data: st.DataObject) -> None:
@@ -347,6 +350,7 @@ def test_errors(tmp_path: Path) -> None:
         streamconv.diff(one, one, max_mem="1M")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["read", "direct"])
 def test_tensors_larger_than_the_budget(io: str, tmp_path: Path) -> None:
     """I1, from outside: dense random values, one tensor in another dtype."""

@@ -40,6 +40,7 @@ def test_one_of_every_stratum(numerator: int, denominator: int, seed: int, count
     assert len({int(number * one.share) for number in taken}) == len(taken)
 
 
+@pytest.mark.slow
 def test_everything_is_taken_in_time_and_the_same_seed_takes_the_same() -> None:
     counts = Counter(n for seed in range(2000) for n in range(60) if Sample(Fraction(1, 20), seed).takes(n))
     assert len(counts) == 60
@@ -111,6 +112,7 @@ def caught(*words: Path, seed: int, fraction: str = "5%") -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_share_is_read(made: Any) -> None:
     for words in (made, made[1:]):
         whole = streamconv.verify(words[-1], source=words[0] if len(words) == 2 else None)
@@ -138,6 +140,7 @@ def test_progress_ends_at_what_is_read(made: Any) -> None:
         assert seen[-1].done == seen[-1].total == result.bytes_read < result.total
 
 
+@pytest.mark.slow
 def test_a_byte_of_data_is_found_sooner_or_later(made: Any) -> None:
     dest = made[1]
     ref = open_catalog(dest)["lm_head.weight"]
@@ -164,6 +167,7 @@ def test_every_file_is_looked_at(made: Any) -> None:
         path.write_bytes(original)
 
 
+@pytest.mark.slow
 def test_every_byte_that_is_no_data_is_looked_at(made: Any) -> None:
     """Of a sample, too; but for CRCs, and against the manifest for what a torch archive says a second time."""
     for path in named(made[1]):

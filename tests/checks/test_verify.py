@@ -55,6 +55,7 @@ def test_untouched(kind: str, made) -> None:
     assert alone.bytes_read == sum(p.stat().st_size for p in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_flipped_byte_is_found(kind: str, made) -> None:
     """Every byte: lengths, headers, records, tensors, index, CRC."""
@@ -69,6 +70,7 @@ def test_every_flipped_byte_is_found(kind: str, made) -> None:
     assert streamconv.verify(dest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_flipped_byte_is_found_by_the_source(kind: str, made) -> None:
     source, dest = made[kind]

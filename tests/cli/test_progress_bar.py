@@ -46,6 +46,7 @@ def on_a_terminal(*words: object, number: signal.Signals | None = None, columns:
     return process.returncode, drawn.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [150, 0], ids=["", "a terminal that does not know its size"])
 def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
     words = ("convert", running.llama(tmp_path / "source"), tmp_path / "dest")
@@ -59,6 +60,7 @@ def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
     assert golden.found(tmp_path / "dest")
 
 
+@pytest.mark.slow
 def test_quiet_draws_nothing_on_a_terminal(tmp_path: Path) -> None:
     assert on_a_terminal("convert", running.tiny(tmp_path / "source"), tmp_path / "dest", "--quiet") == (0, "")
 

@@ -27,6 +27,7 @@ def filled(shape: tuple[int, ...], parts: list[Box]) -> np.ndarray:
     return count
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(trees(), st.sampled_from([1, 2, 4, 8]), st.integers(8, 400))
 def test_boxes_tile_every_view_just_once_and_fit_the_region(tree, itemsize, region) -> None:

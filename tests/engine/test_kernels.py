@@ -295,6 +295,7 @@ def fill(view: Array, seed: int) -> None:
     view[...] = random_bits(F64, view.size, seed).astype(view.dtype).reshape(view.shape)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(two_layouts(), st.sampled_from([1, 2, 4, 8]))
 def test_copy_equals_copyto_for_any_strides(makes: tuple[Any, Any], itemsize: int) -> None:
@@ -448,6 +449,7 @@ def every_pattern_times_many_scales() -> tuple[Array, Array, Array]:
     return weight, scales[:, np.newaxis], by_arithmetic(weight, scales[:, np.newaxis])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without_nan", [False, True])
 def test_dequantise_every_pattern_times_many_scales(without_nan: bool) -> None:
     weight, scale, expected = every_pattern_times_many_scales()
@@ -471,6 +473,7 @@ def with_fewer_and_fewer_instructions() -> Iterator[None]:
             numkong.enable_capability(name)
 
 
+@pytest.mark.slow
 def test_dequantise_whatever_instructions_numkong_may_use() -> None:
     weight, scale, expected = every_pattern_times_many_scales()
     for _ in with_fewer_and_fewer_instructions():
@@ -540,6 +543,7 @@ def test_dequantise_a_trimmed_matrix() -> None:
     same_but_for_nan(out, dequantised(weight, scale), weight)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data())
 def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
@@ -584,6 +588,7 @@ def _traced(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["numbers", "nan"])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("source", "target"), PAIRS)
@@ -599,6 +604,7 @@ def test_scratch_of_copy(itemsize: int) -> None:
     assert peak_of(lambda: kernels.copy(source, target.T)) <= kernels.SCRATCH_BYTES // 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["numbers", "nan"])
 @pytest.mark.parametrize("dtype", [BF16, F32, F16], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])

@@ -58,6 +58,7 @@ def test_the_page_s_test_passes(page) -> None:
     space["test_it_comes_back"](page / "run")
 
 
+@pytest.mark.slow
 def test_the_page_s_commands_run(page) -> None:
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
@@ -81,6 +82,7 @@ def test_the_second_example_converts_both_ways(page, use_gmm) -> None:
     assert golden.found(page / "back") == golden.found(page / "hf")
 
 
+@pytest.mark.slow
 def test_an_installed_package_s_family_is_listed_and_recognised(page, monkeypatch) -> None:
     """As pip installs it: a module, and metadata beside it that names the entry point."""
     home = page / "site"

@@ -28,6 +28,8 @@ from support import golden
 from support.helpers import planned
 from support.running import call
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, np.ndarray]
 Options = Mapping[str, Any]
 

@@ -150,6 +150,7 @@ def named(case: Any) -> str:
     return case.name if isinstance(case, Family) else ",".join(f"{k}={spell(v)}" for k, v in case.items()) or "-"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "options"), CASES, ids=named)
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())

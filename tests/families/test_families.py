@@ -62,6 +62,7 @@ def there_and_back(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("biased", [False, True], ids=["", "biases"])
 @pytest.mark.parametrize("concat", [False, True, "blocks"])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -70,6 +71,7 @@ def test_llama(there_and_back, shape, concat, biased) -> None:
     there_and_back(config, hf(config, optional=biased), {"qkv_concat": concat})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_gmm", [False, True])
 @pytest.mark.parametrize(("experts", "shape"), [(1, "square"), (2, "tied"), *product([7], SHAPES)])
 def test_mixtral(there_and_back, shape, experts, use_gmm) -> None:
@@ -87,6 +89,7 @@ def test_dtypes_of_their_own(there_and_back, config) -> None:
     there_and_back(config, specs, {})
 
 
+@pytest.mark.slow
 def test_eleven_layers_and_a_shard_for_each_tensor(there_and_back) -> None:
     config = {**LLAMA, "num_hidden_layers": 11}
     there_and_back(config, hf(config), {"qkv_concat": True})

@@ -20,6 +20,7 @@ def test_golden_case(case: golden.Case, tmp_path) -> None:
     assert golden.found(tmp_path / "out") == case.expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
 def test_golden_case_from_other_shards_into_a_ckpt(case: golden.Case, tmp_path) -> None:
     source = case.write_source(tmp_path / "source", shard_count=5)

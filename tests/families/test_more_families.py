@@ -25,6 +25,8 @@ from streamconv.tensors.refs import TensorSpec
 from support import golden
 from support.running import call
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, np.ndarray]
 I64 = from_safetensors("I64", "I64")
 Options = Mapping[str, Any]

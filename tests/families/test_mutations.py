@@ -7,6 +7,8 @@ import pytest
 from streamconv.families import families
 from support import mutations
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = [family for family in families() if family.name != "raw"]
 
 

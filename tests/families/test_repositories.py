@@ -16,6 +16,8 @@ from streamconv.tensors.dtypes import BF16, F32, from_safetensors
 from streamconv.tensors.refs import TensorSpec
 from support.repositories import REPOSITORIES, Repository, expand
 
+pytestmark = pytest.mark.slow
+
 INDEX = from_safetensors("I64", "index")
 
 

@@ -98,6 +98,7 @@ def test_whatever_protobuf_allows_is_read(read, ref_bytes, case):
     assert found["t"].shape in [(2,), (2, 1), (1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_mindspore_reads_the_same(tmp_path, case):
     """Sizes fit in all of these files, so MindSpore's loader is safe to run on them."""
@@ -248,6 +249,7 @@ def test_a_fifo_does_not_hang(tmp_path):
         ckpt.read(tmp_path / "x.ckpt")
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_no_flipped_byte_escapes_our_errors(tmp_path_factory, data):
@@ -407,6 +409,7 @@ def test_mindspore_loads_bfloat16_empty_and_sliced(tmp_path, file_bytes):
     assert bytes(loaded["s"].get_bytes()) == data["s"]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(

@@ -81,6 +81,7 @@ PLACES: dict[str, tuple[str, bytes, Read, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_the_limit_that_is_named_suffices(place: str, tmp_path: Path) -> None:
     name, content, read, is_exact = PLACES[place]
@@ -109,6 +110,7 @@ def test_the_limit_that_is_named_suffices(place: str, tmp_path: Path) -> None:
         assert refused(parse_size(named[1]) - 16 * MIB) is not None
 
 
+@pytest.mark.slow
 def test_the_command_line_names_a_limit_that_suffices(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(hostile.encode(TENSORS))
     words = ("plan", "x.safetensors", "y", "--model", "raw", "--max-mem")

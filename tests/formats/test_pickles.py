@@ -128,6 +128,7 @@ time.sleep(0.3)
     assert done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "convert", "plan"])
 def test_the_command_line_says_what_it_wanted(tmp_path, command) -> None:
     archive(tmp_path / "m.bin", TRICKS["os.system"])

@@ -228,6 +228,7 @@ def test_mindspore_files_are_read(samples, ref_bytes, name):
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_flipped_byte_escapes_our_errors(tmp_path_factory, data):

@@ -157,6 +157,7 @@ def test_mindspores_samples_by_directory(samples):
     assert len(open_catalog(samples / "dist4" / "full" / "rank_0")) > 1
 
 
+@pytest.mark.slow
 def test_a_model_that_huggingface_hub_wrote(tmp_path):
     torch = pytest.importorskip("torch")
     hub = pytest.importorskip("huggingface_hub")

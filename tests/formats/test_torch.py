@@ -108,6 +108,7 @@ def test_tensors_that_are_no_rows_of_their_storage(tmp_path) -> None:
     streamconv.verify(tmp_path / "out", source=path, max_mem="8G")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_strided_tensor(tmp_path_factory, data) -> None:
@@ -311,6 +312,7 @@ def small(path: Path) -> tuple[bytes, dict[str, Any]]:
     return saved(path, state).read_bytes(), read(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_a_damaged_byte_is_an_error_or_no_matter(tmp_path_factory, data) -> None:
@@ -350,6 +352,7 @@ def test_a_directory_that_says_there_is_more_than_there_is(tmp_path) -> None:
         open_catalog(tmp_path / "m.bin")
 
 
+@pytest.mark.slow
 def test_headers_that_the_budget_does_not_allow(tmp_path) -> None:
     state = {f"layer.{i}.weight": tensor((1,)) for i in range(3000)}
     path = saved(tmp_path / "m.bin", state)

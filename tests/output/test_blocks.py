@@ -96,6 +96,7 @@ def digests(data: bytes) -> list[str]:
     return [xxhash.xxh3_128(data[i : i + SMALL]).hexdigest() for i in range(0, len(data), SMALL)]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(files(), st.data())
 def test_digests_and_checksums_do_not_depend_on_the_order_of_writes(made, data) -> None:
@@ -129,6 +130,7 @@ def test_a_block_is_digested_as_soon_as_it_is_full() -> None:
     assert sorted(file.told) == [0, 1]
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(files(), st.data())
 def test_a_file_is_resumed(made, data) -> None:

@@ -36,6 +36,7 @@ def run_of(source: Path, dest: Path, *words: object) -> dict[str, bytes | str | 
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_workers_budget_io_and_shards_change_no_byte(name: str, mixtral: dict[str, Path], tmp_path: Path) -> None:
     options = ["-o", "use_gmm=true", *(["--crc"] if name != "dest" else ["--max-shard-size", "30MB"])]
@@ -50,6 +51,7 @@ def test_workers_budget_io_and_shards_change_no_byte(name: str, mixtral: dict[st
         assert run_of(mixtral[source], tmp_path / name, *options, *words) == first
 
 
+@pytest.mark.slow
 def test_an_interruption_changes_no_byte(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     streamconv.convert(source, tmp_path / "first")

@@ -94,6 +94,7 @@ def test_what_does_not_belong_in_it_is_removed(name: str, source: Path, tmp_path
     assert not list(tmp_path.glob("*partial*"))
 
 
+@pytest.mark.slow
 @NAMES
 @pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000, None])
 def test_a_journal_that_says_nothing_is_begun_anew(name: str, content, source: Path, tmp_path: Path) -> None:

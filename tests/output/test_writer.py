@@ -81,6 +81,7 @@ def test_any_order_gives_the_same_file(
         assert digests[file.name] == [xxhash.xxh3_128_hexdigest(expected)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [4 * BLOCK // 3, 1 << 20])
 @pytest.mark.parametrize("crc", [False, True])
 def test_threads_and_blocks(size: int, crc: bool, tmp_path: Path) -> None:

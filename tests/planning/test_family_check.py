@@ -88,6 +88,7 @@ def test_a_known_family_by_its_name(tmp_path) -> None:
         check("lama", tmp_path / "hf")
 
 
+@pytest.mark.slow
 def test_the_command_and_its_exit_code(tmp_path) -> None:
     running.tiny(tmp_path / "hf")
     fits = run("models", "check", "llama", "hf", cwd=tmp_path)

@@ -76,6 +76,7 @@ def test_names_tell_an_option_forward(tmp_path, prefix) -> None:
         streamconv.plan(source, tmp_path / "ms", options={"prefix": not prefix}, max_mem="8G")
 
 
+@pytest.mark.slow
 def test_mindformers_spelling_of_numbers_and_options(tmp_path) -> None:
     model(tmp_path / "bloom", BLOOM, "bloom", told=False)
     model(tmp_path / "gpt", GPT, "gpt", told=False)

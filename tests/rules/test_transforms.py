@@ -69,6 +69,7 @@ def layouts(draw: st.DrawFn) -> tuple[Transform, list[tuple[int, ...]]]:
     return layout, shapes
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(layouts())
 def test_the_inverse_gives_every_tensor_back(drawn) -> None:

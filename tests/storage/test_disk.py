@@ -45,6 +45,7 @@ def calls_past_the_layer(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_operation_on_files_goes_past_the_layer() -> None:
     package = ROOT / "streamconv"
     paths = [path for path in sorted(package.rglob("*.py")) if path.name not in ELSEWHERE]
@@ -128,6 +129,7 @@ def test_without_a_way_to_ask_the_page_cache_nothing_is_cached(tmp_path: Path, m
     assert access.are_cached(tmp_path / "a", [0, 50]) == [False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["auto", "direct"])
 def test_pythons_without_preadv2_convert_verify_and_compare(tmp_path: Path, io: str) -> None:
     """Wherever the tests run, the file system is one where `auto` asks the page cache."""

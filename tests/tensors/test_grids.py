@@ -67,6 +67,7 @@ def test_the_grid_of_a_box_is_its_elements_in_row_major_order(drawn) -> None:
     assert grid.bounds() == box
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(grids())
 def test_bounds_span_and_count_are_those_of_its_elements(grid) -> None:
@@ -78,6 +79,7 @@ def test_bounds_span_and_count_are_those_of_its_elements(grid) -> None:
         assert grid.span(axis) == high - low
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(grids(), st.integers(0, 1), st.integers(0, 40), st.integers(0, 20))
 def test_clipping_keeps_just_what_lies_inside(grid, axis, low, length) -> None:
@@ -85,6 +87,7 @@ def test_clipping_keeps_just_what_lies_inside(grid, axis, low, length) -> None:
     assert sorted(kept) == [(c, p) for c, p in elements(grid) if low <= c[axis] < low + length]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(grids(), st.integers(0, 1), st.integers(1, 9))
 def test_a_merged_axis_comes_apart_in_quotient_and_rest(grid, axis, size) -> None:
@@ -140,6 +143,7 @@ def points(box: Box) -> set[tuple[int, ...]]:
     return set(product(*(range(low, high) for low, high in box)))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 3).flatmap(lambda rank: st.tuples(boxes_of(rank), boxes_of(rank))))
 def test_what_of_a_box_lies_outside_another(pair) -> None:
     one, other = pair

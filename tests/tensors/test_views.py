@@ -15,6 +15,7 @@ from streamconv.tensors.grids import whole
 from support.helpers import indices, read, ref, trees
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(trees(), st.data())
 def test_any_box_of_any_tree_is_what_numpy_gives(tree, data) -> None:
@@ -26,6 +27,7 @@ def test_any_box_of_any_tree_is_what_numpy_gives(tree, data) -> None:
     np.testing.assert_array_equal(read(view, whole(view.shape), leaves), array)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(trees())
 def test_parts_on_the_two_sides_of_a_seam_share_no_source_element(tree) -> None:
