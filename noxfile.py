@@ -95,7 +95,8 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated parts of the documentation."""
-    session.run("python", "tests/support/families_page.py", env={"PYTHONPATH": str(ROOT / "tests")})
+    for page in ("families_page", "rooms_table"):
+        session.run("python", f"tests/support/{page}.py", env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,14 @@ def _own_python() -> Path:
 
 def new_environment(session: nox.Session, python: Path, name: str = "environment") -> Environment:
     """Make an empty virtual environment with this interpreter."""
-    folder = Path(session.create_tmp()) / name
+    folder = Path(session.create_tmp()).resolve() / name
     session.run(str(python), "-m", "venv", "--clear", str(folder), external=True)
     return Environment(session, folder)
 
 
 def build(session: nox.Session) -> tuple[Path, Path]:
     """Return a new wheel and a new sdist."""
-    out = Path(session.create_tmp()) / "dist"
+    out = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(out, ignore_errors=True)
     tools = new_environment(session, _own_python(), "tools")
     tools.install("build")

@@ -102,7 +102,7 @@ def test_a_peak_above_the_budget_is_a_fault(tmp_path: Path, capsys, monkeypatch)
     monkeypatch.setattr(demo, "_watch", watch)
     ended = call(capsys, "demo", "--keep", tmp_path / "demo")
     assert ended.code == 1
-    assert "is above the budget" in ended.err
+    assert "is above the limit" in ended.err
 
 
 def test_the_digest_sees_names_and_bytes(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def names_the_place(message: str, path: Path, position: int, tensor: tuple[str, 
 def test_a_tensor_of_several_blocks_is_named_with_the_bytes_that_lie_there(tmp_path: Path, small_blocks: None) -> None:
     source = running.tiny(tmp_path / "source", vocab_size=1000)
     streamconv.convert(source, tmp_path / "dest.ckpt")
-    ref = streamconv.open(tmp_path / "dest.ckpt")["lm_head.weight"].ref
+    ref = open_catalog(tmp_path / "dest.ckpt")["lm_head.weight"]
     flip(tmp_path / "dest.ckpt", ref.extents[0].offset + 9000, 0)
     low = (ref.extents[0].offset + 9000) // BLOCK * BLOCK - ref.extents[0].offset
     with pytest.raises(VerificationError, match=rf"lm_head.weight, bytes {low} to {low + BLOCK} of its 40000\)"):

@@ -166,7 +166,9 @@ def test_names_in_what_a_report_counts(tmp_path: Path, capsys: Any) -> None:
         out = tmp_path / f"dest{len(words)}"
         ended = running.call(capsys, "convert", tmp_path / "x.safetensors", out, *RAW, "--dtype", "fp16", *words)
         assert ended.code == 0
-        assert "\\u001b[31mred" in ended.out if words else "became infinite, in 1 tensor: \\x1b[31mred" in ended.out
+        assert (
+            "\\u001b[31mred" in ended.out if words else "overflowed to infinity in 1 tensor: \\x1b[31mred" in ended.out
+        )
         said_safely(ended)
 
 
