@@ -29,7 +29,7 @@ MIB = 1 << 20
 
 ENDLESS_DISK = """
 from streamconv.output.destination import Destination
-Destination.check_room = lambda self, size: None
+Destination.check_free_space = lambda self, size: None
 """
 
 

@@ -24,7 +24,7 @@ def test_the_final_name_never_holds_half_a_result_and_the_run_goes_on(scenario: 
 def test_a_sync_less_would_be_seen(scenario: str, lacking: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(OpenFile, "sync", lambda self: None)
     if lacking == "before the name":
-        monkeypatch.setattr(OpenFile, "finish", lambda self: self.ledger.ordered())
+        monkeypatch.setattr(OpenFile, "finish", lambda self: self.digests.hexdigests())
     with pytest.raises(AssertionError, match=r"names|bytes lost"):
         sweep_power.sweep(SCENARIOS[scenario], tmp_path)
 
