@@ -107,6 +107,8 @@ class Terminal(io.StringIO):
 
 
 def test_the_bar_ends_at_the_total(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # what older versions of tqdm go by
+    monkeypatch.setenv("LINES", "50")
     stream = Terminal()
     with ProgressBar(stream) as bar:
         for done in (0, 30, 30, 100):
