@@ -118,6 +118,7 @@ def plan(
         mapping=mapping,
         layout=placed,
         settings=settings,
+        workers=workers,
         budget=decide_budget(mapping, placed, opened.memory_limit, workers),
         reading=access.for_reading(io, opened.catalog.files),
         writing=access.for_writing(io, destination.path.parent),

@@ -87,7 +87,7 @@ class Plan(Prepared):
         """
         started = time.monotonic()
         # What the caller allocated since the plan was made counts too.
-        budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.budget.workers)
+        budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.workers)
         _log.debug("reading: %s, writing: %s, budget: %s", self.reading, self.writing, budget)
         with Staging(self.destination.paths, self._fingerprint(), self.restart) as staging:
             if staging.is_finished() and not self.restart:

@@ -31,6 +31,7 @@ class Prepared:
         mapping: every output tensor, and the account of every source tensor.
         layout: every output file, to the byte.
         settings: what decides the result's bytes.
+        workers: threads asked for, `None` for as many as cores and memory allow.
         budget: how the memory limit is divided.
         reading: how the source's files are accessed.
         writing: how the result's files are accessed.
@@ -48,6 +49,7 @@ class Prepared:
     mapping: TensorMapping
     layout: FileLayout
     settings: Settings
+    workers: int | None
     budget: Budget
     reading: ChosenAccess
     writing: ChosenAccess

@@ -294,6 +294,12 @@ def test_a_plan_writes_nothing_and_says_everything(tmp_path: Path) -> None:
     assert report.to_json()["total_bytes"] == plan.to_json()["total_bytes"]
 
 
+def test_a_run_with_less_memory_than_was_planned_takes_fewer_workers(tmp_path: Path, monkeypatch) -> None:
+    planned = streamconv.plan(running.tiny(tmp_path / "source"), tmp_path / "dest", max_mem="4G")
+    monkeypatch.setattr("streamconv.prepared.resident_bytes", lambda: (4 << 30) - (42 << 20))
+    assert planned.run().budget.workers == 1
+
+
 def test_all_that_does_not_fit_is_listed(tmp_path: Path, capsys) -> None:
     source = running.tiny(tmp_path / "source")
     catalog = open_catalog(source)
