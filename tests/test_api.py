@@ -284,12 +284,12 @@ def test_float8_only_goes_where_it_can_be_read(tmp_path: Path) -> None:
 def test_a_plan_writes_nothing_and_says_everything(tmp_path: Path) -> None:
     source = running.llama(tmp_path / "source", "llama2_mha_invfreq_none")
     before = running.tree(tmp_path)
-    plan = streamconv.plan(source, tmp_path / "dest", dtype="bf16", max_mem="1G", workers=2)
+    plan = streamconv.plan(source, tmp_path / "dest", dtype="bf16", max_mem="8G", workers=2)
     text = str(plan)
     assert running.tree(tmp_path) == before
     for part in ("model    llama (from config.json", "qkv_concat=false", "dtype    BF16", "2 workers", "dropped  "):
         assert part in text
-    assert "limit 1 GiB: baseline " in text
+    assert "limit 8 GiB: baseline " in text
     report = plan.run()
     assert report.to_json()["total_bytes"] == plan.to_json()["total_bytes"]
 
@@ -338,9 +338,9 @@ def test_the_model_comes_from_the_manifest(tmp_path: Path) -> None:
 
 def test_sizes_and_paths_in_every_spelling(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
-    for number, (mem, shard) in enumerate((("1G", "5GB"), (1 << 30, 5_000_000_000), ("1024MiB", "5000MB"))):
+    for number, (mem, shard) in enumerate((("8G", "5GB"), (8 << 30, 5_000_000_000), ("8192MiB", "5000MB"))):
         plan = streamconv.plan(str(source), str(tmp_path / f"d{number}"), max_mem=mem, max_shard_size=shard)
-        assert (plan.budget.memory_limit, plan.settings.max_shard_size) == (1 << 30, 5_000_000_000)
+        assert (plan.budget.memory_limit, plan.settings.max_shard_size) == (8 << 30, 5_000_000_000)
 
 
 def test_progress_is_monotonic_and_ends_at_the_total(tmp_path: Path) -> None:

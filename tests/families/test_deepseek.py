@@ -530,11 +530,11 @@ def test_raw_dequantises_and_changes_no_name(tmp_path, twins, dtype) -> None:
 
 
 def test_the_plan_says_what_it_dequantises(twins, tmp_path) -> None:
-    weights = sum(tensor.dtype == "F8_E4M3" for tensor in streamconv.open(twins(LARGE)[0]).values())
+    weights = sum(tensor.dtype_name == "F8_E4M3" for tensor in streamconv.open(twins(LARGE)[0]).values())
     for options, count in (({}, weights), ({"mtp": False}, weights - (4 + 1 + 3 * 3 + 3))):
         plan = streamconv.plan(twins(LARGE)[0], tmp_path / "ms", options=options, max_mem="8G")
         assert plan.to_json()["dequantised"] == count
-        assert f"fp8      {count} weights times their scales" in str(plan)
+        assert f"fp8      {count} weights multiplied by their scales, " in str(plan)
 
 
 @settings(max_examples=12, deadline=None)
