@@ -58,7 +58,7 @@ MIB, GB = 1 << 20, 10**9
 #: Bytes of a window, and of a box.
 REGION = 64 * MIB
 
-_SLAB = 8 * MIB  # what the engine hands to the writer at once
+_WRITE_BYTES = 8 * MIB  # what the engine hands to the writer at once
 _HEADS, _KV, _HEAD_DIM = 32, 8, 128
 _SIZES = Sizes({"heads": "heads", "kv": "kv", "rope": "rope"}, {"heads": _HEADS, "kv": _KV, "rope": _HEAD_DIM})
 
@@ -233,17 +233,17 @@ def _copy(nbytes: int) -> Work:
 
 
 def _digest(size: int, crc: bool) -> _Job:
-    """Prepare the digests of a file of `size` random bytes, written in order, a slab at a time."""
+    """Prepare the digests of a file of `size` random bytes, written in order, a part at a time."""
     data = memoryview(np.random.default_rng(0).bytes(size))
 
     def work() -> None:
         slots = (ChecksumSlot(0, size, (size,), 4, "little"),) if crc else ()
         file = OutputFile("file", size + 4 * len(slots), (), {}, slots)
         digests = BlockDigests(file, Blocks(file.size), _unread, lambda offset, data: None)
-        for begin in range(0, size, _SLAB):
-            slab = data[begin : begin + _SLAB]
-            digests.digest(begin, slab)
-            digests.wrote(begin, len(slab))
+        for begin in range(0, size, _WRITE_BYTES):
+            part = data[begin : begin + _WRITE_BYTES]
+            digests.digest(begin, part)
+            digests.wrote(begin, len(part))
 
     return _Job(work, size)
 

@@ -20,7 +20,7 @@ from ..planning.outputs import Output
 from ..storage.access import Access
 from ..storage.regions import Placement, Region
 from ..tensors.arrays import Bits
-from ..tensors.grids import Box, box_shape, runs, slabs
+from ..tensors.grids import Box, box_parts, box_shape, runs
 from .budget import Budget
 from .progress import OnProgress, ProgressReporter, Tally
 from .reader import Reader
@@ -29,7 +29,7 @@ from .tasks import BoxFilter, Record, Task, Unrecorded, tasks, total_bytes
 _TICK = 0.1
 
 #: Bytes that are written and recorded as one.
-_SLAB = 8 << 20
+_WRITE_BYTES = 8 << 20
 
 
 class Sink(Protocol):
@@ -142,13 +142,13 @@ class _Worker(threading.Thread):
         output, box = task.output, task.box
         data, overflowed = self.reader.read(output.view, box, output.dtype, self._region, self._placement(output, box))
         # Values that overflow are counted by the box, so such a box is on record whole or not at all.
-        most = data.size if overflowed else _SLAB // output.dtype.itemsize
+        most = data.size if overflowed else _WRITE_BYTES // output.dtype.itemsize
         begin = 0
-        for slab in slabs(box, most):
-            count = math.prod(box_shape(slab))
+        for part in box_parts(box, most):
+            count = math.prod(box_shape(part))
             if self._work.is_stopped:
                 return
-            self._write(task, slab, data[begin : begin + count], overflowed)
+            self._write(task, part, data[begin : begin + count], overflowed)
             begin += count
 
     def _placement(self, output: Output, box: Box) -> Placement | None:
@@ -157,9 +157,9 @@ class _Worker(threading.Thread):
         itemsize = output.dtype.itemsize
         return self._sink.placement(output.name, next(starts) * itemsize, run * itemsize)
 
-    def _write(self, task: Task, slab: Box, data: Bits, overflowed: int) -> None:
-        with self._record.writing(task.number, slab, data.nbytes, overflowed):
-            file = _put(self._sink, task.output, slab, data)
+    def _write(self, task: Task, part: Box, data: Bits, overflowed: int) -> None:
+        with self._record.writing(task.number, part, data.nbytes, overflowed):
+            file = _put(self._sink, task.output, part, data)
         self._tally.add(task.output.name, data.nbytes, overflowed, file)
 
 

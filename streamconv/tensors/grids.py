@@ -125,7 +125,7 @@ def joined(box: Box, other: Box) -> Box | None:
     return (*box[:axis], (min(a, c), max(b, d)), *box[axis + 1 :]) if b == c or d == a else None
 
 
-def slabs(box: Box, most: int) -> Iterator[Box]:
+def box_parts(box: Box, most: int) -> Iterator[Box]:
     """Yield `box` in parts of at most `most` elements, each of them one run of the box in row-major order."""
     axis = next((axis for axis, (low, high) in enumerate(box) if high - low > 1), None)
     if axis is None:
@@ -136,7 +136,7 @@ def slabs(box: Box, most: int) -> Iterator[Box]:
     step = max(1, most // inner)
     for begin in range(low, high, step):
         part = (*box[:axis], (begin, min(begin + step, high)), *box[axis + 1 :])
-        yield from slabs(part, most) if inner > most else (part,)
+        yield from box_parts(part, most) if inner > most else (part,)
 
 
 def clip(grid: Grid, axis: int, low: int, high: int) -> Iterator[Grid]:

@@ -90,11 +90,11 @@ def _shortened(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def small_units() -> Iterator[None]:
-    """Blocks, slabs and batches of kilobytes: a tiny model has as many of them as a large one."""
+    """Blocks, writes and batches of kilobytes: a tiny model has as many of them as a large one."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (blocks, manifest, against_manifest):
             patch.setattr(module, "BLOCK", 4 << 10)
-        patch.setattr(engine, "_SLAB", 1 << 10)
+        patch.setattr(engine, "_WRITE_BYTES", 1 << 10)
         for each in (disk, regions, device):
             patch.setattr(each, "ALIGNMENT", 512)
         patch.setattr(access, "DIRECT_LEAST", 512)

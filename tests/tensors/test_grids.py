@@ -13,12 +13,12 @@ from streamconv.tensors.grids import (
     Grid,
     Loop,
     box_grid,
+    box_parts,
     box_shape,
     clip,
     flat_index,
     joined,
     runs,
-    slabs,
     unmerge,
     whole,
     without,
@@ -162,7 +162,7 @@ def test_two_boxes_that_make_one(pair) -> None:
 
 
 @given(st.integers(0, 3).flatmap(boxes_of), st.integers(1, 40))
-def test_slabs_are_runs_of_a_box_in_its_order(box, most) -> None:
-    parts = list(slabs(box, most))
+def test_the_parts_of_a_box_are_runs_of_a_box_in_its_order(box, most) -> None:
+    parts = list(box_parts(box, most))
     assert [point for part in parts for point in sorted(points(part))] == sorted(points(box))
     assert all(len(points(part)) <= most for part in parts)
