@@ -23,17 +23,8 @@ from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import golden, helpers, nowhere
-
-#: Each box takes a while, so that a signal meets the run half way.
-SLOW = """
-import time
-import streamconv.output.writer as writer
-fast = writer.FileSink.put
-def put(*arguments):
-    time.sleep(0.05)
-    return fast(*arguments)
-writer.FileSink.put = put
-"""
+from support.faults import SLOW, Fault
+from support.faults import command as on_bad_storage
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,10 @@ class Ended:
     err: str
 
 
-def command(*words: object, before: str = "") -> list[str]:
-    """The command line; with `before`, that Python is run first, in the same process."""
+def command(*words: object, before: str = "", faults: tuple[Fault, ...] = ()) -> list[str]:
+    """The command line, with these faults of storage; with `before`, that Python is run first, in the same process."""
+    if faults:
+        return on_bad_storage(faults, words)
     start = ["-c", f"{before}\nfrom streamconv.cli.main import main\nmain()"] if before else ["-m", "streamconv"]
     return [sys.executable, *start, *map(str, words)]
 
@@ -60,13 +53,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def run(
     *words: object,
     before: str = "",
+    faults: tuple[Fault, ...] = (),
     prepare: Callable[[], object] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Ended:
     """Run `streamconv WORDS`, as it is installed, to its end; `prepare` is called in the child."""
     done = subprocess.run(
-        command(*words, before=before),
+        command(*words, before=before, faults=faults),
         capture_output=True,
         preexec_fn=prepare,
         cwd=cwd or nowhere(),
@@ -92,10 +86,10 @@ def call(capsys: Any, *words: object) -> Ended:
     return Ended(code, captured.out, captured.err)
 
 
-def start(*words: object, before: str = SLOW, **arguments: Any) -> subprocess.Popen[bytes]:
+def start(*words: object, faults: tuple[Fault, ...] = (SLOW,), **arguments: Any) -> subprocess.Popen[bytes]:
     """Begin `streamconv WORDS`; the child takes SIGINT even where the tests run in the background."""
     return subprocess.Popen(
-        command(*words, before=before),
+        command(*words, faults=faults),
         stdout=subprocess.PIPE,
         stderr=arguments.pop("stderr", subprocess.PIPE),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509

@@ -43,38 +43,6 @@ _POLL = 0.0005
 _MUCH = 100 << 20
 _SPREAD = 0.01
 
-#: A slow disk; and the bytes of every write but the journal's are counted in a mapped file.
-COUNTING = """
-import mmap, os, struct, time
-import streamconv.output.recorder as recorder
-import streamconv.storage.disk as disk
-recorder.BATCH = 8 << 20
-_sync = disk.sync_data
-def sync(descriptor):
-    time.sleep(0.04)
-    _sync(descriptor)
-disk.sync_data = sync
-import streamconv.output.journal as journal
-_file = os.open({path!r}, os.O_RDWR)
-_count, _write, _append = mmap.mmap(_file, 8), disk.write, journal.Journal.append
-_quiet = False
-import threading
-_lock = threading.Lock()
-def write(descriptor, data, offset):
-    done = _write(descriptor, data, offset)
-    if not getattr(threading.current_thread(), "is_quiet", False):
-        with _lock:
-            _count[:] = struct.pack("q", struct.unpack("q", _count[:])[0] + done)
-    return done
-def append(self, records):
-    threading.current_thread().is_quiet = True
-    try:
-        return _append(self, records)
-    finally:
-        threading.current_thread().is_quiet = False
-disk.write, journal.Journal.append = write, append
-"""
-
 
 @dataclass
 class Kills:
@@ -131,9 +99,9 @@ class Field:
 
     def start(self) -> subprocess.Popen[bytes]:
         words = ("convert", self.source, self.dest, *self.words, "--quiet")
-        before = COUNTING.format(path=str(self.counter))
+        slow_disk, count = ("sync_data", "slow", 0.04), ("write", "counted", str(self.counter), self.journal.name)
         return subprocess.Popen(
-            running.command(*words, before=before),
+            running.command(*words, faults=(slow_disk, count)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=running.environment(),

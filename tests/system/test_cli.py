@@ -20,6 +20,7 @@ from streamconv.cli import main as cli
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
 from support import golden, nowhere, running
+from support.faults import ENDLESS, SLOW, Fault
 from support.running import call, run, tree
 
 # -- exit codes, each by a real run ------------------------------------------------------------------------------------
@@ -42,21 +43,18 @@ def break_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
-FORCED = """
-import streamconv.engine.workers as engine
-def fail(*arguments): raise RuntimeError("forced \\x1b[31m")
-engine.{name} = fail
-"""
+#: A fault of the program itself, with what would colour a terminal.
+FORCED = ("bug", "forced \x1b[31m")
 
 FAILURES = {
     "a fault while planning": (
         1,
-        {"before": "import streamconv.formats.layout as m\nm.lay_out = 1"},
+        {"faults": (("read", *FORCED),)},
         [],
         None,
         "report it",
     ),
-    "a fault while writing": (1, {"before": FORCED.format(name="_put")}, [], None, "forced \\x1b[31m"),
+    "a fault while writing": (1, {"faults": (("write", *FORCED),)}, [], None, "forced \\x1b[31m"),
     "no such dtype": (
         2,
         {},
@@ -169,22 +167,15 @@ def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     assert not list(tmp_path.glob("*partial*"))
 
 
-def stuck(folder: Path, seconds: float) -> str:
-    """Reading takes that long, and says when it begins."""
-    return f"""
-import pathlib, time
-import streamconv.engine.workers as engine
-def read(*_):
-    pathlib.Path({str(folder / "stuck")!r}).touch()
-    time.sleep({seconds})
-engine.Reader.read = read
-"""
+def stuck(folder: Path, seconds: float) -> tuple[Fault, ...]:
+    """Reading tensors takes that long, and says when it begins."""
+    return (("read_into", "stuck", seconds, str(folder / "stuck")),)
 
 
 def test_a_signal_before_anything_is_on_record_leaves_nothing(tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     before = tree(tmp_path)
-    process = running.start("convert", source, dest, "--quiet", before=stuck(tmp_path, 0.5))
+    process = running.start("convert", source, dest, "--quiet", faults=stuck(tmp_path, 0.5))
     running.wait_until((tmp_path / "stuck").exists, process)
     (tmp_path / "stuck").unlink()
     process.send_signal(signal.SIGINT)
@@ -198,7 +189,7 @@ def test_a_signal_before_anything_is_on_record_leaves_nothing(tmp_path: Path) ->
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_run_that_is_stuck_is_ended_all_the_same(signals: int, tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
-    process = running.start("convert", source, dest, "--quiet", before=stuck(tmp_path, 120))
+    process = running.start("convert", source, dest, "--quiet", faults=stuck(tmp_path, 120))
     running.wait_until((tmp_path / "stuck").exists, process)
     process.send_signal(signal.SIGINT)
     if signals == 2:
@@ -215,7 +206,7 @@ def test_a_run_that_is_stuck_is_ended_all_the_same(signals: int, tmp_path: Path)
 def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     process = subprocess.Popen(
-        running.command("convert", source, dest, "--quiet", before=running.SLOW),
+        running.command("convert", source, dest, "--quiet", faults=(SLOW,)),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
         env=running.environment(),
         cwd=nowhere(),
@@ -261,24 +252,11 @@ def test_restart_begins_anew(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*partial*"))
 
 
-#: The second write waits until somebody makes the file `go`.
-HELD = """
-import os, time
-import streamconv.output.writer as writer
-fast, calls = writer.FileSink.put, []
-def put(*arguments):
-    calls.append(1)
-    while len(calls) > 1 and not os.path.exists({go!r}):
-        time.sleep(0.01)
-    return fast(*arguments)
-writer.FileSink.put = put
-"""
-
-
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
     source, dest, go = running.llama(tmp_path / "source"), tmp_path / name, tmp_path / "go"
-    first = running.start("convert", source, dest, "--workers", 1, "--quiet", before=HELD.format(go=str(go)))
+    last_step = ("rename exchange", "held", str(go))
+    first = running.start("convert", source, dest, "--workers", 1, "--quiet", faults=(last_step,))
     running.wait_until(lambda: on_record(dest), first)
     second = run("convert", source, dest, "--quiet")
     assert second.code == 8
@@ -299,20 +277,8 @@ def test_convert_verifies_in_the_same_go(tmp_path: Path) -> None:
 def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
     """A bit changes between writing and reading back."""
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
-    rot = """
-import streamconv.conversion as conversion
-drop_cache = conversion.Staging.drop_cache
-def rotten(self, names):
-    drop_cache(self, names)
-    with self.paths.partial_file(names[0]).open("r+b") as file:
-        file.seek(9000)
-        byte = file.read(1)[0]
-        file.seek(9000)
-        file.write(bytes([byte ^ 1]))
-conversion.Staging.drop_cache = rotten
-"""
     before = tree(tmp_path)
-    done = run("convert", source, dest, "--verify", "--quiet", before=rot)
+    done = run("convert", source, dest, "--verify", "--quiet", faults=(("drop_cache", "rot", ".partial", 9000),))
     assert done.code == 7
     assert re.search(r"differs from what the source gives at byte 9000 \(tensor .* byte", done.err)
     assert "the storage did not keep what was written to it" in done.err
@@ -340,9 +306,6 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-NO_CHECK = "from streamconv.output.destination import Destination\nDestination.check_free_space = lambda *_: None"
-
-
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_a_full_disk(name: str, tmp_path: Path, small_disk: Path) -> None:
     source = running.llama(tmp_path / "source")
@@ -352,7 +315,7 @@ def test_a_full_disk(name: str, tmp_path: Path, small_disk: Path) -> None:
     assert checked.code == 5
     assert "nothing was written" in checked.err
     assert [p.name for p in small_disk.iterdir()] == ["ballast"]
-    filled = run(*words, before=NO_CHECK)
+    filled = run(*words, faults=(ENDLESS,))
     assert filled.code == 5
     assert "No space left on device\n" in filled.err
     assert not (small_disk / name).exists()
@@ -666,7 +629,7 @@ def test_memory_refused_by_the_system_is_6() -> None:
 def test_a_fault_shows_where_on_demand(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     done = subprocess.run(
-        running.command("convert", source, tmp_path / "dest", before=FORCED.format(name="_put")),
+        running.command("convert", source, tmp_path / "dest", faults=(("write", *FORCED),)),
         capture_output=True,
         text=True,
         env=running.environment({"STREAMCONV_TRACEBACK": "1"}),

@@ -19,6 +19,7 @@ import pytest
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F32
 from support import found_in_the_tree, nowhere
+from support.faults import ENDLESS
 from support.running import command, environment
 from support.watching import descendants, number
 
@@ -26,11 +27,6 @@ with found_in_the_tree():
     from benchmarks import checkpoints
 
 MIB = 1 << 20
-
-ENDLESS_DISK = """
-from streamconv.output.destination import Destination
-Destination.check_free_space = lambda self, size: None
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def watched(folder: Path, *words: object, stop_after: float = math.inf) -> Seen:
     said = folder / "said"
     with said.open("w") as both:
         process = subprocess.Popen(
-            command(*words, before=ENDLESS_DISK),
+            command(*words, faults=(ENDLESS,)),
             stdout=both,
             stderr=subprocess.STDOUT,
             env=environment(),
