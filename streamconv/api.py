@@ -215,13 +215,16 @@ def diff(
     return diff_checkpoints(a, b, max_mem=max_mem, io=io, progress=progress)
 
 
-def check(family: PathLike, source: PathLike, *, config: PathLike | None = None) -> Iterator[Finding]:
+def check(
+    family: PathLike, source: PathLike, *, config: PathLike | None = None, max_mem: str | int | None = None
+) -> Iterator[Finding]:
     """Check a model family against a real checkpoint: unmatched, ambiguous and not invertible tensors.
 
     Args:
         family: a Python file that defines it, or the name of a known one.
         source: a HuggingFace checkpoint; only headers are read.
         config: the model's config.json if it is not next to the weights.
+        max_mem: resident memory allowed, as for `plan`.
 
     Yields:
         What was found, choice of options by choice of options: `text`, and whether it `is_error`.
@@ -231,7 +234,7 @@ def check(family: PathLike, source: PathLike, *, config: PathLike | None = None)
     """
     path = Path(family)
     chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(family))
-    opened = Source.open(source, None, config)
+    opened = Source.open(source, max_mem, config)
     return family_check.check_family(chosen, opened.catalog, opened.config.values)
 
 

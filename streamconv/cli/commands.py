@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UnsupportedError, UsageError, VerificationError
-from ..text import counted, quote
+from ..text import counted, quote, setting
 from ..version import VERSION
 from .arguments import (
     CONVERSION,
@@ -119,15 +119,19 @@ def inspect(path: str, as_json: bool) -> None:
 @click.argument("words", nargs=-1, metavar="[NAME | check FILE SOURCE]")
 @click.option("--family", metavar="FILE", help="Python file that defines a model family of your own: list it too.")
 @click.option("--config", metavar="FILE", help="For check: the model's config.json if it is not next to SOURCE.")
+@MAX_MEM
 @JSON
-def models(words: tuple[str, ...], family: str | None, config: str | None, as_json: bool) -> None:
+def models(words: tuple[str, ...], family: str | None, config: str | None, max_mem: str | None, as_json: bool) -> None:
     """List the model families."""
     from ..families import families, find, load
     from .listings import family_lines, family_values
 
+    of_check = {"config": config, "max_mem": max_mem}
     if words[:1] == ("check",):
-        _check(words[1:], config)
+        _refuse_unread("models check", {"family": family, "json": as_json})
+        _check(words[1:], given(of_check))
         return
+    _refuse_unread("models without check", of_check)
     if len(words) > 1:
         raise UsageError("models takes one NAME, or check FILE SOURCE", "see streamconv models --help")
     own = [load(Path(family))] if family else []
@@ -139,7 +143,12 @@ def models(words: tuple[str, ...], family: str | None, config: str | None, as_js
         print_lines(line for family in chosen for line in family_lines(family, bool(name)))
 
 
-def _check(words: tuple[str, ...], config: str | None) -> None:
+def _refuse_unread(form: str, arguments: dict[str, object]) -> None:
+    for name in (name for name, value in arguments.items() if value):
+        raise UsageError(f"{setting(name)} does not go with streamconv {form}", "leave it out")
+
+
+def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
     from ..api import check
     from ..text import in_shell
 
@@ -149,7 +158,7 @@ def _check(words: tuple[str, ...], config: str | None) -> None:
             "streamconv models check FILE SOURCE",
         )
     findings = 0
-    for finding in check(*words, config=config):
+    for finding in check(*words, **arguments):
         click.echo(in_shell(finding.message))
         findings += finding.is_error
     if findings:

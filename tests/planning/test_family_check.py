@@ -12,7 +12,7 @@ from streamconv.api import check
 from streamconv.errors import UsageError
 from streamconv.tensors.dtypes import BF16
 from streamconv.tensors.refs import TensorSpec
-from support import running
+from support import hostile, running
 from support.helpers import LLAMA, hf
 from support.running import run
 
@@ -100,4 +100,12 @@ def test_the_command_and_its_exit_code(tmp_path) -> None:
     assert "the family does not fit hf: 2 findings" in wrong.err
     assert run("models", "check", "llama", cwd=tmp_path).code == 2
     assert run("models", "one", "two", cwd=tmp_path).code == 2
+    for words in (("--config", "x"), ("--max-mem", "1G"), ("check", "llama", "hf", "--json")):
+        refused = run("models", *words, cwd=tmp_path)
+        assert refused.code == 2
+        assert "does not go with streamconv models " in refused.err
+    (tmp_path / "long.safetensors").write_bytes(hostile.encode({f"x{n}": {} for n in range(500_000)}))
+    little = run("models", "check", "raw", "long.safetensors", "--max-mem", "96M", cwd=tmp_path)
+    assert little.code == 6
+    assert "hint: give --max-mem " in little.err
     assert streamconv.open(tmp_path / "hf")
