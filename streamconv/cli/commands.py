@@ -119,7 +119,7 @@ def inspect(path: str, as_json: bool) -> None:
 @click.argument("words", nargs=-1, metavar="[NAME | check FILE SOURCE]")
 @click.option("--family", metavar="FILE", help="Python file that defines a model family of your own: list it too.")
 @click.option("--config", metavar="FILE", help="For check: the model's config.json if it is not next to SOURCE.")
-@MAX_MEM
+@click.option("--max-mem", metavar="SIZE", help="For check: resident memory allowed, such as 512M.")
 @JSON
 def models(words: tuple[str, ...], family: str | None, config: str | None, max_mem: str | None, as_json: bool) -> None:
     """List the model families."""
