@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def models(words: tuple[str, ...], family: str | None, config: str | None, max_m
         print_lines(line for family in chosen for line in family_lines(family, bool(name)))
 
 
-def _refuse_unread(form: str, arguments: dict[str, object]) -> None:
+def _refuse_unread(form: str, arguments: Mapping[str, object]) -> None:
     for name in (name for name, value in arguments.items() if value):
         raise UsageError(f"{setting(name)} does not go with streamconv {form}", "leave it out")
 

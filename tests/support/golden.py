@@ -79,7 +79,7 @@ class Case:
         folder.mkdir()
         if self.values["config"]:
             (folder / "config.json").write_text(json.dumps(self.values["config"]))
-        files = self.values["source"]
+        files: dict[str, dict[str, Any]] = self.values["source"]
         if shard_count:
             everything = [item for tensors in files.values() for item in tensors.items()]
             files = {

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from streamconv import testing as samples
 from streamconv.errors import StreamconvError, UsageError
-from streamconv.families import Family
+from streamconv.families import Family, Value
 from streamconv.families import registry as families
 from streamconv.output.blocks import Blocks
 from streamconv.output.writer import WrittenPart
@@ -23,6 +24,7 @@ from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes, views
 from streamconv.tensors.grids import Box, Grid, box_shape, whole
 from streamconv.tensors.refs import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from streamconv.tensors.view_nodes import View, Zeros
 from streamconv.text import in_python
 
 FILE = SourceFile(Path("model.safetensors"), 1 << 60)
@@ -68,24 +70,24 @@ def indices(grid: Grid) -> tuple[list[tuple[int, ...]], list[int]]:
     return coordinates, places
 
 
-def read(view: views.View, box: Box, data: Mapping[str, np.ndarray]) -> np.ndarray:
+def read(view: View, box: Box, data: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """A box of a view over arrays, by its definition; every element has to be written just once."""
     out = np.full(math.prod(box_shape(box)), -1, np.int64)
     for piece in view.box(box):
         coordinates, places = indices(piece.grid)
         for c, p in zip(coordinates, places, strict=True):
             assert out[p] == -1, "an element was written twice"
-            out[p] = 0 if isinstance(piece.leaf, views.Zeros) else data[piece.leaf.refs()[0].name][c]
+            out[p] = 0 if isinstance(piece.leaf, Zeros) else data[piece.leaf.refs()[0].name][c]
     assert (out != -1).all(), "an element was not written"
     return out.reshape(box_shape(box))
 
 
-def evaluate(view: views.View, data: Mapping[str, np.ndarray]) -> np.ndarray:
+def evaluate(view: View, data: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """All of a view."""
     return read(view, whole(view.shape), data)
 
 
-def arrays(*shapes: tuple[int, ...]) -> tuple[list[views.View], dict[str, np.ndarray]]:
+def arrays(*shapes: tuple[int, ...]) -> tuple[list[View], dict[str, NDArray[Any]]]:
     """A leaf for each shape, and the arrays behind them; no number is there twice."""
     data = {
         f"t{i}": np.arange(math.prod(shape), dtype=np.int64).reshape(shape) + 100_000 * (i + 1)
@@ -95,11 +97,11 @@ def arrays(*shapes: tuple[int, ...]) -> tuple[list[views.View], dict[str, np.nda
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> tuple[views.View, np.ndarray, dict[str, np.ndarray]]:
+def trees(draw: st.DrawFn) -> tuple[View, NDArray[Any], dict[str, NDArray[Any]]]:
     """A view, what NumPy makes of the same operations, and the arrays on which both rest."""
-    data: dict[str, np.ndarray] = {}
+    data: dict[str, NDArray[Any]] = {}
 
-    def fresh(shape: tuple[int, ...]) -> tuple[views.View, np.ndarray]:
+    def fresh(shape: tuple[int, ...]) -> tuple[View, NDArray[Any]]:
         name = f"t{len(data)}"
         array = np.arange(math.prod(shape), dtype=np.int64).reshape(shape) + 10_000 * (len(data) + 1)
         data[name] = array
@@ -153,10 +155,10 @@ def catalog(specs: Iterable[TensorSpec], shards: int = 1) -> Catalog:
 def planned(
     tensors: Iterable[TensorSpec] | Catalog,
     config: Mapping[str, Any],
-    family: families.Family | None = None,
+    family: Family | None = None,
     reverse: bool = False,
     dtype: dtypes.DType | None = None,
-    **options: families.Value,
+    **options: Value,
 ) -> TensorMapping:
     """A mapping of tensors that lie nowhere."""
     family = family or families.find(str(config["model_type"]))
@@ -171,9 +173,10 @@ def hf(config: Mapping[str, Any], **arguments: Any) -> list[TensorSpec]:
     return samples.hf_specs(families.find(str(config["model_type"])), config, **arguments)
 
 
-def ms(config: Mapping[str, Any], **options: families.Value) -> list[TensorSpec]:
+def ms(config: Mapping[str, Any], **options: Value) -> list[TensorSpec]:
     """Every MindSpore tensor of a model of this config."""
-    return [output.spec for output in planned(hf(config), config, **options).outputs]
+    more: dict[str, Any] = dict(options)
+    return [output.spec for output in planned(hf(config), config, **more).outputs]
 
 
 def with_checksums(file: OutputFile, content: bytes) -> bytes:

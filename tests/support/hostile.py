@@ -40,7 +40,11 @@ def specs(*names: str, shape: tuple[int, ...] = (2, 3)) -> list[TensorSpec]:
 
 def honest(ending: str, *names: str) -> bytes:
     """A whole file of these tensors."""
-    lay_out = {".ckpt": ckpt.lay_out, ".bin": torch_layout.lay_out}.get(ending)
+    by_ending: dict[str, Callable[[str, Sequence[TensorSpec]], OutputFile]] = {
+        ".ckpt": ckpt.lay_out,
+        ".bin": torch_layout.lay_out,
+    }
+    lay_out = by_ending.get(ending)
     some = specs(*(names or ("a", "b")))
     return assembled(lay_out("x", some) if lay_out else safetensors.lay_out("x", some, {}))
 
@@ -119,7 +123,10 @@ def laughs(depth: int) -> bytes:
 
 def entry_of(kind: str, count: int = 6, shape: str = "K\x02K\x03\x86", strides: str = "K\x03K\x01\x86") -> bytes:
     """A pickle of {"t": a tensor} with this storage type, count, shape and strides (in opcodes)."""
-    text = lambda word: b"X" + struct.pack("<I", len(word)) + word.encode()  # noqa: E731
+
+    def text(word: str) -> bytes:
+        return b"X" + struct.pack("<I", len(word)) + word.encode()
+
     storage = b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text("0") + text("cpu")
     storage += b"J" + struct.pack("<i", count) + b"tQ"
     rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + shape.encode("latin-1")
@@ -215,7 +222,10 @@ def listening(path: Path) -> None:
 
 
 def linked(to: str) -> Make:
-    return lambda path: path.symlink_to(to)  # type: ignore[attr-defined]
+    def make(path: Path) -> None:
+        path.symlink_to(to)
+
+    return make
 
 
 ODD: dict[str, Make] = {
@@ -223,8 +233,8 @@ ODD: dict[str, Make] = {
     "a socket": listening,
     "a directory": os.mkdir,
     "/dev/zero": linked("/dev/zero"),
-    "a FIFO by a link": lambda path: (os.mkfifo(path.parent.parent / "fifo"), path.symlink_to("../fifo")),
-    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a FIFO by a link": both(lambda path: os.mkfifo(path.parent.parent / "fifo"), linked("../fifo")),
+    "a link to itself": lambda path: linked(path.name)(path),
     "a link to nothing": linked("nowhere"),
 }
 

@@ -22,9 +22,11 @@ from streamconv.errors import StreamconvError
 from streamconv.families import Family, Rule
 from streamconv.families import registry as families
 from streamconv.rules.interleaving import Deinterleave, Interleave
+from streamconv.rules.sizes import Sizes
 from streamconv.rules.statements import Side
 from streamconv.rules.transforms import Chain, Identity, PerTensor, Transform, Transpose
 from streamconv.tensors import views
+from streamconv.tensors.view_nodes import View
 from support import families_page, golden
 from support.helpers import choices
 
@@ -37,10 +39,10 @@ class Shifted(Transform):
 
     back: bool = False
 
-    def apply(self, parts, sizes):
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [self._shift(part) for part in parts]
 
-    def _shift(self, part: views.View) -> views.View:
+    def _shift(self, part: View) -> View:
         end = part.shape[0]
         at = end - 1 if self.back else 1
         return views.concat([views.cut(part, 0, at, end), views.cut(part, 0, 0, at)], 0) if end > 1 else part

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support import nowhere
 
@@ -19,7 +20,7 @@ class Seen:
 
     peak: int
     fetched: int
-    report: dict
+    report: dict[str, Any]
 
 
 def watch(arguments: list[str], code: int = 0) -> Seen:
