@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
+import mmap
 import os
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from streamconv.families import find
 from streamconv.storage.mounts import Mount, mount_of
 from support.running import run
 
-MIB = 1 << 20
 CONFIG = {
     "model_type": "mixtral",
     "hidden_size": 512,
@@ -42,19 +42,31 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+
+
 def cached(folder: Path) -> tuple[int, int]:
-    """How many of the files' MiB have their first page in the cache, and how many there are."""
-    found = total = 0
-    for path in folder.glob("*.safetensors"):
-        descriptor = os.open(path, os.O_RDONLY)
-        # Or else the first look would have the kernel read ahead, and the next ones find that.
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        for offset in range(0, path.stat().st_size, MIB):
-            total += 1
-            with contextlib.suppress(BlockingIOError):
-                found += os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
-        os.close(descriptor)
-    return found, total
+    """How many pages of the files are in the cache, and how many there are.
+
+    The kernel is asked by mincore: a read with RWF_NOWAIT starts to read what is not there, and may find it a moment later.
+    """
+    pages = b"".join(_pages(path) for path in folder.glob("*.safetensors"))
+    return sum(page & 1 for page in pages), len(pages)
+
+
+def _pages(path: Path) -> bytes:
+    size = path.stat().st_size
+    pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+    with path.open("rb") as file:
+        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    assert address != ctypes.c_void_p(-1).value
+    assert _LIBC.mincore(address, size, pages) == 0, os.strerror(ctypes.get_errno())
+    _LIBC.munmap(address, size)
+    return pages.raw
 
 
 @pytest.mark.parametrize("io", ["read", "direct"])
