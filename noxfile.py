@@ -26,9 +26,6 @@ from pathlib import Path
 assert Path(sys.prefix) in Path(streamconv.__file__).parents, f"not the installed package: {streamconv.__file__}"
 """
 
-#: Two workers; tests that measure run one after the other.
-PARALLEL = ("-n", "logical", "--maxprocesses", "2", "--dist", "loadgroup")
-
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["types", "quick"]
 nox.options.default_venv_backend = "none"
@@ -37,13 +34,13 @@ nox.options.default_venv_backend = "none"
 @nox.session
 def quick(session: nox.Session) -> None:
     """Run the quick tests."""
-    session.run("pytest", "-m", "not slow", *PARALLEL, *session.posargs)
+    session.run("pytest", "-m", "not slow", *session.posargs)
 
 
 @nox.session
 def full(session: nox.Session) -> None:
     """Run all tests."""
-    session.run("pytest", *PARALLEL, *session.posargs)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session
@@ -65,7 +62,7 @@ def lean(session: nox.Session, version: str, constraints: Path | None) -> None:
     wheel, _ = build(session)
     environment.install(str(wheel), *LEAN_TOOLS, *(["--constraint", str(constraints)] if constraints else []))
     environment.check_is_installed()
-    environment.run("pytest", "-m", "not slow", *PARALLEL, *session.posargs)
+    environment.run("pytest", "-m", "not slow", *session.posargs)
 
 
 @nox.session

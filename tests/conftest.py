@@ -1,8 +1,13 @@
 """Shared by all tests."""
 
 import pytest
+from hypothesis import settings
 
 from streamconv.storage import access
+
+#: On a busy machine an example may take any time.
+settings.register_profile("streamconv", deadline=None)
+settings.load_profile("streamconv")
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_names_and_shapes_are_those_of_transformers(saved, config, optional) -> 
     assert {s.name: s.shape for s in hf(config, optional=optional)} == {n: r.shape for n, r in catalog.items()}
 
 
+@pytest.mark.slow
 def test_what_transformers_saves_converts_there_and_back(saved, tmp_path) -> None:
     source = saved(MIXTRAL, "5KB")
     assert len(list(source.glob("*.safetensors"))) > 1

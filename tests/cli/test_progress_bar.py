@@ -65,6 +65,7 @@ def test_quiet_draws_nothing_on_a_terminal(tmp_path: Path) -> None:
     assert on_a_terminal("convert", running.tiny(tmp_path / "source"), tmp_path / "dest", "--quiet") == (0, "")
 
 
+@pytest.mark.slow
 def test_a_message_after_the_bar_has_a_line_of_its_own(tmp_path: Path) -> None:
     words = ("convert", running.llama(tmp_path / "source"), tmp_path / "dest", "--workers", 1)
     code, drawn = on_a_terminal(*words, number=signal.SIGTERM)

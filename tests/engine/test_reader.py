@@ -50,6 +50,7 @@ def as_stored(reader: Reader, view: views.View, box: Box, dtype: dtypes.DType) -
     return None if np.shares_memory(found, moved) else found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", Access)
 @pytest.mark.parametrize("slice_bytes", [None, 4096, 1001, 37])
 @pytest.mark.parametrize("region", [64, 1000, 1 << 20])

@@ -58,6 +58,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", Access)
 @pytest.mark.parametrize("region", [4096, 1 << 16, 1 << 20])
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -362,6 +362,7 @@ def saved(tmp_path, monkeypatch):
 NUMPY = {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I64": "i8", "U16": "u2", "BOOL": "?"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crc", [False, True])
 @pytest.mark.parametrize("slice_kib", [None, 1, 3])
 def test_the_bytes_are_mindspores(saved, file_bytes, crc, slice_kib):
@@ -380,6 +381,7 @@ def test_the_bytes_are_mindspores(saved, file_bytes, crc, slice_kib):
     assert file_bytes(output, {n: a.tobytes() for n, a in values.items()}) == saved(values, slice_kib, crc_check=crc)
 
 
+@pytest.mark.slow
 def test_append_dict_is_mindspores(saved, file_bytes):
     text = "héllo 世界"
     expected = saved({"w": np.ones(2, "f4")}, append_dict={"epoch_num": 7, "note": text})
@@ -396,6 +398,7 @@ def test_append_dict_is_mindspores(saved, file_bytes):
     assert file_bytes(ckpt.lay_out("m.ckpt", specs), data) == expected
 
 
+@pytest.mark.slow
 def test_mindspore_loads_bfloat16_empty_and_sliced(tmp_path, file_bytes):
     mindspore = pytest.importorskip("mindspore")
     specs = [TensorSpec("b", BF16, (3, 5)), TensorSpec("e", F32, (0, 4)), TensorSpec("s", BF16, ())]

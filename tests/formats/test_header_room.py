@@ -41,40 +41,42 @@ def pairs(count: int, unit: bytes = b"M%c%c]") -> bytes:
     return b"\x80\x02" + dictionary + b"."
 
 
-TENSORS = b"{" + many('"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}', 30_000) + b"}"
+def tensors() -> bytes:
+    return hostile.encode(b"{" + many('"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}', 30_000) + b"}")
 
-#: What is parsed, by the words of the message: the file, what reads it, and whether its cost is known exactly.
-PLACES: dict[str, tuple[str, bytes, Read, bool]] = {
-    "the header of x.safetensors": ("x.safetensors", hostile.encode(TENSORS), opened, True),
+
+#: What is parsed, by the words of the message: file, content, what reads it, and whether its cost is known exactly.
+PLACES: dict[str, tuple[str, Callable[[], bytes], Read, bool]] = {
+    "the header of x.safetensors": ("x.safetensors", tensors, opened, True),
     "model.safetensors.index.json": (
         shards.HF_INDEX,
-        b'{"weight_map":{' + many('"a.%x":"a"', 150_000) + b"}}",
+        lambda: b'{"weight_map":{' + many('"a.%x":"a"', 150_000) + b"}}",
         indexed,
         True,
     ),
     "the record heads of x.ckpt": (
         "x.ckpt",
-        b"".join(hostile.record(b"%x" % i, (), b"UInt8", b"a") for i in range(30_000)),
+        lambda: b"".join(hostile.record(b"%x" % i, (), b"UInt8", b"a") for i in range(30_000)),
         opened,
         True,
     ),
     "the zip directory of x.bin": (
         "x.bin",
-        hostile.zipped({"a/data.pkl": b"\x80\x02}.", **{f"a/{i:x}": b"" for i in range(25_000)}}),
+        lambda: hostile.zipped({"a/data.pkl": b"\x80\x02}.", **{f"a/{i:x}": b"" for i in range(25_000)}}),
         opened,
         True,
     ),
-    "the pickle of x.bin (1": ("x.bin", hostile.zipped({"a/data.pkl": pairs(250_000)}), opened, False),
-    "the pickle of x.bin (4": ("x.bin", hostile.zipped({"a/data.pkl": pairs(100_000)}), opened, True),
+    "the pickle of x.bin (1": ("x.bin", lambda: hostile.zipped({"a/data.pkl": pairs(250_000)}), opened, False),
+    "the pickle of x.bin (4": ("x.bin", lambda: hostile.zipped({"a/data.pkl": pairs(100_000)}), opened, True),
     "config.json": (
         "config.json",
-        b'{"x":{' + many('"%x":[]', 120_000) + b"}}",
+        lambda: b'{"x":{' + many('"%x":[]', 120_000) + b"}}",
         lambda path, room: model_config.load(path.parent, None, room),
         True,
     ),
     "streamconv.json": (
         "streamconv.json",
-        b'{"manifest":1,"x":{' + many('"%x":[]', 120_000) + b"}}",
+        lambda: b'{"manifest":1,"x":{' + many('"%x":[]', 120_000) + b"}}",
         lambda path, room: manifest.find(path.parent, room),
         True,
     ),
@@ -86,7 +88,7 @@ PLACES: dict[str, tuple[str, bytes, Read, bool]] = {
 def test_the_limit_that_is_named_suffices(place: str, tmp_path: Path) -> None:
     name, content, read, is_exact = PLACES[place]
     path = tmp_path / name
-    path.write_bytes(content)
+    path.write_bytes(content())
 
     def refused(limit: int) -> BudgetError | None:
         try:
@@ -112,7 +114,7 @@ def test_the_limit_that_is_named_suffices(place: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_names_a_limit_that_suffices(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(hostile.encode(TENSORS))
+    (tmp_path / "x.safetensors").write_bytes(tensors())
     words = ("plan", "x.safetensors", "y", "--model", "raw", "--max-mem")
     refused = running.run(*words, "64M", cwd=tmp_path)
     assert refused.code == 6

@@ -111,6 +111,7 @@ def test_a_trick_is_refused_and_nothing_is_executed(tmp_path, monkeypatch, trick
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", ["os.system", "builtins.exec", "INST", "NEWOBJ"])
 def test_by_hand_the_tricks_do_work(tmp_path, trick) -> None:
     """Else the test above would prove nothing: what Python's own unpickler does with them, in a process of its own."""

@@ -301,6 +301,7 @@ def test_the_library_writes_the_same_bytes(file_bytes):
     assert file_bytes(output, {n: a.tobytes() for n, a in arrays.items()}) == save(arrays, {"format": "np"})
 
 
+@pytest.mark.slow
 def test_mindspore_loads_what_is_laid_out(tmp_path, file_bytes):
     mindspore = pytest.importorskip("mindspore")
     names = ["F64", "F16", "BF16", "I64", "BOOL", "U8", "F32", "I32"]

@@ -64,6 +64,7 @@ def test_an_interruption_changes_no_byte(tmp_path: Path) -> None:
     assert tree(tmp_path / "dest") == tree(tmp_path / "first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dest", "dest.ckpt"])
 @pytest.mark.parametrize("case", FORWARD[::4], ids=lambda case: case.name)
 def test_cases_dealt_anew(case: golden.Case, kind: str, tmp_path: Path) -> None:

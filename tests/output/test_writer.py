@@ -108,6 +108,7 @@ def test_threads_and_blocks(size: int, crc: bool, tmp_path: Path) -> None:
         assert golden.stored_bytes(ref) == golden.golden_bytes(TensorSpec(ref.name, ref.dtype, ref.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [BLOCK - 17, BLOCK - 16, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_a_crc_across_the_edge_of_a_block(body: int, tmp_path: Path) -> None:
     head = ckpt.lay_out("a.ckpt", [TensorSpec("a", U8, (BLOCK,))]).size - BLOCK
@@ -193,6 +194,7 @@ def test_an_old_and_longer_file_is_cut(tmp_path: Path) -> None:
 BIG = [TensorSpec("a", dtypes.F32, (3, 1 << 19)), TensorSpec("b", U8, (5_000_001,)), TensorSpec("c", U8, (17,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [CKPT, MS_SAFETENSORS])
 @pytest.mark.parametrize("seed", range(3))
 def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed, tmp_path, monkeypatch) -> None:

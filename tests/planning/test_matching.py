@@ -171,6 +171,7 @@ def test_very_many_findings_are_counted_and_not_all_shown() -> None:
     assert str(caught.value).startswith("900 tensors do not fit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts"])
 def test_a_config_that_claims_a_billion_does_not_cost_a_billion(key) -> None:
     specs = [s for s in hf(MIXTRAL) if not s.name.endswith("gate.weight")]

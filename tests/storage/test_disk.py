@@ -52,6 +52,7 @@ def test_no_operation_on_files_goes_past_the_layer() -> None:
     assert [call for path in paths for call in calls_past_the_layer(path)] == []
 
 
+@pytest.mark.slow
 def test_that_test_finds_them() -> None:
     assert calls_past_the_layer(Path(__file__))
     assert calls_past_the_layer(ROOT / "streamconv" / "storage" / "disk.py")

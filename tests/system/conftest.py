@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-#: They measure memory, the page cache or moments: one at a time.
-MEASURED = {"test_benchmarks", "test_budget", "test_demo", "test_full_size", "test_kills", "test_page_cache"}
+#: They measure, or share what takes long to make: the tests of each run one after the other.
+TOGETHER = {"test_benchmarks", "test_budget", "test_full_size", "test_page_cache", "test_real_model"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,8 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         item.add_marker(pytest.mark.system)
         item.add_marker(pytest.mark.slow)
-        if item.path.stem in MEASURED:
-            item.add_marker(pytest.mark.xdist_group("measured"))
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.path.stem == "test_benchmarks":
             item.add_marker(pytest.mark.bench)
         if "fuzz" in item.path.parts:

@@ -52,7 +52,7 @@ _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 def cached(folder: Path) -> tuple[int, int]:
     """How many pages of the files are in the cache, and how many there are.
 
-    The kernel is asked by mincore: a read with RWF_NOWAIT starts to read what is not there, and may find it a moment later.
+    The kernel is asked by mincore: a read with RWF_NOWAIT starts to read what is not there, and may find it at once.
     """
     pages = b"".join(_pages(path) for path in folder.glob("*.safetensors"))
     return sum(page & 1 for page in pages), len(pages)
