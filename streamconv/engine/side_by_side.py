@@ -44,7 +44,7 @@ class SideBySide:
             reader.close()
 
     def read(self, one: TensorRef, other: TensorRef, compare: Compare) -> bool:
-        """Read two tensors box by box, in the order of the one; return whether `compare` let it come to the end.
+        """Read two tensors box by box, in the order of the one; return whether `compare` never stopped it.
 
         Raises:
             SourceError: a file was changed, or cannot be read.

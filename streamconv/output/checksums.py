@@ -54,7 +54,7 @@ class RangeChecksums:
         return self._slots[copy % len(self._slots)]
 
     def bytes_in(self, begin: int, end: int) -> int:
-        """Return how many bytes of a part of the file belong to slots."""
+        """Return the number of bytes in a part of the file that belong to slots."""
         lengths = ((at, at + self._slots[slot].length) for at, slot in self.copies(begin, end))
         return sum(min(high, end) - max(low, begin) for low, high in lengths)
 
@@ -64,7 +64,7 @@ class RangeChecksums:
         return min(number, block_at(min(begins, default=self._blocks.size)))
 
     def blocks_of_slots_only(self) -> list[int]:
-        """Return the blocks in which nothing but slots lies: nobody writes into them."""
+        """Return the blocks that hold nothing but slots: no tensor is written into them."""
         numbers = {block_at(at) for at in self._offsets}
         numbers |= {block_at(at + self._slot_of(copy).length - 1) for copy, at in enumerate(self._offsets)}
         every = ((number, *self._blocks.bounds(number)) for number in sorted(numbers))

@@ -77,14 +77,14 @@ class BlockDigests:
         return self._blocks.hexdigests()
 
     def take_finished(self) -> list[tuple[int, int]]:
-        """Return the blocks finished since the last call, as (offset, length): nobody reads them again."""
+        """Return the blocks finished since the last call, as (offset, length); they are not read again."""
         with self._lock:
             numbers, self._newly_finished = sorted(self._newly_finished), []
         bounds = (self._blocks.bounds(number) for number in numbers)
         return [(begin, end - begin) for begin, end in bounds]
 
     def to_write(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yield which of these bytes no earlier run finished the block of, as (low, high) counted from `offset`."""
+        """Yield the bytes in blocks that no earlier run finished, as (low, high) counted from `offset`."""
         begin = 0
         for span in by_block(offset, length) if self._skipped else ():
             if self._skipped[span.number]:

@@ -78,7 +78,7 @@ def _refuse_ending(chosen: str, suffix: str) -> None:
 
 
 def _other_side(chosen: str, direction: Direction, hint: str) -> UsageError:
-    """The error for a format of the one side that would hold the names of the other."""
+    """Return the error for one side's format holding the other side's names."""
     forward = direction is Direction.FORWARD
     written, other = ("MindSpore", "HuggingFace") if forward else ("HuggingFace", "MindSpore")
     what = "a torch file" if chosen == TORCH else setting("format", chosen)
