@@ -88,7 +88,7 @@ def _in_source_order(mapping: TensorMapping) -> Iterator[tuple[int, int]]:
         for cell in range(len(found)):
             path, offset = source_position(output.view, found.box(cell))
             table.extend((files.setdefault(path, len(files)), offset, number, cell))
-    file, offset, number, cell = np.frombuffer(table, np.int64).reshape(-1, 4).T
+    in_files, offsets, numbers, cells = np.frombuffer(table, np.int64).reshape(-1, 4).T
     rank = np.argsort(np.argsort(list(files)))
-    for index in np.lexsort((cell, number, offset, rank[file])):
-        yield int(number[index]), int(cell[index])
+    for index in np.lexsort((cells, numbers, offsets, rank[in_files])):
+        yield int(numbers[index]), int(cells[index])
