@@ -15,6 +15,7 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from . import families as families
+    from . import testing as testing
     from .api import Diff as Diff
     from .api import Finding as Finding
     from .api import Plan as Plan
@@ -62,13 +63,15 @@ _PACKAGES = ("families", "testing")
 __all__ = ["__version__", *_PACKAGES, *_HOME]  # noqa: PLE0604 - loaded by __getattr__ (PEP 562)
 
 
-def __getattr__(name: str) -> object:
-    if name in _PACKAGES:
-        return import_module(f".{name}", __name__)
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    return found
+if not TYPE_CHECKING:  # or else a type checker would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name in _PACKAGES:
+            return import_module(f".{name}", __name__)
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        return found
 
 
 def __dir__() -> list[str]:

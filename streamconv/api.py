@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from .arguments import PathLike, PlanOptions
+from . import arguments
+from .arguments import PathLike, PlanOptions, as_path
 from .checkpoint import open as open_checkpoint
 from .checks import against_manifest
 from .checks.against_manifest import Verified
@@ -43,7 +44,9 @@ from .units import DEFAULT_SHARD_SIZE, parse_size
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_MOST_WORKERS = 256
+
+#: Arguments of `plan` that only a run reads.
+_OF_A_RUN = ("overwrite", "restart", "verify")
 
 
 def plan(
@@ -97,10 +100,14 @@ def plan(
         UnsupportedError: the model, an option or a tensor is not supported.
         BudgetError: `max_mem` is too small; the hint names the smallest that works.
     """
-    _check_words(io, workers)
+    arguments.check(
+        **{"model": model, "dtype": dtype, "options": options, "format": format, "max_mem": max_mem, "io": io},
+        **{"max_shard_size": max_shard_size, "workers": workers, "reverse": reverse, "crc": crc},
+        **{"overwrite": overwrite, "restart": restart, "verify": verify},
+    )
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
     opened = Source.open(source, max_mem, config)
-    destination = format_choice.destination(Path(dest))
+    destination = format_choice.destination(as_path(dest, "dest"))
     chosen, family_source = opened.family(model, family)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
     kind = format_choice.choose_format(format, destination, direction, chosen, crc)
@@ -176,16 +183,18 @@ def verify(
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
     taken = parse_sample(sample, seed)
-    path = Path(dest)
+    path = as_path(dest, "dest")
     with reading(path, "cannot open"):
         if not disk.mode(path):
             raise FileNotFoundError(errno.ENOENT, "no such file or directory")
     found = manifest.find(path)
     if source is None:
         return _verify_alone(path, found, taken, progress, options)
-    arguments = cast(PlanOptions, found.arguments if found else {})
-    arguments.update(options)
-    planned = plan(source, dest, **arguments)
+    if unread := [name for name in _OF_A_RUN if name in options]:
+        raise UsageError(f"{setting(unread[0])} has no effect: verify writes nothing", f"omit {setting(unread[0])}")
+    recorded = cast(PlanOptions, found.arguments if found else {})
+    recorded.update(options)
+    planned = plan(source, dest, **recorded)
     return compare(planned, planned.destination.paths, planned.budget, progress, taken)
 
 
@@ -249,12 +258,6 @@ def inspect(path: PathLike) -> dict[str, object]:
         UnsupportedError: its format, or a dtype in it, is not supported.
     """
     return open_checkpoint(path).to_json()
-
-
-def _check_words(io: str, workers: int | None) -> None:
-    access.check_io(io)
-    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
-        raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
 
 
 def _lay_out(mapping: TensorMapping, settings: Settings, name: str, torch_root: str | None) -> FileLayout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .arguments import PathLike, as_path, check
 from .engine.floats import numpy_dtype
 from .engine.reader import Reader
 from .engine.windows import bits
@@ -275,7 +275,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.close()
 
 
-def open(path: str | os.PathLike[str], *, io: str = "auto") -> Checkpoint:  # noqa: A001 - as in gzip.open
+def open(path: PathLike, *, io: str = "auto") -> Checkpoint:  # noqa: A001 - as in gzip.open
     """Open a checkpoint and read its headers; tensor bytes are read when a tensor is indexed.
 
     Args:
@@ -287,5 +287,5 @@ def open(path: str | os.PathLike[str], *, io: str = "auto") -> Checkpoint:  # no
         UnsupportedError: its format, or a dtype in it, is not supported.
         UsageError: `io` is no such word.
     """
-    access.check_io(io)
-    return Checkpoint(open_catalog(Path(path)), io)
+    check(io=io)
+    return Checkpoint(open_catalog(as_path(path, "path")), io)

@@ -30,7 +30,7 @@ from .planning.outputs import Output
 from .prepared import Prepared, decide_budget
 from .report import Report, describe, plan_values
 from .rules.statements import TIED, Direction
-from .storage import whole_files
+from .storage import disk, whole_files
 from .storage.access import Access
 from .tensors.refs import OutputFile
 from .text import format_size, in_python, quote, setting
@@ -75,6 +75,16 @@ class Plan(Prepared):
         """
         if self.mapping.is_adapter:
             self._companions()
+
+    def check_destination(self) -> None:
+        """Refuse a destination that `run` would refuse; what an interrupted run left there is looked at by `run` alone.
+
+        Raises:
+            DestinationError: it exists and may not be replaced, is the source, or holds it.
+            UsageError: it has no parent directory.
+        """
+        if not disk.exists(self.destination.paths.journal):
+            self.destination.check(self.catalog, self.overwrite)
 
     def run(self, progress: OnProgress | None = None) -> Report:
         """Convert, resuming what an interrupted run of the same conversion made durable.

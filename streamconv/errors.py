@@ -18,30 +18,43 @@ from .text import in_python, quote
 class StreamconvError(Exception):
     """Base of all errors that streamconv raises on purpose.
 
-    `str` gives the message, notes in lines of their own, and last a line `hint: …`; settings are spelled as Python
-    has them. The command line spells them as flags.
+    `str` gives the message, notes in lines of their own, and last a line `hint: …`. Settings are spelled as Python has
+    them; the command line spells them as flags.
 
     Attributes:
-        message: what is wrong, where (file, tensor, byte) and why.
-        hint: what to do next; may be empty.
         exit_code: what the command line ends with.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(in_python(message))
+        self._message = message
+        self._hint = hint
+
+    @property
+    def message(self) -> str:
+        """What is wrong, where (file, tensor, byte) and why."""
+        return in_python(self._message)
+
+    @property
+    def hint(self) -> str:
+        """What to do next; may be empty."""
+        return in_python(self._hint)
+
+    @property
+    def marked(self) -> tuple[str, str]:
+        """Message and hint with settings marked, for `text.in_shell`, or for another error of the same cause."""
+        return self._message, self._hint
 
     def __str__(self) -> str:
-        return in_python("\n".join([self.message, *([f"hint: {self.hint}"] if self.hint else [])]))
+        return "\n".join([self.message, *([f"hint: {self.hint}"] if self._hint else [])])
 
     def add(self, note: str, hint: str = "") -> None:
         """Append a line to the message, and set the hint where there is none."""
         if note:
-            self.message = f"{self.message}\n{note}"
-        self.hint = self.hint or hint
+            self._message = f"{self._message}\n{note}"
+        self._hint = self._hint or hint
 
 
 class InternalError(StreamconvError):
@@ -101,6 +114,7 @@ class InterruptedRunError(StreamconvError):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.args = (message, signal_number)  # what it is pickled by
         self.exit_code = 128 + signal_number
 
 

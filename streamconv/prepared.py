@@ -15,9 +15,10 @@ from .output.settings import Settings
 from .planning.mapping import TensorMapping
 from .storage.access import ChosenAccess
 from .tensors.refs import Catalog
+from .text import counted, quote
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Prepared:
     """All that is decided before a run.
 
@@ -56,6 +57,10 @@ class Prepared:
     overwrite: bool
     restart: bool
     verify: bool
+
+    def __repr__(self) -> str:
+        source, dest = quote(self.catalog.path), quote(self.destination.path)
+        return f"<{type(self).__name__} {source} to {dest}: {counted(len(self.mapping.outputs), 'tensor')}>"
 
 
 def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:

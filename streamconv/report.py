@@ -18,7 +18,7 @@ from .tensors.dtypes import FLOAT
 from .text import counted, first_few, format_size, in_python, quote, setting
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
     """What a run did; `print` it for people.
 
@@ -70,6 +70,10 @@ class Report:
             "seconds": round(self.seconds, 3),
             "peak_bytes": self.peak_bytes,
         }
+
+    def __repr__(self) -> str:
+        size = format_size(self.tally.total)
+        return f"<Report {quote(self.prepared.destination.path)}: {size} in {self.seconds:.1f} s>"
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from .arguments import PathLike
+from .arguments import PathLike, as_path, check
 from .configs import model_config
 from .configs.model_config import ModelConfig
 from .engine import budget
@@ -49,14 +48,16 @@ class Source:
         Raises:
             StreamconvError: an argument does not parse, a file is broken, or the limit does not suffice.
         """
+        check(max_mem=max_mem)
         limit = budget.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
-        catalog = open_catalog(Path(source), lambda: budget.header_room(limit))
+        path = as_path(source, "source")
+        catalog = open_catalog(path, lambda: budget.header_room(limit))
         budget.check_planning(limit, len(catalog))
-        file = Path(config) if config else None
+        file = None if config is None else as_path(config, "config")
         return cls(
             catalog=catalog,
             config=model_config.load(catalog.directory, file, budget.header_room(limit)),
-            made_by=manifest.find(Path(source), budget.header_room(limit)),
+            made_by=manifest.find(path, budget.header_room(limit)),
             memory_limit=limit,
         )
 

@@ -6,6 +6,7 @@ as HuggingFace's `max_shard_size` does.
 
 from __future__ import annotations
 
+import operator
 import re
 
 from .errors import UsageError
@@ -28,7 +29,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
     >>> parse_size("16G"), parse_size("5GB"), parse_size("512")
     (17179869184, 5000000000, 512)
     """
-    value = text if isinstance(text, int) else _bytes_of(text, what)
+    value = _bytes_of(text, what) if isinstance(text, str) else operator.index(text)
     if not 1 <= value <= _LIMIT:
         shown = f" {quote(text)!r}" if isinstance(text, str) else ""
         raise UsageError(f"{what}{shown} is out of range; it has to be at least one byte and below 4 EiB")

@@ -405,3 +405,55 @@ def test_a_head_that_training_untied_is_one_in_the_config_too(tmp_path: Path, ap
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["tie_word_embeddings"] is not apart
     assert ("lm_head.weight" in streamconv.open(tmp_path / "back")) is apart
+
+
+# -- wrong calls -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("model", 5), ("options", 5), ("options", [("use_gmm", True)]), ("workers", "2"), ("max_shard_size", None)),
+        *(("max_mem", 1.5e9), ("reverse", "false"), ("overwrite", "no"), ("format", b"ckpt"), ("io", None)),
+    ],
+)
+def test_arguments_of_another_type(name: str, value: object, tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    with pytest.raises(UsageError, match=f"^{name} must be .*, not {type(value).__name__}$"):
+        streamconv.plan(source, tmp_path / "dest", **{name: value})  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    source, size = running.tiny(tmp_path / "source"), np.int64(8 << 30)
+    assert streamconv.plan(source, tmp_path / "dest", max_mem=size).budget.memory_limit == 8 << 30
+
+
+def test_an_empty_path_is_not_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = running.tiny(tmp_path / "source")
+    monkeypatch.chdir(source)
+    for opened in (
+        lambda: streamconv.open(""),
+        lambda: streamconv.inspect(""),
+        lambda: streamconv.diff(source, ""),
+        lambda: streamconv.plan("", tmp_path / "dest"),
+        lambda: streamconv.plan(source, ""),
+        lambda: streamconv.plan(source, tmp_path / "dest", config=""),
+        lambda: streamconv.verify(""),
+    ):
+        with pytest.raises(UsageError, match="is empty"):
+            opened()
+
+
+def test_verify_refuses_what_only_a_run_reads(tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    streamconv.convert(source, tmp_path / "dest", max_mem="8G")
+    with pytest.raises(UsageError, match="overwrite has no effect: verify writes nothing"):
+        streamconv.verify(tmp_path / "dest", source=source, overwrite=True)
+
+
+def test_what_is_shown_of_a_value_is_one_line(tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    planned = streamconv.plan(source, tmp_path / "dest", max_mem="8G")
+    for value in (planned, planned.run(), streamconv.diff(source, source)):
+        assert len(repr(value)) < 300 + 2 * len(str(tmp_path))
+        assert "\n" not in repr(value)

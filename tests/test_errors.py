@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import pickle
 
 import pytest
 
 from streamconv import errors
-from streamconv.errors import EXIT_CODES, StreamconvError
-from streamconv.text import setting
+from streamconv.errors import EXIT_CODES, InterruptedRunError, StreamconvError, UsageError
+from streamconv.text import in_shell, setting
 
 KINDS = [
     kind
@@ -57,3 +58,15 @@ def test_settings_are_spelled_as_python_has_them() -> None:
 def test_python_s_own_kinds_are_caught_too(kind, builtin) -> None:
     with pytest.raises(builtin, match="wrong"):
         raise kind("wrong")
+
+
+def test_every_part_of_an_error_speaks_python_and_survives_pickling() -> None:
+    error = UsageError(f"unknown value for {setting('dtype')}", f"give {setting('max_mem', '80M')} or more")
+    error.add(f"omit {setting('reverse', True)}")
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert one.message == "unknown value for dtype\nomit reverse=True"
+        assert one.hint == 'give max_mem="80M" or more'
+        assert all(text.isprintable() for text in (repr(one), *one.args))
+        assert in_shell("; ".join(one.marked)).endswith("give --max-mem 80M or more")
+    stopped = pickle.loads(pickle.dumps(InterruptedRunError("stopped", 15)))
+    assert (stopped.exit_code, stopped.message) == (143, "stopped")

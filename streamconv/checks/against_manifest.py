@@ -110,7 +110,8 @@ def _check_places(paths: ResultPaths, manifest: Manifest) -> None:
     except (SourceError, UnsupportedError) as error:
         if isinstance(error.__cause__, OSError):
             raise
-        raise VerificationError(f"{error.message}; the manifest says otherwise", error.hint) from error
+        message, hint = error.marked
+        raise VerificationError(f"{message}; the manifest says otherwise", hint) from error
     found = {n: _places((e.file.path.name, e.offset, e.length) for e in ref.extents) for n, ref in catalog.items()}
     known = {n: _places((file, *e) for e in extents) for n, (file, extents) in manifest.tensors.items()}
     if paths.is_file:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
+from ..arguments import PathLike, as_path, check
 from ..engine import budget as memory
 from ..engine.progress import OnProgress, ProgressReporter
 from ..engine.side_by_side import SideBySide
@@ -127,7 +126,7 @@ class Difference:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diff:
     """What two checkpoints differ in. `print` it.
 
@@ -143,6 +142,9 @@ class Diff:
     common: int
     bytes_compared: int
     differences: Sequence[Difference]
+
+    def __repr__(self) -> str:
+        return f"<Diff {self.summary}>"
 
     @property
     def same(self) -> bool:
@@ -199,8 +201,8 @@ class Diff:
 
 
 def diff_checkpoints(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
+    a: PathLike,
+    b: PathLike,
     *,
     max_mem: str | int | None = None,
     io: str = "auto",
@@ -220,10 +222,10 @@ def diff_checkpoints(
         BudgetError: the memory limit is too low.
         UsageError: a size or `io` that does not parse.
     """
-    access.check_io(io)
+    check(max_mem=max_mem, io=io)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
-    one = open_catalog(Path(a), lambda: memory.header_room(limit))
-    other = open_catalog(Path(b), lambda: memory.header_room(limit))
+    one = open_catalog(as_path(a, "a"), lambda: memory.header_room(limit))
+    other = open_catalog(as_path(b, "b"), lambda: memory.header_room(limit))
     memory.check_planning(limit, len(one) + len(other))
     return _Comparison(one, other, limit, io, progress).run()
 

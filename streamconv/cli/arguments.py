@@ -148,12 +148,13 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
     """Return the options given as `-o NAME=VALUE`.
 
     Raises:
-        UsageError: one is not written so.
+        UsageError: one is not written so, or two contradict each other.
     """
-    found = {}
+    found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise UsageError(f"cannot parse -o {quote(text)}", "write -o NAME=VALUE")
-        found[name.strip()] = value.strip()
+        if found.setdefault(name.strip(), value.strip()) != value.strip():
+            raise UsageError(f"-o {quote(name.strip())} is given twice, with different values", "give one of them")
     return found

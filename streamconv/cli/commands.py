@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..errors import UnsupportedError, UsageError, VerificationError
+from ..errors import StorageError, UnsupportedError, UsageError, VerificationError
 from ..text import counted, quote, setting
 from ..version import VERSION
 from .arguments import (
@@ -65,11 +65,18 @@ def cli() -> None:
 def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Convert."""
     planned = _plan(arguments, "streamconv convert SOURCE DEST")
+    planned.check_destination()
     if not quiet:
         say(_text(planned))
     with progress_bar(quiet) as progress:
         report = planned.run(progress)
-    click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
+    try:
+        click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = f"{quote(planned.destination.path)} is complete, but its report cannot be written: {error.strerror}"
+        raise StorageError(why, "write the report elsewhere next time; the result needs nothing more") from error
 
 
 @cli.command(cls=WithFamilyFlags, short_help="Show what convert would do, without writing.")
@@ -79,6 +86,7 @@ def plan(as_json: bool, **arguments: Any) -> None:
     from ..report import tensor_lines
 
     planned = _plan(arguments, "streamconv plan SOURCE DEST")
+    planned.check_destination()
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
         return
@@ -160,7 +168,7 @@ def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
         )
     findings = 0
     for finding in check(*words, **arguments):
-        click.echo(in_shell(finding.message))
+        click.echo(in_shell(finding.marked))
         findings += finding.is_error
     if findings:
         raise UnsupportedError(f"the family does not fit {quote(words[1])}: {counted(findings, 'finding')}")

@@ -14,8 +14,6 @@ from . import signals
 from .commands import cli
 from .terminal import flush_quietly, say
 
-_HELP = "see streamconv --help"
-
 
 def main() -> None:
     """Run the command line; ends the process with the exit code of what happened."""
@@ -44,15 +42,20 @@ def run() -> int:
     return code if isinstance(code, int) else 0
 
 
+def _help(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"see {context.command_path if context else 'streamconv'} --help"
+
+
 def _explained(error: BaseException) -> tuple[int, str, str]:
     """Return the exit code, the message and the hint for an error."""
     match error:
         case StreamconvError():
-            return error.exit_code, error.message, error.hint
+            return error.exit_code, *error.marked
         case click.exceptions.Abort() | KeyboardInterrupt():
             return 128 + signal.SIGINT, signals.STOPPED[signal.SIGINT], ""
         case click.ClickException():
-            return UsageError.exit_code, quote(error.format_message().rstrip(".")), _HELP
+            return UsageError.exit_code, quote(error.format_message().rstrip(".")), _help(error)
         case MemoryError():
             return BudgetError.exit_code, "out of memory below the limit", f"lower {setting('max_mem')}"
         case OSError(filename=None):

@@ -24,6 +24,9 @@ from .shards import listing
 
 __all__ = ["TORCH_ENDINGS", "open_catalog"]
 
+#: What the journal's name adds to that of the result being built, next to it.
+JOURNAL = ".streamconv"
+
 _SAME_REVISION = "download index and shards again, from the same revision"
 
 
@@ -64,16 +67,28 @@ def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom)
         header_room: gives the room for the next header, and is called before each; a longer header is refused unread.
 
     Raises:
-        SourceError: nothing there to read, or it is broken, incomplete or contradicts its index.
+        SourceError: nothing there to read, or it is broken, incomplete, unfinished or contradicts its index.
         BudgetError: a header is longer than `header_room` allows.
         UnsupportedError: an encrypted file, one that is not a checkpoint, or a dtype that streamconv does not know.
     """
     try:
         with reading(path, "cannot open"):
             is_directory = stat.S_ISDIR(disk.stat(path).st_mode)
+            _refuse_unfinished(path)
     except ValueError as error:
         raise SourceError(f"cannot open {quote(path)}: not a path that a file can have: {error}") from error
     return _open_directory(path, header_room) if is_directory else _open_file(path, header_room)
+
+
+def _refuse_unfinished(path: Path) -> None:
+    """Refuse what a conversion was stopped in: what is not written yet would be read as zeros."""
+    whole = Path(disk.resolve(path))
+    for place in (whole, whole.parent):
+        if place.name and disk.is_file(journal := f"{place}{JOURNAL}"):
+            raise SourceError(
+                f"{quote(place)} is an unfinished conversion: its journal {quote(Path(journal).name)} is next to it",
+                "run that conversion again to finish it, and use its result",
+            )
 
 
 def _open_file(path: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:

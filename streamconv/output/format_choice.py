@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ _FORMATS = (MS_SAFETENSORS, CKPT, HF_SAFETENSORS, TORCH)
 #: The formats that are one file, with its endings.
 _ONE_FILE = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
 
+#: Endings of weight files: a directory with one of them would be taken for a file.
+_NOT_ALONE = (".safetensors", ".ckpt", *TORCH_ENDINGS, ".gguf")
+
 #: The family that changes no name, so that any format goes with it.
 _RAW = "raw"
 _HINT_RAW = f"use {setting('model', _RAW)} to change only the format"
@@ -31,10 +35,10 @@ def destination(path: Path) -> Destination:
     """
     if "\0" in str(path):
         raise UsageError(f"the destination's path holds a NUL character: {quote(path)}")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() in _NOT_ALONE and path.suffix not in itertools.chain(*_ONE_FILE.values()):
         raise UsageError(
             f"a destination must be a directory or a file that ends in .ckpt, {_either(TORCH_ENDINGS)}: {quote(path)}",
-            "safetensors are written into a directory: choose one",
+            f"name a directory that does not end in {path.suffix}",
         )
     return Destination(path, any(path.suffix in endings for endings in _ONE_FILE.values()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..formats.catalog import JOURNAL
 from ..storage import disk
 
 MANIFEST = "streamconv.json"
@@ -67,7 +68,7 @@ class ResultPaths:
     @property
     def journal(self) -> Path:
         """Where the journal of an unfinished run lies."""
-        return self._beside("partial.streamconv")
+        return self.partial.with_name(f"{self.partial.name}{JOURNAL}")
 
     @property
     def replaced(self) -> Path:

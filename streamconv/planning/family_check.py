@@ -23,17 +23,17 @@ class Finding:
     """A finding about a family.
 
     Attributes:
-        message: what was found, with settings marked for `text.in_shell` or `text.in_python`.
+        marked: what was found, with settings marked for `text.in_shell` or `text.in_python`.
         is_error: whether it is an error, not just good to know.
     """
 
-    message: str
+    marked: str
     is_error: bool = True
 
     @property
     def text(self) -> str:
-        """The message, with settings spelled as Python has them."""
-        return in_python(self.message)
+        """What was found, with settings spelled as Python has them."""
+        return in_python(self.marked)
 
 
 def check_family(family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
@@ -49,7 +49,8 @@ def check_family(family: Family, catalog: Catalog, config: Config) -> Iterator[F
 
 
 def _in_one(error: StreamconvError) -> str:
-    return f"{error.message}\n  hint: {error.hint}" if error.hint else error.message
+    message, hint = error.marked
+    return f"{message}\n  hint: {hint}" if hint else message
 
 
 def _different_options(request: Request) -> Iterator[OptionValues]:
@@ -120,7 +121,7 @@ def _questions(reverse: Request) -> Iterator[Finding]:
     try:
         decided_mapping(reverse, {})
     except UsageError as error:
-        yield Finding(f"  in reverse, without a manifest: {error.message}: {error.hint}", is_error=False)
+        yield Finding(f"  in reverse, without a manifest: {': '.join(error.marked)}", is_error=False)
 
 
 def _some(items: Sequence[str]) -> str:

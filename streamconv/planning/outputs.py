@@ -84,7 +84,7 @@ class Builder:
         try:
             return [Output(name, view.dtype, view, names) for name, view in self._apply(application)]
         except (UnsupportedError, ShapeConflictError) as error:
-            why, hint = (error.message, error.hint) if isinstance(error, StreamconvError) else (error, "")
+            why, hint = error.marked if isinstance(error, StreamconvError) else (error, "")
             self.findings.append(f"{first_few(names, 3, quote)}: {why}")
             self.hints += [hint] if hint and hint not in self.hints else []
             return []

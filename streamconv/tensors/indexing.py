@@ -28,11 +28,14 @@ def expanded(index: Index | tuple[Index, ...], ndim: int) -> list[int | slice]:
 def _checked(index: object) -> int | slice:
     if isinstance(index, slice):
         return index
-    if isinstance(index, bool) or not hasattr(index, "__index__"):
-        raise IndexError(
-            f"only whole numbers, slices and '...' are read from disk, not {index!r}: index the array that you get"
-        )
-    return operator.index(index)
+    try:
+        if not isinstance(index, bool):
+            return operator.index(index)  # type: ignore[arg-type]
+    except TypeError:  # an array has __index__, and says so only when it is called
+        pass
+    raise IndexError(
+        f"only whole numbers, slices and '...' are read from disk, not {index!r}: index the array that you get"
+    )
 
 
 def as_range(index: int | slice, size: int) -> range:

@@ -25,7 +25,6 @@ from streamconv.tensors import dtypes, views
 from streamconv.tensors.grids import Box, Grid, box_shape, whole
 from streamconv.tensors.refs import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from streamconv.tensors.view_nodes import View, Zeros
-from streamconv.text import in_python
 
 FILE = SourceFile(Path("model.safetensors"), 1 << 60)
 
@@ -48,7 +47,7 @@ MIXTRAL: dict[str, Any] = {**LLAMA, "model_type": "mixtral", "num_local_experts"
 def text_of(error: BaseException) -> str:
     """Message and hint of an error in one line; neither may hold a line break or anything else unprintable."""
     assert isinstance(error, StreamconvError), repr(error)
-    parts = [in_python(part) for part in (error.message, error.hint) if part]
+    parts = [part for part in (error.message, error.hint) if part]
     assert all(part.isprintable() for part in parts), parts
     return "; ".join(parts)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,57 @@ def test_convert_verifies_in_the_same_go(tmp_path: Path) -> None:
     assert done.code == 0
     assert "verified: read back from disk, byte-for-byte identical to the source" in done.out
     assert tree(dest) == tree(streamconv.convert(source, tmp_path / "other").prepared.destination.path)
+
+
+def test_an_unfinished_conversion_is_no_source(tmp_path: Path, capsys: Any) -> None:
+    """What is not written of it yet is zeros."""
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    process = running.start("convert", source, dest, "--workers", 1, "--quiet")
+    running.wait_until(lambda: on_record(dest), process)
+    process.kill()
+    process.communicate()
+    partial = tmp_path / "dest.partial"
+    (tmp_path / "link").symlink_to(partial)
+    shard = next(partial.glob("*.safetensors"))
+    for path in (partial, shard, tmp_path / "link"):
+        for words in (("inspect", path), ("convert", path, tmp_path / "back", "--reverse"), ("diff", source, path)):
+            refused = call(capsys, *words)
+            assert refused.code == 3
+            assert "is an unfinished conversion: its journal dest.partial.streamconv is next to it" in refused.err
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "convert"])
+def test_a_destination_that_cannot_be_written_is_refused_first(command: str, tmp_path: Path, capsys: Any) -> None:
+    source = running.tiny(tmp_path / "source")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").touch()
+    before = tree(tmp_path)
+    for dest, code in ((source, 8), (tmp_path / "taken", 8), (tmp_path / "nowhere" / "x", 2)):
+        refused = call(capsys, command, source, dest)
+        assert (refused.code, refused.out) == (code, "")
+        assert refused.err.startswith("error: ")
+    assert tree(tmp_path) == before
+
+
+def test_a_result_is_complete_though_its_report_cannot_be_written(tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    with Path("/dev/full").open("w") as full:
+        command = running.command("convert", source, dest, "--quiet")
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=running.environment(), check=False)
+    assert done.returncode == 5
+    assert b"dest is complete, but its report cannot be written: No space left on device" in done.stderr
+    assert streamconv.verify(dest, source=source)
+
+
+def test_what_contradicts_itself_or_has_no_effect_is_refused(tmp_path: Path, capsys: Any) -> None:
+    source = running.tiny(tmp_path / "source")
+    twice = call(capsys, "plan", source, tmp_path / "x", "-o", "qkv_concat=true", "-o", "qkv_concat=false")
+    assert twice.code == 2
+    assert "-o qkv_concat is given twice, with different values" in twice.err
+    for name in ("x.CKPT", "x.gguf", "x.safetensors", "x.Pt"):
+        assert call(capsys, "plan", source, tmp_path / name).code == 2, name
+    assert "hint: see streamconv diff --help" in call(capsys, "diff", source).err
 
 
 def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
