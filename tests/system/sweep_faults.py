@@ -137,10 +137,10 @@ SCENARIOS = {
     "ckpt with CRC": Scenario("dest.ckpt", ("--crc", "--dtype", "fp16")),
     "replaced ckpt": Scenario("dest.ckpt", old=True),
     "torch file": Scenario("dest.bin", ("--reverse",), reverse=True),
-    "read into buffers": Scenario("dest", ("--io", "read", "--dtype", "fp16", "--max-shard-size", "6KB")),
+    "through the page cache": Scenario("dest", ("--io", "read", "--dtype", "fp16", "--max-shard-size", "6KB")),
     "past the page cache": Scenario("dest", ("--io", "direct", "--dtype", "fp16")),
     "verified": Scenario("dest", ("--verify",)),
-    "gone on with": Scenario("dest", ("--io", "read", "--dtype", "fp16"), begun=True),
+    "resumed": Scenario("dest", ("--io", "read", "--dtype", "fp16"), begun=True),
 }
 
 
