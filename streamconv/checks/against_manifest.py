@@ -20,7 +20,7 @@ from ..text import first_few, quote, setting
 from .sample import Sample
 
 _CHUNK = 1 << 20
-_SHOWN = 20
+_SHOWN = 5
 _AGAIN = "copy it again, or convert again"
 
 
@@ -193,7 +193,7 @@ def _part(extents: Sequence[Sequence[int]], begin: int, end: int) -> str:
         before += length
     if low >= high:
         return ""
-    return f"all its {size} bytes" if high - low == size else f"bytes {low} to {high} of its {size}"
+    return f"all of its {size} bytes" if high - low == size else f"bytes {low} to {high} of its {size}"
 
 
 def needed(manifest: Manifest | None, path: Path) -> Manifest:

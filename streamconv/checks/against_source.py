@@ -67,7 +67,7 @@ class CompareSink:
         for span in file_spans(file.extents[name], offset, len(data)):
             for begin in range(span.low, span.high, _CHUNK):
                 part, place = data[begin : min(span.high, begin + _CHUNK)], span.offset + begin - span.low
-                self._compare(file, place, part, f"tensor {quote(name)}, byte {offset + begin}")
+                self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
         return file.name
 
     def finish(self) -> None:
@@ -107,13 +107,13 @@ class CompareSink:
         with reading(place):
             size = disk.fstat(descriptor).st_size
         if size != file.size:
-            raise VerificationError(
-                f"{quote(place)} has {size} bytes, but the source gives {file.size}", _CONVERT_AGAIN
-            )
+            raise VerificationError(f"{quote(place)} has {size} bytes, but should have {file.size}", _CONVERT_AGAIN)
         for offset, data in file.literals_between_slots():
             self._compare(file, offset, data, "a header" if file.extents else "the index")
 
-    def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str) -> None:
+    def _compare(
+        self, file: OutputFile, offset: int, expected: memoryview, what: str, offset_in_tensor: int | None = None
+    ) -> None:
         # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
         found = np.frombuffer(self._read(file, offset, len(expected)), np.uint8)
         wanted = np.frombuffer(expected, np.uint8)
@@ -123,8 +123,10 @@ class CompareSink:
         unequal = found[:least] != wanted[:least]
         first = int(unequal.argmax()) if unequal.any() else least
         path = quote(self._paths.file(file.name))
+        place = f"in {what}" if offset_in_tensor is None else f"byte {offset_in_tensor + first} of {what}"
         raise VerificationError(
-            f"{path} differs from what the source gives at byte {offset + first} ({what} + {first})", _CONVERT_AGAIN
+            f"{path} differs from the source's conversion at byte {offset + first} of the file ({place})",
+            _CONVERT_AGAIN,
         )
 
     def _read(self, file: OutputFile, offset: int, length: int) -> bytes:

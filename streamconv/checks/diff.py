@@ -34,14 +34,14 @@ _SHOWN = 20
 KINDS = {
     "only in A": "only in A",
     "only in B": "only in B",
-    "shape": "of another shape",
-    "dtype": "of another dtype",
-    "values": "with other values",
-    "bits": "with the same values in other bits",
+    "shape": "with a different shape",
+    "dtype": "with a different dtype",
+    "values": "with different values",
+    "bits": "with equal values but different bits",
 }
 _UNLIKE = (
-    "are in both: if one has HuggingFace's names and the other MindSpore's, convert one of them first, or compare an "
-    "output with what it was made from: streamconv verify SOURCE DEST"
+    "are in both: if one has HuggingFace's names and the other MindSpore's, convert one of them first, or verify the "
+    "output against its source"
 )
 
 
@@ -84,10 +84,11 @@ class Difference:
         if found.largest is not None:
             yield f"the largest difference is {_number(found.largest)}"
         if found.nans:
-            yield f"{found.nans} of them NaN in one only"
+            yield f"{found.nans} of them {'is' if found.nans == 1 else 'are'} NaN on one side only"
         if found.bits_only:
             where = "" if found.unequal else f", the first at {self._first()}"
-            yield f"{found.bits_only} of {counted(found.elements, 'element')} equal, but in other bits{where}"
+            said = f"{'has' if found.bits_only == 1 else 'have'} equal values but different bits"
+            yield f"{found.bits_only} of {counted(found.elements, 'element')} {said}{where}"
 
     def _first(self) -> str:
         first = self.first
@@ -156,13 +157,18 @@ class Diff:
         """The result in one sentence."""
         names = f"{quote(self.a.path)} and {quote(self.b.path)}"
         if self.same:
-            return f"{names} hold the same: {counted(self.common, 'tensor')}, {format_size(self.a.nbytes)}, bit for bit"
+            size = format_size(self.a.nbytes)
+            return f"{names} are identical, bit for bit: {counted(self.common, 'tensor')}, {size}"
         counts = Counter(d.kind for d in self.differences)
         same = sum(d.kind == "dtype" and d.compared is not None and d.compared.same for d in self.differences)
-        words = {**KINDS, "dtype": f"{KINDS['dtype']} (and the same values: {same})"}
-        parts = ", ".join(f"{counts[kind]} {words[kind]}" for kind in KINDS if counts[kind])
+        words = {**KINDS, "dtype": f"{KINDS['dtype']} ({same} of them with equal values)"}
+        first, *others = (kind for kind in KINDS if counts[kind])
+        parts = [
+            f"{counted(counts[first], 'tensor')} {words[first]}",
+            *(f"{counts[kind]} {words[kind]}" for kind in others),
+        ]
         equal = self.common - sum(counts[kind] for kind in KINDS if not kind.startswith("only"))
-        return f"{names} differ: of the tensors, {parts}; {equal} the same{self._advice}"
+        return f"{names} differ: {', '.join(parts)}; {equal} identical{self._advice}"
 
     @property
     def _advice(self) -> str:

@@ -56,11 +56,11 @@ def sample(fraction: str | float | None, seed: int | None = None) -> Sample | No
         return None
     match = _FRACTION.fullmatch(fraction if isinstance(fraction, str) else f"{fraction:.12f}")
     if not match:
-        raise UsageError(f"not a fraction: {quote(fraction)}", "write for example 5% or 0.05")
+        raise UsageError(f"not a share: {quote(fraction)}", "write for example 5% or 0.05")
     share = Fraction(match[1]) / (100 if match[2] else 1)
     if not 0 < share <= 1:
         hint = f"write {match[1]}% or {float(share / 100):.6g}" if 1 < share <= 100 and not match[2] else ""
-        raise UsageError(f"a fraction must be above 0 and at most 100%: {quote(fraction)}", hint)
+        raise UsageError(f"a share must be above 0 and at most 100%: {quote(fraction)}", hint)
     if share == 1:
         return None
     return Sample(share) if seed is None else Sample(share, seed)

@@ -61,17 +61,17 @@ def test_what_is_understood(text: str | float, share: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("5", "a fraction must be above 0 and at most 100%: 5\nhint: write 5% or 0.05"),
-        ("0", "a fraction must be above 0 and at most 100%: "),
-        ("0%", "a fraction must be above 0 and at most 100%: "),
-        ("101%", "a fraction must be above 0 and at most 100%: "),
-        ("200", "a fraction must be above 0 and at most 100%: "),
-        ("-5%", "not a fraction: -5%\nhint: write for example 5% or 0.05"),
-        ("a\x1b", "not a fraction: "),
-        ("", "not a fraction: "),
-        ("1e-3", "not a fraction: "),
-        (float("nan"), "not a fraction: "),
-        (float("inf"), "not a fraction: "),
+        ("5", "a share must be above 0 and at most 100%: 5\nhint: write 5% or 0.05"),
+        ("0", "a share must be above 0 and at most 100%: "),
+        ("0%", "a share must be above 0 and at most 100%: "),
+        ("101%", "a share must be above 0 and at most 100%: "),
+        ("200", "a share must be above 0 and at most 100%: "),
+        ("-5%", "not a share: -5%\nhint: write for example 5% or 0.05"),
+        ("a\x1b", "not a share: "),
+        ("", "not a share: "),
+        ("1e-3", "not a share: "),
+        (float("nan"), "not a share: "),
+        (float("inf"), "not a share: "),
     ],
 )
 def test_what_is_not(text: str | float, said: str, tmp_path: Path, capsys: Any) -> None:

@@ -78,7 +78,7 @@ def test_every_flipped_byte_is_found_by_the_source(kind: str, made) -> None:
         size = path.stat().st_size
         for position in {*range(0, size, 509), 0, 9, size - 1, size - 12, size - 17, size - 18}:
             flip(path, position)
-            with pytest.raises(VerificationError, match=f"{path.name} differs .* at byte {position} \\("):
+            with pytest.raises(VerificationError, match=f"{path.name} differs .* at byte {position} of the file \\("):
                 streamconv.verify(dest, source=source)
             flip(path, position)
     assert streamconv.verify(dest, source=source)
@@ -90,13 +90,18 @@ def test_the_message_names_what_differs(kind: str, made) -> None:
     ref = open_catalog(dest)["model.layers.1.feed_forward.w2.weight"]
     extent = ref.extents[0]
     flip(extent.file.path, extent.offset + 7)
-    with pytest.raises(VerificationError, match=r"tensors there: model\..*\nhint: copy it again, or convert again"):
+    with pytest.raises(
+        VerificationError,
+        match=r"tensors there: (model\.[^;]*(; )?){5} and \d+ more\)\nhint: copy it again, or convert again",
+    ):
         streamconv.verify(dest)
-    with pytest.raises(VerificationError, match=rf"at byte {extent.offset + 7} \(tensor {ref.name}, byte 0 \+ 7\)"):
+    with pytest.raises(
+        VerificationError, match=rf"at byte {extent.offset + 7} of the file \(byte 7 of tensor {ref.name}\)"
+    ):
         streamconv.verify(dest, source=source)
     flip(extent.file.path, extent.offset + 7)
     flip(proven(dest)[0], 3)
-    with pytest.raises(VerificationError, match=r"at byte 3 \(a header \+ 3\)"):
+    with pytest.raises(VerificationError, match=r"at byte 3 of the file \(in a header\)"):
         streamconv.verify(dest, source=source)
     flip(proven(dest)[0], 3)
 
@@ -105,12 +110,16 @@ def test_the_crc_and_the_index_are_named(made) -> None:
     source, dest = made["ckpt with crc"]
     size = dest.stat().st_size
     flip(dest, size - 1)
-    with pytest.raises(VerificationError, match=rf"at byte {size - 1} \(the CRC of bytes 0 to {size - 17} \+ 9\)"):
+    with pytest.raises(
+        VerificationError, match=rf"at byte {size - 1} of the file \(in the CRC of bytes 0 to {size - 17}\)"
+    ):
         streamconv.verify(dest, source=source)
     flip(dest, size - 1)
     source, dest = made["directory"]
     flip(dest / "param_name_map.json", 30)
-    with pytest.raises(VerificationError, match=r"param_name_map.json differs .* at byte 30 \(the index \+ 30\)"):
+    with pytest.raises(
+        VerificationError, match=r"param_name_map.json differs .* at byte 30 of the file \(in the index\)"
+    ):
         streamconv.verify(dest, source=source)
     flip(dest / "param_name_map.json", 30)
 
@@ -150,7 +159,7 @@ def test_arguments_come_from_the_manifest_and_can_be_given(tmp_path: Path, capsy
     assert call(capsys, "convert", source, dest, *words).code == 0
     assert call(capsys, "verify", source, dest, "--io", "read", "--workers", 2, "--max-mem", "8G").code == 0
     assert streamconv.verify(dest, source=source)
-    with pytest.raises(VerificationError, match="the source gives"):
+    with pytest.raises(VerificationError, match="but should have"):
         streamconv.verify(dest, source=source, dtype="fp32")
     (tmp_path / "dest.ckpt.streamconv.json").unlink()
     with pytest.raises(VerificationError):

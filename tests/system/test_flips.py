@@ -35,6 +35,8 @@ def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (blocks, manifest, against_manifest):
             patch.setattr(module, "BLOCK", BLOCK)
+        # All tensors of a block, so that the flipped one is among them.
+        patch.setattr(against_manifest, "_SHOWN", 1000)
         yield
 
 
@@ -90,11 +92,13 @@ def test_any_bit(made: Path, source: Path) -> None:
         flip(path, position, bit)
         with pytest.raises(VerificationError) as by_manifest:
             streamconv.verify(made)
-        with pytest.raises(VerificationError, match=rf"{path.name} differs .* at byte {position} \(") as by_source:
+        with pytest.raises(
+            VerificationError, match=rf"{path.name} differs .* at byte {position} of the file \("
+        ) as by_source:
             streamconv.verify(made, source=source)
         flip(path, position, bit)
         names_the_place(str(by_manifest.value), path, position, tensor)
-        assert tensor is None or f"(tensor {tensor[0]}, byte " in str(by_source.value)
+        assert tensor is None or f"(byte {tensor[1]} of tensor {tensor[0]})" in str(by_source.value)
     streamconv.verify(made)
     streamconv.verify(made, source=source)
 
@@ -104,7 +108,7 @@ def names_the_place(message: str, path: Path, position: int, tensor: tuple[str, 
     block = re.search(rf"{path.name} differs from its manifest between byte (\d+) and byte (\d+)", message)
     assert block and int(block[1]) <= position < int(block[2]) <= int(block[1]) + BLOCK
     if tensor:
-        part = re.search(rf"{re.escape(tensor[0])}, (?:bytes (\d+) to (\d+) of its|all its) (\d+)", message)
+        part = re.search(rf"{re.escape(tensor[0])}, (?:bytes (\d+) to (\d+) of its|all of its) (\d+)", message)
         assert part, message
         assert int(part[1] or 0) <= tensor[1] < int(part[2] or part[3]) <= int(part[3])
 
