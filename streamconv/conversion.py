@@ -184,11 +184,11 @@ class Plan(Prepared):
     def _what_is_left(self, staging: Staging, safe: int) -> str:
         """A note for whoever reads why a run ended early."""
         if staging.is_in_place:
-            return f"{quote(staging.paths.path)} is complete nevertheless; run the same command to clean up"
+            return f"{quote(staging.paths.path)} is complete nevertheless; run the same conversion again to clean up"
         if not staging.is_worth_keeping:
             return "no partial output was kept"
         saved = f"{format_size(safe)} of {format_size(self.mapping.nbytes)} saved in {quote(staging.paths.partial)}"
-        return f"{saved}; run the same command to resume, or add {setting('restart', True)} to start over"
+        return f"{saved}; run the same conversion again to resume, or add {setting('restart', True)} to start over"
 
     def _write_companions(self, place: Path) -> None:
         """Write indices, config, tokenizer and generation files."""

@@ -58,9 +58,10 @@ class StreamconvError(Exception):
 
 
 class InternalError(StreamconvError):
-    """A bug in streamconv itself."""
+    """A bug in streamconv itself; the message says so."""
 
-    exit_code = 1
+    def __init__(self, message: str) -> None:
+        super().__init__(f"internal error: {message}", "report this bug in streamconv")
 
 
 class UsageError(StreamconvError, ValueError):
@@ -134,8 +135,8 @@ EXIT_CODES = {
 }
 
 _NEXT_STEP = {
-    errno.ENOSPC: "free some space and run the same command again",
-    errno.EDQUOT: "free some of the quota and run the same command again",
+    errno.ENOSPC: "free some space and run the same conversion again",
+    errno.EDQUOT: "free some of the quota and run the same conversion again",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write smaller shards",
     errno.EROFS: "choose a destination on a writable file system",
     errno.EACCES: "check the permissions",

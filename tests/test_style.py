@@ -59,14 +59,14 @@ def test_no_page_does_either(page: Path) -> None:
     assert [f"{number} {line}" for number, line in enumerate(lines, 1) if TRANSLATED.search(line)] == []
 
 
-def test_the_library_does_not_speak_of_flags() -> None:
-    """The command line has them; the library names settings, which `text.in_shell` spells as flags."""
+def test_the_library_does_not_speak_of_flags_or_commands() -> None:
+    """The command line has them, and commands; the library names settings, which `text.in_shell` spells as flags."""
     found = [
         f"{name}:{line} {text}"
         for name, tree in modules()
         if not name.startswith("cli/")
         for line, text in strings(tree)
-        if re.search(r"(?<![\w-])--[a-z]|(?<!\S)-o ", text) and name != "text.py"
+        if re.search(r"(?<![\w-])--[a-z]|(?<!\S)-o |\bcommand\b|streamconv [a-z]+ [A-Z]", text) and name != "text.py"
     ]
     assert found == []
 

@@ -22,6 +22,6 @@ def checked(name: str, tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSp
     for spec in tensors:
         where = f"{quote(name)}: tensor {quote(spec.name)}"
         if spec.name in seen:
-            raise InternalError(f"internal error: {where} is laid out twice", "report this bug in streamconv")
+            raise InternalError(f"{where} is laid out twice")
         seen.add(spec.name)
         yield spec, where
