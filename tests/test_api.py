@@ -162,7 +162,7 @@ def test_a_source_that_is_gone_for_a_while(tmp_path: Path) -> None:
     planned = streamconv.plan(source, dest, workers=1)
     shard = sorted(source.glob("*.safetensors"))[-1]
     shard.rename(tmp_path / "away")
-    with pytest.raises(SourceError, match=r"saved in .*; run the same command to resume"):
+    with pytest.raises(SourceError, match=r"saved in .*; run the same conversion again to resume"):
         planned.run()
     (tmp_path / "away").rename(shard)
     assert streamconv.convert(source, dest).tally.resumed > 0
@@ -182,7 +182,7 @@ def test_a_source_that_is_written_to(when: str, tmp_path: Path) -> None:
 
     if when == "during":
         with pytest.raises(
-            SourceError, match=rf"{shard.name} changed during the run.* time of modification is another"
+            SourceError, match=rf"{shard.name} changed during the run: its modification time is different"
         ):
             streamconv.convert(source, dest, progress=change)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
@@ -191,7 +191,7 @@ def test_a_source_that_is_written_to(when: str, tmp_path: Path) -> None:
         streamconv.convert(source, dest, progress=lambda progress: 1 // (progress.total - progress.done))
     change()
     with pytest.raises(
-        DestinationError, match=rf"(?s)the source's {shard.name} was modified 20.*, is now of 20.*restart=True"
+        DestinationError, match=rf"(?s)the source's {shard.name} was last modified at 20.*, now at 20.*restart=True"
     ):
         streamconv.convert(source, dest)
     streamconv.convert(source, dest, restart=True)

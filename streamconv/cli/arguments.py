@@ -25,7 +25,7 @@ class Commands(click.Group):
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             near = did_you_mean(name, self.commands)
-            raise UsageError(f"there is no command {quote(name)!r}", near or "see streamconv --help")
+            raise UsageError(f"unknown command: {quote(name)}", near or "see streamconv --help")
         return super().resolve_command(ctx, args)
 
 
@@ -130,7 +130,7 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def one_of(positional: str | None, flag: str | None, name: str, flag_name: str, usage: str) -> str:
+def one_of(positional: str | None, flag: str | None, name: str, flag_name: str, hint: str) -> str:
     """Return the value given as an argument or, in MindFormers' spelling, as a flag.
 
     Raises:
@@ -140,7 +140,7 @@ def one_of(positional: str | None, flag: str | None, name: str, flag_name: str, 
         raise UsageError(f"{name} is given twice: as an argument and as {flag_name}")
     value = positional or flag
     if not value:
-        raise UsageError(f"{name} is missing", usage)
+        raise UsageError(f"{name} is missing", hint)
     return value
 
 

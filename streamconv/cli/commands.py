@@ -64,7 +64,7 @@ def cli() -> None:
 @together(CONVERSION, click.option("--quiet", is_flag=True, help="Suppress the plan and the progress."), JSON)
 def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Convert."""
-    planned = _plan(arguments, "streamconv convert SOURCE DEST")
+    planned = _plan(arguments, "write streamconv convert SOURCE DEST")
     planned.check_destination()
     if not quiet:
         say(_text(planned))
@@ -85,7 +85,7 @@ def plan(as_json: bool, **arguments: Any) -> None:
     """Show what convert would do, without writing: names, shapes, dtypes, sizes, memory. Only headers are read."""
     from ..report import tensor_lines
 
-    planned = _plan(arguments, "streamconv plan SOURCE DEST")
+    planned = _plan(arguments, "write streamconv plan SOURCE DEST")
     planned.check_destination()
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
@@ -94,11 +94,11 @@ def plan(as_json: bool, **arguments: Any) -> None:
     click.echo(_text(planned))
 
 
-def _plan(arguments: dict[str, Any], usage: str) -> Any:
+def _plan(arguments: dict[str, Any], hint: str) -> Any:
     from ..api import plan
 
-    source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", usage)
-    dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", usage)
+    source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
+    dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
     return plan(source, dest, **given({**arguments, "options": pairs(arguments["options"])}))
 
 
@@ -137,10 +137,10 @@ def models(words: tuple[str, ...], family: str | None, config: str | None, max_m
 
     of_check = {"config": config, "max_mem": max_mem}
     if words[:1] == ("check",):
-        _refuse_unread("models check", {"family": family, "json": as_json})
+        _refuse_unread({"family": family, "json": as_json}, "models check does not take {}")
         _check(words[1:], given(of_check))
         return
-    _refuse_unread("models without check", of_check)
+    _refuse_unread(of_check, "{} has no effect without check")
     if len(words) > 1:
         raise UsageError("models takes one NAME, or check FILE SOURCE", "see streamconv models --help")
     own = [load(Path(family))] if family else []
@@ -152,9 +152,9 @@ def models(words: tuple[str, ...], family: str | None, config: str | None, max_m
         print_lines(line for family in chosen for line in family_lines(family, bool(name)))
 
 
-def _refuse_unread(form: str, arguments: Mapping[str, object]) -> None:
+def _refuse_unread(arguments: Mapping[str, object], message: str) -> None:
     for name in (name for name, value in arguments.items() if value):
-        raise UsageError(f"{setting(name)} does not go with streamconv {form}", "leave it out")
+        raise UsageError(message.format(setting(name)), f"omit {setting(name)}")
 
 
 def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
@@ -164,7 +164,7 @@ def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
     if len(words) != 2:
         raise UsageError(
             "models check takes a family's Python file (or name) and a checkpoint",
-            "streamconv models check FILE SOURCE",
+            "write streamconv models check FILE SOURCE",
         )
     findings = 0
     for finding in check(*words, **arguments):
@@ -187,7 +187,7 @@ def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: boo
 
     if not 1 <= len(words) <= 2:
         what = "DEST is missing" if not words else f"too many arguments: {len(words)}"
-        raise UsageError(what, "streamconv verify [SOURCE] DEST")
+        raise UsageError(what, "write streamconv verify [SOURCE] DEST")
     source, dest = (words[0] if len(words) == 2 else None), words[-1]
     with progress_bar(quiet) as progress:
         found = verify(dest, source=source, sample=sample, progress=progress, **given(arguments))
@@ -195,7 +195,7 @@ def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: boo
         values = {"files": found.files, "tensors": found.tensors, "bytes": found.bytes_read, "total": found.total}
         click.echo(json.dumps(values))
         return
-    what = "matches its manifest" if source is None else "is byte-for-byte what the source gives"
+    what = "matches its manifest" if source is None else "is byte-for-byte identical to what its source converts to"
     read = f"{found.bytes_read} bytes" + (
         f" of {found.total} ({sample} sample)" if found.bytes_read < found.total else ""
     )

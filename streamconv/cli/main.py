@@ -57,7 +57,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         case click.ClickException():
             return UsageError.exit_code, quote(error.format_message().rstrip(".")), _help(error)
         case MemoryError():
-            return BudgetError.exit_code, "out of memory below the limit", f"lower {setting('max_mem')}"
+            message = "out of memory, although the limit was not reached"
+            return BudgetError.exit_code, message, f"lower {setting('max_mem')}"
         case OSError(filename=None):
             # Whatever has a name is reported where it is opened; without one it is our own output.
             return _explained(storage_error(error, "cannot write", "the report"))

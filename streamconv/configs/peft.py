@@ -47,7 +47,7 @@ def peft_config(specs: Sequence[TensorSpec], config: ModelConfig, directory: Pat
     found = _found(config, directory)
     rank, stated = _rank(specs), found.get("r")
     if stated not in (None, rank):
-        raise SourceError(f"{CONFIG} states r = {quote(stated)}, and the adapter's tensors have rank {rank}")
+        raise SourceError(f"{CONFIG} states r = {quote(stated)}, but the adapter's tensors have rank {rank}")
     scale = _alpha(alpha, found.get(ALPHA), _pet(config).get(ALPHA))
     values = {**_DEFAULTS, **found, "r": rank, ALPHA: scale, "target_modules": _modules(specs)}
     return (json.dumps(values, indent=2) + "\n").encode()
@@ -88,7 +88,7 @@ def _rank(specs: Sequence[TensorSpec]) -> int:
     ranks = sorted({spec.shape[0] for spec in specs if ".lora_A." in spec.name})
     if len(ranks) != 1:
         raise SourceError(
-            f"the adapter's tensors have the ranks {', '.join(map(str, ranks))}, and PEFT's r is one number"
+            f"the adapter's tensors have the ranks {', '.join(map(str, ranks))}, but PEFT's r is one number"
         )
     return ranks[0]
 

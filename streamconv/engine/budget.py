@@ -100,7 +100,8 @@ def divide(
         many = f" with {workers} workers" if workers and workers > 1 else ""
         raise _too_low(
             memory_limit,
-            f"this takes {format_size(least)}{many}, {format_size(base)} of it for interpreter and plan",
+            f"this conversion{many} needs {format_size(least)}, "
+            f"of which {format_size(base)} are for the interpreter and the plan",
             least,
         )
     count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))
@@ -154,7 +155,7 @@ def check_planning(memory_limit: int, tensors: int) -> None:
     needed = resident_bytes() + RESERVE + tensors * PLAN_OVERHEAD
     if needed > memory_limit and tensors * PLAN_OVERHEAD > MIB:
         least = least_limit(needed)
-        raise _too_low(memory_limit, f"to plan {tensors} tensors alone takes {format_size(needed)}", least)
+        raise _too_low(memory_limit, f"planning {tensors} tensors alone needs {format_size(needed)}", least)
 
 
 def _too_low(memory_limit: int, why: str, least: int) -> BudgetError:

@@ -87,7 +87,7 @@ class OpenFiles:
             except OSError as error:
                 raise source_error(error, f"cannot read byte {offset + done} of", file.path) from error
             if count == 0:
-                raise _changed(file, f"now it ends at byte {offset + done}")
+                raise _changed(file, f"it had {file.size} bytes, now it ends at byte {offset + done}")
             done += count
 
     def _note_read(self, found: InputFile, offset: int, length: int) -> None:
@@ -132,13 +132,13 @@ def check_unchanged(files: Iterable[SourceFile]) -> None:
 
 def _check_unchanged(file: SourceFile, found: os.stat_result) -> None:
     if found.st_size != file.size:
-        raise _changed(file, f"now it has {found.st_size}")
+        raise _changed(file, f"it had {file.size} bytes, now it has {found.st_size}")
     if file.modified not in (None, found.st_mtime_ns):
-        raise _changed(file, "and its time of modification is another")
+        raise _changed(file, "its modification time is different")
 
 
 def _changed(file: SourceFile, how: str) -> SourceChangedError:
     return SourceChangedError(
-        f"{quote(file.path)} changed during the run: it had {file.size} bytes, {how}",
+        f"{quote(file.path)} changed during the run: {how}",
         "run again once nothing writes to it",
     )

@@ -44,6 +44,6 @@ FAMILY = Family(
     sizes=DECODER_SIZES,
     rules=rules,
     differs_from_mindformers=(
-        "a W_pack that is not three times the hidden size is refused; MindFormers splits it into garbage",
+        "a W_pack that is not three times the hidden size is refused; MindFormers splits it at the wrong rows",
     ),
 )

@@ -98,7 +98,7 @@ def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
     if mode := _ENCRYPTED.get(head[:4]):
         raise UnsupportedError(f"{name} is encrypted ({mode})", "decrypt it with MindSpore first: load, then save")
     if head.startswith(_ZIP):
-        raise UnsupportedError(f"{name} is a torch file, not MindSpore's", "let its name end in .bin, .pt or .pth")
+        raise UnsupportedError(f"{name} is a torch file, not MindSpore's", "rename it to end in .bin, .pt or .pth")
 
 
 def _records(window: Window, header_room: HeaderRoom) -> Iterator[_Record]:
@@ -214,7 +214,7 @@ def _tensor(file: SourceFile, tag: str, slices: Sequence[_Record]) -> TensorRef:
     if needed != nbytes:
         raise SourceError(
             f"{where} has {counted(nbytes, 'byte')} in {counted(len(slices), 'record')}, "
-            f"and dims {quote(list(dims))} of {dtype.mindspore} need {needed}",
+            f"but dims {quote(list(dims))} of {dtype.mindspore} need {needed}",
             DOWNLOAD_AGAIN,
         )
     extents = [Extent(file, begin, end - begin) for begin, end in ranges if begin != end]

@@ -74,7 +74,9 @@ class HeaderRoom:
         if needed <= self.nbytes:
             return
         if self.memory_limit is None:
-            raise SourceError(f"{what} counts as {needed} bytes of header, and at most {self.nbytes} are read")
+            raise SourceError(
+                f"{what} is too large: it counts as {needed} bytes of header, and {self.nbytes} are allowed"
+            )
         least = -(-(self.resident + needed * self.cost) >> 20)
         raise BudgetError(
             f"{what} needs {format_size(needed * self.cost)} of memory, and the limit of "
@@ -139,7 +141,7 @@ def read_at(descriptor: int, offset: int, length: int, file: SourceFile) -> byte
     data = disk.read_up_to(descriptor, length, offset)
     if len(data) < length:
         raise SourceError(
-            f"{quote(file.path)} was truncated below its {file.size} bytes while its header was read",
+            f"{quote(file.path)} was truncated while its header was read: it had {file.size} bytes",
             "let the program that writes it finish, then run again",
         )
     return data
@@ -272,7 +274,7 @@ def shape_nbytes(shape: Sequence[int], dtype: DType, where: str) -> int:
         SourceError: more than `MAX_RANK` dimensions, a negative one, or more than 2^63 - 1 bytes.
     """
     if len(shape) > MAX_RANK:
-        raise SourceError(f"{where} has {len(shape)} dimensions, and NumPy allows {MAX_RANK}")
+        raise SourceError(f"{where} has {len(shape)} dimensions, but NumPy allows {MAX_RANK}")
     count, limit_check = dtype.itemsize, dtype.itemsize
     for size in shape:
         if size < 0:

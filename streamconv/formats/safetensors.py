@@ -100,7 +100,9 @@ def _header_length(descriptor: int, file: SourceFile) -> int:
         raise SourceError(f"{name} has {file.size} bytes, too few for a safetensors file", DOWNLOAD_AGAIN)
     length = int.from_bytes(read_head(descriptor, file, 64)[:8], "little")
     if length < 2:
-        raise SourceError(f"{name} states at byte 0 a header of {length} bytes, and the shortest, {{}}, has 2")
+        raise SourceError(
+            f"{name} states a header length of {length} at byte 0; the shortest header, {{}}, has 2 bytes"
+        )
     if length > MAX_HEADER:
         raise SourceError(
             f"{name} states at byte 0 a header of {length} bytes, and safetensors allows {MAX_HEADER}: "
@@ -144,7 +146,7 @@ def _entry(file: SourceFile, name: str, value: object) -> _Entry:
     if offsets[1] - offsets[0] != nbytes:
         raise SourceError(
             f"{where} has {offsets[1] - offsets[0]} bytes (data_offsets {quote(list(offsets))}), "
-            f"and shape {quote(list(shape))} of {known} needs {nbytes}",
+            f"but shape {quote(list(shape))} of {known} needs {nbytes}",
             DOWNLOAD_AGAIN,
         )
     return _Entry(name, known, shape, offsets[0], offsets[1])

@@ -193,7 +193,7 @@ def _reason(path: Path, chosen: Selection) -> str | None:
     with reading(path):
         mode = disk.mode(path)
     if stat.S_ISDIR(mode):
-        return "a folder: only the directory itself is read"
+        return "a subdirectory: not searched"
     if not stat.S_ISREG(mode):
         return "not a regular file or a link to one"
     if reason := _not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):

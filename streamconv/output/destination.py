@@ -123,7 +123,7 @@ class Destination:
             free = disk.free_bytes(self.path.parent)
         if free < size:
             raise StorageError(
-                f"{quote(self.path.parent)} has {format_size(free)} free, but {format_size(size)} are to be written; "
+                f"{quote(self.path.parent)} has {format_size(free)} free, but the result needs {format_size(size)}; "
                 "nothing was written",
                 "free some space, or choose another destination",
             )

@@ -116,11 +116,11 @@ def _change(begun: object, now: object) -> str:
             if size != now_size:
                 return f"had {size} bytes, has {now_size}"
             if modified != now_modified:
-                return f"was modified {_time(modified)}, is now of {_time(now_modified)}"
-    return "has another header"
+                return f"was last modified {_time(modified)}, now {_time(now_modified)}"
+    return "has a different header"
 
 
 def _time(nanoseconds: object) -> str:
     if not isinstance(nanoseconds, int):
         return "at an unknown time"
-    return f"{datetime.fromtimestamp(nanoseconds // 10**9):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09}"
+    return f"at {datetime.fromtimestamp(nanoseconds // 10**9):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09}"

@@ -45,7 +45,7 @@ class Manifest:
         """
         value = self[key]
         if not isinstance(value, str):
-            raise _broken(self, f"{key} is not as streamconv writes it")
+            raise _broken(self, f"{key} is missing or has the wrong type")
         return value
 
     def number(self, key: str) -> int:
@@ -56,7 +56,7 @@ class Manifest:
         """
         value = self[key]
         if type(value) is not int:
-            raise _broken(self, f"{key} is not as streamconv writes it")
+            raise _broken(self, f"{key} is missing or has the wrong type")
         return value
 
     @property

@@ -189,8 +189,8 @@ def _hints(config: Config) -> list[str]:
     if config:
         return []
     return [
-        "no config.json was found, which says what names do not (a tied head, for example): "
-        f"give it with {setting('config', 'FILE')}"
+        f"give config.json with {setting('config', 'FILE')}: "
+        "it says what names cannot, such as whether the head is tied"
     ]
 
 

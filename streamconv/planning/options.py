@@ -37,7 +37,7 @@ def _parsed(family: Family, name: str, text: str) -> Value:
     if not names:
         raise UsageError(f"{family.name} takes no options", f"omit {setting(f'options.{quote(name)}')}")
     near = did_you_mean(name, names)
-    hint = f"its options are {', '.join(names)}"
+    hint = f"known options: {', '.join(names)}"
     raise UsageError(f"{family.name} has no option {quote(name)!r}", f"{near} {hint}" if near else hint)
 
 

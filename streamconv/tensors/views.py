@@ -66,7 +66,7 @@ def scaled(weight: TensorRef, scale: TensorRef, block: tuple[int, int] = (128, 1
         if ref.cutout:
             raise UnsupportedError(
                 f"{quote(ref.name)} is not contiguous and cannot be dequantised",
-                "save it contiguous with torch",
+                "load the file with torch, call .contiguous() on the tensor, and save it again",
             )
     grid = tuple(-(-n // b) for n, b in zip(weight.shape, block, strict=True))
     if scale.shape != grid:

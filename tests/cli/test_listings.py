@@ -56,7 +56,7 @@ def test_what_is_left_alone_is_said(tmp_path: Path, capsys) -> None:
     (source / "pytorch_model.bin").write_bytes(b"torch")
     (source / "original").mkdir()
     ended = call(capsys, "inspect", source)
-    assert "ignored: original (a folder" in ended.out
+    assert "ignored: original (a subdirectory" in ended.out
     assert "ignored: pytorch_model.bin (a torch file" in ended.out
     assert set(json.loads(call(capsys, "inspect", source, "--json").out)["ignored"]) == {
         "original",

@@ -65,7 +65,7 @@ def test_many_tensors_need_more() -> None:
 def test_more_tensors_than_can_be_planned_are_refused_with_the_number_that_would_do() -> None:
     memory.check_planning(memory.resident_bytes() + 20 * MIB, 1000)
     with pytest.raises(
-        BudgetError, match=r'(?s)to plan 500000 tensors alone .*hint: give max_mem="\d+M" or more'
+        BudgetError, match=r'(?s)planning 500000 tensors alone needs .*hint: give max_mem="\d+M" or more'
     ) as caught:
         memory.check_planning(memory.resident_bytes() + 100 * MIB, 500_000)
     named = re.search(r'max_mem="(\d+M)"', str(caught.value))

@@ -147,5 +147,5 @@ def test_a_b_without_its_a_is_missing(tmp_path) -> None:
 def test_a_rank_that_is_not_the_tensors(tmp_path) -> None:
     source = peft(tmp_path / "peft", adapter("llama"), {**CONFIG, "r": 4})
     there = convert(source, tmp_path / "ms", model="llama")
-    with pytest.raises(SourceError, match="states r = 4, and the adapter's tensors have rank 3"):
+    with pytest.raises(SourceError, match="states r = 4, but the adapter's tensors have rank 3"):
         convert(there, tmp_path / "back", model="llama", reverse=True)

@@ -127,7 +127,9 @@ def test_the_command_line_names_a_limit_that_suffices(tmp_path: Path) -> None:
 def test_without_a_limit_the_most_that_a_format_allows_is_read() -> None:
     room = HeaderRoom()
     room.check(headers.MAX_HEADER, "it")
-    with pytest.raises(SourceError, match="it counts as 100000001 bytes of header, and at most 100000000 are read"):
+    with pytest.raises(
+        SourceError, match="it is too large: it counts as 100000001 bytes of header, and 100000000 are allowed"
+    ):
         room.check(headers.MAX_HEADER + 1, "it")
 
 

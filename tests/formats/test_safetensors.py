@@ -44,8 +44,8 @@ def read(tmp_path):
 HOSTILE = {
     "empty file": (b"", "0 bytes"),
     "too short": (b"1234567", "7 bytes"),
-    "header of 0": (encode(b"", b"abc"), "a header of 0 bytes"),
-    "header of 1": (encode(b"{", b"abc"), "a header of 1 bytes"),
+    "header of 0": (encode(b"", b"abc"), "states a header length of 0 at byte 0"),
+    "header of 1": (encode(b"{", b"abc"), "states a header length of 1 at byte 0"),
     "header past the end": (
         encode({"t": u8(0, 4)}, b"", length=1000),
         "is truncated: its header of 1000 bytes ends at byte 1008, the file at 68",
@@ -98,7 +98,7 @@ HOSTILE = {
         encode({"t": u8(0, 1, data_offsets=[0, 1 << 64])}, b"a"),
         "tensor t has 18446744073709551616",
     ),
-    "size differs": (encode({"t": u8(0, 1, shape=[2])}, b"a"), "and shape [2] of U8 needs 2"),
+    "size differs": (encode({"t": u8(0, 1, shape=[2])}, b"a"), "but shape [2] of U8 needs 2"),
     "overlap": (encode({"a": u8(0, 2), "t": u8(1, 3)}, b"abc"), "tensor t overlaps"),
     "same place": (encode({"a": u8(0, 2), "t": u8(0, 2)}, b"ab"), "tensor t overlaps"),
     "hole": (encode({"a": u8(0, 1), "t": u8(2, 3)}, b"abc"), "tensor t follows a hole"),
@@ -127,9 +127,11 @@ def test_an_unknown_dtype_is_not_guessed(read, dtype):
 
 
 def test_a_header_beyond_the_budget_is_refused_unread(read):
-    with pytest.raises(SourceError, match=r"the header of x\.safetensors \(101 bytes, .* at most 100 are read"):
+    with pytest.raises(SourceError, match=r"the header of x\.safetensors \(101 bytes, .* 100 are allowed"):
         read(encode(b"{" * 101, b""), room=100)
-    with pytest.raises(SourceError, match=r"the header of x\.safetensors \(60 bytes, about 4 values\) .* at most 60"):
+    with pytest.raises(
+        SourceError, match=r"the header of x\.safetensors \(60 bytes, about 4 values\) .* 60 are allowed"
+    ):
         read(encode({"t": u8(0, 2)}, b"ab"), room=60)
     read(encode({"t": u8(0, 2)}, b"ab"), room=78)
 

@@ -257,7 +257,7 @@ def test_a_dangling_link_in_the_destination_is_no_fault(source: Path, tmp_path: 
 def test_room_is_asked_for_first(source: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(disk, "free_bytes", lambda path: 4096)
     with pytest.raises(
-        StorageError, match=r"4 KiB free, but .* KiB are to be written; nothing was written\nhint: free some space"
+        StorageError, match=r"4 KiB free, but the result needs .* KiB; nothing was written\nhint: free some space"
     ):
         streamconv.convert(source, tmp_path / "dest")
     assert os.listdir(tmp_path) == ["source"]  # noqa: PTH208

@@ -149,7 +149,7 @@ def test_a_signal_ends_the_run_and_the_same_command_goes_on(
     assert process.returncode == 128 + number, err
     said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated"}[number]
     assert re.fullmatch(
-        rb"error: %s\n.* of 219\.8 KiB saved in .*/%s\.partial; run the same command to resume, or add "
+        rb"error: %s\n.* of 219\.8 KiB saved in .*/%s\.partial; run the same conversion again to resume, or add "
         rb"--restart to start over\n" % (said, name.encode()),
         err,
     )
@@ -332,7 +332,7 @@ def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
     before = tree(tmp_path)
     done = run("convert", source, dest, "--verify", "--quiet", faults=(("drop_cache", "rot", ".partial", 9000),))
     assert done.code == 7
-    assert re.search(r"differs from what the source gives at byte 9000 \(tensor .* byte", done.err)
+    assert re.search(r"differs from the source's conversion at byte 9000 of the file \(byte \d+ of tensor ", done.err)
     assert "the storage did not keep what was written to it" in done.err
     assert "no partial output was kept" in done.err
     assert tree(tmp_path) == before
@@ -406,7 +406,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     assert done.returncode == 5
     assert (
         done.stderr == "error: cannot write the report: No space left on device\n"
-        "hint: free some space and run the same command again\n"
+        "hint: free some space and run the same conversion again\n"
     )
 
 
@@ -502,8 +502,8 @@ def test_an_error_leaves_stdout_empty(tmp_path: Path, capsys) -> None:
 
 USAGE = {
     "no command": ([], "Missing command\nhint: see streamconv --help"),
-    "a command misspelt": (["convret"], "there is no command 'convret'\nhint: did you mean convert?"),
-    "no such command": (["zzz"], "there is no command 'zzz'\nhint: see streamconv --help"),
+    "a command misspelt": (["convret"], "unknown command: convret\nhint: did you mean convert?"),
+    "no such command": (["zzz"], "unknown command: zzz\nhint: see streamconv --help"),
     "an option misspelt": (["convert", "S", "D", "--modle", "llama"], "Did you mean '--model'?\nhint: see streamconv"),
     "no such option": (["convert", "S", "D", "--zzz"], "--zzz"),
     "a number": (["convert", "S", "D", "--workers", "many"], "'many' is not a valid integer\nhint: see"),
