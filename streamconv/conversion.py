@@ -15,7 +15,7 @@ from .configs import companions
 from .configs.companions import Companions
 from .configs.peft import ALPHA
 from .engine import workers
-from .engine.budget import Budget, peak_bytes
+from .engine.budget import Budget
 from .engine.open_files import check_unchanged
 from .engine.progress import OnProgress, Progress, Tally
 from .engine.same_bytes import check_same_bytes
@@ -32,6 +32,7 @@ from .report import Report, describe, plan_values
 from .rules.statements import TIED, Direction
 from .storage import disk, whole_files
 from .storage.access import Access
+from .storage.memory import peak_bytes
 from .tensors.refs import OutputFile
 from .text import format_size, in_python, quote, setting
 from .version import VERSION

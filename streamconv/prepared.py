@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .configs.model_config import ModelConfig
 from .engine.boxes import is_scattered
-from .engine.budget import Budget, divide, resident_bytes
+from .engine.budget import Budget, divide
 from .families import Family
 from .formats.layout import FileLayout
 from .output.blocks import BLOCK
@@ -14,6 +14,7 @@ from .output.destination import Destination
 from .output.settings import Settings
 from .planning.mapping import TensorMapping
 from .storage.access import ChosenAccess
+from .storage.memory import resident_bytes
 from .tensors.refs import Catalog
 from .text import counted, quote
 

@@ -187,7 +187,7 @@ MEASURED = """
 import sys
 import numpy as np
 import streamconv
-from streamconv.engine.budget import peak_bytes
+from streamconv.storage.memory import peak_bytes
 tensor = streamconv.open(sys.argv[1])["t"]
 tensor[0, :1]
 before = peak_bytes()

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rules",
         "families",
         "engine.progress",
-        "engine.budget",
+        "storage.memory",
         "checkpoint",
         "testing",
         "report",

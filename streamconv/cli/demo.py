@@ -16,9 +16,9 @@ import xxhash
 from .. import testing as samples
 from ..checkpoint import LazyTensor
 from ..checkpoint import open as open_checkpoint
-from ..engine.budget import peak_bytes
 from ..errors import InternalError, StreamconvError, UsageError, VerificationError, storage_error
 from ..families import find
+from ..storage.memory import peak_bytes
 from ..text import format_size, quote, setting
 from ..units import parse_size
 

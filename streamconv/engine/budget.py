@@ -1,4 +1,4 @@
-"""The budget: the memory limit, what host and container have, and what each worker may hold.
+"""The budget: the memory limit, and what each worker may hold of it.
 
 Resident memory is what counts (`VmHWM`): the interpreter, the plan, and for each worker one window of a source and
 one box of an output. All of it is known before the first byte is read, so a limit that is too low is refused, with
@@ -8,14 +8,11 @@ the smallest that works.
 from __future__ import annotations
 
 import mmap
-import os
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from ..errors import BudgetError
 from ..formats.headers import HeaderRoom
+from ..storage.memory import available_bytes, cores, resident_bytes
 from ..storage.regions import SLACK
 from ..text import format_size, setting
 from . import kernels
@@ -104,7 +101,7 @@ def divide(
             f"of which {format_size(base)} are for the interpreter and the plan",
             least,
         )
-    count = workers or max(1, min(_cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))
+    count = workers or max(1, min(cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))
     region = min(MAX_REGION, ((memory_limit - base) // count - WORKER_OVERHEAD) // 2)
     return Budget(memory_limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
 
@@ -117,26 +114,6 @@ def least_limit(base: int, workers: int = 1) -> int:
 def default_limit() -> int:
     """Return a quarter of the bytes that the host and its container have available, at most 2 GiB."""
     return min(DEFAULT_LIMIT, available_bytes() // 4)
-
-
-def available_bytes() -> int:
-    """Return the bytes of memory available now: the host's, or what the tightest control group (v1 or v2) leaves."""
-    return min([psutil.virtual_memory().available, *_cgroup_rooms()])
-
-
-def resident_bytes() -> int:
-    """Return the bytes of this process that are resident now."""
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_bytes(process: int | None = None) -> int:
-    """Return the most that was ever resident of a process (by default this one): `VmHWM`; 0 if it is gone."""
-    try:
-        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-    return found if found or process else resident_bytes()
 
 
 def header_room(memory_limit: int) -> HeaderRoom:
@@ -167,42 +144,3 @@ def _too_low(memory_limit: int, why: str, least: int) -> BudgetError:
 
 def _worker(region: int) -> int:
     return 2 * region + WORKER_OVERHEAD
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return what each control group of this process leaves: its limit less what is charged, without page cache."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return []
-    rooms: list[int] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            rooms += _rooms(root, path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            rooms += _rooms(
-                root / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            )
-    return rooms
-
-
-def _rooms(root: Path, path: str, limit: str, usage: str, cache: str) -> list[int]:
-    """Return what a group and all groups above it leave. In a container the mount shows the own group as the root."""
-    rooms = []
-    parts = [p for p in path.split("/") if p]
-    for depth in range(len(parts), -1, -1):
-        folder = root.joinpath(*parts[:depth])
-        try:
-            most = (folder / limit).read_text().strip()
-            used = int((folder / usage).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if most.isdecimal():
-            rooms.append(max(0, int(most) - used + int(stat.get(cache, 0))))
-    return rooms

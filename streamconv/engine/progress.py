@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .budget import resident_bytes
+from ..storage.memory import resident_bytes
 
 _TICK = 0.1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ..configs.companions import is_copied
@@ -83,7 +82,7 @@ class Destination:
             raise DestinationError(f"{quote(self.path)} exists and is not a regular file", _ANOTHER)
         if not self.paths.is_file and not disk.is_directory(self.path):
             raise DestinationError(f"{quote(self.path)} exists and is not a directory", _ANOTHER)
-        if os.path.ismount(self.path):
+        if disk.is_mount(self.path):
             raise DestinationError(
                 f"{quote(self.path)} is a mount point, which cannot be replaced by a rename",
                 "choose a directory inside it",
@@ -137,7 +136,7 @@ def _nameable(path: Path) -> Path:
     """
     with storing(path, "cannot stat"):
         if path.name in ("", "..") or disk.is_link(path):
-            path = Path(os.path.realpath(path))
+            path = Path(disk.resolve(path))
     if not path.name:
         raise UsageError(f"{quote(path)} is the root of the file system", "choose a directory in it")
     return path

@@ -1,1 +1,1 @@
-"""The operating system, and nothing else: every call on files, how a file system is accessed, reusable memory."""
+"""The operating system, and nothing else: files and how to access them, reusable memory, what the host has of it."""

@@ -213,6 +213,11 @@ def is_link(path: StrPath) -> bool:
     return S_ISLNK(mode(path, follow=False))
 
 
+def is_mount(path: StrPath) -> bool:
+    """Return whether a file system is mounted at the path."""
+    return os.path.ismount(path)
+
+
 def device_and_inode(path: StrPath) -> tuple[int, int]:
     """Return device and inode, which all names of one file share."""
     found = stat(path)

@@ -14,12 +14,13 @@ from streamconv.storage import access, disk, whole_files
 from support import ROOT, running
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
-ELSEWHERE = {"disk.py", "budget.py", "demo.py", "testing.py", "terminal.py"}
+ELSEWHERE = {"disk.py", "memory.py", "demo.py", "testing.py", "terminal.py"}
 #: Calls on files by name, as a method or a function of a module, that `disk` has a word for.
 WORDS = {
     *("open", "fdopen", "pread", "preadv", "pwrite", "read_text", "read_bytes", "write_text", "write_bytes"),
     *("fsync", "fdatasync", "ftruncate", "truncate", "stat", "fstat", "lstat", "iterdir", "listdir", "scandir", "glob"),
     *("unlink", "rmdir", "mkdir", "touch", "is_file", "is_dir", "is_symlink", "exists", "lexists", "isfile", "isdir"),
+    *("realpath", "ismount", "islink", "samefile"),
     *("rmtree", "copyfile", "copyfileobj", "copy", "move", "statvfs", "flock", "lockf", "renameat2", "replace"),
 }
 

@@ -16,7 +16,7 @@ import pytest
 import streamconv
 from streamconv import prepared
 from streamconv import testing as samples
-from streamconv.engine import budget as memory
+from streamconv.engine import budget as budgets
 from streamconv.families import find
 from streamconv.units import parse_size
 from support import nowhere
@@ -135,7 +135,7 @@ def test_torch_files_with_tensors_larger_than_the_budget(tmp_path) -> None:
 def test_fewer_workers_where_what_is_transposed_would_be_scattered_else(source, tmp_path, monkeypatch) -> None:
     """An expert fits one worker's window and box, but not one of two."""
     monkeypatch.setattr(prepared, "resident_bytes", lambda: 60 * MIB)
-    monkeypatch.setattr(memory, "_cores", lambda: 2)
+    monkeypatch.setattr(budgets, "cores", lambda: 2)
 
     def workers(max_mem: str, asked: int | None = None, **options: bool) -> int:
         words = {"options": options, "max_mem": max_mem, "workers": asked}

@@ -293,7 +293,7 @@ BUDGET = 96 << 20
 PEAK = """
 import sys
 from streamconv.cli import main as cli
-from streamconv.engine import budget as memory
+from streamconv.storage import memory
 sys.argv[0] = "streamconv"
 code = cli.run()
 print(code, memory.peak_bytes())

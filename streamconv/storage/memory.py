@@ -1,0 +1,68 @@
+"""What memory and cores the host gives: read from the kernel, with the limits of control groups (v1 and v2)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+
+def available_bytes() -> int:
+    """Return the bytes of memory available now: the host's, or what the tightest control group (v1 or v2) leaves."""
+    return min([psutil.virtual_memory().available, *_cgroup_rooms()])
+
+
+def resident_bytes() -> int:
+    """Return the bytes of this process that are resident now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes(process: int | None = None) -> int:
+    """Return the most that was ever resident of a process (by default this one): `VmHWM`; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return found if found or process else resident_bytes()
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return what each control group of this process leaves: its limit less what is charged, without page cache."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    rooms: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            rooms += _rooms(root, path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            rooms += _rooms(
+                root / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            )
+    return rooms
+
+
+def _rooms(root: Path, path: str, limit: str, usage: str, cache: str) -> list[int]:
+    """Return what a group and all groups above it leave. In a container the mount shows the own group as the root."""
+    rooms = []
+    parts = [p for p in path.split("/") if p]
+    for depth in range(len(parts), -1, -1):
+        folder = root.joinpath(*parts[:depth])
+        try:
+            most = (folder / limit).read_text().strip()
+            used = int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if most.isdecimal():
+            rooms.append(max(0, int(most) - used + int(stat.get(cache, 0))))
+    return rooms
