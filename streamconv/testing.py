@@ -18,8 +18,7 @@ from .rules.sizes import Ranges, Sizes
 from .rules.statements import Copy, Rule, Side, Tied
 from .tensors.dtypes import BF16, F8_E4M3, F32, DType
 from .tensors.refs import OutputFile, TensorSpec
-
-_CHUNK = 1 << 20
+from .units import CHUNK
 
 
 def hf_specs(
@@ -113,8 +112,8 @@ def _write(path: Path, file: OutputFile, specs: list[TensorSpec], generator: np.
 def _write_random(out: IO[bytes], file: OutputFile, specs: list[TensorSpec], generator: np.random.Generator) -> None:
     for spec in specs:
         out.seek(file.extents[spec.name][0][0])
-        for begin in range(0, spec.nbytes, _CHUNK):
-            count = min(_CHUNK, spec.nbytes - begin) // spec.dtype.itemsize
+        for begin in range(0, spec.nbytes, CHUNK):
+            count = min(CHUNK, spec.nbytes - begin) // spec.dtype.itemsize
             out.write(random_values(generator, count, spec.dtype).tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Sizes as people write them.
+"""Sizes: as people write them, and those that all modules share.
 
 Memory follows the binary reading (`16G` = `16GiB` = 16·2^30); files follow the decimal one for `GB` (`5GB` = 5·10^9),
 as HuggingFace's `max_shard_size` does.
@@ -14,6 +14,9 @@ from .text import quote
 
 #: Bytes of an output shard at most, where nothing else is asked: what HuggingFace's own tools write.
 DEFAULT_SHARD_SIZE = "5GB"
+
+#: Bytes to read, hash or make up at a time where the whole may be large: small next to any budget.
+CHUNK = 1 << 20
 
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([KMGT]?)(I?B)?\s*", re.IGNORECASE)

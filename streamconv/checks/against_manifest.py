@@ -17,9 +17,9 @@ from ..output.manifest import Manifest
 from ..output.paths import ResultPaths
 from ..storage import disk
 from ..text import first_few, quote, setting
+from ..units import CHUNK
 from .sample import Sample
 
-_CHUNK = 1 << 20
 _SHOWN = 5
 _AGAIN = "copy it again, or convert again"
 
@@ -155,7 +155,7 @@ def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[in
 
 def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:
     """Return the digest of one block."""
-    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(length, _CHUNK)))
+    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(length, CHUNK)))
     at, end = begin, begin + length
     while at < end:
         count = disk.read_into(descriptor, buffer[: min(len(buffer), end - at)], at)

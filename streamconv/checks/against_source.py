@@ -17,7 +17,7 @@ from ..storage.regions import Placement
 from ..tensors.grids import Box
 from ..tensors.refs import OutputFile, file_spans
 from ..text import quote
-from .against_manifest import _CHUNK
+from ..units import CHUNK
 from .sample import Sample
 
 _CONVERT_AGAIN = "convert again"
@@ -65,8 +65,8 @@ class CompareSink:
         """Compare bytes `offset` … of tensor `name`."""
         file = self._by_tensor[name]
         for span in file_spans(file.extents[name], offset, len(data)):
-            for begin in range(span.low, span.high, _CHUNK):
-                part, place = data[begin : min(span.high, begin + _CHUNK)], span.offset + begin - span.low
+            for begin in range(span.low, span.high, CHUNK):
+                part, place = data[begin : min(span.high, begin + CHUNK)], span.offset + begin - span.low
                 self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
         return file.name
 
@@ -84,8 +84,8 @@ class CompareSink:
 
     def _crc(self, file: OutputFile, begin: int, end: int) -> int:
         crc = 0
-        for at in range(begin, end, _CHUNK):
-            crc = zlib.crc32(self._read(file, at, min(_CHUNK, end - at)), crc)
+        for at in range(begin, end, CHUNK):
+            crc = zlib.crc32(self._read(file, at, min(CHUNK, end - at)), crc)
         return crc
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from ..storage import disk
 from ..tensors.dtypes import DType
 from ..tensors.refs import SourceFile
 from ..text import counted, format_size, quote, setting
+from ..units import CHUNK
 
 #: The safetensors library (0.8) and MindSpore (2.10) both refuse a longer header; no other format has a maximum.
 MAX_HEADER = 100_000_000
@@ -34,7 +35,6 @@ _DEEPEST = 100
 # What a comma costs in memory besides its byte, in bytes of header: it may separate objects of few bytes.
 _COMMA_COST = 6
 _LFS_POINTER = b"version https://git-lfs"
-_CHUNK = 1 << 20
 # In longer JSON commas are not counted: every byte may be one.
 _MOST_COUNTED = 1 << 30
 
@@ -198,7 +198,7 @@ def _check_values(length: int, commas: int, what: str, header_room: HeaderRoom) 
 def _count_commas(descriptor: int, offset: int, length: int) -> int:
     if length > _MOST_COUNTED:
         return length
-    chunks = (disk.read_up_to(descriptor, min(_CHUNK, length - at), offset + at) for at in range(0, length, _CHUNK))
+    chunks = (disk.read_up_to(descriptor, min(CHUNK, length - at), offset + at) for at in range(0, length, CHUNK))
     return sum(chunk.count(b",") for chunk in chunks)
 
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from ..tensors.refs import ChecksumSlot, OutputFile
+from ..units import CHUNK
 from .blocks import Blocks, block_at
 
 ReadBack = Callable[[int, int], bytes]
 """Reads (offset, length) of a file as it is now; raises `OSError` where it ends before that."""
-
-CHUNK = 1 << 20
 
 _UNKNOWN = -1
 # The CRC-32 polynomial, reflected, as zlib has it.

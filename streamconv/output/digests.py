@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 import xxhash
 
 from ..tensors.refs import OutputFile
+from ..units import CHUNK
 from .blocks import Blocks, block_at, by_block
-from .checksums import CHUNK, RangeChecksums, ReadBack
+from .checksums import RangeChecksums, ReadBack
 
 Write = Callable[[int, memoryview], None]
 OnBlock = Callable[[int, bytes, int], None]

@@ -29,12 +29,12 @@ from ..planning.outputs import Output
 from ..storage import disk
 from ..tensors.grids import Box, box_shape, flat_index, joined, runs, whole, without
 from ..tensors.refs import OutputFile
+from ..units import CHUNK
 from .blocks import Blocks
 from .writer import WrittenPart
 
 VERSION = 1
 
-_CHUNK = 1 << 20
 _LONGEST = 64 << 20
 _CHECK_BYTES = 16
 
@@ -79,7 +79,7 @@ class Journal:
 
     def _lines(self) -> Iterator[bytes]:
         rest, at = b"", 0
-        while data := disk.read(self._descriptor, _CHUNK, at):
+        while data := disk.read(self._descriptor, CHUNK, at):
             at += len(data)
             *lines, rest = (rest + data).split(b"\n")
             yield from lines

@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from stat import S_ISDIR
 
+from ..units import CHUNK
 from . import disk
 from .disk import StrPath
-
-_PIECE = 1 << 20
 
 
 def read_file(path: StrPath, limit: int) -> bytes:
@@ -38,7 +37,7 @@ def copy_synced(source: StrPath, target: StrPath) -> None:
         descriptor = disk.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             at = 0
-            while data := disk.read(read_from, _PIECE, at):
+            while data := disk.read(read_from, CHUNK, at):
                 disk.write_all(descriptor, memoryview(data), at)
                 at += len(data)
             disk.sync(descriptor)
