@@ -36,7 +36,6 @@ from .writer import WrittenPart
 VERSION = 1
 
 _LONGEST = 64 << 20
-_CHECK_BYTES = 16
 
 
 class Owner(NamedTuple):

@@ -17,8 +17,6 @@ from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import LLAMA, MIXTRAL, catalog, hf, ms, planned
 
-BIASED = {**LLAMA, "attention_bias": True}
-
 
 def spec(name: str, *shape: int) -> TensorSpec:
     return TensorSpec(name, dtypes.BF16, shape)

@@ -8,7 +8,7 @@ import pytest
 from streamconv.storage.disk import ALIGNMENT
 from streamconv.storage.regions import SLACK, Region, page_offset
 
-U8, U32 = np.dtype("<u1"), np.dtype("<u4")
+U8 = np.dtype("<u1")
 
 
 @pytest.mark.parametrize("size", [1, 4096, (1 << 20) + 1, 5 << 20])
