@@ -219,7 +219,7 @@ def diff_checkpoints(
     Args:
         a, b: a directory or a file each; names are compared as they are.
         max_mem: bytes of resident memory, or a size such as `"16G"`.
-        io: `map` windows of files, `read` them, `direct`, past the page cache, or `auto`.
+        io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
         progress: called now and then; counts bytes of both sides.
 
     Raises:

@@ -52,7 +52,7 @@ class SideBySide:
         itemsize = max(one.dtype.itemsize, other.dtype.itemsize)
         view = leaf(one)
         every = (box for cell in cells(view) for box in boxes(view, cell, itemsize, self._half))
-        # Nothing here holds the windows: the next ones must not be mapped next to them.
+        # Nothing here holds the windows: the next ones must not be in memory next to them.
         return all(compare(box, self._read(0, one, box), self._read(1, other, box)) for box in every)
 
     def _read(self, side: int, ref: TensorRef, box: Box) -> Bits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 
@@ -171,13 +170,10 @@ def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
         raise OSError(5, "Input/output error")
 
     view = views.leaf(stored(tmp_path))
-    real = mmap.mmap
     monkeypatch.setattr(os, "preadv", fail)
-    monkeypatch.setattr(mmap, "mmap", lambda *a, **k: real(*a, **k) if a[0] == -1 else fail())
-    doings = {Access.READ: "cannot read byte", Access.DIRECT: "cannot read byte"}
-    for way, doing in doings.items():
+    for way in Access:
         with pytest.raises(
-            SourceError, match=rf"{doing} .*a\.ckpt: Input/output error\nhint: the device reports an I/O error"
+            SourceError, match=r"cannot read byte .*a\.ckpt: Input/output error\nhint: the device reports an I/O error"
         ):
             placed(Reader(4096, way), view, dtypes.F32)
 

@@ -67,7 +67,7 @@ def test_stacks_larger_than_the_budget(source, tmp_path, words, dest, workers) -
     assert seen.fetched <= 2 * seen.report["source_bytes"]
 
 
-def test_read_into_buffers_instead_of_mapped(source, tmp_path) -> None:
+def test_reading_through_the_page_cache_holds_it_too(source, tmp_path) -> None:
     arguments = ["-o", "use_gmm=true", "--max-mem", str(BUDGET), "--io", "read"]
     seen = watch(["convert", str(source), str(tmp_path / "out"), *arguments])
     assert seen.peak <= BUDGET
