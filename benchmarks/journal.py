@@ -25,7 +25,7 @@ TITLE = "What the journal costs"
 BUDGET = "512M"
 
 # Python that is run first, in the process of the conversion.
-_OFF = "import streamconv.output.recorder as r; r.BATCH = r.WINDOW = 1 << 60; r.PAUSE = 1e6"
+_OFF = "import streamconv.output.recorder as r; r.BATCH = r.MAX_UNRECORDED = 1 << 60; r.PAUSE = 1e6"
 _MUTE = "import streamconv.output.journal as j; j.Journal.append = lambda self, records: None"
 _CPU = """
 import atexit, resource, sys, time

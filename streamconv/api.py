@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, cast
 from . import arguments
 from .arguments import PathLike, PlanOptions, as_path
 from .checkpoint import open as open_checkpoint
-from .checks import against_manifest
-from .checks.against_manifest import Verified
+from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
-from .checks.sample import Sample
-from .checks.sample import sample as parse_sample
+from .checks.sample import Sample, parse_sample
 from .conversion import Plan, compare
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
@@ -279,7 +277,7 @@ def _verify_alone(
             f"without a source, a checkpoint is compared with its manifest, and {names} would have no effect",
             f"give {setting('source')}, or omit {names}",
         )
-    return against_manifest.against_manifest(path, against_manifest.needed(found, path), progress, sample)
+    return verify_blocks(path, required_manifest(found, path), progress, sample)
 
 
 __all__ = [

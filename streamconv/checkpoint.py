@@ -139,8 +139,8 @@ class LazyTensor:
 class _Readers:
     """Readers that keep their files open from one slice to the next, one for each thread that reads at a time."""
 
-    def __init__(self, way: Access) -> None:
-        self._way = way
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._idle: list[Reader] = []
         self._is_closed = False
         weakref.finalize(self, _close_all, self._idle)
@@ -157,7 +157,7 @@ class _Readers:
         try:
             reader = self._idle.pop()
         except IndexError:
-            reader = Reader(_WINDOW, self._way)
+            reader = Reader(_WINDOW, self._access)
         try:
             yield reader
         finally:

@@ -141,10 +141,10 @@ class Plan(Prepared):
     def _recorder(self, staging: Staging, names: list[str]) -> Recorder:
         """What interrupted runs left, and the journal to continue."""
         journal = staging.begin(names)
-        ledger = DoneBoxes(self.mapping.outputs, self.layout.files)
+        done = DoneBoxes(self.mapping.outputs, self.layout.files)
         with storing(staging.paths.journal, "cannot read"):
-            ledger.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
-        return Recorder(journal, ledger, {name: number for number, name in enumerate(names)})
+            done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
+        return Recorder(journal, done, {name: number for number, name in enumerate(names)})
 
     def _build(
         self, recorder: Recorder, budget: Budget, progress: OnProgress | None
@@ -193,11 +193,11 @@ class Plan(Prepared):
 
     def _write_companions(self, place: Path) -> None:
         """Write indices, config, tokenizer and generation files."""
-        beside = self._companions()
+        small_files = self._companions()
         with storing(place, "cannot write into"):
-            for name, data in {**self.layout.texts, **beside.texts}.items():
+            for name, data in {**self.layout.texts, **small_files.texts}.items():
                 whole_files.write_synced(place / name, data)
-            for path in beside.copies:
+            for path in small_files.copies:
                 whole_files.copy_synced(path, place / path.name)
 
     def _companions(self) -> Companions:

@@ -34,7 +34,7 @@ class Verified:
     total: int
 
 
-def against_manifest(
+def verify_blocks(
     path: Path, manifest: Manifest, on_progress: OnProgress | None = None, sample: Sample | None = None
 ) -> Verified:
     """Read every file that a manifest lists, and compare its size and the digests of its blocks.
@@ -196,7 +196,7 @@ def _part(extents: Sequence[Sequence[int]], begin: int, end: int) -> str:
     return f"all of its {size} bytes" if high - low == size else f"bytes {low} to {high} of its {size}"
 
 
-def needed(manifest: Manifest | None, path: Path) -> Manifest:
+def required_manifest(manifest: Manifest | None, path: Path) -> Manifest:
     """Return the manifest of `path`.
 
     Raises:

@@ -42,7 +42,7 @@ class Sample:
         return f"{float(100 * self.share):.6g}%"
 
 
-def sample(fraction: str | float | None, seed: int | None = None) -> Sample | None:
+def parse_sample(fraction: str | float | None, seed: int | None = None) -> Sample | None:
     """Return the sample of a fraction, `None` for everything.
 
     Args:

@@ -19,10 +19,8 @@ from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import counted, quote
 from . import ckpt, safetensors, torch_reader
 from .headers import HeaderRoom
-from .selection import FORMATS, TORCH_ENDINGS, ignored, list_directory, select
+from .selection import FORMATS, ignored, list_directory, select
 from .shards import listing
-
-__all__ = ["TORCH_ENDINGS", "open_catalog"]
 
 #: What the journal's name adds to that of the result being built, next to it.
 JOURNAL = ".streamconv"

@@ -25,7 +25,7 @@ from ..tensors import dtypes
 from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import counted, quote, setting
 from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, opened, read_at, read_head, shape_nbytes
-from .protobuf import BYTES, VARINT, Field, Window, encode_varint
+from .protobuf import BYTES, VARINT, Buffer, Field, encode_varint
 from .specs import checked
 
 SLICE_BYTES = 512 << 20
@@ -71,7 +71,7 @@ def read(path: Path, header_room: HeaderRoom | None = None) -> tuple[SourceFile,
     with opened(path) as (descriptor, file):
         _refuse_foreign(descriptor, file)
         tail = CRC_TAIL_BYTES if _read_tail(descriptor, file) is not None else 0
-        return file, _join(file, _records(Window(descriptor, file, file.size - tail), header_room or HeaderRoom()))
+        return file, _join(file, _records(Buffer(descriptor, file, file.size - tail), header_room or HeaderRoom()))
 
 
 def read_crc_tail(path: Path, size: int) -> int | None:
@@ -101,15 +101,15 @@ def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
         raise UnsupportedError(f"{name} is a torch file, not MindSpore's", "rename it to end in .bin, .pt or .pth")
 
 
-def _records(window: Window, header_room: HeaderRoom) -> Iterator[_Record]:
-    values = (value for value in window.fields(0, window.end) if value.key == (1, BYTES))
+def _records(buffer: Buffer, header_room: HeaderRoom) -> Iterator[_Record]:
+    values = (value for value in buffer.fields(0, buffer.end) if value.key == (1, BYTES))
     spent = 0
     for value in values:
-        record = _read_value(window, value)
+        record = _read_value(buffer, value)
         spent += _cost(value, record)
         if spent > header_room.nbytes:
-            needed = spent + _cost_of_rest(window, value.end, values)
-            header_room.check(needed, f"the record heads of {quote(window.file.path.name)}")
+            needed = spent + _cost_of_rest(buffer, value.end, values)
+            header_room.check(needed, f"the record heads of {quote(buffer.file.path.name)}")
         yield record
 
 
@@ -118,59 +118,59 @@ def _cost(value: Field, record: _Record) -> int:
     return value.end - value.at - (end - begin) + _RECORD_COST
 
 
-def _cost_of_rest(window: Window, at: int, values: Iterator[Field]) -> int:
+def _cost_of_rest(buffer: Buffer, at: int, values: Iterator[Field]) -> int:
     """Return what all further records cost, from byte `at` on; at most, if there are too many to count."""
     cost = 0
     for value in itertools.islice(values, _MOST_COUNTED):
-        cost += _cost(value, _read_value(window, value))
+        cost += _cost(value, _read_value(buffer, value))
         at = value.end
-    rest = window.end - at
+    rest = buffer.end - at
     return cost + (rest + rest // _LEAST_RECORD * _RECORD_COST if next(values, None) else 0)
 
 
-def _read_value(window: Window, value: Field) -> _Record:
+def _read_value(buffer: Buffer, value: Field) -> _Record:
     record = _Record(value.begin)
-    for part in window.fields(value.begin, value.end):
+    for part in buffer.fields(value.begin, value.end):
         if part.key == (1, BYTES):
-            record.tag = _text(window, part, "name")
-            window.near = f"in tensor {quote(record.tag)}"
+            record.tag = _text(buffer, part, "name")
+            buffer.near = f"in tensor {quote(record.tag)}"
         elif part.key == (2, BYTES):
-            _read_tensor(window, part, record)
+            _read_tensor(buffer, part, record)
         elif part.key == (3, BYTES):
             record.is_map = True
-    _check_complete(window.file, record)
-    window.near = f"after tensor {quote(record.tag)}"
+    _check_complete(buffer.file, record)
+    buffer.near = f"after tensor {quote(record.tag)}"
     return record
 
 
-def _read_tensor(window: Window, tensor: Field, record: _Record) -> None:
-    for part in window.fields(tensor.begin, tensor.end):
+def _read_tensor(buffer: Buffer, tensor: Field, record: _Record) -> None:
+    for part in buffer.fields(tensor.begin, tensor.end):
         if part.key == (1, VARINT):
             record.dims.append(_signed(part.value))
         elif part.key == (1, BYTES):
             at = part.begin
             while at < part.end and len(record.dims) <= MAX_RANK:
-                number, at = window.varint(at, part.end)
+                number, at = buffer.varint(at, part.end)
                 record.dims.append(_signed(number))
         elif part.key == (2, BYTES):
-            record.type = _text(window, part, "type")
+            record.type = _text(buffer, part, "type")
         elif part.key == (3, BYTES):
             record.content = part.begin, part.end
         if len(record.dims) > MAX_RANK:
-            raise window.broken(part.at, f"a tensor has more than {MAX_RANK} dimensions")
+            raise buffer.broken(part.at, f"a tensor has more than {MAX_RANK} dimensions")
 
 
 def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def _text(window: Window, part: Field, what: str) -> str:
+def _text(buffer: Buffer, part: Field, what: str) -> str:
     if part.end - part.begin > _MAX_TEXT:
-        raise window.broken(part.at, f"a {what} of {part.end - part.begin} bytes ({_MAX_TEXT} are allowed)")
+        raise buffer.broken(part.at, f"a {what} of {part.end - part.begin} bytes ({_MAX_TEXT} are allowed)")
     try:
-        return window.take(part.begin, part.end).decode()
+        return buffer.take(part.begin, part.end).decode()
     except UnicodeDecodeError as error:
-        raise window.broken(part.begin + error.start, f"a {what} is not UTF-8") from error
+        raise buffer.broken(part.begin + error.start, f"a {what} is not UTF-8") from error
 
 
 def _check_complete(file: SourceFile, record: _Record) -> None:

@@ -12,7 +12,7 @@ from ..errors import SourceError, UnsupportedError
 from ..text import counted, quote
 from .headers import DOWNLOAD_AGAIN, HeaderRoom
 
-#: The name of ordered dictionaries. They become a `Table`, as plain ones do.
+#: The name of ordered dictionaries. They become a `Pairs`, as plain ones do.
 ORDERED_DICT = "collections.OrderedDict"
 
 #: What an opcode costs besides its bytes, in bytes of header: both become some twenty times as much in memory.
@@ -35,7 +35,7 @@ class Call:
 
 
 @dataclass(slots=True, eq=False)
-class Table:
+class Pairs:
     """A dictionary as the list of its pairs; keys may repeat, and be anything."""
 
     pairs: list[tuple[object, object]]
@@ -183,7 +183,7 @@ class Machine:
 
     def set_items(self, values: list[object]) -> None:
         target = self._top()
-        if not isinstance(target, Table) or len(values) % 2:
+        if not isinstance(target, Pairs) or len(values) % 2:
             raise self.broken("a value is stored in something that is not a dictionary")
         target.pairs.extend(zip(values[::2], values[1::2], strict=True))
 
@@ -223,12 +223,12 @@ class Machine:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise self.broken("it calls something that is not a name")
         ordered = function.text == ORDERED_DICT and not arguments
-        self.push(Table([]) if ordered else Call(function.text, arguments))
+        self.push(Pairs([]) if ordered else Call(function.text, arguments))
 
     def build(self) -> None:
         # A state dict carries `_metadata` (versions of its modules), which is set in this way; it is left out.
         self.pop()
-        if not isinstance(self._top(), Table):
+        if not isinstance(self._top(), Pairs):
             raise self.broken("it sets the state of something that is not a dictionary")
 
     def _top(self) -> object:

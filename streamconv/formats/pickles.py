@@ -18,7 +18,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from .headers import HeaderRoom
-from .pickle_machine import OPCODE_COST, Machine, Reference, Table
+from .pickle_machine import OPCODE_COST, Machine, Pairs, Reference
 
 
 def load(data: bytes, allowed: AbstractSet[str], where: str, header_room: HeaderRoom) -> object:
@@ -98,7 +98,7 @@ _ACTIONS: dict[int, Callable[[Machine], None]] = {
         (pickle.TUPLE, lambda machine: machine.push(tuple(machine.marked()))),
         (pickle.EMPTY_LIST, lambda machine: machine.push([])),
         (pickle.EMPTY_SET, lambda machine: machine.push([])),
-        (pickle.EMPTY_DICT, lambda machine: machine.push(Table([]))),
+        (pickle.EMPTY_DICT, lambda machine: machine.push(Pairs([]))),
         (pickle.APPEND, lambda machine: machine.append([machine.pop()])),
         (pickle.APPENDS, lambda machine: machine.append(machine.marked())),
         (pickle.ADDITEMS, lambda machine: machine.append(machine.marked())),

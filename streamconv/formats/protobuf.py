@@ -19,7 +19,7 @@ from .headers import DOWNLOAD_AGAIN, read_at
 VARINT, BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}
 _LONGEST_VARINT = 10
-_WINDOW = 4096
+_BUFFER_BYTES = 4096
 
 
 class Field(NamedTuple):
@@ -38,7 +38,7 @@ class Field(NamedTuple):
         return self.number, self.wire_type
 
 
-class Window:
+class Buffer:
     """The first `end` bytes of a file, through one small buffer; `near` says in errors what is being read."""
 
     def __init__(self, descriptor: int, file: SourceFile, end: int) -> None:
@@ -46,11 +46,11 @@ class Window:
         self._descriptor, self._at, self._buffer = descriptor, 0, b""
 
     def take(self, begin: int, end: int) -> bytes:
-        """Return the bytes of a range that lies in the window."""
+        """Return the bytes of a range before `end`."""
         if begin < self._at or end > self._at + len(self._buffer):
-            if end - begin > _WINDOW:
+            if end - begin > _BUFFER_BYTES:
                 return read_at(self._descriptor, begin, end - begin, self.file)
-            self._at, self._buffer = begin, disk.read(self._descriptor, min(_WINDOW, self.end - begin), begin)
+            self._at, self._buffer = begin, disk.read(self._descriptor, min(_BUFFER_BYTES, self.end - begin), begin)
             if len(self._buffer) < end - begin:
                 self._buffer = read_at(self._descriptor, begin, end - begin, self.file)
         return self._buffer[begin - self._at : end - self._at]

@@ -20,7 +20,7 @@ from ..tensors.refs import Extent, SourceFile, TensorRef
 from ..text import quote
 from . import zips
 from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, is_unicode, opened, shape_nbytes
-from .pickle_machine import Call, Name, Reference, Table
+from .pickle_machine import Call, Name, Pairs, Reference
 from .shards import listing
 from .strides import cutout, last_element
 from .torch_archive import Archive, read_archive
@@ -102,10 +102,10 @@ def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, Ten
     return file, {ref.name: ref for ref in sorted(refs, key=lambda ref: ref.extents[0].offset)}, ignored
 
 
-def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Table:
+def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Pairs:
     """Return the dictionary of the model's tensors; add what lies next to it to `ignored`."""
     name = quote(file.path.name)
-    if not isinstance(value, Table):
+    if not isinstance(value, Pairs):
         raise UnsupportedError(f"{name} holds no dictionary", "torch.save the state_dict() of the model")
     known = [(key, one) for key, one in value.pairs if isinstance(key, str) and key in _ROOTS]
     roots = known if len(known) > len(_ROOTS) else [(key, one) for key, one in known if _holds_tensors(one)]
@@ -115,10 +115,10 @@ def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Tab
             "is the model",
             "load the file with torch and save the one to convert alone",
         )
-    for chosen, table in roots:
+    for chosen, state in roots:
         ignored.update({_label(file, key): "not part of the model" for key, _ in value.pairs if key is not chosen})
-        if isinstance(table, Table):
-            return table
+        if isinstance(state, Pairs):
+            return state
     if not _holds_tensors(value):
         keys = listing([key for key, _ in value.pairs if isinstance(key, str)]) or "nothing"
         raise UnsupportedError(
@@ -130,7 +130,7 @@ def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Tab
 
 
 def _holds_tensors(value: object) -> bool:
-    return isinstance(value, Table) and any(_rebuild(one) for _, one in value.pairs)
+    return isinstance(value, Pairs) and any(_rebuild(one) for _, one in value.pairs)
 
 
 def _label(file: SourceFile, key: object) -> str:
@@ -153,14 +153,14 @@ def _rebuild(value: object) -> Call | None:
     return None
 
 
-def _tensors(archive: Archive, table: Table, ignored: dict[str, str]) -> Iterator[TensorRef]:
+def _tensors(archive: Archive, state: Pairs, ignored: dict[str, str]) -> Iterator[TensorRef]:
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     seen: set[str] = set()
     name = quote(archive.file.path.name)
-    for key, value in table.pairs:
+    for key, value in state.pairs:
         call = _rebuild(value)
         if call is None:
-            what = "a dictionary inside the state dict" if isinstance(value, Table) else "not a tensor"
+            what = "a dictionary inside the state dict" if isinstance(value, Pairs) else "not a tensor"
             ignored[_label(archive.file, key)] = what
             continue
         if isinstance(key, str) and key in seen:
@@ -179,7 +179,7 @@ def _tensor(archive: Archive, name: str, call: Call, shapes: dict[tuple[int, ...
     arguments = call.arguments
     if len(arguments) < least:
         raise _broken(where, "is described by too few values")
-    if any(one is not None and not (isinstance(one, Table) and not one.pairs) for one in arguments[metadata_at:]):
+    if any(one is not None and not (isinstance(one, Pairs) and not one.pairs) for one in arguments[metadata_at:]):
         raise UnsupportedError(
             f"{where} is negated or conjugated lazily, by a flag",
             "load the file with torch, call resolve_neg() and resolve_conj() on the tensor, and save it again",

@@ -1,6 +1,6 @@
 """The recorder: a thread that makes durable what the workers wrote, records it, and slows the workers down.
 
-At no time are more than `WINDOW` bytes written and not recorded: that is what a kill or a power cut can cost.
+At no time are more than `MAX_UNRECORDED` bytes written and not recorded: that is what a kill or a power cut can cost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .journal import DoneBoxes, Journal
 from .writer import WrittenPart
 
 #: Bytes written and not recorded, at most.
-WINDOW = 64 << 20
+MAX_UNRECORDED = 64 << 20
 
 #: Bytes, and seconds, after which what was written is recorded.
 BATCH = 32 << 20
@@ -28,14 +28,14 @@ class Recorder:
 
     Args:
         journal: the journal.
-        ledger: what it says that earlier runs left.
+        done: what it says that earlier runs left.
         numbers: the files' numbers in the layout.
     """
 
-    def __init__(self, journal: Journal, ledger: DoneBoxes, numbers: dict[str, int]) -> None:
-        self.durable_bytes = ledger.nbytes
-        self.overflowed = ledger.overflowed
-        self._journal, self._ledger, self._numbers = journal, ledger, numbers
+    def __init__(self, journal: Journal, done: DoneBoxes, numbers: dict[str, int]) -> None:
+        self.durable_bytes = done.nbytes
+        self.overflowed = done.overflowed
+        self._journal, self._done, self._numbers = journal, done, numbers
         self._sync: Callable[[], None] = lambda: None
         self._batch: list[object] = []
         self._batch_bytes = 0
@@ -80,7 +80,7 @@ class Recorder:
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
         """Return what no earlier run wrote of a box of an output."""
-        return self._ledger.left(number, box)
+        return self._done.left(number, box)
 
     @contextmanager
     def writing(self, number: int, box: Box, count: int, overflowed: int) -> Iterator[None]:
@@ -112,15 +112,15 @@ class Recorder:
             self._unsafe += count
 
     def _has_room(self, count: int) -> bool:
-        return self._error is not None or not self._unsafe or self._unsafe + count <= WINDOW
+        return self._error is not None or not self._unsafe or self._unsafe + count <= MAX_UNRECORDED
 
     def blocks(self, file: str) -> Blocks:
         """Return the finished blocks of a file."""
-        return self._ledger.blocks(file)
+        return self._done.blocks(file)
 
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """Yield what earlier runs wrote of a tensor."""
-        return self._ledger.parts(tensor)
+        return self._done.parts(tensor)
 
     def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
         """Note that a block is finished."""

@@ -43,7 +43,7 @@ class ResumeState(Protocol):
         ...
 
 
-class OpenFile:
+class FileWriter:
     """One output file being written, from the start or on top of what an earlier run left.
 
     Args:
@@ -122,7 +122,7 @@ class FileSink:
     def __init__(self, layout: FileLayout, paths: ResultPaths, past: ResumeState, direct: bool = False) -> None:
         self._paths = paths
         self._by_tensor = {name: file for file in layout.files for name in file.extents}
-        self._open: dict[str, OpenFile] = {}
+        self._open: dict[str, FileWriter] = {}
         self._lock = threading.Lock()
         self._has_new_names = False
         self.digests: dict[str, list[str]] = {}
@@ -192,14 +192,14 @@ class FileSink:
             target.close()
         self._open.clear()
 
-    def _opened(self, file: OutputFile) -> OpenFile:
+    def _opened(self, file: OutputFile) -> FileWriter:
         with self._lock:
             if file.name not in self._open:
-                self._open[file.name] = OpenFile(self._path(file), file, self._past, self._direct)
+                self._open[file.name] = FileWriter(self._path(file), file, self._past, self._direct)
                 self._has_new_names = True
             return self._open[file.name]
 
-    def _finish(self, target: OpenFile) -> None:
+    def _finish(self, target: FileWriter) -> None:
         with self._lock:
             if target.is_finishing:
                 return

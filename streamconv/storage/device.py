@@ -19,10 +19,10 @@ from .regions import Placement, Region, page_offset
 class InputFile:
     """A file open for reading. Every method may raise `OSError`."""
 
-    def __init__(self, path: Path, way: Access) -> None:
+    def __init__(self, path: Path, access: Access) -> None:
         self._descriptor = disk.open_file(path, os.O_RDONLY)
-        self._direct = disk.open_direct(self._descriptor, os.O_RDONLY) if way is Access.DIRECT else None
-        self._way = way
+        self._direct = disk.open_direct(self._descriptor, os.O_RDONLY) if access is Access.DIRECT else None
+        self._access = access
 
     def close(self) -> None:
         """Close the file, ignoring errors."""
@@ -50,7 +50,7 @@ class InputFile:
             is_part: the run is part of a tensor, so that read-ahead would fetch what is not needed.
         """
         least = access.DIRECT_LEAST_OF_PART if is_part else access.DIRECT_LEAST
-        return self._way is Access.DIRECT and length >= least
+        return self._access is Access.DIRECT and length >= least
 
     def read_direct(self, region: Region, offset: int, length: int) -> tuple[Placement, int]:
         """Read whole pages past the page cache into a region, as far as the kernel allows.

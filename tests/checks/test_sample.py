@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import streamconv
 from streamconv.checks import against_manifest
-from streamconv.checks.sample import Sample, sample
+from streamconv.checks.sample import Sample, parse_sample
 from streamconv.errors import UsageError, VerificationError
 from streamconv.formats.catalog import open_catalog
 from streamconv.output import blocks, manifest
@@ -53,9 +53,12 @@ def test_everything_is_taken_in_time_and_the_same_seed_takes_the_same() -> None:
     [("5%", "1/20"), ("0.05", "1/20"), (".5", "1/2"), (0.05, "1/20"), ("12.5 %", "1/8"), ("0.001%", "1/100000")],
 )
 def test_what_is_understood(text: str | float, share: str) -> None:
-    found = sample(text)
+    found = parse_sample(text)
     assert found and found.share == Fraction(share)
-    assert sample(str(found)) and sample("100%") is sample("1") is sample(1) is sample(None) is None
+    assert (
+        parse_sample(str(found))
+        and parse_sample("100%") is parse_sample("1") is parse_sample(1) is parse_sample(None) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_what_is_understood(text: str | float, share: str) -> None:
 )
 def test_what_is_not(text: str | float, said: str, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(UsageError, match=said) as caught:
-        sample(text)
+        parse_sample(text)
     assert str(caught.value).replace("\nhint: ", "").isprintable()
     ended = call(capsys, "verify", tmp_path, "--sample", text)
     assert ended.code == 2

@@ -50,14 +50,16 @@ def as_stored(reader: Reader, view: views.View, box: Box, dtype: dtypes.DType) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", Access)
+@pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize("slice_bytes", [None, 4096, 1001, 37])
 @pytest.mark.parametrize("region", [64, 1000, 1 << 20])
-def test_regions_and_slices_change_nothing(way: Access, slice_bytes: int | None, region: int, tmp_path: Path) -> None:
+def test_regions_and_slices_change_nothing(
+    access: Access, slice_bytes: int | None, region: int, tmp_path: Path
+) -> None:
     """1001 and 37 bytes end in the middle of elements."""
     ref = stored(tmp_path, slice_bytes)
     assert len(ref.extents) == (1 if slice_bytes is None else -(-SPEC.nbytes // slice_bytes))
-    reader, view = Reader(region, way), views.leaf(ref)
+    reader, view = Reader(region, access), views.leaf(ref)
     expected = np.frombuffer(golden.golden_bytes(SPEC), np.float32).reshape(SPEC.shape)
     assert placed(reader, view, dtypes.F32) == expected.tobytes()
     turned = views.permute(view, (2, 0, 1))
@@ -67,10 +69,10 @@ def test_regions_and_slices_change_nothing(way: Access, slice_bytes: int | None,
     reader.close()
 
 
-@pytest.mark.parametrize("way", Access)
-def test_contiguous_boxes_come_as_they_lie(way: Access, tmp_path: Path) -> None:
+@pytest.mark.parametrize("access", Access)
+def test_contiguous_boxes_come_as_they_lie(access: Access, tmp_path: Path) -> None:
     ref = stored(tmp_path)
-    view, reader = views.leaf(ref), Reader(1 << 20, way)
+    view, reader = views.leaf(ref), Reader(1 << 20, access)
     expected = np.frombuffer(golden.golden_bytes(SPEC), np.uint32).reshape(SPEC.shape)
     found = as_stored(reader, view, ((3, 9), (0, 53), (0, 5)), dtypes.F32)
     assert found is not None
@@ -83,7 +85,7 @@ def test_contiguous_boxes_come_as_they_lie(way: Access, tmp_path: Path) -> None:
         assert as_stored(reader, view, box, dtype) is None
     assert as_stored(reader, views.permute(view, (1, 0, 2)), ((0, 53), (3, 4), (0, 5)), dtypes.F32) is not None
     assert as_stored(reader, views.permute(view, (1, 0, 2)), ((0, 53), (3, 5), (0, 5)), dtypes.F32) is None
-    assert as_stored(Reader(64, way), view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
+    assert as_stored(Reader(64, access), view, ((3, 9), (0, 53), (0, 5)), dtypes.F32) is None
 
 
 @pytest.mark.parametrize("kind", ["dest", "dest.ckpt"])
@@ -123,12 +125,12 @@ def test_mindspores_uneven_slices(tmp_path: Path) -> None:
             assert golden.found(tmp_path / f"{name}-{io}") == golden.found(source)
 
 
-@pytest.mark.parametrize("way", Access)
+@pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize("change", [-1, -4000, 1])
-def test_a_file_of_another_length_is_noticed_before_it_is_touched(way: Access, change: int, tmp_path: Path) -> None:
+def test_a_file_of_another_length_is_noticed_before_it_is_touched(access: Access, change: int, tmp_path: Path) -> None:
     view = views.leaf(stored(tmp_path))
     path = tmp_path / "a.ckpt"
-    reader = Reader(4096, way)
+    reader = Reader(4096, access)
     box = ((0, 1), (0, 1), (0, 5))
     reader.fill(view, box, np.empty(5, np.uint32), dtypes.F32)
     size = path.stat().st_size
@@ -138,7 +140,7 @@ def test_a_file_of_another_length_is_noticed_before_it_is_touched(way: Access, c
 
 
 def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> None:
-    """Between the look at its length and the reading: refused as well, whatever the way."""
+    """Between the look at its length and the reading: refused as well, whatever the access."""
     view = views.leaf(stored(tmp_path))
     path = tmp_path / "a.ckpt"
     size = path.stat().st_size
@@ -152,17 +154,17 @@ def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> Non
         return os.stat_result(values)
 
     monkeypatch.setattr(os, "fstat", before)
-    for way in Access:
+    for each in Access:
         with pytest.raises(SourceError, match=r"a\.ckpt changed during the run"):
-            Reader(1 << 20, way).fill(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
+            Reader(1 << 20, each).fill(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
 
 
-@pytest.mark.parametrize("way", Access)
-def test_a_file_that_is_gone(way: Access, tmp_path: Path) -> None:
+@pytest.mark.parametrize("access", Access)
+def test_a_file_that_is_gone(access: Access, tmp_path: Path) -> None:
     view = views.leaf(stored(tmp_path))
     (tmp_path / "a.ckpt").unlink()
     with pytest.raises(SourceError, match=r"cannot open .*a\.ckpt: No such file or directory"):
-        placed(Reader(4096, way), view, dtypes.F32)
+        placed(Reader(4096, access), view, dtypes.F32)
 
 
 def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
@@ -171,11 +173,11 @@ def test_an_error_of_the_device(tmp_path: Path, monkeypatch) -> None:
 
     view = views.leaf(stored(tmp_path))
     monkeypatch.setattr(os, "preadv", fail)
-    for way in Access:
+    for each in Access:
         with pytest.raises(
             SourceError, match=r"cannot read byte .*a\.ckpt: Input/output error\nhint: the device reports an I/O error"
         ):
-            placed(Reader(4096, way), view, dtypes.F32)
+            placed(Reader(4096, each), view, dtypes.F32)
 
 
 def test_few_files_are_open_at_once(tmp_path: Path) -> None:

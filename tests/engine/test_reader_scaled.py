@@ -59,16 +59,16 @@ LAYOUTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", Access)
+@pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize("region", [4096, 1 << 16, 1 << 20])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
-def test_any_layout_of_dequantised_matrices(experts, layout, region, way, dtype) -> None:
+def test_any_layout_of_dequantised_matrices(experts, layout, region, access, dtype) -> None:
     leaves, values = experts
     arrange, reference = LAYOUTS[layout]
     view, expected = arrange(views.stack(leaves)), reference(values)
     result = np.zeros(view.shape, ml_dtypes.bfloat16 if dtype == BF16 else np.float32)
-    reader = Reader(region, way)
+    reader = Reader(region, access)
     for cell in cells(view):
         for box in boxes(view, cell, dtype.itemsize, region):
             target = np.empty(np.prod(box_shape(box)), f"u{dtype.itemsize}")
@@ -78,16 +78,16 @@ def test_any_layout_of_dequantised_matrices(experts, layout, region, way, dtype)
     np.testing.assert_array_equal(result, expected.astype(result.dtype))
 
 
-@pytest.mark.parametrize("way", Access)
+@pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize(("layout", "direct"), [("one", True), ("transposed", True), ("every other row", False)])
-def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, way) -> None:
+def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, access) -> None:
     """Weights alone have to fit the region then: there is no second buffer, and no second pass."""
     one = experts[0][1]
     view = {"one": one, "transposed": views.permute(one, (1, 0)), "every other row": views.cut(one, 0, 1, ROWS, 2)}[
         layout
     ]
     (piece,) = view.box(tuple((0, n) for n in view.shape))
-    reader = Reader(ROWS * COLUMNS, way)
+    reader = Reader(ROWS * COLUMNS, access)
     assert (len(list(reader.split_to_fit(piece.leaf, piece.grid))) == 1) == direct
     target = np.empty(np.prod(view.shape), np.uint16)
     with mock.patch.object(Windows, "_dequantised", autospec=True, side_effect=Windows._dequantised) as dequantised:

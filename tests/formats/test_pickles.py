@@ -160,7 +160,7 @@ def test_containers_as_pickle_makes_them() -> None:
 
 
 def plain(value: Any) -> Any:
-    if isinstance(value, pickle_machine.Table):
+    if isinstance(value, pickle_machine.Pairs):
         return {plain(key): plain(one) for key, one in value.pairs}
     if isinstance(value, list | tuple):
         return type(value)(plain(one) for one in value)

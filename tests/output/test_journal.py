@@ -117,24 +117,24 @@ def test_what_is_left_and_what_is_held_are_all_there_is(seed: int) -> None:
     boxes = [(number, box) for number, shape in enumerate(SHAPES) for box in cut(shape, chance)]
     chance.shuffle(boxes)
     on_record = boxes[: chance.randint(0, len(boxes))]
-    ledger = DoneBoxes(OUTPUTS, FILES)
-    ledger.load((["box", number, [list(pair) for pair in box], 0] for number, box in on_record), lambda file: True)
+    done = DoneBoxes(OUTPUTS, FILES)
+    done.load((["box", number, [list(pair) for pair in box], 0] for number, box in on_record), lambda file: True)
     for number, shape in enumerate(SHAPES):
         every: Box = tuple((0, size) for size in shape)
         held = set().union(*(elements(box, shape) for n, box in on_record if n == number))
-        left = [elements(box, shape) for box in ledger.left(number, every)]
+        left = [elements(box, shape) for box in done.left(number, every)]
         assert sum(map(len, left)) == len(set().union(*left)) == len(elements(every, shape)) - len(held)
         assert all(held.isdisjoint(one) for one in left)
-        bytes_held = {at for part in ledger.parts(f"t{number}") for offset, count in part.runs
+        bytes_held = {at for part in done.parts(f"t{number}") for offset, count in part.runs
                       for at in range(offset, offset + count)}  # fmt: skip
         assert bytes_held == {2 * one + half for one in held for half in (0, 1)}
-    assert ledger.nbytes == 2 * sum(len(elements(box, SHAPES[number])) for number, box in on_record)
+    assert done.nbytes == 2 * sum(len(elements(box, SHAPES[number])) for number, box in on_record)
 
 
 def test_a_part_says_where_it_begins_and_ends() -> None:
-    ledger = DoneBoxes(OUTPUTS, FILES)
-    ledger.load([["box", 0, [[1, 3], [2, 5]], 0]], lambda file: True)
-    (part,) = ledger.parts("t0")
+    done = DoneBoxes(OUTPUTS, FILES)
+    done.load([["box", 0, [[1, 3], [2, 5]], 0]], lambda file: True)
+    (part,) = done.parts("t0")
     assert (part.begin, part.end, list(part.runs)) == (20, 42, [(20, 6), (36, 6)])
 
 

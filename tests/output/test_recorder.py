@@ -12,7 +12,7 @@ import pytest
 from streamconv.errors import StorageError
 from streamconv.output import recorder
 from streamconv.output.journal import DoneBoxes, Journal
-from streamconv.output.recorder import BATCH, WINDOW, Recorder
+from streamconv.output.recorder import BATCH, MAX_UNRECORDED, Recorder
 from streamconv.storage import disk
 from support.small_outputs import FILES, OUTPUTS
 
@@ -28,8 +28,8 @@ def made(tmp_path: Path):
 
 
 def test_the_promise() -> None:
-    assert WINDOW == 64 * MIB
-    assert 0 < BATCH < WINDOW
+    assert MAX_UNRECORDED == 64 * MIB
+    assert 0 < BATCH < MAX_UNRECORDED
     assert 0 < recorder.PAUSE <= 1
 
 
@@ -86,7 +86,7 @@ def test_workers_are_held_back(made, count: int) -> None:
             may_sync.release()
             time.sleep(0.001)
         may_sync.release(100)
-    assert 0 < most <= max(WINDOW, count)
+    assert 0 < most <= max(MAX_UNRECORDED, count)
     assert one.durable_bytes == 3 * (200 * MIB // count) * count
 
 

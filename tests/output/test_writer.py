@@ -20,7 +20,7 @@ from streamconv.formats.layout import CKPT, MS_SAFETENSORS
 from streamconv.output import blocks, checksums
 from streamconv.output.blocks import BLOCK
 from streamconv.output.paths import ResultPaths
-from streamconv.output.writer import FileSink, OpenFile
+from streamconv.output.writer import FileSink, FileWriter
 from streamconv.storage import access, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
@@ -186,7 +186,7 @@ def test_a_single_file_is_written_where_it_is_told(tmp_path: Path) -> None:
 def test_an_old_and_longer_file_is_cut(tmp_path: Path) -> None:
     placed = layout.lay_out(SPECS[:1], CKPT, "a.ckpt", 1, False)
     (tmp_path / "a.ckpt").write_bytes(bytes(100_000))
-    file = OpenFile(tmp_path / "a.ckpt", placed.files[0], helpers.Fresh(placed.files))
+    file = FileWriter(tmp_path / "a.ckpt", placed.files[0], helpers.Fresh(placed.files))
     file.close()
     assert (tmp_path / "a.ckpt").stat().st_size == placed.files[0].size
 

@@ -25,13 +25,13 @@ BY_KIND = {
 }
 
 
-@pytest.mark.parametrize(("kind", "way"), BY_KIND.items())
-def test_auto_depends_on_the_file_system(kind: str, way: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "expected"), BY_KIND.items())
+def test_auto_depends_on_the_file_system(kind: str, expected: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
     monkeypatch.setattr(access, "_has_huge_pages", lambda: True)
-    assert access.for_reading("auto", FILES).access is way
-    assert access.for_writing("auto", Path("b")).access is way
-    once_only = Access.READ if way is Access.DIRECT else way
+    assert access.for_reading("auto", FILES).access is expected
+    assert access.for_writing("auto", Path("b")).access is expected
+    once_only = Access.READ if expected is Access.DIRECT else expected
     assert access.for_reading("auto", FILES, reads_once=False).access is once_only
     monkeypatch.setattr(access, "_has_huge_pages", lambda: False)
     assert access.for_reading("auto", FILES).access is once_only
@@ -65,13 +65,13 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(access.for_writing("read", Path("b"))) == "written (requested)"
 
 
-@pytest.mark.parametrize("way", Access)
-def test_the_user_knows_better(way: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", Access)
+def test_the_user_knows_better(asked: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "mount_of", None)
-    assert access.for_reading(way.value, FILES).access is way
-    assert access.for_reading(way.value, (), reads_once=False).access is way
-    assert access.for_writing(way.value, Path("b")).access is way
-    access.check_io(way.value)
+    assert access.for_reading(asked.value, FILES).access is asked
+    assert access.for_reading(asked.value, (), reads_once=False).access is asked
+    assert access.for_writing(asked.value, Path("b")).access is asked
+    access.check_io(asked.value)
 
 
 def test_a_word_that_is_none() -> None:

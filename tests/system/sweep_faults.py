@@ -100,7 +100,7 @@ def small_units() -> Iterator[None]:
         patch.setattr(access, "DIRECT_LEAST", 512)
         patch.setattr(access, "DIRECT_LEAST_OF_PART", 512)
         patch.setattr(recorder, "BATCH", 4 << 10)
-        patch.setattr(recorder, "WINDOW", 8 << 10)
+        patch.setattr(recorder, "MAX_UNRECORDED", 8 << 10)
         yield
 
 

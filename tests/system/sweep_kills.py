@@ -33,10 +33,10 @@ import xxhash
 
 from streamconv import testing as samples
 from streamconv.families import find
+from streamconv.output.recorder import MAX_UNRECORDED
 from support import nowhere, running
 
 CONFIG = {**running.MIXTRAL, "num_hidden_layers": 2, "intermediate_size": 3584, "vocab_size": 8000}
-WINDOW = 64 << 20
 #: Headers and record heads are written again by every run, and the small files at the end.
 SMALL = 1 << 20
 _POLL = 0.0005
@@ -172,7 +172,7 @@ def sweep(field_: Field, kills: int, chance: random.Random) -> Kills:
         assert field_.content() == field_.expected, "the bytes differ from an undisturbed run's"
         if killed:
             seen.twice.append((field_.counted() - field_.total) / killed)
-            assert seen.twice[-1] <= WINDOW + SMALL, seen.twice[-1]
+            assert seen.twice[-1] <= MAX_UNRECORDED + SMALL, seen.twice[-1]
     return seen
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamconv.output.recorder import MAX_UNRECORDED
 from system import sweep_kills
 
 
@@ -17,4 +18,4 @@ def test_what_a_kill_leaves_is_gone_on_with(what: str, tmp_path: Path) -> None:
     print(f"\n{seen.histogram()}\nwritten twice at the most: {max(seen.twice) / 2**20:.1f} MiB")
     assert len(seen.shares) == 25
     assert seen.inside >= 0.9
-    assert max(seen.twice) <= sweep_kills.WINDOW + sweep_kills.SMALL
+    assert max(seen.twice) <= MAX_UNRECORDED + sweep_kills.SMALL

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconv.output.writer import OpenFile
+from streamconv.output.writer import FileWriter
 from streamconv.storage import disk, whole_files
 from system import sweep_power
 from system.sweep_faults import SCENARIOS, Bench, small_units
@@ -22,9 +22,9 @@ def test_the_final_name_never_holds_half_a_result_and_the_run_goes_on(scenario: 
 @pytest.mark.parametrize("scenario", ["directory", "replaced ckpt"])
 @pytest.mark.parametrize("lacking", ["before the journal", "before the name"])
 def test_a_sync_less_would_be_seen(scenario: str, lacking: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(OpenFile, "sync", lambda self: None)
+    monkeypatch.setattr(FileWriter, "sync", lambda self: None)
     if lacking == "before the name":
-        monkeypatch.setattr(OpenFile, "finish", lambda self: self.digests.hexdigests())
+        monkeypatch.setattr(FileWriter, "finish", lambda self: self.digests.hexdigests())
     with pytest.raises(AssertionError, match=r"names|bytes lost"):
         sweep_power.sweep(SCENARIOS[scenario], tmp_path)
 
