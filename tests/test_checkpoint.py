@@ -24,7 +24,7 @@ from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import FIXTURES, golden, running
 
-READABLE = [d for d in dtypes._TABLE if d.numpy]
+READABLE = [d for d in dtypes.DTYPES if d.numpy]
 SHAPES = ((), (1,), (7,), (5, 3), (2, 3, 4), (3, 1, 2, 2), (2, 0, 3), (0, 4))
 
 

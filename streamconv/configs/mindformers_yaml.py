@@ -33,8 +33,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-# The most keys that the merges (`<<`) of a mapping may add; MindFormers' own YAMLs have none.
-_MOST_MERGED = 10_000
+#: The most keys that the merges (`<<`) of a mapping may add; MindFormers' own YAMLs have none.
+MOST_MERGED = 10_000
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -47,8 +47,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         for one in merged:
             if isinstance(one, yaml.MappingNode):
                 self.flatten_mapping(one)
-        if sum(len(one.value) for one in merged) > _MOST_MERGED:
-            raise yaml.constructor.ConstructorError(None, None, f"more than {_MOST_MERGED} merged keys")
+        if sum(len(one.value) for one in merged) > MOST_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_MERGED} merged keys")
         super().flatten_mapping(node)
 
 

@@ -29,7 +29,7 @@ from .tasks import BoxFilter, Record, Task, Unrecorded, tasks, total_bytes
 _TICK = 0.1
 
 #: Bytes that are written and recorded as one.
-_WRITE_BYTES = 8 << 20
+WRITE_BYTES = 8 << 20
 
 
 class Sink(Protocol):
@@ -142,7 +142,7 @@ class _Worker(threading.Thread):
         output, box = task.output, task.box
         data, overflowed = self.reader.read(output.view, box, output.dtype, self._region, self._placement(output, box))
         # Values that overflow are counted by the box, so such a box is on record whole or not at all.
-        most = data.size if overflowed else _WRITE_BYTES // output.dtype.itemsize
+        most = data.size if overflowed else WRITE_BYTES // output.dtype.itemsize
         begin = 0
         for part in box_parts(box, most):
             count = math.prod(box_shape(part))

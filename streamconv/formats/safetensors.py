@@ -37,8 +37,8 @@ from .specs import checked
 
 METADATA = "__metadata__"
 
-# Unknown to older versions of the library that we allow: checked by this module alone.
-_NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
+#: Unknown to older versions of the library that we allow: checked by this module alone.
+NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
 
 
 class _Entry(NamedTuple):
@@ -187,7 +187,7 @@ def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) 
 def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
     """Refuse what the reference implementation refuses; it maps the file and reads its header, no tensor."""
     # The library takes Unicode paths only, and Linux allows others.
-    if any(entry.dtype.name in _NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
+    if any(entry.dtype.name in NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
         return
     try:
         with safe_open(str(file.path), framework="np"):

@@ -17,9 +17,13 @@ from .mounts import mount_of
 
 _AUTO = "auto"
 _REQUESTED = "requested"
-_TAKES_DIRECT = ("ext4", "xfs")
-_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 _PROBES = 16
+
+#: The file systems that are read and written past the page cache unless something else is asked.
+TAKES_DIRECT = ("ext4", "xfs")
+
+#: Where the kernel says whether it gives huge pages.
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 #: Bytes of a run worth a request of its own past the page cache: shorter runs gain from the cache's read-ahead, and
 #: from its merging of requests.
@@ -93,7 +97,7 @@ def for_reading(io: str, files: Sequence[SourceFile], reads_once: bool = True) -
         return chosen
     if not reads_once:
         return ChosenAccess(Access.READ, "parts may be read again")
-    return ChosenAccess(Access.READ, "already in the page cache") if _are_mostly_cached(files) else chosen
+    return ChosenAccess(Access.READ, "already in the page cache") if are_mostly_cached(files) else chosen
 
 
 def for_writing(io: str, directory: Path) -> ChosenAccess:
@@ -112,14 +116,14 @@ def _fastest(path: Path) -> ChosenAccess:
     mount = mount_of(path)
     if mount is None:
         return ChosenAccess(Access.READ, "unknown file system")
-    if mount.kind not in _TAKES_DIRECT:
+    if mount.kind not in TAKES_DIRECT:
         return ChosenAccess(Access.READ, mount.kind)
-    if not _has_huge_pages():
+    if not has_huge_pages():
         return ChosenAccess(Access.READ, f"{mount.kind}, no huge pages")
     return ChosenAccess(Access.DIRECT, f"{mount.kind}, huge pages")
 
 
-def _are_mostly_cached(files: Sequence[SourceFile]) -> bool:
+def are_mostly_cached(files: Sequence[SourceFile]) -> bool:
     """Return whether the page cache holds most of the files, judged by a few bytes spread over them."""
     total = sum(file.size for file in files)
     places, before, found = [total * number // _PROBES for number in range(_PROBES)], 0, 0
@@ -148,8 +152,8 @@ def are_cached(path: Path, offsets: Iterable[int]) -> list[bool]:
     return found
 
 
-def _has_huge_pages() -> bool:
+def has_huge_pages() -> bool:
     """Return whether the kernel gives huge pages to memory that asks for them."""
     with suppress(OSError):
-        return b"[never]" not in whole_files.read_file(_HUGE_PAGES, 1 << 10)
+        return b"[never]" not in whole_files.read_file(HUGE_PAGES, 1 << 10)
     return False

@@ -10,7 +10,7 @@ import psutil
 
 def available_bytes() -> int:
     """Return the bytes of memory available now: the host's, or what the tightest control group (v1 or v2) leaves."""
-    return min([psutil.virtual_memory().available, *_cgroup_rooms()])
+    return min([psutil.virtual_memory().available, *cgroup_rooms()])
 
 
 def resident_bytes() -> int:
@@ -33,7 +33,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+def cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
     """Return what each control group of this process leaves: its limit less what is charged, without page cache."""
     try:
         lines = own.read_text().splitlines()

@@ -38,7 +38,8 @@ class DType:
         return self.name
 
 
-_TABLE = (
+#: All dtypes of all formats.
+DTYPES = (
     DType("BOOL", 1, INTEGER, "Bool", "bool"),
     DType("U8", 1, INTEGER, "UInt8", "uint8"),
     DType("I8", 1, INTEGER, "Int8", "int8"),
@@ -61,8 +62,8 @@ _TABLE = (
     DType("str", 4, OPAQUE, "str", None, safetensors=False),
 )
 
-_BY_NAME = {d.name: d for d in _TABLE}
-_BY_MINDSPORE = {d.mindspore: d for d in _TABLE if d.mindspore}
+_BY_NAME = {d.name: d for d in DTYPES}
+_BY_MINDSPORE = {d.mindspore: d for d in DTYPES if d.mindspore}
 
 BF16, F16, F32, F64 = (_BY_NAME[n] for n in ("BF16", "F16", "F32", "F64"))
 F8_E4M3, STR = _BY_NAME["F8_E4M3"], _BY_NAME["str"]
@@ -82,7 +83,7 @@ def from_safetensors(name: str, where: str) -> DType:
     """
     dtype = _BY_NAME.get(name)
     if dtype is None or not dtype.safetensors:
-        known = ", ".join(d.name for d in _TABLE if d.safetensors)
+        known = ", ".join(d.name for d in DTYPES if d.safetensors)
         raise UnsupportedError(f"{where} has dtype {quote(name)}, which streamconv cannot read; it can read {known}")
     return dtype
 

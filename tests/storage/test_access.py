@@ -28,12 +28,12 @@ BY_KIND = {
 @pytest.mark.parametrize(("kind", "expected"), BY_KIND.items())
 def test_auto_depends_on_the_file_system(kind: str, expected: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
-    monkeypatch.setattr(access, "_has_huge_pages", lambda: True)
+    monkeypatch.setattr(access, "has_huge_pages", lambda: True)
     assert access.for_reading("auto", FILES).access is expected
     assert access.for_writing("auto", Path("b")).access is expected
     once_only = Access.READ if expected is Access.DIRECT else expected
     assert access.for_reading("auto", FILES, reads_once=False).access is once_only
-    monkeypatch.setattr(access, "_has_huge_pages", lambda: False)
+    monkeypatch.setattr(access, "has_huge_pages", lambda: False)
     assert access.for_reading("auto", FILES).access is once_only
     assert access.for_reading("auto", ()).access is Access.READ
 
@@ -41,7 +41,7 @@ def test_auto_depends_on_the_file_system(kind: str, expected: Access, monkeypatc
 def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     kind, huge = "ext4", True
     monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
-    monkeypatch.setattr(access, "_has_huge_pages", lambda: huge)
+    monkeypatch.setattr(access, "has_huge_pages", lambda: huge)
     assert (
         str(access.for_reading("auto", FILES))
         == str(access.for_writing("auto", Path("b")))
@@ -49,7 +49,7 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert str(access.for_reading("auto", FILES, reads_once=False)) == "read (parts may be read again)"
     assert str(access.for_reading("auto", ())) == "read (no files)"
-    monkeypatch.setattr(access, "_are_mostly_cached", lambda files: True)
+    monkeypatch.setattr(access, "are_mostly_cached", lambda files: True)
     assert str(access.for_reading("auto", FILES)) == "read (already in the page cache)"
     huge = False
     assert str(access.for_reading("auto", FILES)) == "read (ext4, no huge pages)"
@@ -87,17 +87,17 @@ def test_huge_pages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("always [never]\n", False),
     ):
         (tmp_path / "enabled").write_text(text)
-        monkeypatch.setattr(access, "_HUGE_PAGES", tmp_path / "enabled")
-        assert access._has_huge_pages() is has
-    monkeypatch.setattr(access, "_HUGE_PAGES", tmp_path / "missing")
-    assert not access._has_huge_pages()
+        monkeypatch.setattr(access, "HUGE_PAGES", tmp_path / "enabled")
+        assert access.has_huge_pages() is has
+    monkeypatch.setattr(access, "HUGE_PAGES", tmp_path / "missing")
+    assert not access.has_huge_pages()
 
 
 def test_what_the_page_cache_has_is_taken_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount = mount_of(tmp_path)
-    if mount is None or mount.kind not in access._TAKES_DIRECT:
+    if mount is None or mount.kind not in access.TAKES_DIRECT:
         pytest.skip(f"the page cache of {mount} cannot be emptied")
-    monkeypatch.setattr(access, "_has_huge_pages", lambda: True)
+    monkeypatch.setattr(access, "has_huge_pages", lambda: True)
     files = []
     for number, size in enumerate((3 << 20, 0, 9 << 20)):
         path = tmp_path / str(number)
@@ -116,4 +116,4 @@ def test_what_the_page_cache_has_is_taken_from_there(tmp_path: Path, monkeypatch
 
 def test_files_that_cannot_be_opened_are_not_cached(tmp_path: Path) -> None:
     """Why they cannot, the reader is told."""
-    assert not access._are_mostly_cached([SourceFile(tmp_path / "missing", 100)])
+    assert not access.are_mostly_cached([SourceFile(tmp_path / "missing", 100)])

@@ -30,7 +30,7 @@ def v1(folder, most: int, used: int, inactive: int = 0) -> None:
 
 def rooms(tmp_path, own: str) -> list[int]:
     (tmp_path / "own").write_text(own)
-    return memory._cgroup_rooms(tmp_path / "fs", tmp_path / "own")
+    return memory.cgroup_rooms(tmp_path / "fs", tmp_path / "own")
 
 
 def test_v2_is_limit_less_use_but_for_the_page_cache(tmp_path) -> None:
@@ -89,7 +89,7 @@ def test_a_file_that_is_missing_or_odd_is_passed_over(tmp_path, name, broken) ->
 
 
 def test_without_control_groups_there_is_nothing_to_say(tmp_path) -> None:
-    assert memory._cgroup_rooms(tmp_path, tmp_path / "none") == []
+    assert memory.cgroup_rooms(tmp_path, tmp_path / "none") == []
     assert rooms(tmp_path, "") == []
 
 

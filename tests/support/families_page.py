@@ -30,7 +30,7 @@ def _lines() -> Iterator[str]:
         options = "<br>".join(_choices(option) for option in family.options)
         yield f"| [`{family.name}`](#{family.name}) | {family.title} | {options} | {COUNTS.get(family.name, '')} |"
     for family in families():
-        yield from _section(family)
+        yield from section(family)
 
 
 def _choices(option: Option) -> str:
@@ -38,7 +38,8 @@ def _choices(option: Option) -> str:
     return f"`{option.name}={values}`"
 
 
-def _section(family: Family) -> Iterator[str]:
+def section(family: Family) -> Iterator[str]:
+    """What the page says of one family."""
     yield f"\n## {family.name}\n\n{family.title}."
     for title, entries in family_parts(family):
         heading = title[0].upper() + title[1:]

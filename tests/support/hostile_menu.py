@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from typing import NamedTuple
 
-from streamconv.configs.mindformers_yaml import _MOST_MERGED
+from streamconv.configs.mindformers_yaml import MOST_MERGED
 from streamconv.formats import shards
 from support import hostile
 from support.hostile import (
@@ -382,7 +382,7 @@ MODEL = "model:\n  model_config:\n    num_layers: "
 YAML = {
     "a bomb of anchors": (LAUGHS, 3, "no model.model_config"),
     "a bomb in the model": (LAUGHS + MODEL + "*l49\n", 0, ""),
-    "a bomb of merges": (MERGES, 3, f"more than {_MOST_MERGED} merged keys"),
+    "a bomb of merges": (MERGES, 3, f"more than {MOST_MERGED} merged keys"),
     "os.system": ("model: !!python/object/apply:os.system ['touch owned']", 3, "could not determine a constructor"),
     "an object": ("model: !!python/object:os.stat_result {}", 3, "could not determine a constructor"),
     "nested": ("[" * 5_000, 3, "recursion"),

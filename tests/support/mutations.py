@@ -166,14 +166,14 @@ def survey(family: Family, step: int = 1) -> tuple[int, int, list[str]]:
 
     With `step`, every so many of them.
     """
-    page = "\n".join(families_page._section(family))
+    page = "\n".join(families_page.section(family))
     by_golden, by_page, alive = 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
         judge = Judge(family, Path(folder))
         for mutant in _all(family, judge.tables)[::step]:
             if judge.kills(mutant):
                 by_golden += 1
-            elif "\n".join(families_page._section(mutant.mutated())) != page:
+            elif "\n".join(families_page.section(mutant.mutated())) != page:
                 by_page += 1
             else:
                 alive.append(mutant.what)

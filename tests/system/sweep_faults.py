@@ -94,7 +94,7 @@ def small_units() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (blocks, manifest, against_manifest):
             patch.setattr(module, "BLOCK", 4 << 10)
-        patch.setattr(engine, "_WRITE_BYTES", 1 << 10)
+        patch.setattr(engine, "WRITE_BYTES", 1 << 10)
         for each in (disk, regions, device):
             patch.setattr(each, "ALIGNMENT", 512)
         patch.setattr(access, "DIRECT_LEAST", 512)

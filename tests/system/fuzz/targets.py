@@ -111,7 +111,7 @@ def _sound(file: SourceFile, tensors: Mapping[str, TensorRef]) -> None:
 def parse_safetensors(data: bytes, folder: Path) -> None:
     file, tensors = safetensors.read(_written(data, folder, "x.safetensors"), ROOM)
     _sound(file, tensors)
-    if any(ref.dtype.name in safetensors._NEW_IN_LIBRARY for ref in tensors.values()):
+    if any(ref.dtype.name in safetensors.NEW_IN_LIBRARY for ref in tensors.values()):
         return
     theirs = {name: (one["dtype"], tuple(one["shape"]), bytes(one["data"])) for name, one in library.deserialize(data)}
     spans = {name: ref.extents[0] for name, ref in tensors.items()}
