@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from . import arguments
-from .arguments import PathLike, PlanOptions, as_path
+from .arguments import PlanOptions, as_path
 from .checkpoint import open as open_checkpoint
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
@@ -26,6 +26,7 @@ from .formats.layout import HF_SAFETENSORS, PEFT, FileLayout
 from .output import format_choice, manifest
 from .output.manifest import Manifest
 from .output.settings import Settings
+from .paths import PathLike
 from .planning import family_check
 from .planning.family_check import Finding
 from .planning.mapping import TensorMapping

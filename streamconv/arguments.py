@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from .errors import UsageError
+from .paths import PathLike
 from .rules.family import Value
 from .storage import access
 from .text import setting
-
-PathLike = str | os.PathLike[str]
 
 
 class PlanOptions(TypedDict, total=False):

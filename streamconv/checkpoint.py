@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .arguments import PathLike, as_path, check
+from .arguments import as_path, check
 from .engine.floats import numpy_dtype
 from .engine.reader import Reader
 from .engine.windows import bits
@@ -21,6 +21,7 @@ from .errors import UnsupportedError, UsageError
 from .formats.catalog import open_catalog
 from .formats.headers import HeaderRoom
 from .formats.safetensors import read_metadata
+from .paths import PathLike
 from .storage import access
 from .storage.access import Access
 from .tensors import views

@@ -8,10 +8,10 @@ reaches a terminal.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .paths import PathLike
 from .text import in_python, quote
 
 
@@ -146,12 +146,12 @@ _NEXT_STEP = {
 }
 
 
-def storage_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> StorageError:
+def storage_error(error: OSError, doing: str, path: PathLike) -> StorageError:
     """Return the `StorageError` for an operating-system error met while writing `path`."""
     return StorageError(f"{doing} {quote(path)}: {error.strerror or error}", _next_step(error, "the destination"))
 
 
-def source_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> SourceError:
+def source_error(error: OSError, doing: str, path: PathLike) -> SourceError:
     """Return the `SourceError` for an operating-system error met while reading `path`."""
     return SourceError(f"{doing} {quote(path)}: {error.strerror or error}", _next_step(error, "the path"))
 
@@ -161,7 +161,7 @@ def _next_step(error: OSError, what: str) -> str:
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str], doing: str = "cannot read") -> Iterator[None]:
+def reading(path: PathLike, doing: str = "cannot read") -> Iterator[None]:
     """Turn an operating-system error in the block into a `SourceError` that names `path`."""
     try:
         yield
@@ -170,7 +170,7 @@ def reading(path: str | os.PathLike[str], doing: str = "cannot read") -> Iterato
 
 
 @contextmanager
-def storing(path: str | os.PathLike[str], doing: str = "cannot write") -> Iterator[None]:
+def storing(path: PathLike, doing: str = "cannot write") -> Iterator[None]:
     """Turn an operating-system error in the block into a `StorageError` that names `path`."""
     try:
         yield

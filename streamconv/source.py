@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .arguments import PathLike, as_path, check
+from .arguments import as_path, check
 from .configs import model_config
 from .configs.model_config import ModelConfig
 from .engine import budget
@@ -15,6 +15,7 @@ from .families import registry
 from .formats.catalog import open_catalog
 from .output import manifest
 from .output.manifest import Manifest
+from .paths import PathLike
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
 from .rules.family import Family, Value

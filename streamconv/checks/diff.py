@@ -15,11 +15,12 @@ from itertools import islice
 
 import numpy as np
 
-from ..arguments import PathLike, as_path, check
+from ..arguments import as_path, check
 from ..engine import budget as memory
 from ..engine.progress import OnProgress, ProgressReporter
 from ..engine.side_by_side import SideBySide
 from ..formats.catalog import open_catalog
+from ..paths import PathLike
 from ..storage import access
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, flat_index

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import UnsupportedError, UsageError
+from ..paths import PathLike
 from ..rules.family import Config, Family
 from ..storage import disk
 from ..text import did_you_mean, quote, setting
@@ -62,7 +62,7 @@ def _load_offered(entry: EntryPoint) -> Family:
     return family
 
 
-def load(file: str | os.PathLike[str]) -> Family:
+def load(file: PathLike) -> Family:
     """Load a family from a Python file, which is executed and has to define `FAMILY`.
 
     Args:

@@ -14,7 +14,7 @@ import os
 from contextlib import suppress
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-StrPath = str | os.PathLike[str]
+from ..paths import PathLike
 
 #: What goes past the page cache begins and ends at multiples of this, in the file and in memory: enough for any disk.
 ALIGNMENT = 4096
@@ -36,7 +36,7 @@ PRIMITIVES = (
 # -- primitives --------------------------------------------------------------------------------------------------------
 
 
-def open_file(path: StrPath, flags: int, mode: int = 0o666) -> int:
+def open_file(path: PathLike, flags: int, mode: int = 0o666) -> int:
     """Open the file and return its descriptor. A file created here gets `mode & ~umask`."""
     return os.open(path, flags | os.O_CLOEXEC, mode)
 
@@ -104,37 +104,37 @@ def fstat(descriptor: int) -> os.stat_result:
     return os.fstat(descriptor)
 
 
-def stat(path: StrPath, follow: bool = True) -> os.stat_result:
+def stat(path: PathLike, follow: bool = True) -> os.stat_result:
     """Return the status of a path; of a link's target, or with `follow=False` of the link itself."""
     return os.stat(path, follow_symlinks=follow)  # noqa: PTH116
 
 
-def listdir(directory: StrPath) -> list[str]:
+def listdir(directory: PathLike) -> list[str]:
     """Return the names in a directory, sorted."""
     return sorted(os.listdir(directory))  # noqa: PTH208
 
 
-def make_directory(path: StrPath) -> None:
+def make_directory(path: PathLike) -> None:
     """Make a directory."""
     os.mkdir(path)  # noqa: PTH102
 
 
-def remove_directory(path: StrPath) -> None:
+def remove_directory(path: PathLike) -> None:
     """Remove an empty directory."""
     os.rmdir(path)  # noqa: PTH106
 
 
-def remove(path: StrPath) -> None:
+def remove(path: PathLike) -> None:
     """Remove a file or a link."""
     os.unlink(path)  # noqa: PTH108
 
 
-def rename(one: StrPath, other: StrPath) -> None:
+def rename(one: PathLike, other: PathLike) -> None:
     """Rename a file or directory, replacing what has that name."""
     os.replace(one, other)  # noqa: PTH105
 
 
-def exchange(one: StrPath, other: StrPath) -> bool:
+def exchange(one: PathLike, other: PathLike) -> bool:
     """Swap two names in one step; return whether the file system can."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
@@ -160,7 +160,7 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
-def free_bytes(directory: StrPath) -> int:
+def free_bytes(directory: PathLike) -> int:
     """Return the bytes free on the directory's file system."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
@@ -181,7 +181,7 @@ def try_drop_cache(descriptor: int, offset: int = 0, length: int = 0) -> None:
         drop_cache(descriptor, offset, length)
 
 
-def mode(path: StrPath, follow: bool = True) -> int:
+def mode(path: PathLike, follow: bool = True) -> int:
     """Return the mode of what a path leads to, 0 where nothing exists or could exist."""
     try:
         return stat(path, follow).st_mode
@@ -193,38 +193,38 @@ def mode(path: StrPath, follow: bool = True) -> int:
         return 0
 
 
-def exists(path: StrPath) -> bool:
+def exists(path: PathLike) -> bool:
     """Return whether the name is taken, if only by a dangling link."""
     return mode(path, follow=False) != 0
 
 
-def is_file(path: StrPath) -> bool:
+def is_file(path: PathLike) -> bool:
     """Return whether the path is a regular file, or a link to one."""
     return S_ISREG(mode(path))
 
 
-def is_directory(path: StrPath) -> bool:
+def is_directory(path: PathLike) -> bool:
     """Return whether the path is a directory, or a link to one."""
     return S_ISDIR(mode(path))
 
 
-def is_link(path: StrPath) -> bool:
+def is_link(path: PathLike) -> bool:
     """Return whether the path is a symbolic link."""
     return S_ISLNK(mode(path, follow=False))
 
 
-def is_mount(path: StrPath) -> bool:
+def is_mount(path: PathLike) -> bool:
     """Return whether a file system is mounted at the path."""
     return os.path.ismount(path)
 
 
-def device_and_inode(path: StrPath) -> tuple[int, int]:
+def device_and_inode(path: PathLike) -> tuple[int, int]:
     """Return device and inode, which all names of one file share."""
     found = stat(path)
     return found.st_dev, found.st_ino
 
 
-def resolve(path: StrPath) -> str:
+def resolve(path: PathLike) -> str:
     """Return the absolute path with links followed, as far as it exists."""
     return os.path.realpath(path)
 
@@ -281,7 +281,7 @@ def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None
     write_all(cached, data[done:], offset + done)
 
 
-def sync_directory(path: StrPath) -> None:
+def sync_directory(path: PathLike) -> None:
     """Make the entries of a directory durable, where the file system can."""
     descriptor = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -7,6 +7,7 @@ import re
 from pathlib import PurePath
 from typing import NamedTuple
 
+from ..paths import PathLike
 from . import disk, whole_files
 
 _TABLE = "/proc/self/mountinfo"
@@ -28,7 +29,7 @@ class Mount(NamedTuple):
     number: str
 
 
-def mount_of(path: str | os.PathLike[str], table: str | os.PathLike[str] = _TABLE) -> Mount | None:
+def mount_of(path: PathLike, table: PathLike = _TABLE) -> Mount | None:
     """Return the mount that `path` lies on, `None` if the mount table cannot be read.
 
     Source: proc_pid_mountinfo(5). White space and backslashes in mount points are escaped as `\\ooo`.

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from stat import S_ISDIR
 
+from ..paths import PathLike
 from ..units import CHUNK
 from . import disk
-from .disk import StrPath
 
 
-def read_file(path: StrPath, limit: int) -> bytes:
+def read_file(path: PathLike, limit: int) -> bytes:
     """Return the first `limit` bytes of a small file."""
     descriptor = disk.open_file(path, os.O_RDONLY)
     try:
@@ -20,7 +20,7 @@ def read_file(path: StrPath, limit: int) -> bytes:
         disk.close_quietly(descriptor)
 
 
-def write_synced(path: StrPath, data: bytes) -> None:
+def write_synced(path: PathLike, data: bytes) -> None:
     """Write a small file, durable when this returns."""
     descriptor = disk.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
@@ -30,7 +30,7 @@ def write_synced(path: StrPath, data: bytes) -> None:
         disk.close_quietly(descriptor)
 
 
-def copy_synced(source: StrPath, target: StrPath) -> None:
+def copy_synced(source: PathLike, target: PathLike) -> None:
     """Copy a file's content, durable when this returns."""
     read_from = disk.open_file(source, os.O_RDONLY)
     try:
@@ -47,7 +47,7 @@ def copy_synced(source: StrPath, target: StrPath) -> None:
         disk.close_quietly(read_from)
 
 
-def remove_tree(path: StrPath) -> None:
+def remove_tree(path: PathLike) -> None:
     """Remove a directory and everything in it; links are removed, not followed."""
     for name in disk.listdir(path):
         entry = Path(path, name)

@@ -40,7 +40,7 @@ def test_expressions(expression, value) -> None:
 
 @pytest.mark.parametrize("expression", ["heads**2", "f(heads)", "-heads", "heads/2", "1.5", "heads if heads else 1"])
 def test_a_table_cannot_compute_anything_else(expression) -> None:
-    with pytest.raises(InternalError, match="^internal error: .*table"):
+    with pytest.raises(InternalError, match=r"^internal error: .*table"):
         Sizes(TABLE, {"num_attention_heads": 8}).number(expression)
 
 
