@@ -24,7 +24,7 @@ def mixtral(tmp_path_factory) -> dict[str, Path]:
     """A model whose stacks are larger than a box, in one shard and in seven."""
     root = tmp_path_factory.mktemp("mixtral")
     one = running.mixtral(root / "one")
-    return {"one": one, "seven": running.dealt_anew(one, root / "seven", 7)}
+    return {"one": one, "seven": running.dealt_again(one, root / "seven", 7)}
 
 
 def run_of(source: Path, dest: Path, *words: object) -> dict[str, bytes | str | None]:
@@ -67,7 +67,7 @@ def test_an_interruption_changes_no_byte(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dest", "dest.ckpt"])
 @pytest.mark.parametrize("case", FORWARD[::4], ids=lambda case: case.name)
-def test_cases_dealt_anew(case: golden.Case, kind: str, tmp_path: Path) -> None:
+def test_cases_dealt_again(case: golden.Case, kind: str, tmp_path: Path) -> None:
     seen = []
     for count, workers in itertools.product((None, 2, 5), (1, 3)):
         folder = tmp_path / f"{count}-{workers}"

@@ -97,7 +97,7 @@ def test_what_does_not_belong_in_it_is_removed(name: str, source: Path, tmp_path
 @pytest.mark.slow
 @NAMES
 @pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000, None])
-def test_a_journal_that_says_nothing_is_begun_anew(name: str, content, source: Path, tmp_path: Path) -> None:
+def test_a_journal_that_says_nothing_is_begun_again(name: str, content, source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / name)
     path = tmp_path / f"{name}.partial.streamconv"
     path.write_bytes(path.read_bytes().split(b"\n", 2)[2] if content is None else content)
@@ -214,7 +214,7 @@ def test_what_comes_to_the_destination_meanwhile_stays(name: str, source: Path, 
 
 
 @NAMES
-def test_an_error_of_the_caller_is_gone_on_from(name: str, source: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_an_error_of_the_caller(name: str, source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / name)
     assert beside(tmp_path) == {f"{name}.partial", f"{name}.partial.streamconv"}
     with pytest.raises(DestinationError, match="holds a different unfinished conversion: dtype was not given, is fp16"):

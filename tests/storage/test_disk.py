@@ -59,7 +59,7 @@ def test_that_test_finds_them() -> None:
     assert calls_past_the_layer(ROOT / "streamconv" / "storage" / "disk.py")
 
 
-def test_short_reads_and_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_and_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, read = disk.write, disk.read
     monkeypatch.setattr(disk, "write", lambda fd, data, offset: write(fd, data[:3], offset))
     monkeypatch.setattr(disk, "read", lambda fd, length, offset: read(fd, min(length, 2), offset))

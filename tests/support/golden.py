@@ -75,7 +75,7 @@ class Case:
         return {key: convert[key] for key in ("model", "reverse", "dtype", "options")}
 
     def write_source(self, folder: Path, shard_count: int | None = None) -> Path:
-        """The case's source: as it says, or its tensors dealt anew over `shard_count` shards."""
+        """The case's source: as it says, or its tensors dealt again over `shard_count` shards."""
         folder.mkdir()
         if self.values["config"]:
             (folder / "config.json").write_text(json.dumps(self.values["config"]))

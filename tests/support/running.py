@@ -184,7 +184,7 @@ def mixtral(folder: Path) -> Path:
     return folder
 
 
-def dealt_anew(source: Path, folder: Path, count: int) -> Path:
+def dealt_again(source: Path, folder: Path, count: int) -> Path:
     """The same tensors, dealt over so many shards."""
     folder.mkdir()
     for path in source.iterdir():

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: what is left is gone on with to the same bytes, and no more is done twice than promised.
+"""kill -9 at random moments: what is left is resumed to the same bytes, and no more is done twice than promised.
 
     python tests/system/sweep_kills.py [--kills N] [--seed S]
 
@@ -154,7 +154,7 @@ def _box_bytes(text: bytes) -> int:
 
 
 def sweep(field_: Field, kills: int, chance: random.Random) -> Kills:
-    """Conversions, killed until there were so many kills, each gone on with until it is done."""
+    """Conversions, killed until there were so many kills, each resumed until it is done."""
     seen = Kills()
     while len(seen.shares) < kills:
         field_.remove()

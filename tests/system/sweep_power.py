@@ -211,7 +211,7 @@ def sweep(scenario: Scenario, root: Path, first: int = 0, every: int = 1) -> Cou
 
 
 def try_one(bench: Bench, what: str, image: Image, counts: Counter[str]) -> None:
-    """One image: looked at, and gone on from."""
+    """One image: looked at, and resumed."""
     shutil.rmtree(bench.work)
     identities: dict[tuple[int, int], tuple[int, int]] = {}
     lay_out(image, bench.work, identities)

@@ -134,7 +134,7 @@ def on_record(dest: Path) -> bool:
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_signal_ends_the_run_and_the_same_command_goes_on(
+def test_a_signal_ends_the_run_and_the_same_command_resumes(
     name: str, number: signal.Signals, old: bool, tmp_path: Path
 ) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / name
@@ -219,7 +219,7 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_run_after_a_killed_one_goes_on(tmp_path: Path) -> None:
+def test_a_run_after_a_killed_one_resumes(tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     streamconv.convert(source, tmp_path / "other")
     process = running.start("convert", source, dest, "--workers", 1, "--quiet")
@@ -237,7 +237,7 @@ def test_a_run_after_a_killed_one_goes_on(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*partial*"))
 
 
-def test_restart_begins_anew(tmp_path: Path) -> None:
+def test_restart_begins_again(tmp_path: Path) -> None:
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     process = running.start("convert", source, dest, "--workers", 1, "--quiet")
     running.wait_until(lambda: on_record(dest), process)

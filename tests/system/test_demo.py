@@ -108,7 +108,7 @@ def test_a_peak_above_the_budget_is_a_fault(tmp_path: Path, capsys, monkeypatch)
 def test_the_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     before = demo._digest(source)
-    assert before == demo._digest(running.dealt_anew(source, tmp_path / "anew", 4))
+    assert before == demo._digest(running.dealt_again(source, tmp_path / "again", 4))
     shard = max(source.glob("*.safetensors"))
     running.flip(shard, shard.stat().st_size - 1)
     assert demo._digest(source) != before

@@ -13,7 +13,7 @@ from system.sweep_faults import SCENARIOS, Bench, small_units
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_final_name_never_holds_half_a_result_and_the_run_goes_on(scenario: str, tmp_path: Path) -> None:
+def test_the_final_name_never_holds_half_a_result_and_the_run_resumes(scenario: str, tmp_path: Path) -> None:
     counts = sweep_power.sweep(SCENARIOS[scenario], tmp_path)
     assert counts.total() > 20
     assert counts["new"]

@@ -65,7 +65,7 @@ def with_large_values(source: Path) -> Path:
 
 @pytest.mark.parametrize("dest", ["dest", "dest.ckpt", "dest.bin"])
 @pytest.mark.parametrize("seed", range(12))
-def test_runs_of_other_budgets_and_workers_go_on(seed: int, dest: str, tmp_path: Path, small_units) -> None:
+def test_runs_of_other_budgets_and_workers_resume(seed: int, dest: str, tmp_path: Path, small_units) -> None:
     """Overflow is counted once: the manifest is the same too."""
     chance, source = random.Random(seed), with_large_values(running.tiny(tmp_path / "source", 4000))
     arguments = {"dtype": "fp16", **FORMATS[dest]}
@@ -147,7 +147,7 @@ def test_a_damaged_journal_is_never_trusted(dest: str, tmp_path: Path, small_uni
 
 
 def test_the_block_of_a_damaged_record_is_written_again(tmp_path: Path, small_units) -> None:
-    """One record of a box is spoilt, and so is what it spoke of: both are made anew, and nothing else is."""
+    """One record of a box is spoilt, and so is what it spoke of: both are made again, and nothing else is."""
     source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
     streamconv.convert(source, tmp_path / "undisturbed")
     path = stopped(source, dest)
@@ -162,7 +162,7 @@ def test_the_block_of_a_damaged_record_is_written_again(tmp_path: Path, small_un
 
 
 @pytest.mark.parametrize("how", ["gone", "shorter", "longer", "a link"])
-def test_a_file_that_is_not_as_it_was_made_is_made_anew(how: str, tmp_path: Path, small_units) -> None:
+def test_a_file_that_is_not_as_it_was_made_is_made_again(how: str, tmp_path: Path, small_units) -> None:
     source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
     streamconv.convert(source, tmp_path / "undisturbed", max_shard_size=3000)
     stopped(source, dest, max_shard_size=3000)

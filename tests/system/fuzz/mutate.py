@@ -102,7 +102,7 @@ def of_safetensors(data: bytes, random: Random) -> bytes:
 
 
 def of_ckpt(data: bytes, random: Random) -> bytes:
-    """Records anew, or bytes."""
+    """Other records, or bytes."""
     if random.random() < 0.5:
         return damage(data, random)
     out = []
