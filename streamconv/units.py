@@ -24,7 +24,7 @@ _LIMIT = 1 << 62
 
 
 def parse_size(text: str | int, what: str = "size") -> int:
-    """Bytes of a size such as `16G`, `16GiB` (both 16·2^30), `5GB` (5·10^9), `1.5G` or `123456`.
+    """Return the bytes of a size such as `16G`, `16GiB` (both 16·2^30), `5GB` (5·10^9), `1.5G` or `123456`.
 
     Raises:
         UsageError: the text is not such a size, or not between 1 byte and 2^62 bytes.
@@ -35,7 +35,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
     value = _bytes_of(text, what) if isinstance(text, str) else operator.index(text)
     if not 1 <= value <= _LIMIT:
         shown = f" {quote(text)!r}" if isinstance(text, str) else ""
-        raise UsageError(f"{what}{shown} is out of range; it has to be at least one byte and below 4 EiB")
+        raise UsageError(f"{what}{shown} is out of range; it has to be at least one byte and at most 4 EiB")
     return value
 
 

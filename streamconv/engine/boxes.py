@@ -53,7 +53,7 @@ def cells(view: View) -> Iterator[Box]:
 
 
 def boxes(view: View, cell: Box, itemsize: int, region_bytes: int) -> Iterator[Box]:
-    """`cell` cut into boxes of at most `region_bytes`, in the order in which they lie in the source.
+    """Cut `cell` into boxes of at most `region_bytes`, in the order in which they lie in the source.
 
     `itemsize` is that of the wider of source and output elements: window and box have a region each.
     """

@@ -33,7 +33,7 @@ class Scratch:
         self._flat = np.empty(count + gaps, f"u{itemsize}")
 
     def like(self, tile: Bits) -> Bits:
-        """An array of the tile's shape and order of axes, its rows a cache line farther apart than they are long."""
+        """Return an array of the tile's shape and order of axes, with a cache line between its rows."""
         order = sorted(range(tile.ndim), key=lambda axis: (tile.shape[axis] > 1, -abs(tile.strides[axis])))
         *rows, row = (tile.shape[axis] for axis in order)
         apart = row + _CACHE_LINE // self._flat.itemsize

@@ -145,6 +145,7 @@ class Machine:
         return self.text(self.take(end + 1 - self._at)[:-1])
 
     def push(self, value: object) -> None:
+        """Put a value on the stack."""
         self._stack.append(value)
 
     def pop(self) -> object:
@@ -154,6 +155,7 @@ class Machine:
         return self._stack.pop()
 
     def mark(self) -> None:
+        """Remember how high the stack is."""
         self._marks.append(len(self._stack))
 
     def marked(self) -> list[object]:
@@ -168,41 +170,50 @@ class Machine:
     # -- actions -------------------------------------------------------------------------------------------------------
 
     def protocol(self) -> None:
+        """Refuse a protocol that no pickler writes."""
         if not 2 <= self.number(1) <= pickle.HIGHEST_PROTOCOL:
             raise self.broken(f"its protocol is not one of 2 to {pickle.HIGHEST_PROTOCOL}")
 
     def tuple_of(self, count: int) -> None:
+        """Replace the topmost values by a tuple of them."""
         values = [self.pop() for _ in range(count)]
         self.push(tuple(reversed(values)))
 
     def append(self, values: list[object]) -> None:
+        """Append values to the list on top of the stack."""
         target = self._top()
         if not isinstance(target, list):
             raise self.broken("a value is appended to something that is not a list")
         target.extend(values)
 
     def set_items(self, values: list[object]) -> None:
+        """Add keys and values, which alternate, to the dictionary on top of the stack."""
         target = self._top()
         if not isinstance(target, Pairs) or len(values) % 2:
             raise self.broken("a value is stored in something that is not a dictionary")
         target.pairs.extend(zip(values[::2], values[1::2], strict=True))
 
     def set_item(self) -> None:
+        """Add the topmost key and value to the dictionary below them."""
         value, key = self.pop(), self.pop()
         self.set_items([key, value])
 
     def get(self, index: int) -> None:
+        """Put a remembered value on the stack."""
         if index not in self._memo:
             raise self.broken(f"it gets memo {index}, which it did not put")
         self.push(self._memo[index])
 
     def put(self, index: int) -> None:
+        """Remember the topmost value under a number."""
         self._memo[index] = self._top()
 
     def memoize(self) -> None:
+        """Remember the topmost value under the next number."""
         self.put(len(self._memo))
 
     def name(self, module: object, name: object) -> None:
+        """Put the name of a function or class on the stack, if it is allowed; nothing is imported."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise self.broken("a name is not a string")
         full = f"{module}.{name}"
@@ -215,10 +226,12 @@ class Machine:
         self.push(Name(full))
 
     def name_from_stack(self) -> None:
+        """Replace module and name on the stack by the name they make."""
         name, module = self.pop(), self.pop()
         self.name(module, name)
 
     def call(self) -> None:
+        """Replace function and arguments by the call, which is not made, or by an empty ordered dictionary."""
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise self.broken("it calls something that is not a name")
@@ -226,6 +239,7 @@ class Machine:
         self.push(Pairs([]) if ordered else Call(function.text, arguments))
 
     def build(self) -> None:
+        """Drop the state that is set on the dictionary below it."""
         # A state dict carries `_metadata` (versions of its modules), which is set in this way; it is left out.
         self.pop()
         if not isinstance(self._top(), Pairs):
