@@ -83,8 +83,12 @@ class Plan(Prepared):
         Raises:
             DestinationError: it exists and may not be replaced, is the source, or holds it.
             UsageError: it has no parent directory.
+            StorageError: the system cannot stat it.
         """
-        if not disk.exists(self.destination.paths.journal):
+        journal = self.destination.paths.journal
+        with storing(journal, "cannot stat"):
+            has_begun = disk.exists(journal)
+        if not has_begun:
             self.destination.check(self.catalog, self.overwrite)
 
     def run(self, progress: OnProgress | None = None) -> Report:

@@ -98,7 +98,7 @@ def divide(
         raise _too_low(
             memory_limit,
             f"this conversion{many} needs {format_size(least)}, "
-            f"of which {format_size(base)} are for the interpreter and the plan",
+            f"of which {format_size(base)} are for this process so far and the plan",
             least,
         )
     count = workers or max(1, min(cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))

@@ -59,7 +59,7 @@ def short_by(count: int) -> bytes:
 
 S = "model.safetensors"
 SAFETENSORS = {
-    "header of 0 bytes": file(encode(b"", b"abc"), S, "byte 0", "header of 0 bytes"),
+    "header of 0 bytes": file(encode(b"", b"abc"), S, "byte 0", "header length of 0"),
     "header of 7 bytes": file(encode(b'{"t":1}', b"abc"), S, "tensor t is not described"),
     "header past the end": file(encode({"t": u8(0, 2)}, b"ab", 1000), S, "its header of 1000 bytes ends at byte 1008"),
     "header of 2^63": file(encode({}, length=1 << 63), S, "byte 0", "9223372036854775808"),
