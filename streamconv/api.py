@@ -99,11 +99,7 @@ def plan(
         UnsupportedError: the model, an option or a tensor is not supported.
         BudgetError: `max_mem` is too small; the hint names the smallest that works.
     """
-    arguments.check(
-        **{"model": model, "dtype": dtype, "options": options, "format": format, "max_mem": max_mem, "io": io},
-        **{"max_shard_size": max_shard_size, "workers": workers, "reverse": reverse, "crc": crc},
-        **{"overwrite": overwrite, "restart": restart, "verify": verify},
-    )
+    arguments.check(**locals())
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
     opened = Source.open(source, max_mem, config)
     destination = format_choice.destination(as_path(dest, "dest"))

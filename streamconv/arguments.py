@@ -37,32 +37,35 @@ class PlanOptions(TypedDict, total=False):
 
 _MOST_WORKERS = 256
 
-_SIZE, _TEXT, _YES_OR_NO = (str, Integral), (str,), (bool,)
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("model", "dtype", "format", "io"), _TEXT),
-    **dict.fromkeys(("max_mem", "max_shard_size"), _SIZE),
-    **dict.fromkeys(("reverse", "crc", "overwrite", "restart", "verify"), _YES_OR_NO),
-    "options": (Mapping,),
-    "workers": (Integral,),
+# Sizes and paths are checked where they are parsed.
+_TYPES: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(("model", "dtype", "format", "io"), (str, "str")),
+    **dict.fromkeys(("reverse", "crc", "overwrite", "restart", "verify"), (bool, "bool")),
+    "options": (Mapping, "Mapping"),
+    "workers": (Integral, "int"),
 }
-_OPTIONAL = ("model", "dtype", "format", "max_mem", "options", "workers")
+_OPTIONAL = ("model", "dtype", "format", "options", "workers")
 
 
 def check(**arguments: object) -> None:
     """Refuse arguments of another type than `PlanOptions` says, and words and numbers that are never right.
 
+    Args:
+        arguments: those of a public function, by name; others than words, switches and numbers are not looked at.
+
     Raises:
         UsageError: which it is, and what it has to be.
     """
     for name, value in arguments.items():
-        is_absent = value is None and name in _OPTIONAL
-        if name in _TYPES and not is_absent and not isinstance(value, _TYPES[name]):
-            known = " or ".join(one.__name__ for one in _TYPES[name]).replace("Integral", "int")
+        if name not in _TYPES or (value is None and name in _OPTIONAL):
+            continue
+        kind, known = _TYPES[name]
+        if not isinstance(value, kind):
             raise UsageError(f"{setting(name)} must be {known}, not {type(value).__name__}")
     if isinstance(io := arguments.get("io"), str):
         access.check_io(io)
     workers = arguments.get("workers")
-    if isinstance(workers, int) and not 1 <= workers <= _MOST_WORKERS:
+    if isinstance(workers, Integral) and not 1 <= int(workers) <= _MOST_WORKERS:
         raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .arguments import as_path, check
+from .arguments import as_path
 from .configs import model_config
 from .configs.model_config import ModelConfig
 from .engine import budget
@@ -49,7 +49,6 @@ class Source:
         Raises:
             StreamconvError: an argument does not parse, a file is broken, or the limit does not suffice.
         """
-        check(max_mem=max_mem)
         limit = budget.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
         path = as_path(source, "source")
         catalog = open_catalog(path, lambda: budget.header_room(limit))

@@ -27,16 +27,23 @@ def parse_size(text: str | int, what: str = "size") -> int:
     """Return the bytes of a size such as `16G`, `16GiB` (both 16·2^30), `5GB` (5·10^9), `1.5G` or `123456`.
 
     Raises:
-        UsageError: the text is not such a size, or not between 1 byte and 2^62 bytes.
+        UsageError: it is not such a size, or not between 1 byte and 2^62 bytes.
 
     >>> parse_size("16G"), parse_size("5GB"), parse_size("512")
     (17179869184, 5000000000, 512)
     """
-    value = _bytes_of(text, what) if isinstance(text, str) else operator.index(text)
+    value = _bytes_of(text, what) if isinstance(text, str) else _whole_number(text, what)
     if not 1 <= value <= _LIMIT:
         shown = f" {quote(text)!r}" if isinstance(text, str) else ""
         raise UsageError(f"{what}{shown} is out of range; it has to be at least one byte and at most 4 EiB")
     return value
+
+
+def _whole_number(value: object, what: str) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UsageError(f"{what} must be str or int, not {type(value).__name__}") from error
 
 
 def _bytes_of(text: str, what: str) -> int:

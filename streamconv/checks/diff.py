@@ -229,7 +229,7 @@ def diff_checkpoints(
         BudgetError: the memory limit is too low.
         UsageError: a size or `io` that does not parse.
     """
-    check(max_mem=max_mem, io=io)
+    check(io=io)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
     one = open_catalog(as_path(a, "a"), lambda: memory.header_room(limit))
     other = open_catalog(as_path(b, "b"), lambda: memory.header_room(limit))

@@ -65,7 +65,6 @@ def cli() -> None:
 def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Convert."""
     planned = _plan(arguments, "write streamconv convert SOURCE DEST")
-    planned.check_destination()
     if not quiet:
         say(_text(planned))
     with progress_bar(quiet) as progress:
@@ -86,7 +85,6 @@ def plan(as_json: bool, **arguments: Any) -> None:
     from ..report import tensor_lines
 
     planned = _plan(arguments, "write streamconv plan SOURCE DEST")
-    planned.check_destination()
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
         return
@@ -99,7 +97,9 @@ def _plan(arguments: dict[str, Any], hint: str) -> Any:
 
     source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
     dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
-    return plan(source, dest, **given({**arguments, "options": pairs(arguments["options"])}))
+    planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"])}))
+    planned.check_destination()
+    return planned
 
 
 def _text(planned: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,10 @@ _FORMATS = (MS_SAFETENSORS, CKPT, HF_SAFETENSORS, TORCH)
 #: The formats that are one file, with its endings.
 _ONE_FILE = {CKPT: (".ckpt",), TORCH: TORCH_ENDINGS}
 
+_FILE_ENDINGS = tuple(ending for endings in _ONE_FILE.values() for ending in endings)
+
 #: Endings of weight files: a directory with one of them would be taken for a file.
-_NOT_ALONE = (".safetensors", ".ckpt", *TORCH_ENDINGS, ".gguf")
+_WEIGHT_ENDINGS = (*_FILE_ENDINGS, ".safetensors", ".gguf")
 
 #: The family that changes no name, so that any format goes with it.
 _RAW = "raw"
@@ -35,12 +36,13 @@ def destination(path: Path) -> Destination:
     """
     if "\0" in str(path):
         raise UsageError(f"the destination's path holds a NUL character: {quote(path)}")
-    if path.suffix.lower() in _NOT_ALONE and path.suffix not in itertools.chain(*_ONE_FILE.values()):
+    is_file = path.suffix in _FILE_ENDINGS
+    if not is_file and path.suffix.lower() in _WEIGHT_ENDINGS:
         raise UsageError(
             f"a destination must be a directory or a file that ends in .ckpt, {_either(TORCH_ENDINGS)}: {quote(path)}",
             f"name a directory that does not end in {path.suffix}",
         )
-    return Destination(path, any(path.suffix in endings for endings in _ONE_FILE.values()))
+    return Destination(path, is_file)
 
 
 def choose_format(asked: str | None, dest: Destination, direction: Direction, family: Family, crc: bool) -> str:
