@@ -266,7 +266,7 @@ FAMILY = Family(
             "mtp",
             (True, False),
             "keep the layers for multi-token prediction (as many as config.json says), or drop them",
-            ask_if_ambiguous=False,
+            is_preference=True,
             config_updates={False: {"num_nextn_predict_layers": 0}},
         ),
         INTERLEAVE_MLP,

@@ -60,7 +60,7 @@ FAMILY = Family(
             "prefix",
             (False, True),
             "HuggingFace's names begin with transformer., as save_pretrained writes them",
-            ask_if_ambiguous=False,
+            is_preference=True,
             infer_from_names=True,
         ),
     ),

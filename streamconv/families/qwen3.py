@@ -64,8 +64,7 @@ SIZES = {**DECODER_SIZES, "head_dim": "head_dim"}
 CONTIGUOUS_QKV = Option(
     "contiguous_qkv",
     (False, True),
-    "concatenate q, k, v (MindFormers' use_contiguous_weight_layout_attention), or interleave them per KV group",
-    ask_if_ambiguous=False,
+    "false: q, k, v per KV group; true: all q, then k, then v (MindFormers' use_contiguous_weight_layout_attention)",
     yaml_key="use_contiguous_weight_layout_attention",
 )
 

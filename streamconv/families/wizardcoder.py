@@ -55,7 +55,7 @@ FAMILY = Family(
             "tied",
             (False, True),
             "HuggingFace's files have no lm_head: it is tied to the embedding",
-            ask_if_ambiguous=False,
+            is_preference=True,
             infer_from_names=True,
         ),
     ),

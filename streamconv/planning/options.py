@@ -8,7 +8,8 @@ from itertools import product
 from ..errors import StreamconvError, UsageError
 from ..rules.family import Config, Family, Option, Value, spell, whole_number
 from ..rules.patterns import holes
-from ..rules.statements import Direction, Rule, Side, Statement
+from ..rules.statements import Direction, Rule, Statement
+from ..rules.table import Table
 from ..text import did_you_mean, quote, setting
 from .mapping import EmptyMappingError, Request, TensorMapping, map_tensors
 
@@ -77,22 +78,33 @@ def _recorded(family: Family, recorded: Recorded | None) -> dict[str, Value]:
 
 
 def inferred_from_names(request: Request, given: OptionValues) -> OptionValues:
-    """Infer options from the names of a HuggingFace source: the first values that leave the fewest unmatched."""
+    """Infer options from the names of a HuggingFace source: the first values that leave the fewest unmatched.
+
+    Where no name matches whatever the values, the names tell nothing, and the defaults are taken.
+    """
     family = request.family
     inferable = [option for option in family.options if option.infer_from_names and option.name not in given]
     if not inferable:
         return {}
     others = {option.name: given.get(option.name, option.default) for option in family.options} | dict(given)
     choices = [choice for choice in _choices(inferable, {}) if _go_together(request, {**others, **choice})]
-    return min(choices, key=lambda choice: _count_unknown(request, {**others, **choice}), default={})
+    unmatched = [count_unmatched(request, request.table({**others, **choice})) for choice in choices]
+    if all(count == len(request.catalog) for count in unmatched):
+        return {option.name: option.default for option in inferable}
+    lacking = [count_lacking(request, request.table({**others, **choice})) for choice in choices]
+    return min(zip(choices, unmatched, lacking, strict=True), key=lambda one: one[1] + one[2])[0]
 
 
-def _count_unknown(request: Request, options: OptionValues) -> int:
-    """Count names of the source that the table does not match, and required names without holes that it lacks."""
-    table = request.table(options)
-    required = [rule.patterns(Side.HF) for rule in table.statements if isinstance(rule, Rule) and not rule.optional]
-    lacking = sum(name not in request.catalog for names in required if not holes(names) for name in names)
-    return lacking + sum(table.matcher.match(name) is None for name in request.catalog)
+def count_unmatched(request: Request, table: Table) -> int:
+    """Return how many names of the source no pattern matches."""
+    return sum(table.matcher.match(name) is None for name in request.catalog)
+
+
+def count_lacking(request: Request, table: Table) -> int:
+    """Return how many names, of those that a model of any size has, the source lacks."""
+    side = request.direction.source
+    required = [rule.patterns(side) for rule in table.statements if isinstance(rule, Rule) and not rule.optional]
+    return sum(name not in request.catalog for names in required if not holes(names) for name in names)
 
 
 def _only_fitting(request: Request, known: OptionValues) -> TensorMapping:
@@ -118,7 +130,7 @@ class _Trials:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._tables: list[Sequence[Statement]] = []
-        self._errors: list[StreamconvError] = []
+        self._errors: list[tuple[OptionValues, StreamconvError]] = []
         self._impossible: list[StreamconvError] = []
 
     def fitting(self, grid: Sequence[OptionValues]) -> list[TensorMapping]:
@@ -144,13 +156,22 @@ class _Trials:
         except EmptyMappingError as error:
             self._impossible.append(error)
         except StreamconvError as error:
-            self._errors.append(error)
+            self._errors.append((options, error))
         return None
 
     def nearest_error(self) -> StreamconvError:
-        """Return the error of the options that came nearest: the one with the fewest findings, so the shortest."""
-        usage = [error for error in self._errors if isinstance(error, UsageError)]
-        return min(usage or self._errors or self._impossible, key=lambda error: len(str(error)))
+        """Return the error of the options whose names are most like those of the source; of these, the shortest list.
+
+        Lists are compared only where the names fit equally well: that of a layout with other names may be short too.
+        """
+        if not self._errors:
+            return self._impossible[0]
+        return min(self._errors, key=self._distance)[1]
+
+    def _distance(self, tried: tuple[OptionValues, StreamconvError]) -> tuple[int, bool, int]:
+        options, error = tried
+        unmatched = count_unmatched(self._request, self._request.table(options))
+        return unmatched, not isinstance(error, UsageError), str(error).count("\n")
 
 
 def options_that_matter(family: Family, config: Config, options: OptionValues) -> set[str]:
@@ -177,11 +198,11 @@ def _go_together(request: Request, options: OptionValues) -> bool:
 
 def _option_grid(family: Family, known: OptionValues) -> list[list[dict[str, Value]]]:
     """Return all values of the open options, in groups: a group is tried only if none before it fits."""
-    first = [option for option in family.options if not option.ask_if_ambiguous]
-    rest = [option for option in family.options if option.ask_if_ambiguous]
+    wishes = [option for option in family.options if option.is_preference]
+    facts = [option for option in family.options if not option.is_preference]
     names = [option.name for option in family.options]
     sizes = {name: known[name] for name in family.manual_sizes if name in known}
-    groups = [[{**one, **other} for other in _choices(rest, known)] for one in _choices(first, known)]
+    groups = [[{**one, **other} for other in _choices(facts, known)] for one in _choices(wishes, known)]
     return [[{**{name: choice[name] for name in names}, **sizes} for choice in group] for group in groups]
 
 
@@ -192,10 +213,14 @@ def _choices(options: Sequence[Option], known: OptionValues) -> list[dict[str, V
 
 
 def _ambiguous(family: Family, fitting: Iterable[OptionValues]) -> UsageError:
+    """Return the question which of several values the source was made with."""
     choices = []
     for option in family.options:
         values = list(dict.fromkeys(spell(options[option.name]) for options in fitting))
         if len(values) > 1:
             spelled = " or ".join(setting(f"options.{option.name}", value) for value in values)
             choices.append(f"{spelled} ({option.help})")
-    return UsageError("the source's names and shapes fit several option values", f"choose one: {'; '.join(choices)}")
+    return UsageError(
+        "neither names nor shapes tell how the source is laid out: several option values fit it",
+        f"say which: {'; '.join(choices)}",
+    )

@@ -24,7 +24,8 @@ class Option:
         name: what users type: `-o NAME=VALUE`.
         values: the allowed values; the first is the default.
         help: what the values mean, in a phrase.
-        ask_if_ambiguous: in reverse, ask the user if several values fit the source; if false, take the first of them.
+        is_preference: the value is the user's wish for the result, and in reverse the first one that fits is taken. Of
+            any other option the value is a fact about the source: in reverse, if several fit, the user is asked.
         infer_from_names: forward, infer the value from the names of a HuggingFace source: the first value under which
             the table matches all of them.
         any_positive: any whole number from 1 up is allowed; `values` are those tried in reverse.
@@ -35,7 +36,7 @@ class Option:
     name: str
     values: tuple[Value, ...]
     help: str
-    ask_if_ambiguous: bool = True
+    is_preference: bool = False
     infer_from_names: bool = False
     any_positive: bool = False
     config_updates: Mapping[Value, Mapping[str, object]] = field(default_factory=dict)

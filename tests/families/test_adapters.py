@@ -127,7 +127,10 @@ def trained(tmp_path) -> Path:
 
 
 def test_the_adapter_of_a_trained_model_comes_alone(trained, tmp_path) -> None:
-    report = streamconv.convert(trained, tmp_path / "out", reverse=True, options={"lora_alpha": 6}, max_mem="8G")
+    with pytest.raises(UsageError, match=r'is_lora": "true"} or options={"is_lora": "drop"}'):
+        convert(trained, tmp_path / "out", reverse=True)
+    options = {"lora_alpha": 6, "is_lora": True}
+    report = streamconv.convert(trained, tmp_path / "out", reverse=True, options=options, max_mem="8G")
     assert len(golden.found(tmp_path / "out")) == 4
     assert all(name.startswith("base_model.model.model.layers.") for name in golden.found(tmp_path / "out"))
     assert "an adapter has none of it" in str(report.prepared)

@@ -19,12 +19,16 @@ from hypothesis import strategies as st
 
 import streamconv
 from streamconv import testing as samples
+from streamconv.errors import UsageError
 from streamconv.families import Copy, Drop, Family, Rule, Tied, families, spell
 from streamconv.formats import safetensors, shards
+from streamconv.planning.mapping import Request, map_tensors
+from streamconv.planning.options import decided_mapping
+from streamconv.rules.statements import Direction
 from streamconv.tensors.dtypes import BF16, F32
-from streamconv.tensors.refs import TensorSpec
+from streamconv.tensors.refs import Catalog, Extent, TensorRef, TensorSpec
 from support import golden
-from support.helpers import choices
+from support.helpers import FILE, choices
 
 Drawn = Mapping[str, Any]
 
@@ -169,6 +173,30 @@ def test_it_comes_back(tmp_path_factory, family, options, data) -> None:
     for name in report.prepared.mapping.dropped.keys() - golden.found(folder / "back").keys():
         del kept[name]
     assert golden.found(folder / "back") == kept
+
+
+@pytest.mark.parametrize(("family", "options"), CASES, ids=named)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.data())
+def test_no_layout_is_taken_by_default_on_the_way_back(family, options, data) -> None:
+    """Whatever options made it: without a manifest they are recognised, or asked."""
+    config, optional = data.draw(configs(family)), data.draw(st.booleans())
+    for key in ("n_head", "hidden_size", "ffn_hidden_size") if "mp" in options else ():
+        config[key] *= options["mp"]
+    specs = model(family, config, options, optional)
+    refs = {s.name: TensorRef(s.name, s.dtype, s.shape, (Extent(FILE, 0, s.nbytes),)) for s in specs}
+    request = Request(Catalog(FILE.path, "safetensors", refs, (FILE,)), family, config, Direction.FORWARD)
+    outputs = [output.spec for output in map_tensors(request, options).outputs]
+    refs = {s.name: TensorRef(s.name, s.dtype, s.shape, (Extent(FILE, 0, s.nbytes),)) for s in outputs}
+    back = replace(request, catalog=replace(request.catalog, tensors=refs), direction=Direction.REVERSE)
+    wishes = {o.name: options[o.name] for o in family.options if o.is_preference}
+    try:
+        found = decided_mapping(back, wishes)
+    except UsageError as question:
+        assert "neither names nor shapes tell" in str(question)
+        assert any(f'"{option.name}": ' in str(question) for option in family.options if not option.is_preference)
+    else:
+        assert found.effect == map_tensors(back, options).effect
 
 
 def test_every_family_is_drawn() -> None:

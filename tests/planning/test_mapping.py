@@ -399,7 +399,7 @@ def test_shapes_tell_whether_experts_are_transposed(mindspore, use_gmm, with_con
 
 def test_square_experts_do_not_tell(mindspore) -> None:
     folder = mindspore({**MIXTRAL, "intermediate_size": 20})
-    with pytest.raises(UsageError, match=r'choose one: options={"use_gmm": "false"} or options={"use_gmm": "true"} \('):
+    with pytest.raises(UsageError, match=r'say which: options={"use_gmm": "false"} or options={"use_gmm": "true"} \('):
         back(folder)
     assert back(folder, options={"use_gmm": True}).mapping.options == {"use_gmm": True}
     assert back(folder, options={"use_gmm": "false"}).mapping.options == {"use_gmm": False}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,9 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.families import find
-from support import running
+from streamconv.tensors.dtypes import F32
+from streamconv.tensors.refs import TensorSpec
+from support import golden, running
 from support.helpers import LLAMA, hf
 from support.running import run
 
@@ -102,3 +106,64 @@ def test_two_choices_that_come_to_the_same_are_no_question(tmp_path) -> None:
     (tmp_path / "ms" / "streamconv.json").unlink()
     plan = streamconv.plan(tmp_path / "ms", tmp_path / "back", reverse=True, max_mem="8G").mapping
     assert plan.options["qkv_concat"] is True
+
+
+#: Qwen3's fused layouts, whose names and shapes are the same: how the source was made, by option.
+QWEN3: dict[str, Any] = {**LLAMA, "model_type": "qwen3", "num_attention_heads": 6, "num_key_value_heads": 3}
+FUSED = [
+    {"interleave_mlp": by_turns, "contiguous_qkv": contiguous}
+    for by_turns, contiguous in product((True, False), repeat=2)
+]
+
+
+@pytest.mark.parametrize("made_with", FUSED, ids=str)
+def test_a_layout_that_nothing_tells_is_asked(tmp_path, made_with) -> None:
+    source = model(tmp_path / "hf", QWEN3, "qwen3")
+    streamconv.convert(source, tmp_path / "ms", options=made_with, max_mem="8G")
+    streamconv.convert(tmp_path / "ms", tmp_path / "recorded", reverse=True, max_mem="8G")
+    (tmp_path / "ms" / "streamconv.json").unlink()
+    with pytest.raises(UsageError, match="neither names nor shapes tell") as question:
+        streamconv.plan(tmp_path / "ms", tmp_path / "back", reverse=True, max_mem="8G")
+    for name in made_with:
+        assert f'options={{"{name}": "true"}}' in question.value.hint
+        assert f'options={{"{name}": "false"}}' in question.value.hint
+    streamconv.convert(tmp_path / "ms", tmp_path / "back", reverse=True, options=made_with, max_mem="8G")
+    assert golden.found(tmp_path / "back") == golden.found(tmp_path / "recorded") == golden.found(source)
+
+
+def test_the_yaml_tells_a_layout(tmp_path) -> None:
+    source = model(tmp_path / "hf", QWEN3, "qwen3")
+    streamconv.convert(source, tmp_path / "ms", options=FUSED[2], max_mem="8G")
+    (tmp_path / "ms" / "streamconv.json").unlink()
+    keys = {"num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size", "vocab_size"}
+    lines = ["model:", "  model_config:", *(f"    {key}: {QWEN3[key]}" for key in sorted(keys))]
+    lines += ["    use_interleaved_weight_layout_mlp: False"]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    given = {"model": "qwen3", "reverse": True, "config": tmp_path / "run.yaml", "max_mem": "8G"}
+    with pytest.raises(UsageError) as question:
+        streamconv.plan(tmp_path / "ms", tmp_path / "back", **given)
+    assert "contiguous_qkv" in question.value.hint
+    assert "interleave_mlp" not in question.value.hint
+    lines += ["    use_contiguous_weight_layout_attention: True"]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    streamconv.convert(tmp_path / "ms", tmp_path / "back", **given)
+    assert golden.found(tmp_path / "back") == golden.found(source)
+
+
+def test_the_error_in_reverse_is_that_of_the_layout_whose_names_fit(tmp_path) -> None:
+    """A config of another size: the fused layout knows no wq, and its list of findings is shorter."""
+    source = model(tmp_path / "hf", LLAMA, "llama")
+    streamconv.convert(source, tmp_path / "ms", max_mem="8G")
+    (tmp_path / "ms" / "streamconv.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "hidden_size": 40, "head_dim": 8}))
+    with pytest.raises(UnsupportedError, match=r"wq\.weight: shape \[24, 20\] does not fit") as error:
+        streamconv.plan(tmp_path / "ms", tmp_path / "back", reverse=True, config=tmp_path / "config.json", max_mem="8G")
+    assert "no rule matches" not in str(error.value)
+
+
+def test_a_model_is_offered_no_adapter_s_name(tmp_path) -> None:
+    specs = [TensorSpec("net.blocks.0.q_proj.weight", F32, (4, 4)), TensorSpec("net.q_proj.lora", F32, (4, 4))]
+    samples.write_hf(tmp_path / "hf", LLAMA, specs, 1 << 20)
+    with pytest.raises(UnsupportedError, match="no rule matches") as error:
+        streamconv.plan(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
+    assert "base_model" not in str(error.value)

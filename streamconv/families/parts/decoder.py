@@ -25,8 +25,7 @@ DECODER_SIZES = {
 INTERLEAVE_MLP = Option(
     "interleave_mlp",
     (True, False),
-    "rows of gate and up alternate, or follow one another (MindFormers' use_interleaved_weight_layout_mlp)",
-    ask_if_ambiguous=False,
+    "true: rows of gate and up alternate; false: gate, then up (MindFormers' use_interleaved_weight_layout_mlp)",
     yaml_key="use_interleaved_weight_layout_mlp",
 )
 

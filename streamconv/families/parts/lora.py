@@ -28,14 +28,12 @@ OPTIONS = (
         "is_lora",
         (False, True, "drop"),
         "the model (false), only its LoRA adapters (true), or in reverse the model without its adapters (drop)",
-        ask_if_ambiguous=False,
         infer_from_names=True,
     ),
     Option(
         "lora_names",
         tuple(_SPELLINGS),
         "how MindFormers spells A in the adapters' names; B follows",
-        ask_if_ambiguous=False,
     ),
 )
 
