@@ -103,8 +103,8 @@ def plan(
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
     opened = Source.open(source, max_mem, config)
     destination = format_choice.destination(as_path(dest, "dest"))
-    chosen, family_source = opened.family(model, family)
     direction = Direction.REVERSE if reverse else Direction.FORWARD
+    chosen, family_source = opened.family(model, family, direction)
     kind = format_choice.choose_format(format, destination, direction, chosen, crc)
     given = parse_options(chosen, options or {})
     mapping = opened.map(chosen, direction, dtypes.target(dtype), given)

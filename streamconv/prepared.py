@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .configs.model_config import ModelConfig
@@ -58,6 +59,16 @@ class Prepared:
     overwrite: bool
     restart: bool
     verify: bool
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What may be wrong with the result although nothing stops the run; the report shows it too."""
+        return self.catalog.warnings
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was decided that is good to know."""
+        return self.mapping.notes
 
     def __repr__(self) -> str:
         source, dest = quote(self.catalog.path), quote(self.destination.path)

@@ -96,6 +96,7 @@ class Report:
                 f"{counted(sum(self.overflowed.values()), 'value')} overflowed to infinity in "
                 f"{counted(len(self.overflowed), 'tensor')}: {first_few(list(self.overflowed), show=quote)}"
             )
+        yield from (f"warning: {in_python(text)}" for text in self.prepared.warnings)
 
 
 def describe(prepared: Prepared) -> str:
@@ -127,6 +128,8 @@ def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
         yield "dropped", f"{len(mapping.dropped)}: {_with_reasons(mapping.dropped)}"
     if catalog.ignored:
         yield "ignored", _with_reasons(catalog.ignored)
+    yield from (("warning", text) for text in prepared.warnings)
+    yield from (("note", text) for text in prepared.notes)
     if layout.format == HF_SAFETENSORS and prepared.config.path is None:
         needs = "no config.json will be written, but transformers needs one"
         yield "note", f"{needs}; pass {setting('config', 'FILE')}"
@@ -190,6 +193,8 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "files": {file.name: file.size for file in layout.files},
         "dropped": dict(mapping.dropped),
         "ignored": dict(catalog.ignored),
+        "warnings": [in_python(text) for text in prepared.warnings],
+        "notes": [in_python(text) for text in prepared.notes],
         "tensors": [
             {"name": o.name, "dtype": o.dtype.name, "shape": list(o.view.shape), "sources": list(o.sources)}
             for o in mapping.outputs

@@ -10,20 +10,23 @@ from .configs import model_config
 from .configs.model_config import ModelConfig
 from .engine import budget
 from .engine.windows import same_start
-from .errors import UsageError
+from .errors import StreamconvError, UnsupportedError, UsageError
 from .families import registry
 from .formats.catalog import open_catalog
 from .output import manifest
 from .output.manifest import Manifest
 from .paths import PathLike
+from .planning import suggestions
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
 from .rules.family import Family, Value
 from .rules.statements import Direction
 from .tensors.dtypes import DType
 from .tensors.refs import Catalog
-from .text import quote, setting
+from .text import first_few, quote, setting
 from .units import parse_size
+
+_MOST_SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +64,13 @@ class Source:
             memory_limit=limit,
         )
 
-    def family(self, model: str | None, own: PathLike | None) -> tuple[Family, str]:
+    def family(self, model: str | None, own: PathLike | None, direction: Direction) -> tuple[Family, str]:
         """Return the model family, and how it is known.
 
         Args:
             model: its name, if it was given.
             own: a Python file that defines it, if one was given.
+            direction: which side the source is.
 
         Raises:
             UsageError: the file defines another family than the name, or nothing says which it is.
@@ -78,7 +82,21 @@ class Source:
             return registry.choose(model, self.config.values), setting("model")
         if self.made_by is not None and isinstance(self.made_by["model"], str):
             return registry.find(self.made_by["model"]), self.made_by.path.name
-        return registry.recognise(self.config.values)
+        try:
+            return registry.recognise(self.config.values)
+        except (UnsupportedError, UsageError) as error:
+            raise self._with_suggestion(error, direction) from error
+
+    def _with_suggestion(self, error: StreamconvError, direction: Direction) -> StreamconvError:
+        """Return the error with the families whose names are those of the source, if there are any."""
+        config = self.config.values
+        fitting = suggestions.fitting_families(registry.families(), self.catalog, config, direction)
+        if not fitting:
+            return error
+        message, hint = error.marked
+        if len(fitting) == 1:
+            hint = f"if it is one, give {setting('model', fitting[0])}; otherwise {hint}"
+        return type(error)(f"{message}; the names of its tensors are those of {first_few(fitting, _MOST_SHOWN)}", hint)
 
     @staticmethod
     def _own(model: str | None, file: PathLike) -> Family:

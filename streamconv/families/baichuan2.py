@@ -41,6 +41,7 @@ FAMILY = Family(
     title="Baichuan2, 7B and 13B",
     repositories=("baichuan-inc/Baichuan2-{7B,13B}-{Base,Chat}",),
     model_types=("baichuan",),
+    architectures=("BaichuanForCausalLM",),
     sizes=DECODER_SIZES,
     rules=rules,
     differs_from_mindformers=(

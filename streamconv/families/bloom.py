@@ -40,6 +40,7 @@ FAMILY = Family(
     title="BLOOM, BLOOMZ, all sizes",
     repositories=("bigscience/bloom{-560m,-1b1,-1b7,-3b,-7b1,}", "bigscience/bloomz{-560m,-1b1,-1b7,-3b,-7b1,}"),
     model_types=("bloom",),
+    architectures=("BloomForCausalLM", "BloomModel"),
     sizes={
         "vocab": "vocab_size",
         "hidden": "hidden_size | n_embed",

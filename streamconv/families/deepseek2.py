@@ -44,6 +44,7 @@ FAMILY = Family(
         "deepseek-ai/DeepSeek-V2.5",
     ),
     model_types=("deepseek_v2",),
+    architectures=("DeepseekV2ForCausalLM",),
     sizes=latent.SIZES,
     ranges=latent.RANGES,
     options=(

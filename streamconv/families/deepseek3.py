@@ -250,9 +250,14 @@ def _copies() -> list[Statement]:
 
 FAMILY = Family(
     name="deepseek3",
-    title="DeepSeek-V3, V3-0324, R1: FP8 or BF16",
-    repositories=("deepseek-ai/DeepSeek-V3{,-Base,-0324}", "deepseek-ai/DeepSeek-R1{,-Zero,-0528}"),
-    model_types=("deepseek_v3",),
+    title="DeepSeek-V3, V3-0324, R1, Kimi-K2: FP8 or BF16",
+    repositories=(
+        "deepseek-ai/DeepSeek-V3{,-Base,-0324}",
+        "deepseek-ai/DeepSeek-R1{,-Zero,-0528}",
+        "moonshotai/Kimi-K2-{Base,Instruct}",
+    ),
+    model_types=("deepseek_v3", "kimi_k2"),
+    architectures=("DeepseekV3ForCausalLM",),
     sizes=latent.SIZES,
     ranges={**latent.RANGES, "extra": ""},
     options=(

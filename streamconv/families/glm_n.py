@@ -92,6 +92,7 @@ FAMILY = Family(
         "THUDM/glm-4-9b{,-chat,-chat-1m}",
     ),
     model_types=("chatglm",),
+    architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
     sizes=SIZES,
     options=(
         Option("qkv_concat", (True, False), "q, k and v fused, or separate", yaml_key="qkv_concat"),

@@ -47,6 +47,7 @@ FAMILY = Family(
     title="GPT-2, all sizes",
     repositories=("openai-community/gpt2{,-medium,-large,-xl}",),
     model_types=("gpt2",),
+    architectures=("GPT2LMHeadModel", "GPT2Model"),
     sizes={
         "vocab": "vocab_size",
         "hidden": "n_embd",

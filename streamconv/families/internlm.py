@@ -32,6 +32,7 @@ FAMILY = Family(
     title="InternLM",
     repositories=("internlm/internlm{,-chat}-{7b,20b}",),
     model_types=("internlm",),
+    architectures=("InternLMForCausalLM",),
     sizes=DECODER_SIZES,
     rules=rules,
 )

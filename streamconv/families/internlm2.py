@@ -44,6 +44,7 @@ FAMILY = Family(
     title="InternLM2",
     repositories=("internlm/internlm2{,-chat}-{7b,20b}",),
     model_types=("internlm2",),
+    architectures=("InternLM2ForCausalLM",),
     sizes=DECODER_SIZES,
     options=(Option("qkv_concat", (True, False), "q, k and v fused as in HuggingFace, or separate"),),
     rules=rules,

@@ -84,6 +84,7 @@ FAMILY = Family(
         "codellama/CodeLlama-34b-hf",
     ),
     model_types=("llama",),
+    architectures=("LlamaForCausalLM", "LlamaModel"),
     sizes=DECODER_SIZES,
     options=(QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(rules),

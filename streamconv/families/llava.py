@@ -61,6 +61,7 @@ FAMILY = Family(
     title="LLaVA 1.5",
     repositories=("llava-hf/llava-1.5-{7b,13b}-hf",),
     model_types=("llava",),
+    architectures=("LlavaForConditionalGeneration",),
     sizes={
         "vocab": "text_config.vocab_size",
         "hidden": "text_config.hidden_size",

@@ -35,6 +35,7 @@ FAMILY = Family(
     title="Mixtral mixtures of experts, any number of experts",
     repositories=("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
     model_types=("mixtral",),
+    architectures=("MixtralForCausalLM",),
     sizes={**DECODER_SIZES, "experts": "num_local_experts"},
     options=(experts.USE_GMM,),
     rules=rules,

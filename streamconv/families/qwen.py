@@ -57,6 +57,7 @@ FAMILY = Family(
     title="Qwen (v1); with the config of a Qwen1.5, 2, 2.5 or 3, that family",
     repositories=("Qwen/Qwen-{7B,14B}{,-Chat}",),
     model_types=("qwen",),
+    architectures=("QWenLMHeadModel",),
     sizes=SIZES,
     rules=rules,
     successors={"qwen2": "qwen2", "qwen2_moe": "qwen2_moe", "qwen3": "qwen3", "qwen3_moe": "qwen3_moe"},

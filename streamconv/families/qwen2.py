@@ -12,6 +12,7 @@ FAMILY = Family(
     title="Qwen2, 2.5 and other Qwen2ForCausalLM models, and LoRA adapters for them",
     repositories=("Qwen/Qwen2-{0.5B,1.5B,7B,72B}{,-Instruct}",),
     model_types=("qwen2",),
+    architectures=("Qwen2ForCausalLM",),
     sizes=DECODER_SIZES,
     options=(llama.QKV_CONCAT, *lora.OPTIONS),
     rules=lora.with_adapters(llama.rules),

@@ -50,6 +50,7 @@ FAMILY = Family(
     title="Qwen2-57B-A14B, Qwen1.5-MoE-A2.7B",
     repositories=("Qwen/Qwen2-57B-A14B{,-Instruct}", "Qwen/Qwen1.5-MoE-A2.7B{,-Chat}"),
     model_types=("qwen2_moe",),
+    architectures=("Qwen2MoeForCausalLM",),
     sizes={
         **DECODER_SIZES,
         "experts": "num_experts",

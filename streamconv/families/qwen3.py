@@ -74,6 +74,7 @@ FAMILY = Family(
     title="Qwen3, dense",
     repositories=("Qwen/Qwen3-{0.6B,1.7B,4B,8B,14B,32B}{,-Base}",),
     model_types=("qwen3",),
+    architectures=("Qwen3ForCausalLM", "Qwen3Model"),
     sizes=SIZES,
     options=(INTERLEAVE_MLP, CONTIGUOUS_QKV),
     rules=rules,

@@ -35,6 +35,7 @@ FAMILY = Family(
     title="Qwen3-30B-A3B, Qwen3-235B-A22B",
     repositories=("Qwen/Qwen3-{30B-A3B,235B-A22B}{,-Instruct-2507,-Thinking-2507}",),
     model_types=("qwen3_moe",),
+    architectures=("Qwen3MoeForCausalLM",),
     sizes={**SIZES, "experts": "num_experts", "expert_ffn": "moe_intermediate_size"},
     options=(
         Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),

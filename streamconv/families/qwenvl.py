@@ -76,6 +76,7 @@ FAMILY = Family(
     title="Qwen-VL, Qwen-VL-Chat",
     repositories=("Qwen/Qwen-VL{,-Chat}",),
     model_types=("qwen",),
+    architectures=("QWenLMHeadModel",),
     required_keys=("visual",),
     sizes={
         **qwen.SIZES,

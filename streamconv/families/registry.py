@@ -140,35 +140,44 @@ def choose(name: str, config: Config) -> Family:
 def recognise(config: Config) -> tuple[Family, str]:
     """Return the family that a config.json asks for, and the entry that says so.
 
+    The `model_type` decides; the architecture does where there is none, or one that no family covers: makers give
+    models of known tensors a type of their own.
+
     Args:
         config: the parsed config.json.
 
     Raises:
-        UnsupportedError: no family covers its `model_type`.
-        UsageError: it has none.
+        UnsupportedError: no family covers its `model_type` and `architectures`.
+        UsageError: it has neither.
     """
-    named = _named_model(config)
-    if named is None:
+    stated = list(_stated(config))
+    for key, word in stated:
+        fitting = [one for one in families() if word in getattr(one, _ENTRIES[key]) and _has_keys(config, one)]
+        if fitting:
+            return max(fitting, key=lambda family: len(family.required_keys)), f'config.json: {key} "{word}"'
+    if not stated:
         raise UsageError(
             "the model cannot be recognised: no config.json with a model_type was found",
             f"give {setting('model', 'NAME')} or {setting('config', 'FILE')}",
         )
-    key, word = named
-    candidates = [family for family in families() if word in (family.model_types + family.architectures)]
-    fitting = [family for family in candidates if all(required in config for required in family.required_keys)]
-    if fitting:
-        return max(fitting, key=lambda family: len(family.required_keys)), f'config.json: {key} "{word}"'
     raise UnsupportedError(
-        f"no model family covers config.json's {key} {quote(word)!r}",
+        f"no model family covers config.json's {' or '.join(f'{key} {quote(word)!r}' for key, word in stated)}",
         f"choose a family with {setting('model', 'NAME')}, or keep all names with {setting('model', 'raw')}",
     )
 
 
-def _named_model(config: Config) -> tuple[str, str] | None:
-    """Return the key of the config that names the model, and the name."""
+#: What of a config names the model -> the attribute of a family that lists its values.
+_ENTRIES = {"model_type": "model_types", "architectures": "architectures"}
+
+
+def _has_keys(config: Config, family: Family) -> bool:
+    return all(required in config for required in family.required_keys)
+
+
+def _stated(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what names the model: its key in the config, and the name."""
     model_type, architectures = config.get("model_type"), config.get("architectures")
     if isinstance(model_type, str):
-        return "model_type", model_type
-    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        return "architectures", architectures[0]
-    return None
+        yield "model_type", model_type
+    if isinstance(architectures, list):
+        yield from (("architectures", name) for name in architectures[:1] if isinstance(name, str))

@@ -11,6 +11,7 @@ FAMILY = Family(
     title="Skywork-13B, as a Llama model",
     repositories=("Skywork/Skywork-13B-base",),
     model_types=("skywork",),
+    architectures=("SkyworkForCausalLM",),
     sizes=DECODER_SIZES,
     rules=deepseek.rules,
 )

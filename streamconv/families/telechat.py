@@ -88,6 +88,7 @@ FAMILY = Family(
     title="TeleChat 7B, 12B and 52B",
     repositories=("Tele-AI/telechat-7B", "Tele-AI/TeleChat-{12B,52B}"),
     model_types=("telechat",),
+    architectures=("TelechatForCausalLM",),
     sizes=SIZES,
     options=(
         Option(

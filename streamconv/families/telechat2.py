@@ -38,6 +38,7 @@ FAMILY = Family(
     title="TeleChat2, dense and with experts",
     repositories=("Tele-AI/TeleChat2-{3B,7B,35B,115B,39B-A12B}",),
     model_types=("telechat",),
+    architectures=("TelechatForCausalLM",),
     required_keys=("num_experts",),
     sizes={**telechat.SIZES, "experts": "num_experts"},
     options=(Option("moe", (False, True), "experts in place of the feed-forward network", infer_from_names=True),),

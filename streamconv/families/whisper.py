@@ -56,6 +56,7 @@ FAMILY = Family(
     title="Whisper, all sizes",
     repositories=("openai/whisper-{tiny,base,small,medium,large,large-v2,large-v3}",),
     model_types=("whisper",),
+    architectures=("WhisperForConditionalGeneration",),
     sizes={
         "vocab": "vocab_size",
         "hidden": "d_model",

@@ -40,6 +40,7 @@ FAMILY = Family(
     title="WizardCoder-15B, StarCoder and other GPTBigCode models with one key for all heads",
     repositories=("WizardLM/WizardCoder-15B-V1.0", "bigcode/starcoder"),
     model_types=("gpt_bigcode",),
+    architectures=("GPTBigCodeForCausalLM",),
     sizes={
         "vocab": "vocab_size",
         "hidden": "n_embd | hidden_size",

@@ -46,6 +46,7 @@ class TensorMapping:
         checks: tensors whose bytes must be equal.
         dequantised: how many source tensors are FP8 with block scales.
         untied: the config ties the head to the embedding, but the source's head differs.
+        notes: what the plan says besides: how names are read.
     """
 
     family: str
@@ -57,6 +58,7 @@ class TensorMapping:
     checks: tuple[SameBytes, ...] = ()
     dequantised: int = 0
     untied: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 
-from ..errors import StreamconvError, UsageError
+from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from ..rules.family import Config, Family, Option, Value, spell, whole_number
 from ..rules.patterns import holes
 from ..rules.statements import Direction, Rule, Statement
 from ..rules.table import Table
 from ..text import did_you_mean, quote, setting
+from . import prefixes
 from .mapping import EmptyMappingError, Request, TensorMapping, map_tensors
 
 OptionValues = Mapping[str, Value]
@@ -61,13 +64,43 @@ def decided_mapping(
 
     Raises:
         UsageError: in reverse, several values of an option fit the source, with different results.
-        StreamconvError: the source does not fit the family; see `map_tensors`.
+        StreamconvError: the source does not fit the family under any spelling; see `map_tensors`.
     """
-    family, known = request.family, {**(yaml or {}), **given}
-    if request.direction is Direction.FORWARD:
-        defaults = {option.name: option.default for option in family.options}
-        return map_tensors(request, {**defaults, **inferred_from_names(request, known), **known})
-    return _only_fitting(request, {**(yaml or {}), **_recorded(family, recorded), **given})
+    is_reverse = request.direction is Direction.REVERSE
+    known = {**(yaml or {}), **(_recorded(request.family, recorded) if is_reverse else {}), **given}
+    try:
+        return _decided(request, known)
+    except (SourceError, UnsupportedError) as error:
+        found = prefixes.respelled(request.catalog, list(all_tables(request, known)))
+        if found is None:
+            raise
+        first = error
+    catalog, spelling = found
+    try:
+        mapping = _decided(replace(request, catalog=catalog), known)
+    except StreamconvError as error:
+        error.add(str(spelling))
+        raise error from first
+    return replace(mapping, notes=(str(spelling),))
+
+
+def _decided(request: Request, known: OptionValues) -> TensorMapping:
+    """Map all tensors under their names."""
+    if request.direction is Direction.REVERSE:
+        return _only_fitting(request, known)
+    defaults = {option.name: option.default for option in request.family.options}
+    return map_tensors(request, {**defaults, **inferred_from_names(request, known), **known})
+
+
+def all_tables(request: Request, known: OptionValues) -> Iterator[Table]:
+    """Yield the tables of all values of the options that are not known."""
+    seen: list[Sequence[Statement]] = []
+    for options in (options for grid in _option_grid(request.family, known) for options in grid):
+        with suppress(UsageError):  # not every option goes with every other
+            table = request.table(options)
+            if table.statements not in seen:
+                seen.append(table.statements)
+                yield table
 
 
 def _recorded(family: Family, recorded: Recorded | None) -> dict[str, Value]:

@@ -88,7 +88,7 @@ class Family:
         rules: a function of a config and the value of every option that returns the table.
         repositories: HuggingFace repositories it covers.
         model_types: values of `model_type` in config.json by which it is recognised.
-        architectures: values of `architectures` by which it is recognised in a config without `model_type`.
+        architectures: values of `architectures` by which it is recognised where no family covers the `model_type`.
         required_keys: keys that the config must have too; of several families, the one with the most is taken.
         sizes: symbol -> config keys and `=expressions`, tried in order, separated by `|`.
         manual_sizes: option -> symbol: sizes that users may give; config and shapes have to agree with them.

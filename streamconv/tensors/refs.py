@@ -113,6 +113,8 @@ class Catalog(Mapping[str, TensorRef]):
         files: the files read, in reading order.
         ignored: why other files next to them, and what else torch files hold (`FILE: KEY`), are not read.
         twice: tensors stored in two files, the one in `tensors` first; both must hold the same bytes.
+        warnings: what may be wrong with the source although it can be read; plan and report show it.
+        slice_of: for a file that is named like that of one rank of a distributed run, what it is then.
     """
 
     path: Path
@@ -121,6 +123,8 @@ class Catalog(Mapping[str, TensorRef]):
     files: tuple[SourceFile, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
     twice: tuple[tuple[TensorRef, TensorRef], ...] = ()
+    warnings: tuple[str, ...] = ()
+    slice_of: str = ""
 
     def __getitem__(self, name: str) -> TensorRef:
         return self.tensors[name]

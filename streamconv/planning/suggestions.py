@@ -1,0 +1,59 @@
+"""Families whose names are those of a source that no config tells the family of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..rules.family import Config, Family
+from ..rules.statements import Direction
+from ..rules.table import Table
+from ..tensors.refs import Catalog
+from . import prefixes
+from .mapping import Request
+from .options import all_tables, count_lacking, count_unmatched
+
+_ANYTHING = re.compile(r"\{\w+:\*\}")
+
+#: Names that are looked up before all are: most families are ruled out by the first few.
+_TRIED = 32
+
+
+def fitting_families(families: Iterable[Family], catalog: Catalog, config: Config, direction: Direction) -> list[str]:
+    """Return the names of the families that know every name of the source, with some of their options.
+
+    Those that a config can ask for come first: others, such as `yi`, have the same names as one of them.
+
+    Args:
+        families: the families to try; one that takes any name fits nothing in particular, and is left out.
+        catalog: the source's tensors.
+        config: the model's config.
+        direction: which side the source is.
+    """
+    requests = [Request(catalog, family, config, direction) for family in families]
+    found = [one.family for one in requests if _fits(one)] or [one.family for one in requests if _fits_respelled(one)]
+    return [family.name for family in sorted(found, key=lambda one: (not one.model_types, one.name))]
+
+
+def _fits(request: Request) -> bool:
+    names = list(request.catalog)
+    some = names[:: max(1, len(names) // _TRIED)]
+    return any(
+        not _takes_anything(table)
+        and all(table.matcher.match(name) is not None for name in some)
+        and not count_lacking(request, table)
+        and not count_unmatched(request, table)
+        for table in all_tables(request, {})
+    )
+
+
+def _fits_respelled(request: Request) -> bool:
+    """Whether names fit as `prefixes` reads them."""
+    found = prefixes.respelled(request.catalog, list(all_tables(request, {})))
+    return found is not None and _fits(replace(request, catalog=found[0]))
+
+
+def _takes_anything(table: Table) -> bool:
+    patterns = (pattern for statement in table.statements for pattern in statement.patterns(table.side))
+    return any(_ANYTHING.fullmatch(pattern) for pattern in patterns)
