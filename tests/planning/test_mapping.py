@@ -281,6 +281,29 @@ def test_training_state_is_dropped_on_the_way_back_and_listed() -> None:
     assert all(plan.dropped.values())
 
 
+#: What MindFormers' callbacks append, and what its networks hold besides parameters, by layer.
+STATE_OF_A_RUN = [
+    *("global_step", "epoch_num", "step_num", "global_batch_size", "learning_rate", "loss_scale", "scale_sense"),
+    *("current_iterator_step", "last_overflow_iterator_step", "muon_m.decoder.layers.0.x", "accu_grads.model.x"),
+    *("_device_local_norm", "_device_local_loss.0", "zeros_k_pe", "fi_parameter.0"),
+]
+BUFFERS = ["mlp.router.fi_accu", "mlp.router.expert_load", "mlp.tokens_per_expert", "attention.key_cache"]
+BUFFERS += ["mlp.router.global_tokens_per_expert", "mlp.router.ga_steps", "core_attention.max_logits_val"]
+
+
+@pytest.mark.parametrize("place", ["decoder.layers.1.", "mtp.layers.0.transformer_layer.", "model.layers.0."])
+def test_what_training_adds_never_stops_the_way_back(place) -> None:
+    state = [*STATE_OF_A_RUN, *(place + name for name in BUFFERS)]
+    plan = planned([*ms(LLAMA), *(TensorSpec(n, F32, (3,)) for n in state)], LLAMA, reverse=True)
+    assert sorted(plan.dropped) == sorted(state)
+    assert {s.name for s in hf(LLAMA)} == {o.name for o in plan.outputs}
+
+
+def test_a_name_that_only_begins_like_a_buffer_is_unknown() -> None:
+    with pytest.raises(UnsupportedError, match=r"expert_loader: no rule matches"):
+        planned([*ms(LLAMA), TensorSpec("model.layers.0.expert_loader", F32, (3,))], LLAMA, reverse=True)
+
+
 def test_raw_keeps_training_state() -> None:
     plan = planned([TensorSpec("global_step", F32, ())], {}, RAW, reverse=True)
     assert [o.name for o in plan.outputs] == ["global_step"]
