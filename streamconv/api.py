@@ -31,7 +31,7 @@ from .planning import family_check
 from .planning.family_check import Finding
 from .planning.mapping import TensorMapping
 from .planning.options import parse_options
-from .prepared import decide_budget
+from .prepared import decide_budget, decide_companions
 from .report import Report
 from .rules.statements import Direction
 from .source import Source
@@ -110,10 +110,11 @@ def plan(
     mapping = opened.map(chosen, direction, dtypes.target(dtype), given)
     settings = Settings.of(mapping, PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind, shard_size, crc)
     placed = _lay_out(mapping, settings, destination.path.name, chosen.torch_root)
-    planned = Plan(
+    return Plan(
         catalog=opened.catalog,
         destination=destination,
         config=opened.config,
+        companions=decide_companions(mapping, chosen, opened.catalog, opened.config, destination),
         family=chosen,
         family_source=family_source,
         given_options=frozenset(given),
@@ -128,8 +129,6 @@ def plan(
         restart=restart,
         verify=verify,
     )
-    planned.check()
-    return planned
 
 
 def convert(

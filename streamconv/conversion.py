@@ -11,9 +11,6 @@ from pathlib import Path
 from .checks.against_manifest import Verified
 from .checks.against_source import CompareSink, chosen_boxes
 from .checks.sample import Sample
-from .configs import companions
-from .configs.companions import Companions
-from .configs.peft import ALPHA
 from .engine import workers
 from .engine.budget import Budget
 from .engine.open_files import check_unchanged
@@ -29,7 +26,6 @@ from .output.writer import FileSink
 from .planning.outputs import Output
 from .prepared import Prepared, decide_budget
 from .report import Report, describe, plan_values
-from .rules.statements import TIED, Direction
 from .storage import disk, whole_files
 from .storage.access import Access
 from .storage.memory import peak_bytes
@@ -67,15 +63,6 @@ class Plan(Prepared):
     def to_json(self) -> dict[str, object]:
         """Return everything the plan says as plain values."""
         return plan_values(self)
-
-    def check(self) -> None:
-        """Check what can be wrong although the plan is made.
-
-        Raises:
-            UsageError: nothing says how an adapter is scaled.
-        """
-        if self.mapping.is_adapter:
-            self._companions()
 
     def check_destination(self) -> None:
         """Refuse a destination that `run` would refuse; what an interrupted run left there is looked at by `run` alone.
@@ -197,23 +184,14 @@ class Plan(Prepared):
 
     def _write_companions(self, place: Path) -> None:
         """Write indices, config, tokenizer and generation files."""
-        small_files = self._companions()
         with storing(place, "cannot write into"):
-            for name, data in {**self.layout.texts, **small_files.texts}.items():
+            for name, data in {**self.layout.texts, **self.companions.texts}.items():
                 whole_files.write_synced(place / name, data)
-            for path in small_files.copies:
-                whole_files.copy_synced(path, place / path.name)
-
-    def _companions(self) -> Companions:
-        """Return the files next to the weights: a model's, or an adapter's."""
-        mapping, directory = self.mapping, self.catalog.directory
-        if not mapping.is_adapter:
-            settled = {**self.family.config_updates(mapping.options), **({TIED: False} if mapping.untied else {})}
-            return companions.of_model(self.config, directory, mapping.held_dtype, bool(mapping.dequantised), settled)
-        if mapping.direction is Direction.FORWARD:
-            return companions.of_mindspore_adapter(self.config, directory)
-        specs = [output.spec for output in mapping.outputs]
-        return companions.of_peft_adapter(specs, self.config, directory, mapping.options.get(ALPHA))
+            for name, path in self.companions.copies.items():
+                whole_files.make_directories(place, Path(name).parent)
+                whole_files.copy_synced(path, place / name)
+            for folder in {Path(name).parent for name in self.companions.copies}:
+                disk.sync_directory(place / folder)
 
 
 def compare(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .configs import companions
+from .configs.companions import Companions
 from .configs.model_config import ModelConfig
+from .configs.peft import ALPHA
 from .engine.boxes import is_scattered
 from .engine.budget import Budget, divide
 from .families import Family
@@ -14,9 +17,10 @@ from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
 from .planning.mapping import TensorMapping
+from .rules.statements import TIED, Direction
 from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
-from .tensors.refs import Catalog
+from .tensors.refs import Catalog, TensorSpec
 from .text import counted, quote
 
 
@@ -28,6 +32,7 @@ class Prepared:
         catalog: the source's tensors.
         destination: where the result goes.
         config: the model's config.json.
+        companions: the files next to the weights, written and copied; none next to a single file.
         family: the model family.
         family_source: how the family is known: the option, the manifest, or the words in config.json.
         given_options: the options that were given, not decided.
@@ -46,6 +51,7 @@ class Prepared:
     catalog: Catalog
     destination: Destination
     config: ModelConfig
+    companions: Companions
     family: Family
     family_source: str
     given_options: frozenset[str]
@@ -63,7 +69,7 @@ class Prepared:
     @property
     def warnings(self) -> Sequence[str]:
         """What may be wrong with the result although nothing stops the run; the report shows it too."""
-        return self.catalog.warnings
+        return *self.catalog.warnings, *self.companions.warnings
 
     @property
     def notes(self) -> Sequence[str]:
@@ -73,6 +79,29 @@ class Prepared:
     def __repr__(self) -> str:
         source, dest = quote(self.catalog.path), quote(self.destination.path)
         return f"<{type(self).__name__} {source} to {dest}: {counted(len(self.mapping.outputs), 'tensor')}>"
+
+
+def decide_companions(
+    mapping: TensorMapping, family: Family, catalog: Catalog, config: ModelConfig, destination: Destination
+) -> Companions:
+    """Return the files that go next to the weights: a model's, or an adapter's.
+
+    Raises:
+        SourceError: a file cannot be read.
+        UsageError: nothing says how an adapter is scaled.
+        UnsupportedError: MindFormers cannot scale an adapter as PEFT does.
+    """
+    directory = catalog.directory
+    if not mapping.is_adapter:
+        settled = {**family.config_updates(mapping.options), **({TIED: False} if mapping.untied else {})}
+        found = companions.of_model(config, directory, mapping.held_dtype, bool(mapping.dequantised), settled)
+    elif mapping.direction is Direction.FORWARD:
+        specs = [TensorSpec(ref.name, ref.dtype, ref.shape) for ref in catalog.values()]
+        found = companions.of_mindspore_adapter(specs, config, directory)
+    else:
+        specs = [output.spec for output in mapping.outputs]
+        found = companions.of_peft_adapter(specs, config, directory, mapping.options.get(ALPHA))
+    return replace(found, texts={}, copies={}, left={}) if destination.paths.is_file else found
 
 
 def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:

@@ -128,6 +128,10 @@ def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
         yield "dropped", f"{len(mapping.dropped)}: {_with_reasons(mapping.dropped)}"
     if catalog.ignored:
         yield "ignored", _with_reasons(catalog.ignored)
+    if copies := prepared.companions.copies:
+        yield "copied", f"{counted(len(copies), 'file')} next to the weights: {first_few(list(copies), show=quote)}"
+    if left := prepared.companions.left:
+        yield "left", f"{len(left)} left behind: {_with_reasons(left)}"
     yield from (("warning", text) for text in prepared.warnings)
     yield from (("note", text) for text in prepared.notes)
     if layout.format == HF_SAFETENSORS and prepared.config.path is None:
@@ -193,6 +197,8 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "files": {file.name: file.size for file in layout.files},
         "dropped": dict(mapping.dropped),
         "ignored": dict(catalog.ignored),
+        "copied": list(prepared.companions.copies),
+        "left": dict(prepared.companions.left),
         "warnings": [in_python(text) for text in prepared.warnings],
         "notes": [in_python(text) for text in prepared.notes],
         "tensors": [

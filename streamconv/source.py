@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .arguments import as_path
-from .configs import model_config
+from .configs import model_config, peft, peft_scale, quantisation
 from .configs.model_config import ModelConfig
 from .engine import budget
 from .engine.windows import same_start
-from .errors import StreamconvError, UnsupportedError, UsageError
+from .errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from .families import registry
 from .formats.catalog import open_catalog
 from .output import manifest
@@ -26,7 +26,10 @@ from .tensors.refs import Catalog
 from .text import first_few, quote, setting
 from .units import parse_size
 
+#: Families that are suggested at most.
 _MOST_SHOWN = 12
+
+_ADAPTER = ".lora_A."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,4 +121,21 @@ class Source:
         """
         request = Request(self.catalog, family, self.config.values, direction, dtype, same_start)
         recorded = (self.made_by.text("model"), self.made_by.options) if self.made_by else None
-        return decided_mapping(request, given, recorded, from_yaml(family, self.config.yaml_values))
+        try:
+            return decided_mapping(request, given, recorded, from_yaml(family, self.config.yaml_values))
+        except (SourceError, UnsupportedError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: StreamconvError) -> StreamconvError:
+        """Return why the tensors of a source fit no model, if its small files or its names tell the cause."""
+        directory = self.catalog.directory
+        if any(_ADAPTER in name for name in self.catalog):
+            reason = peft_scale.unsupported(peft.read(self.config, directory), fits=False)
+            return UnsupportedError(reason, peft_scale.MERGE) if reason else error
+        if not (method := quantisation.described(self.config.values, directory, self.catalog)):
+            return error
+        return UnsupportedError(
+            f"the source is quantised with {method}; streamconv reads FP8 with block scales only\n{error.marked[0]}",
+            "convert the model's repository that is not quantised, "
+            f"or keep all tensors as they are with {setting('model', 'raw')}",
+        )

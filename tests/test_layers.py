@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rules": ("tensors",),
     "formats": ("tensors", "storage"),
     "families": ("rules", "storage.disk"),
-    "configs": ("tensors", "storage", "formats.headers"),
+    "configs": ("tensors", "storage", "formats.headers", "formats.selection", "rules"),
     "planning": ("tensors", "rules", "families"),
     "engine": ("tensors", "storage", "formats.headers", "planning"),
     "output": ("tensors", "storage", "formats", "configs", "rules", "planning"),
@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "checks": ("arguments", "tensors", "storage", "formats", "planning", "engine", "output"),
     "checkpoint": ("arguments", "tensors", "storage", "formats", "engine.reader", "engine.windows", "engine.floats"),
     "testing": ("tensors", "rules", "formats", "families", "planning.fp8_scales", "engine.floats"),
-    "prepared": ("tensors", "storage", "formats", "families", "configs", "planning", "engine", "output"),
+    "prepared": ("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output"),
     "report": ("tensors", "formats", "families", "rules", "planning", "engine", "output", "prepared"),
     "conversion": (
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),

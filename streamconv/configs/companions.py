@@ -1,8 +1,7 @@
-"""The files next to the weights of a converted checkpoint: a config, tokenizer, generation and code files."""
+"""The files next to the weights of a converted checkpoint: a config, and all that goes along with the weights."""
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,28 +10,8 @@ from ..errors import reading
 from ..storage import disk
 from ..tensors.dtypes import DType
 from ..tensors.refs import TensorSpec
-from . import model_config, peft
+from . import companion_files, model_config, peft, peft_scale
 from .model_config import ModelConfig
-
-# Copied in both directions: tokenizer, generation and code files.
-_COPIED = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece*.model",
-    "*.tiktoken",
-    "chat_template.*",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "configuration_*.py",
-    "modeling_*.py",
-    "tokenization_*.py",
-)
 
 
 @dataclass(frozen=True)
@@ -40,12 +19,16 @@ class Companions:
     """The small files next to the weights.
 
     Attributes:
-        texts: file name → content of the files that are written.
-        copies: the files of the source that are copied as they are.
+        texts: name -> content of a file to be written.
+        copies: name, with `/` in subfolders -> the file that is copied.
+        left: file of the source that stays behind -> why.
+        warnings: what has to be known to use the result.
     """
 
     texts: Mapping[str, bytes] = field(default_factory=dict)
-    copies: Sequence[Path] = ()
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def of_model(
@@ -64,7 +47,8 @@ def of_model(
     texts = {}
     if config.is_copied:
         texts[model_config.CONFIG] = model_config.updated(config, dtype, dequantised, updates)
-    return Companions(texts, copied_files(config, directory))
+    found = companion_files.find(_home(config, directory), dequantised)
+    return Companions(texts, found.copies, found.left)
 
 
 def of_peft_adapter(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path, alpha: object) -> Companions:
@@ -74,36 +58,32 @@ def of_peft_adapter(specs: Sequence[TensorSpec], config: ModelConfig, directory:
         specs, config, directory, alpha: as for `peft.peft_config`, which also says what is raised.
     """
     text = peft.peft_config(specs, config, directory, alpha)
-    return Companions({peft.CONFIG: text}, copied_files(config, directory))
+    found = companion_files.find(_home(config, directory))
+    return Companions({peft.CONFIG: text}, found.copies, found.left)
 
 
-def of_mindspore_adapter(config: ModelConfig, directory: Path) -> Companions:
+def of_mindspore_adapter(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path) -> Companions:
     """Return the companions of an adapter under MindSpore's names: copies, also of PEFT's adapter_config.json.
 
-    MindSpore does not read that one; the conversion back needs it.
+    MindSpore does not read that one; the conversion back needs it. What it says of the scale is among the warnings.
+
+    Args:
+        specs: the adapter's tensors, under PEFT's names.
+        config: the source's.
+        directory: where the source's weights are.
 
     Raises:
-        SourceError: the directory cannot be read.
+        SourceError: a file cannot be read.
+        UnsupportedError: MindFormers cannot scale the adapter as PEFT does.
     """
-    found = directory / peft.CONFIG
-    with reading(found):
-        kept = [found] if disk.is_file(found) else []
-    return Companions({}, [*kept, *copied_files(config, directory)])
+    path = directory / peft.CONFIG
+    with reading(path):
+        is_there = disk.is_file(path)
+    found = companion_files.find(_home(config, directory))
+    warnings = peft_scale.warnings(peft.read(config, directory), specs)
+    return Companions({}, {**({peft.CONFIG: path} if is_there else {}), **found.copies}, found.left, tuple(warnings))
 
 
-def copied_files(config: ModelConfig, directory: Path) -> list[Path]:
-    """Return the tokenizer, generation and code files next to the config, or without one next to the weights.
-
-    They are sorted by name.
-
-    Raises:
-        SourceError: the directory cannot be listed.
-    """
-    home = config.path.parent if config.path else directory
-    with reading(home, "cannot list"):
-        return [home / name for name in disk.listdir(home) if is_copied(name) and disk.is_file(home / name)]
-
-
-def is_copied(name: str) -> bool:
-    """Return whether a file of this name is copied with the weights."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _COPIED)
+def _home(config: ModelConfig, directory: Path) -> Path:
+    """Return where companions are looked for: next to the config, or without one next to the weights."""
+    return config.path.parent if config.path else directory

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
 from ..formats.headers import DOWNLOAD_AGAIN, HeaderRoom, check_json, is_deep, opened
+from ..rules.config_sections import QUANTISATION, in_every_section, sections
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
@@ -19,6 +20,9 @@ CONFIG = "config.json"
 #: The most bytes of a config.json, and of a YAML, which takes ten times the time and memory to parse.
 LIMIT = 16 << 20
 YAML_LIMIT = 64 << 10
+
+#: The keys that state the dtype, in transformers 4 and 5; the first where there is none.
+_DTYPES = ("torch_dtype", "dtype")
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,24 @@ def read_json(path: Path, header_room: HeaderRoom | None = None) -> Mapping[str,
 
 
 def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]) -> bytes:
-    """Return the config.json of the converted checkpoint.
+    """Return the config.json of the converted checkpoint, mended in all its sections.
 
     Args:
         config: the source's.
         dtype: the dtype to state; `None` leaves the stated one.
         dequantised: drop `quantization_config`, which no longer holds.
-        updates: further keys and values, set if the config has the key.
+        updates: further keys and values, set where the config has the key.
     """
-    values = {**config.values, **{key: value for key, value in updates.items() if key in config.values}}
-    if dequantised:
-        values.pop("quantization_config", None)
-    if dtype is not None:
-        for key in [k for k in ("torch_dtype", "dtype") if k in values] or ["torch_dtype"]:
-            values[key] = TORCH_NAMES[dtype]
+
+    def mend(section: dict[str, object]) -> None:
+        section.update((key, value) for key, value in updates.items() if key in section)
+        if dequantised:
+            section.pop(QUANTISATION, None)
+        if dtype is not None:
+            section.update((key, TORCH_NAMES[dtype]) for key in _DTYPES if key in section)
+
+    values = in_every_section(config.values, mend)
+    if dtype is not None and not any(key in section for section in sections(values) for key in _DTYPES):
+        values[_DTYPES[0]] = TORCH_NAMES[dtype]
     # In ASCII, as transformers writes it: a lone surrogate is valid in JSON's escapes only.
     return (json.dumps(values, indent=2) + "\n").encode()

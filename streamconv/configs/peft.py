@@ -1,7 +1,7 @@
 """LoRA adapters as PEFT stores them: `adapter_model.safetensors`, and `adapter_config.json` with their scale.
 
-The scale of an adapter is lora_alpha / r. MindFormers has lora_alpha in its YAML only, so the conversion to PEFT needs
-that YAML, an adapter_config.json next to the adapter, or the number itself.
+The scale of an adapter is lora_alpha / r, or what `peft_scale` knows. MindFormers has lora_alpha in its YAML only, so
+the conversion to PEFT needs that YAML, an adapter_config.json next to the adapter, or the number itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from .model_config import ModelConfig, read_json
 CONFIG = "adapter_config.json"
 ALPHA = "lora_alpha"
 _MOST_ALPHA = 1 << 31
+
+#: What makes PEFT's scale another than lora_alpha / r, which is the one that MindFormers' lora_alpha is meant for.
+_OTHER_SCALES = ("use_rslora", "alpha_pattern", "rank_pattern")
 
 _DEFAULTS = {
     "peft_type": "LORA",
@@ -44,11 +47,13 @@ def peft_config(specs: Sequence[TensorSpec], config: ModelConfig, directory: Pat
         UsageError: lora_alpha is stated nowhere.
         SourceError: the rank in the file differs from the tensors', they have several, or lora_alpha is not a number.
     """
-    found = _found(config, directory)
+    found = read(config, directory)
     rank, stated = _rank(specs), found.get("r")
     if stated not in (None, rank):
         raise SourceError(f"{CONFIG} states r = {quote(stated)}, but the adapter's tensors have rank {rank}")
     scale = _alpha(alpha, found.get(ALPHA), _pet(config).get(ALPHA))
+    if alpha is not None or ALPHA not in found:
+        found = {key: value for key, value in found.items() if key not in _OTHER_SCALES}
     values = {**_DEFAULTS, **found, "r": rank, ALPHA: scale, "target_modules": _modules(specs)}
     return (json.dumps(values, indent=2) + "\n").encode()
 
@@ -69,7 +74,12 @@ def _alpha(*candidates: object) -> int | float:
     return alpha
 
 
-def _found(config: ModelConfig, directory: Path) -> Mapping[str, object]:
+def read(config: ModelConfig, directory: Path) -> Mapping[str, object]:
+    """Return the adapter_config.json that was given, or the one next to the adapter; empty if there is none.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     if "peft_type" in config.values:
         return config.values
     path = directory / CONFIG

@@ -16,6 +16,7 @@ from ..tensors.dtypes import BF16, DType
 from ..tensors.grids import Box, box_shape, flat_index, runs
 from ..tensors.refs import TensorRef, overlaps
 from ..tensors.view_nodes import Leaf, Scaled, Stored
+from .floats import FLOATS
 from .fp8 import dequantise
 from .open_files import OpenFiles
 
@@ -71,7 +72,7 @@ class Windows:
         (top, bottom), (left, right) = box
         rows, columns = leaf.block
         scale_box = ((top // rows, -(-bottom // rows)), (left // columns, -(-right // columns)))
-        scale = self._stored(leaf.scale, scale_box).view(np.float32).copy()
+        scale = self._stored(leaf.scale, scale_box).view(FLOATS[leaf.scale.dtype].numpy).astype(np.float32)
         return self._stored(leaf.weight, box), scale
 
     def first(self, ref: TensorRef, count: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.companions import is_copied
+from ..configs.companion_files import goes_along, is_of_checkpoint
 from ..errors import DestinationError, StorageError, UsageError, storing
 from ..storage import disk
 from ..tensors.refs import Catalog
@@ -13,18 +13,6 @@ from .paths import ResultPaths
 
 _ANOTHER = "choose another destination"
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
-
-#: What a directory may hold next to weights and still be replaced: the files of a checkpoint.
-_CHECKPOINT_ENDINGS = (
-    *_WEIGHTS,
-    ".json",
-    ".model",
-    ".txt",
-    ".py",
-    ".jinja",
-    ".tiktoken",
-    ".md",
-)
 
 
 class Destination:
@@ -104,7 +92,7 @@ class Destination:
 
     def _check_replaceable(self) -> None:
         names = disk.listdir(self.path)
-        foreign = [name for name in names if disk.is_directory(self.path / name) or not _of_checkpoint(name)]
+        foreign = [name for name in names if not _of_checkpoint(self.path / name)]
         if foreign or not any(name.endswith(_WEIGHTS) for name in names):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
@@ -142,5 +130,7 @@ def _nameable(path: Path) -> Path:
     return path
 
 
-def _of_checkpoint(name: str) -> bool:
-    return name.endswith(_CHECKPOINT_ENDINGS) or is_copied(name)
+def _of_checkpoint(path: Path) -> bool:
+    if disk.is_directory(path):
+        return not disk.is_link(path) and is_of_checkpoint(path)
+    return path.name.endswith(_WEIGHTS) or goes_along(path.name)

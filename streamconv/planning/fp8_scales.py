@@ -1,7 +1,8 @@
 """Block scales: pair FP8 weights with their `NAME_scale_inv`, whichever shards hold the two.
 
-DeepSeek's format: `NAME` is F8_E4M3 `[rows, columns]`, `NAME_scale_inv` F32 `[ceil(rows/128), ceil(columns/128)]`; the
-weight is the product. The block's size is `weight_block_size` of the config's `quantization_config`.
+DeepSeek's format: `NAME` is F8_E4M3 `[rows, columns]`, `NAME_scale_inv` F32 (Qwen's BF16) `[ceil(rows/128), ceil(columns/128)]`; the
+weight is the product. The block's size is `weight_block_size` of the config's `quantization_config`, which models of
+several parts have in the config of one of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import UnsupportedError
+from ..rules.config_sections import quantisation
 from ..tensors.dtypes import F8_E4M3
 from ..tensors.refs import TensorRef
 from ..text import quote
@@ -64,9 +66,9 @@ def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scal
 
 
 def _quantisation(config: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the config's entry on block quantisation, empty if it has none."""
-    entry = config.get("quantization_config")
-    return entry if isinstance(entry, dict) and "weight_block_size" in entry else {}
+    """Return what the config says about block quantisation, empty if it says nothing."""
+    entry = quantisation(config)
+    return entry if "weight_block_size" in entry else {}
 
 
 def _block_size(config: Mapping[str, object]) -> tuple[int, int]:

@@ -47,6 +47,16 @@ def copy_synced(source: PathLike, target: PathLike) -> None:
         disk.close_quietly(read_from)
 
 
+def make_directories(root: PathLike, inside: PathLike) -> None:
+    """Make a subfolder of `root`, and those above it, unless they exist; the names are durable when this returns."""
+    place = Path(root)
+    for part in Path(inside).parts:
+        place = place / part
+        if not disk.exists(place):
+            disk.make_directory(place)
+            disk.sync_directory(place.parent)
+
+
 def remove_tree(path: PathLike) -> None:
     """Remove a directory and everything in it; links are removed, not followed."""
     for name in disk.listdir(path):

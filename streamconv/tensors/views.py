@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from ..errors import UnsupportedError
 from ..text import quote, setting
-from .dtypes import BF16, F8_E4M3, F32, DType
+from .dtypes import BF16, F8_E4M3, F16, F32, DType
 from .refs import TensorRef
 from .view_nodes import (
     Array,
@@ -51,16 +51,23 @@ def zeros(shape: Shape, dtype: DType) -> View:
     return Zeros(shape, dtype)
 
 
+#: The dtypes that scales may have.
+SCALES = (F32, BF16, F16)
+
+
 def scaled(weight: TensorRef, scale: TensorRef, block: tuple[int, int] = (128, 128)) -> View:
     """Return an FP8 matrix [R, C] times its scales [ceil(R/128), ceil(C/128)], as BF16; edge blocks may be cut.
+
+    Scales are F32 (DeepSeek), BF16 (Qwen) or F16: the product with an FP8 number is rounded to float32, then once to
+    BF16; of the two narrower ones it is exact in float32.
 
     Raises:
         UnsupportedError: the dtypes or shapes are not those of an FP8 matrix and its scales.
     """
-    if len(weight.shape) != 2 or weight.dtype != F8_E4M3 or scale.dtype != F32:
+    if len(weight.shape) != 2 or weight.dtype != F8_E4M3 or scale.dtype not in SCALES:
         raise UnsupportedError(
             f"{quote(weight.name)} {list(weight.shape)} {weight.dtype} with scales {list(scale.shape)} {scale.dtype}: "
-            "only F8_E4M3 matrices with F32 scales can be dequantised"
+            "only F8_E4M3 matrices with scales in F32, BF16 or F16 can be dequantised"
         )
     for ref in (weight, scale):
         if ref.cutout:

@@ -25,8 +25,12 @@ pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 ROWS, COLUMNS, EXPERTS = 300, 200, 3  # edge blocks of 44 rows and 72 columns
 
 
-@pytest.fixture(scope="module")
-def experts(tmp_path_factory):
+#: The dtypes of scales: DeepSeek's, Qwen's, and one that other tools write.
+SCALES = {F32: np.float32, BF16: ml_dtypes.bfloat16, F16: np.float16}
+
+
+@pytest.fixture(scope="module", params=SCALES, ids=lambda dtype: dtype.name)
+def experts(tmp_path_factory, request):
     """Matrices and scales on disk: each a view and what it has to be, computed by NumPy in one go."""
     rng = np.random.default_rng(7)
     grid = (-(-ROWS // 128), -(-COLUMNS // 128))
@@ -34,13 +38,13 @@ def experts(tmp_path_factory):
     for e in range(EXPERTS):
         weight = rng.integers(0, 256, (ROWS, COLUMNS), np.uint8)
         weight[(weight & 0x7F) == 0x7F] = 0  # no NaN: it is equal to nothing
-        scale = rng.uniform(1e-3, 2e2, grid).astype(np.float32)
+        scale = rng.uniform(1e-3, 2e2, grid).astype(SCALES[request.param])
         data[f"w{e}"], data[f"w{e}_scale_inv"] = weight.tobytes(), scale.tobytes()
-        spread = np.repeat(np.repeat(scale, 128, 0), 128, 1)[:ROWS, :COLUMNS]
+        spread = np.repeat(np.repeat(scale.astype(np.float32), 128, 0), 128, 1)[:ROWS, :COLUMNS]
         product = weight.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * spread
         values.append(product.astype(ml_dtypes.bfloat16))
     specs = [TensorSpec(f"w{e}", F8_E4M3, (ROWS, COLUMNS)) for e in range(EXPERTS)]
-    specs += [TensorSpec(f"w{e}_scale_inv", F32, grid) for e in range(EXPERTS)]
+    specs += [TensorSpec(f"w{e}_scale_inv", request.param, grid) for e in range(EXPERTS)]
     path = tmp_path_factory.mktemp("fp8") / "model.safetensors"
     golden.write(path, safetensors.lay_out(path.name, specs, {}), data)
     _, refs = safetensors.read(path, HeaderRoom())
