@@ -55,6 +55,7 @@ FAMILY = Family(
         ),
         experts.USE_GMM,
     ),
+    fused=experts.FUSED_EXPERTS,
     rules=rules,
     example={"q_lora_rank": 1536},
     differs_from_mindformers=(

@@ -23,6 +23,7 @@ from .parts.decoder import (
     layer_norms,
     rotary_buffers,
 )
+from .parts.experts import FUSED_EXPERTS
 from .parts.latent_attention import BOTH, DENSE, MOE, MTP
 
 _MS = (Side.MS,)
@@ -276,6 +277,7 @@ FAMILY = Family(
         ),
         INTERLEAVE_MLP,
     ),
+    fused=FUSED_EXPERTS,
     rules=rules,
     example={"q_lora_rank": 1536, "num_nextn_predict_layers": 1},
     differs_from_mindformers=(

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Options
+from ..rules.fused import Fused
 from ..rules.statements import Rule, Statement
 from .parts import experts
 from .parts.decoder import DECODER_SIZES, LAYER, attention, decoder_ends, layer_norms, rotary_buffers
 
 _MOE = LAYER + "block_sparse_moe."
+
+#: Of transformers 5: experts fused, under another name, like that of the router.
+_FUSED = (
+    *experts.fused_experts(LAYER + "mlp.experts.", _MOE + "experts.{expert}.", ("w1", "w3", "w2")),
+    Fused(LAYER + "mlp.gate.weight", (_MOE + "gate.weight",)),
+)
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
@@ -38,6 +45,7 @@ FAMILY = Family(
     architectures=("MixtralForCausalLM",),
     sizes={**DECODER_SIZES, "experts": "num_local_experts"},
     options=(experts.USE_GMM,),
+    fused=_FUSED,
     rules=rules,
     differs_from_mindformers=(
         "any number of experts; MindFormers assumes 8, and otherwise mixes up layers or drops experts",

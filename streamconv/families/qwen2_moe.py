@@ -65,6 +65,7 @@ FAMILY = Family(
             "fuse q, k and v: per KV group as MindFormers 1.5 and later (true), in blocks (blocks), or not",
         ),
     ),
+    fused=experts.FUSED_EXPERTS,
     rules=rules,
     differs_from_mindformers=(
         "any number of experts; MindFormers 1.3 stacks 64, and mixes up layers if there are 60",

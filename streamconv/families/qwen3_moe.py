@@ -10,6 +10,7 @@ from ..rules.interleaving import Interleave
 from ..rules.statements import Rule, Statement
 from ..rules.transforms import Flatten, Identity, Transform, Transpose
 from .parts.decoder import LAYER
+from .parts.experts import FUSED_EXPERTS
 from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
 
 
@@ -41,6 +42,7 @@ FAMILY = Family(
         Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),
         CONTIGUOUS_QKV,
     ),
+    fused=FUSED_EXPERTS,
     rules=rules,
     differs_from_mindformers=(
         "biases of q, k and v are fused too; MindFormers 2.1 cannot do that with KV groups",

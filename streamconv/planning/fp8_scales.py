@@ -1,8 +1,8 @@
 """Block scales: pair FP8 weights with their `NAME_scale_inv`, whichever shards hold the two.
 
-DeepSeek's format: `NAME` is F8_E4M3 `[rows, columns]`, `NAME_scale_inv` F32 (Qwen's BF16) `[ceil(rows/128), ceil(columns/128)]`; the
-weight is the product. The block's size is `weight_block_size` of the config's `quantization_config`, which models of
-several parts have in the config of one of them.
+DeepSeek's format: `NAME` is F8_E4M3 `[rows, columns]`, `NAME_scale_inv` F32 (Qwen's BF16)
+`[ceil(rows/128), ceil(columns/128)]`; the weight is the product. The block's size is `weight_block_size` of the
+config's `quantization_config`, which models of several parts have in the config of one of them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ..rules.patterns import holes
 from ..rules.statements import Direction, Rule, Statement
 from ..rules.table import Table
 from ..text import did_you_mean, quote, setting
-from . import prefixes
+from . import fused_tensors, prefixes
 from .mapping import EmptyMappingError, Request, TensorMapping, map_tensors
 
 OptionValues = Mapping[str, Value]
@@ -81,15 +81,19 @@ def decided_mapping(
     except StreamconvError as error:
         error.add(str(spelling))
         raise error from first
-    return replace(mapping, notes=(str(spelling),))
+    return replace(mapping, notes=(str(spelling), *mapping.notes))
 
 
 def _decided(request: Request, known: OptionValues) -> TensorMapping:
     """Map all tensors under their names."""
     if request.direction is Direction.REVERSE:
         return _only_fitting(request, known)
+    cut = fused_tensors.separated(request.catalog, request.family.fused)
+    if cut:
+        request = replace(request, catalog=cut.catalog)
     defaults = {option.name: option.default for option in request.family.options}
-    return map_tensors(request, {**defaults, **inferred_from_names(request, known), **known})
+    mapping = map_tensors(request, {**defaults, **inferred_from_names(request, known), **known})
+    return replace(mapping, notes=(cut.note,)) if cut else mapping
 
 
 def all_tables(request: Request, known: OptionValues) -> Iterator[Table]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import UsageError
 from ..text import quote, setting
+from .fused import Fused
 from .sizes import Sizes
 from .statements import Statement
 from .training_state import TRAINING_STATE
@@ -97,6 +98,7 @@ class Family:
             without a range takes any number.
         example: the config for which `models NAME` shows the table.
         successors: `model_type` -> the family to use instead of this one.
+        fused: how HuggingFace's tensors are fused in sources that do not have them one by one.
         torch_root: key under which a torch file of this family nests its tensors, if it does.
         differs_from_mindformers: where the output differs from that of MindFormers' own converter, and why.
         drops_training_state: drop what MindSpore's optimizers and callbacks add to a checkpoint; no rule is needed for
@@ -116,6 +118,7 @@ class Family:
     ranges: Mapping[str, str] = field(default_factory=lambda: {"layer": "layers", "expert": "experts"})
     example: Config = field(default_factory=dict)
     successors: Mapping[str, str] = field(default_factory=dict)
+    fused: tuple[Fused, ...] = ()
     torch_root: str | None = None
     differs_from_mindformers: tuple[str, ...] = ()
     drops_training_state: bool = True

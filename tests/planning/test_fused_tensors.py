@@ -1,0 +1,118 @@
+"""Experts as transformers 5 fuses them: the same result, byte for byte, as from separate ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import streamconv
+from streamconv import testing as samples
+from streamconv.errors import UnsupportedError
+from streamconv.families import find
+from streamconv.formats import safetensors
+from streamconv.rules.fused import Fused
+from streamconv.tensors.dtypes import F32
+from streamconv.tensors.refs import Extent, SourceFile, TensorRef, TensorSpec
+from support import golden
+from support.helpers import LLAMA
+
+EXPERTS, FFN = 3, 6
+MOE: dict[str, Any] = {
+    **LLAMA,
+    **{"num_experts": EXPERTS, "num_local_experts": EXPERTS, "torch_dtype": "float32"},
+    **{"intermediate_size": FFN, "moe_intermediate_size": FFN, "shared_expert_intermediate_size": FFN},
+}
+_QWEN = ("mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
+#: Family -> where its separate experts are, and what they are called.
+KINDS = {"qwen2_moe": _QWEN, "qwen3_moe": _QWEN, "mixtral": ("block_sparse_moe.experts.", ("w1", "w3", "w2"))}
+Tensors = dict[str, NDArray[Any]]
+
+
+def separate(name: str) -> Tensors:
+    rng = np.random.default_rng(3)
+    specs = samples.hf_specs(find(name), {**MOE, "model_type": name}, {})
+    return {spec.name: rng.standard_normal(spec.shape).astype(np.float32) for spec in specs}
+
+
+def fused(name: str, tensors: Tensors) -> Tensors:
+    """The same model as transformers 5 holds it."""
+    place, (gate, up, down) = KINDS[name]
+    kept = {n.replace("block_sparse_moe.gate", "mlp.gate"): a for n, a in tensors.items() if ".experts." not in n}
+    for layer in range(MOE["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        each = [[tensors[f"{at}{place}{e}.{w}.weight"] for e in range(EXPERTS)] for w in (gate, up, down)]
+        kept[at + "mlp.experts.gate_up_proj"] = np.stack([np.concatenate(pair) for pair in zip(*each[:2], strict=True)])
+        kept[at + "mlp.experts.down_proj"] = np.stack(each[2])
+    return kept
+
+
+def store(folder: Path, name: str, tensors: Tensors) -> Path:
+    folder.mkdir()
+    specs = [TensorSpec(n, F32, a.shape) for n, a in tensors.items()]
+    data = {n: np.ascontiguousarray(a).tobytes() for n, a in tensors.items()}
+    golden.write(folder / "model.safetensors", safetensors.lay_out("model.safetensors", specs, {}), data)
+    (folder / "config.json").write_text(json.dumps({**MOE, "model_type": name}))
+    return folder
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_fused_and_separate_experts_give_the_same_bytes(tmp_path, name) -> None:
+    tensors = separate(name)
+    together = store(tmp_path / "fused", name, fused(name, tensors))
+    plan = streamconv.plan(together, tmp_path / "a", max_mem="8G")
+    assert "note     experts are read from 4 fused tensors, such as model.layers.0.mlp.experts.gate_up_proj" in str(
+        plan
+    )
+    plan.run()
+    streamconv.convert(store(tmp_path / "separate", name, tensors), tmp_path / "b", max_mem="8G")
+    assert golden.found(tmp_path / "a") == golden.found(tmp_path / "b")
+    streamconv.verify(tmp_path / "a", source=together, max_mem="8G")
+
+
+def test_fused_experts_in_a_wrapper(tmp_path) -> None:
+    tensors = {f"module.{name}": array for name, array in fused("mixtral", separate("mixtral")).items()}
+    plan = streamconv.plan(store(tmp_path / "fused", "mixtral", tensors), tmp_path / "a", max_mem="8G")
+    assert len(plan.notes) == 2
+
+
+def test_a_model_without_fused_tensors_has_no_note(tmp_path) -> None:
+    source = store(tmp_path / "hf", "mixtral", separate("mixtral"))
+    assert streamconv.plan(source, tmp_path / "a", max_mem="8G").notes == ()
+
+
+def test_fused_and_separate_at_once_is_refused(tmp_path) -> None:
+    """Which of the two is meant?"""
+    tensors = separate("qwen3_moe")
+    with pytest.raises(UnsupportedError, match="is in the source twice"):
+        streamconv.plan(
+            store(tmp_path / "hf", "qwen3_moe", {**tensors, **fused("qwen3_moe", tensors)}),
+            tmp_path / "a",
+            max_mem="8G",
+        )
+
+
+def test_gate_and_up_of_odd_rows_are_not_cut(tmp_path) -> None:
+    tensors = fused("qwen3_moe", separate("qwen3_moe"))
+    tensors["model.layers.0.mlp.experts.gate_up_proj"] = np.zeros((EXPERTS, 2 * FFN + 1, 20), np.float32)
+    with pytest.raises(UnsupportedError, match=r"layers\.0\.mlp\.experts\.gate_up_proj: no rule matches"):
+        streamconv.plan(store(tmp_path / "hf", "qwen3_moe", tensors), tmp_path / "a", max_mem="8G")
+
+
+def test_a_part_lies_where_it_did_across_extents() -> None:
+    """As in a .ckpt, where a tensor may be stored in slices."""
+    one, other = SourceFile(Path("a"), 100), SourceFile(Path("b"), 100)
+    ref = TensorRef("x.gate_up_proj", F32, (2, 2, 1), (Extent(one, 8, 6), Extent(other, 4, 10)))
+    parts = list(Fused("x.gate_up_proj", ("x.{e}.gate", "x.{e}.up")).cut(ref) or [])
+    assert [part.name for part in parts] == ["x.0.gate", "x.0.up", "x.1.gate", "x.1.up"]
+    assert [part.shape for part in parts] == [(1, 1)] * 4
+    assert [part.extents for part in parts] == [
+        (Extent(one, 8, 4),),
+        (Extent(one, 12, 2), Extent(other, 4, 2)),
+        (Extent(other, 6, 4),),
+        (Extent(other, 10, 4),),
+    ]
