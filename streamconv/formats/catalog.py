@@ -18,8 +18,9 @@ from ..storage import disk
 from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import counted, quote
 from . import ckpt, safetensors, torch_reader
+from .directory import FORMATS, list_directory
 from .headers import HeaderRoom
-from .selection import FORMATS, ignored, list_directory, select
+from .selection import ignored, select
 from .shards import listing
 
 #: What the journal's name adds to that of the result being built, next to it.

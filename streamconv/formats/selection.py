@@ -6,23 +6,15 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import SourceError, reading
 from ..storage import disk
 from ..text import counted, quote
-from .headers import HeaderRoom
-from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
-
-#: What a torch file may end in.
-TORCH_ENDINGS = (".bin", ".pt", ".pth")
-
-#: The format of a file by what its name ends in.
-FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
+from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
+from .series import Missing, is_numbered, is_variant, missing
+from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
-_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-_TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state")
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 
@@ -33,34 +25,6 @@ class Selection:
     format: str
     names: Sequence[str]
     index: Mapping[str, str] = field(default_factory=dict)
-
-
-class Listing(NamedTuple):
-    """A directory: the names in it, without hidden ones, and the bytes that an index may have."""
-
-    directory: Path
-    names: Sequence[str]
-    header_room: HeaderRoom
-
-    def weights(self, endings: str | tuple[str, ...]) -> list[str]:
-        """Return the files that may be the checkpoint or parts of it; variants only if there is nothing else."""
-        found = [name for name in self.names if name.endswith(endings) and not _not_the_model(name)]
-        return [name for name in found if not is_variant(name)] or found
-
-    def read_index(self, name: str) -> dict[str, str]:
-        """Return what an index states, or nothing if it does not exist."""
-        return read_index(self.directory / name, self.header_room) if name in self.names else {}
-
-
-def list_directory(directory: Path, header_room: HeaderRoom) -> Listing:
-    """Return the names in a directory.
-
-    Raises:
-        SourceError: it cannot be listed.
-    """
-    with reading(directory, "cannot list"):
-        names = [name for name in disk.listdir(directory) if not name.startswith(".")]
-    return Listing(directory, names, header_room)
 
 
 def select(files: Listing) -> Selection:
@@ -130,7 +94,7 @@ def _loose_torch(files: Listing) -> Selection | None:
 
 def _adapter(files: Listing) -> Selection | None:
     """Select an adapter, if there is no model next to it."""
-    name = next((name for name in _ADAPTERS if name in files.names), None)
+    name = next((name for name in ADAPTERS if name in files.names), None)
     return Selection(FORMATS[Path(name).suffix], [name]) if name and not files.weights(".ckpt") else None
 
 
@@ -167,12 +131,12 @@ def _nothing(files: Listing) -> SourceError:
 
 def _check_complete(files: Listing, chosen: Selection) -> None:
     present = {name for name in files.names if not _dangles(files.directory / name)}
-    missing = set(chosen.names) - present
-    if not chosen.index:
-        missing.update(missing_numbered(set(chosen.names)))
-    if missing:
+    absent = sorted(set(chosen.names) - present)
+    lacking = Missing(len(absent), absent) if absent or chosen.index else missing(chosen.names)
+    if lacking.count:
         raise SourceError(
-            f"{quote(files.directory)} lacks {counted(len(missing), 'shard')}: {listing(sorted(missing))}",
+            f"{quote(files.directory)} lacks {counted(lacking.count, 'shard')}: "
+            f"{listing(lacking.names, lacking.count)}",
             "download them again",
         )
 
@@ -196,7 +160,7 @@ def _reason(path: Path, chosen: Selection) -> str | None:
         return "a subdirectory: not searched"
     if not stat.S_ISREG(mode):
         return "not a regular file or a link to one"
-    if reason := _not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
+    if reason := not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
         return reason
     its = FORMATS.get(path.suffix)
     if its is None:
@@ -205,14 +169,3 @@ def _reason(path: Path, chosen: Selection) -> str | None:
         return "not named by the index" if chosen.index else "other files of its format are read instead"
     what = "a torch file: " if its == "torch" else ""
     return f"{what}the {chosen.format} files next to it are read instead"
-
-
-def _not_the_model(name: str) -> str | None:
-    """Return why a file of weights with this name is not part of the model."""
-    if name.startswith("consolidated"):
-        return "the publisher's own arrangement of the same weights"
-    if name in _ADAPTERS:
-        return "an adapter, not a model: merge it into its model first"
-    if name.startswith(_TRAINING) and name.endswith(TORCH_ENDINGS):
-        return "the state of a training run, not a model"
-    return None

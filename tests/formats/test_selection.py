@@ -9,8 +9,9 @@ import pytest
 
 from streamconv.errors import SourceError
 from streamconv.formats import shards
+from streamconv.formats.directory import Listing, list_directory
 from streamconv.formats.headers import HeaderRoom
-from streamconv.formats.selection import RULES, Listing, Selection, ignored, list_directory, select
+from streamconv.formats.selection import RULES, Selection, ignored, select
 from support.helpers import text_of
 
 RULE = dict(RULES)

@@ -235,6 +235,21 @@ def test_missing_shards_by_their_numbers(tmp_path, write):
     refused(tmp_path, "lacks 1 shard: model-00002-of-00003.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "present"),
+    [("model-{:05}-of-000004.safetensors", (1, 2, 4)), ("model-{}-of-4.safetensors", (1, 2, 4))],
+)
+def test_missing_shards_by_deepseeks_and_kimis_numbers(tmp_path, write, pattern, present):
+    for number in present:
+        write(pattern.format(number), f"t{number}")
+    refused(tmp_path, f"lacks 1 shard: {pattern.format(3)}; download them again")
+
+
+def test_a_shard_too_many_to_list(tmp_path, write):
+    write("model-00001-of-12345.safetensors", "a")
+    refused(tmp_path, "lacks 12344 shards: model-00002-of-12345.safetensors", "and 12341 more")
+
+
 def test_shards_whose_links_lead_nowhere(tmp_path, sharded):
     (tmp_path / B).unlink()
     (tmp_path / B).symlink_to("../blobs/gone")
@@ -424,21 +439,3 @@ def test_a_variant_alone_is_the_checkpoint(tmp_path, write):
     for name, tensor in zip(WHISPER[1:], "ab", strict=True):
         write(name, tensor)
     assert list(open_catalog(tmp_path)) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("name", "is_one"),
-    [
-        ("model.fp16.safetensors", True),
-        ("model.fp32-00001-of-00002.safetensors", True),
-        ("pytorch_model.fp32-00001-of-00002.bin", True),
-        ("pytorch_model.non_ema.bin", True),
-        ("model.safetensors", False),
-        ("model-00001-of-00002.safetensors", False),
-        ("pytorch_model.bin", False),
-        ("ms-model-00001-of-00002.safetensors", False),
-        ("my.fp16.safetensors", False),
-    ],
-)
-def test_which_names_are_variants(name, is_one):
-    assert shards.is_variant(name) == is_one
