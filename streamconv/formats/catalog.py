@@ -17,10 +17,12 @@ from ..errors import SourceError, UnsupportedError, reading
 from ..storage import disk
 from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import counted, quote
-from . import ckpt, safetensors, torch_reader
+from . import ckpt, rank_slices, safetensors, torch_reader
 from .directory import FORMATS, list_directory
 from .headers import HeaderRoom
+from .rank_slices import Doubt
 from .selection import ignored, select
+from .series import part_of
 from .shards import listing
 
 #: What the journal's name adds to that of the result being built, next to it.
@@ -97,8 +99,21 @@ def _open_file(path: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
             f"{quote(path)} is neither a directory nor a file that ends in {', '.join(FORMATS)}",
             "for an index, give its directory",
         )
+    doubt = rank_slices.check_file(path)
     shard = _READERS[format_](path, header_room())
-    return Catalog(path, format_, shard.tensors, (shard.file,), shard.ignored)
+    warnings = [*_doubtful(doubt), *_lone_shard(path.name)]
+    return Catalog(path, format_, shard.tensors, (shard.file,), shard.ignored, (), tuple(warnings), doubt.why)
+
+
+def _doubtful(doubt: Doubt) -> Iterator[str]:
+    if doubt.is_likely:
+        yield f"{doubt.why}; it is read as a whole model"
+
+
+def _lone_shard(name: str) -> Iterator[str]:
+    number, count = part_of(name) or (1, 1)
+    if count > 1:
+        yield f"{quote(name)} is shard {number} of {count}; for the whole checkpoint, give its directory"
 
 
 def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
@@ -115,7 +130,9 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
         reasons.update(shard.ignored)
     for _, ref in twice:
         reasons[f"{ref.extents[0].file.path.name}: {ref.name}"] = f"in {quote(home[ref.name])} too"
-    return Catalog(directory, selected.format, tensors, tuple(s.file for s in shards.values()), reasons, twice)
+    files = tuple(shard.file for shard in shards.values())
+    warnings = tuple(_doubtful(selected.doubt))
+    return Catalog(directory, selected.format, tensors, files, reasons, twice, warnings, selected.doubt.why)
 
 
 def _twice(
@@ -137,7 +154,7 @@ def _twice(
         raise SourceError(
             f"{quote(directory)} has {counted(len(differing), 'tensor')} in two files, in different shapes or dtypes: "
             f"{listing(differing)}; it is ambiguous which one is meant",
-            "remove the file that does not belong there",
+            "give the file to convert; slices of a distributed checkpoint have to be merged first",
         )
 
 

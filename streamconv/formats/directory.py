@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..errors import reading
 from ..storage import disk
 from .headers import HeaderRoom
+from .rank_slices import is_optimizer, is_strategy
 from .series import is_variant
 from .shards import read_index
 
@@ -65,4 +66,8 @@ def not_the_model(name: str) -> str | None:
         return "an adapter, not a model: merge it into its model first"
     if name.startswith(_TRAINING) and name.endswith(TORCH_ENDINGS):
         return "the state of a training run, not a model"
+    if is_optimizer(name):
+        return "the state of an optimizer, not a model"
+    if is_strategy(name):
+        return "a strategy file: it says how tensors are cut, and holds none"
     return None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import SourceError, reading
 from ..storage import disk
 from ..text import counted, quote
+from . import rank_slices
 from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
+from .rank_slices import NO_DOUBT, Doubt
 from .series import Missing, is_numbered, is_variant, missing
 from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, listing
 
@@ -20,11 +22,19 @@ _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 @dataclass(frozen=True)
 class Selection:
-    """The files of a checkpoint, all of one format, and its index: tensor name → file name, empty without one."""
+    """The files of a checkpoint, all of one format.
+
+    Attributes:
+        format: their format, by their names.
+        names: the files.
+        index: tensor name → file name; empty without an index.
+        doubt: why they may be slices of a model.
+    """
 
     format: str
     names: Sequence[str]
     index: Mapping[str, str] = field(default_factory=dict)
+    doubt: Doubt = NO_DOUBT
 
 
 def select(files: Listing) -> Selection:
@@ -35,12 +45,13 @@ def select(files: Listing) -> Selection:
 
     Raises:
         SourceError: nothing to read, several candidates, or shards are missing.
+        UnsupportedError: the slices of a distributed checkpoint.
     """
     chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
     if chosen is None:
         raise _nothing(files)
     _check_complete(files, chosen)
-    return chosen
+    return chosen if chosen.index else replace(chosen, doubt=_doubt(files, chosen.names))
 
 
 def _indexed_safetensors(files: Listing) -> Selection | None:
@@ -52,6 +63,15 @@ def _indexed_safetensors(files: Listing) -> Selection | None:
             "move one of the two, with its shards, to another directory",
         )
     return Selection("safetensors", sorted(set(found[0].values())), found[0]) if found else None
+
+
+def _slices(files: Listing) -> None:
+    """Refuse the files of one rank, or of several."""
+    _doubt(files, files.weights(".safetensors") or files.weights(".ckpt"))
+
+
+def _doubt(files: Listing, names: Sequence[str]) -> Doubt:
+    return rank_slices.check(Path(disk.resolve(files.directory)), names, files.names)
 
 
 def _loose_safetensors(files: Listing) -> Selection | None:
@@ -110,6 +130,7 @@ def _one_ckpt(files: Listing) -> Selection | None:
 #: How the files of a checkpoint are chosen: the first rule that returns some decides.
 RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
     ("an index of safetensors files", _indexed_safetensors),
+    ("not the slices of a distributed checkpoint", _slices),
     ("safetensors files", _loose_safetensors),
     ("not torch files next to .ckpt files", _torch_and_ckpt),
     ("an index of torch files", _indexed_torch),
