@@ -17,16 +17,13 @@ from ..errors import SourceError, UnsupportedError, reading
 from ..storage import disk
 from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import counted, quote
-from . import ckpt, rank_slices, safetensors, torch_reader
-from .directory import FORMATS, list_directory
+from . import ckpt, downloads, rank_slices, safetensors, torch_reader
+from .directory import FORMATS, JOURNAL, list_directory
 from .headers import HeaderRoom
 from .rank_slices import Doubt
 from .selection import ignored, select
 from .series import part_of
 from .shards import listing
-
-#: What the journal's name adds to that of the result being built, next to it.
-JOURNAL = ".streamconv"
 
 _SAME_REVISION = "download index and shards again, from the same revision"
 
@@ -100,8 +97,9 @@ def _open_file(path: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
             "for an index, give its directory",
         )
     doubt = rank_slices.check_file(path)
+    partial = downloads.check_file(path)
     shard = _READERS[format_](path, header_room())
-    warnings = [*_doubtful(doubt), *_lone_shard(path.name)]
+    warnings = [*partial, *_doubtful(doubt), *_lone_shard(path.name)]
     return Catalog(path, format_, shard.tensors, (shard.file,), shard.ignored, (), tuple(warnings), doubt.why)
 
 
@@ -131,7 +129,7 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
     for _, ref in twice:
         reasons[f"{ref.extents[0].file.path.name}: {ref.name}"] = f"in {quote(home[ref.name])} too"
     files = tuple(shard.file for shard in shards.values())
-    warnings = tuple(_doubtful(selected.doubt))
+    warnings = (*selected.warnings, *_doubtful(selected.doubt))
     return Catalog(directory, selected.format, tensors, files, reasons, twice, warnings, selected.doubt.why)
 
 

@@ -19,6 +19,9 @@ TORCH_ENDINGS = (".bin", ".pt", ".pth")
 #: The format of a file by what its name ends in.
 FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
 
+#: What the journal's name adds to that of the result being built, next to it.
+JOURNAL = ".streamconv"
+
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state")
 

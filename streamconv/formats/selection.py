@@ -10,13 +10,14 @@ from pathlib import Path
 from ..errors import SourceError, reading
 from ..storage import disk
 from ..text import counted, quote
-from . import rank_slices
+from . import downloads, rank_slices
 from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
 from .series import Missing, is_numbered, is_variant, missing
 from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
+_INDEX = {"safetensors": HF_INDEX, "torch": TORCH_INDEX}
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 
@@ -29,12 +30,14 @@ class Selection:
         names: the files.
         index: tensor name → file name; empty without an index.
         doubt: why they may be slices of a model.
+        warnings: what else there is to say of them.
     """
 
     format: str
     names: Sequence[str]
     index: Mapping[str, str] = field(default_factory=dict)
     doubt: Doubt = NO_DOUBT
+    warnings: tuple[str, ...] = ()
 
 
 def select(files: Listing) -> Selection:
@@ -49,9 +52,10 @@ def select(files: Listing) -> Selection:
     """
     chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
     if chosen is None:
-        raise _nothing(files)
-    _check_complete(files, chosen)
-    return chosen if chosen.index else replace(chosen, doubt=_doubt(files, chosen.names))
+        raise downloads.partial_model(files) or _nothing(files)
+    warnings = tuple(_check_complete(files, chosen))
+    doubt = NO_DOUBT if chosen.index else _doubt(files, chosen.names)
+    return replace(chosen, doubt=doubt, warnings=warnings)
 
 
 def _indexed_safetensors(files: Listing) -> Selection | None:
@@ -84,7 +88,7 @@ def _torch_and_ckpt(files: Listing) -> None:
     torch_files, ckpts = _torch_names(files), files.weights(".ckpt")
     if torch_files and ckpts:
         raise SourceError(
-            f"{quote(files.directory)} holds torch files ({listing(torch_files)}) and MindSpore's ({listing(ckpts)}): "
+            f"{quote(files.directory)} holds torch files ({listing(torch_files)}) and .ckpt files ({listing(ckpts)}): "
             "it is ambiguous which are meant",
             "give the file to convert, or move one format to another directory",
         )
@@ -150,16 +154,38 @@ def _nothing(files: Listing) -> SourceError:
     return SourceError(f"{quote(files.directory)} holds no file to read that ends in {', '.join(FORMATS)}{note}")
 
 
-def _check_complete(files: Listing, chosen: Selection) -> None:
-    present = {name for name in files.names if not _dangles(files.directory / name)}
-    absent = sorted(set(chosen.names) - present)
+def _check_complete(files: Listing, chosen: Selection) -> list[str]:
+    """Refuse a checkpoint that lacks files, or whose files are being downloaded; return warnings."""
+    there = {name for name in files.names if not _dangles(files.directory / name)}
+    absent = sorted(set(chosen.names) - there)
     lacking = Missing(len(absent), absent) if absent or chosen.index else missing(chosen.names)
+    found = downloads.refuse_partial(files, [*lacking.names, *chosen.names], there)
     if lacking.count:
-        raise SourceError(
-            f"{quote(files.directory)} lacks {counted(lacking.count, 'shard')}: "
-            f"{listing(lacking.names, lacking.count)}",
-            "download them again",
-        )
+        raise _incomplete(files, chosen, lacking)
+    return found
+
+
+def _incomplete(files: Listing, chosen: Selection, lacking: Missing) -> SourceError:
+    shards = f"{counted(lacking.count, 'shard')}: {listing(lacking.names, lacking.count)}"
+    whole = _whole(files, chosen)
+    if not whole:
+        return SourceError(f"{quote(files.directory)} lacks {shards}", downloads.what_to_do(files))
+    index = next(name for name in (_INDEX[chosen.format], MS_MAP) if name in files.names)
+    way_out = f"give that file, or remove {index}" if len(whole) == 1 else f"remove {index}"
+    return SourceError(
+        f"{quote(files.directory)} lacks {shards}, named by {index}; {listing(whole)} would be a whole checkpoint, and "
+        "the index does not name it",
+        f"to convert {listing(whole)}, {way_out}; to convert the shards, download them again",
+    )
+
+
+def _whole(files: Listing, chosen: Selection) -> list[str]:
+    """Return files that are a checkpoint, of any format, next to an index that names others."""
+    others = [name for name in files.weights(tuple(FORMATS)) if name not in chosen.names] if chosen.index else []
+    if single := next((name for name in downloads.USUAL if name in others), None):
+        return [single]
+    series = [name for name in others if is_numbered(name)]
+    return [] if missing(series).count else series
 
 
 def _dangles(path: Path) -> bool:
