@@ -9,16 +9,16 @@ cache consists of them; names that come out of an index have to be plain ones.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError, reading
 from ..storage import disk
-from ..tensors.refs import Catalog, SourceFile, TensorRef
+from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, quote
-from . import ckpt, downloads, rank_slices, safetensors, torch_reader
+from . import downloads, files, rank_slices
 from .directory import FORMATS, JOURNAL, list_directory
+from .files import Shard
 from .headers import HeaderRoom
 from .rank_slices import Doubt
 from .selection import ignored, select
@@ -26,33 +26,6 @@ from .series import part_of
 from .shards import listing
 
 _SAME_REVISION = "download index and shards again, from the same revision"
-
-
-class _Shard(NamedTuple):
-    """One file, its tensors, and why other things in it are ignored."""
-
-    file: SourceFile
-    tensors: Mapping[str, TensorRef]
-    ignored: Mapping[str, str]
-
-
-def _read_safetensors(path: Path, header_room: HeaderRoom) -> _Shard:
-    return _Shard(*safetensors.read(path, header_room), {})
-
-
-def _read_ckpt(path: Path, header_room: HeaderRoom) -> _Shard:
-    """Read a `.ckpt`. An unchecked CRC is listed as ignored, because nothing else would tell of a damaged tensor."""
-    file, tensors = ckpt.read(path, header_room)
-    crc = ckpt.read_crc_tail(path, file.size)
-    unread = {} if crc is None else {f"{path.name}: crc_num": "a CRC of the whole file; not checked"}
-    return _Shard(file, tensors, unread)
-
-
-def _read_torch(path: Path, header_room: HeaderRoom) -> _Shard:
-    return _Shard(*torch_reader.read(path, header_room))
-
-
-_READERS = {"safetensors": _read_safetensors, "ckpt": _read_ckpt, "torch": _read_torch}
 
 
 def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom) -> Catalog:
@@ -98,14 +71,36 @@ def _open_file(path: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
         )
     doubt = rank_slices.check_file(path)
     partial = downloads.check_file(path)
-    shard = _READERS[format_](path, header_room())
-    warnings = [*partial, *_doubtful(doubt), *_lone_shard(path.name)]
-    return Catalog(path, format_, shard.tensors, (shard.file,), shard.ignored, (), tuple(warnings), doubt.why)
+    shard = files.read(path, format_, header_room())
+    warnings = [*partial, *_doubtful(doubt), *_lone_shard(path.name), *_contents((shard,))]
+    return Catalog(path, shard.format, shard.tensors, (shard.file,), shard.ignored, (), tuple(warnings), doubt.why)
 
 
 def _doubtful(doubt: Doubt) -> Iterator[str]:
     if doubt.is_likely:
         yield f"{doubt.why}; it is read as a whole model"
+
+
+def _contents(shards: Iterable[Shard]) -> Iterator[str]:
+    """Yield what speaks against the content of files."""
+    sizes = []
+    for shard in shards:
+        yield from shard.warnings
+        sizes += [ref.nbytes for ref in shard.tensors.values()]
+    if sizes and not any(sizes):
+        yield (
+            f"all {counted(len(sizes), 'tensor')} are empty: DeepSpeed's ZeRO-3 leaves such a file when one rank saves "
+            "the model without gathering its parameters"
+        )
+
+
+def _format(directory: Path, shards: Mapping[str, Shard]) -> str:
+    """Return the format that all shards are in, whatever their names say."""
+    found = {shard.format: name for name, shard in shards.items()}
+    if len(found) > 1:
+        mixed = ", ".join(f"{quote(name)} ({format_})" for format_, name in found.items())
+        raise SourceError(f"{quote(directory)} holds shards of several formats: {mixed}", _SAME_REVISION)
+    return next(iter(found))
 
 
 def _lone_shard(name: str) -> Iterator[str]:
@@ -117,7 +112,7 @@ def _lone_shard(name: str) -> Iterator[str]:
 def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
     listed = list_directory(directory, header_room())
     selected = select(listed)
-    shards = {name: _READERS[selected.format](directory / name, header_room()) for name in selected.names}
+    shards = {name: files.read(directory / name, selected.format, header_room()) for name in selected.names}
     if selected.index:
         _check_index(directory, selected.index, shards)
     home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
@@ -128,13 +123,13 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
         reasons.update(shard.ignored)
     for _, ref in twice:
         reasons[f"{ref.extents[0].file.path.name}: {ref.name}"] = f"in {quote(home[ref.name])} too"
-    files = tuple(shard.file for shard in shards.values())
-    warnings = (*selected.warnings, *_doubtful(selected.doubt))
-    return Catalog(directory, selected.format, tensors, files, reasons, twice, warnings, selected.doubt.why)
+    read = tuple(shard.file for shard in shards.values())
+    warnings = (*selected.warnings, *_doubtful(selected.doubt), *_contents(shards.values()))
+    return Catalog(directory, _format(directory, shards), tensors, read, reasons, twice, warnings, selected.doubt.why)
 
 
 def _twice(
-    directory: Path, home: Mapping[str, str], shards: Mapping[str, _Shard]
+    directory: Path, home: Mapping[str, str], shards: Mapping[str, Shard]
 ) -> Iterator[tuple[TensorRef, TensorRef]]:
     """Yield the tensors that are in a second file too; whether they hold the same bytes is not checked here.
 
@@ -156,7 +151,7 @@ def _twice(
         )
 
 
-def _check_index(directory: Path, index: Mapping[str, str], shards: Mapping[str, _Shard]) -> None:
+def _check_index(directory: Path, index: Mapping[str, str], shards: Mapping[str, Shard]) -> None:
     """Refuse an index that does not state exactly what the shards hold."""
     missing = [f"{name} ({shard})" for name, shard in index.items() if name not in shards[shard].tensors]
     if missing:

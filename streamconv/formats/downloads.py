@@ -65,7 +65,7 @@ MARKS = (
     # Only behind a file of weights: eight hexadecimal digits may be anything else.
     Mark(
         re.compile(r"(?P<file>.+\.(?:safetensors|ckpt|bin|pt|pth))\.[0-9A-Fa-f]{8}", re.DOTALL),
-        "a partial download of the AWS command line",
+        "the AWS CLI's partial download",
         is_next_to_it=False,
     ),
     Mark(re.compile(r"\.(?P<file>.+)\.[0-9A-Za-z]{6}", re.DOTALL), "a partial copy of rsync", is_next_to_it=False),

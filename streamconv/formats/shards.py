@@ -8,6 +8,7 @@ names must lie in the same directory.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     """
     name = quote(path.name)
     with opened(path) as (descriptor, file):
-        index = parse_json_object(read_json(descriptor, file, 0, file.size, name, header_room), name)
+        text = read_json(descriptor, file, 0, file.size, name, header_room)
+    index = parse_json_object(_utf_8(text, name), name)
     weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
     if not found or len(found) != len(_items(weight_map)):
@@ -103,6 +105,13 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
             f"{name} names files that are not plain names in its directory: {listing(outside)}", DOWNLOAD_AGAIN
         )
     return found
+
+
+def _utf_8(text: bytes, name: str) -> bytes:
+    """Return JSON without the byte order mark that editors on Windows write."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in text[:2]:
+        raise SourceError(f"{name} is UTF-16", "save it as UTF-8")
+    return text.removeprefix(codecs.BOM_UTF8)
 
 
 def _items(value: object) -> list[tuple[str, object]]:

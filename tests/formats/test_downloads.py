@@ -69,7 +69,7 @@ OPEN = {
     f"{B}_.gstmp": "gsutil's partial download",
 }
 APART = {
-    f"{B}.6eF0a1b2": "a partial download of the AWS command line",
+    f"{B}.6eF0a1b2": "the AWS CLI's partial download",
     f".{B}.Xa09Zz": "a partial copy of rsync",
     f".rsync-partial/{B}": "a partial copy of rsync",
     f"._____temp/{B}": "ModelScope's partial download",
