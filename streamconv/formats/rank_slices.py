@@ -49,7 +49,9 @@ _MERGE_CKPT = (
     "merge them first, with mindspore.transform_checkpoints or MindFormers' mindformers/tools/transform_ckpt.py, "
     "and give the result"
 )
-_WHOLE_COPIES = "; in data-parallel training each rank may hold the whole model: then move one file to a new directory"
+_WHOLE_COPIES = (
+    "; after data-parallel training each rank may hold the whole model: then move rank 0's file to a new directory"
+)
 _ONE_CARD = (
     "MindFormers has no tool that merges these files: load them there on a single card, which puts the slices "
     "together, and convert what it saves"

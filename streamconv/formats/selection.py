@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import SourceError, reading
 from ..storage import disk
 from ..text import counted, quote
-from . import downloads, rank_slices
+from . import downloads, elsewhere, foreign_shards, rank_slices
 from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
 from .series import Missing, is_numbered, is_variant, missing
@@ -52,7 +52,7 @@ def select(files: Listing) -> Selection:
     """
     chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
     if chosen is None:
-        raise downloads.partial_model(files) or _nothing(files)
+        raise downloads.partial_model(files) or elsewhere.pointer(files.directory) or _nothing(files)
     warnings = tuple(_check_complete(files, chosen))
     doubt = NO_DOUBT if chosen.index else _doubt(files, chosen.names)
     return replace(chosen, doubt=doubt, warnings=warnings)
@@ -81,6 +81,12 @@ def _doubt(files: Listing, names: Sequence[str]) -> Doubt:
 def _loose_safetensors(files: Listing) -> Selection | None:
     names = files.weights(".safetensors")
     return Selection("safetensors", names) if names else None
+
+
+def _foreign_shards(files: Listing) -> None:
+    """Refuse the shards of a training framework."""
+    if refused := foreign_shards.refusal(Path(disk.resolve(files.directory)), files.names):
+        raise refused
 
 
 def _torch_and_ckpt(files: Listing) -> None:
@@ -136,6 +142,7 @@ RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
     ("an index of safetensors files", _indexed_safetensors),
     ("not the slices of a distributed checkpoint", _slices),
     ("safetensors files", _loose_safetensors),
+    ("not the shards of a training framework", _foreign_shards),
     ("not torch files next to .ckpt files", _torch_and_ckpt),
     ("an index of torch files", _indexed_torch),
     ("torch files", _loose_torch),

@@ -119,6 +119,11 @@ def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Pai
         ignored.update({_label(file, key): "not part of the model" for key, _ in value.pairs if key is not chosen})
         if isinstance(state, Pairs):
             return state
+    if known and not _holds_tensors(value):
+        raise UnsupportedError(
+            f"{name} holds no tensors under {listing([key for key, _ in known])}, where the model should be",
+            "load the file with torch and save the state dict alone",
+        )
     if not _holds_tensors(value):
         keys = listing([key for key, _ in value.pairs if isinstance(key, str)]) or "nothing"
         raise UnsupportedError(
