@@ -73,7 +73,8 @@ def refusal(directory: Path, names: Iterable[str]) -> SourceError | None:
     for kind in KINDS:
         if kind.folder.fullmatch(directory.name) and (shard := next(filter(kind.file.fullmatch, present), None)):
             return SourceError(
-                f"{quote(directory)} holds shards of {kind.what}, such as {quote(shard)}, which streamconv does not merge",
+                f"{quote(directory)} holds shards of {kind.what}, such as {quote(shard)}, "
+                "which streamconv does not merge",
                 kind.hint.format(folder=quote(directory), above=quote(directory.parent)),
             )
     return None
