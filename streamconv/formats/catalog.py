@@ -3,7 +3,8 @@
 A directory is HuggingFace's or MindSpore's by its index, or holds safetensors or torch files without one, or a
 single `.ckpt`. Safetensors win over the other formats that publishers put next to them; whatever is ignored is
 listed with a reason, and never opened. Links in the directory are followed, because a snapshot in HuggingFace's
-cache consists of them; names that come out of an index have to be plain ones.
+cache consists of them; names that come out of an index have to be plain ones. What may be less than a whole model (a
+rank's slices, a download in progress) is refused for sure signs, and for others listed as a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .headers import HeaderRoom
 from .rank_slices import Doubt
 from .selection import ignored, select
 from .series import part_of
-from .shards import listing
+from .shards import MS_REST, listing
 
 _SAME_REVISION = "download index and shards again, from the same revision"
 
@@ -160,7 +161,8 @@ def _check_index(directory: Path, index: Mapping[str, str], shards: Mapping[str,
             f"{listing(missing)}",
             _SAME_REVISION,
         )
-    unnamed = [f"{name} ({at})" for at, shard in shards.items() for name in shard.tensors if name not in index]
+    named = {at: shard for at, shard in shards.items() if at != MS_REST}
+    unnamed = [f"{name} ({at})" for at, shard in named.items() for name in shard.tensors if name not in index]
     if unnamed:
         raise SourceError(
             f"{quote(directory)}: {counted(len(unnamed), 'tensor')} of the shards not found in the index: "

@@ -80,7 +80,8 @@ FOLDERS = {
 
 # huggingface_hub 0.23 to 1: `SHA1.ETAG.incomplete`, where SHA1 is that of `FILE.metadata`, or `FILE.ETAG.incomplete`.
 # Locks and metadata stay there after a download that succeeded.
-_HUB_FOLDER = ".cache/huggingface/download"
+_CACHE = ".cache"
+_HUB_FOLDER = f"{_CACHE}/huggingface/download"
 _HUB_ENDING = ".incomplete"
 _HUB = "huggingface_hub's partial download"
 
@@ -126,9 +127,9 @@ def check_file(path: Path) -> list[str]:
     Raises:
         SourceError: something says that it is not complete.
     """
-    names = _listed(path.parent)
-    hidden = [name for name in names if name.startswith(".")]
-    return refuse_partial(Listing(path.parent, names, HeaderRoom(), hidden), [path.name], [path.name])
+    # In a directory of a million files, only a few are of interest.
+    names = [name for name in _listed(path.parent) if path.name in name or name in (*FOLDERS, _CACHE)]
+    return refuse_partial(Listing(path.parent, names, HeaderRoom(), names), [path.name], [path.name])
 
 
 def partial_model(files: Listing) -> SourceError | None:
@@ -170,7 +171,7 @@ def _in_folders(files: Listing) -> Iterator[tuple[str, Trace]]:
 
 
 def _of_hub(files: Listing, wanted: Iterable[str]) -> Iterator[tuple[str, Trace]]:
-    names = _listed(files.directory / _HUB_FOLDER) if ".cache" in files.hidden else []
+    names = _listed(files.directory / _HUB_FOLDER) if _CACHE in files.hidden else []
     hashes = {hub_hash(file): file for file in wanted} if names else {}
     for name in (name for name in names if name.endswith(_HUB_ENDING)):
         yield from ((file, Trace(f"{_HUB_FOLDER}/{name}", _HUB)) for file in _hub_files(name, hashes))

@@ -16,7 +16,7 @@ from ..errors import SourceError, StreamconvError
 from ..storage import disk
 from ..text import quote
 from . import foreign_shards, rank_slices
-from .directory import FORMATS, Listing, not_the_model
+from .directory import ADAPTERS, FORMATS, Listing, not_the_model
 from .headers import HeaderRoom, opened, read_at
 from .shards import listing
 
@@ -81,7 +81,7 @@ def _search(directory: Path) -> Iterator[Place]:
 def _has_weights(folder: Path, names: Sequence[str]) -> bool:
     if foreign_shards.refusal(folder, names):
         return True
-    return any(name.endswith(tuple(FORMATS)) and not not_the_model(name) for name in names)
+    return any(name in ADAPTERS or (name.endswith(tuple(FORMATS)) and not not_the_model(name)) for name in names)
 
 
 def _is_folder(path: Path) -> bool:

@@ -14,7 +14,7 @@ from . import downloads, elsewhere, foreign_shards, rank_slices
 from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
 from .series import Missing, is_numbered, is_variant, missing
-from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, listing
+from .shards import HF_INDEX, MS_MAP, MS_REST, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
 _INDEX = {"safetensors": HF_INDEX, "torch": TORCH_INDEX}
@@ -66,7 +66,10 @@ def _indexed_safetensors(files: Listing) -> Selection | None:
             f"{quote(files.directory)} holds {HF_INDEX} and {MS_MAP}, and they describe different checkpoints",
             "move one of the two, with its shards, to another directory",
         )
-    return Selection("safetensors", sorted(set(found[0].values())), found[0]) if found else None
+    if not found:
+        return None
+    names = {*found[0].values(), *({MS_REST} & {*files.names} if MS_MAP in files.names else ())}
+    return Selection("safetensors", sorted(names), found[0])
 
 
 def _slices(files: Listing) -> None:

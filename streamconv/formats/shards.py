@@ -20,6 +20,8 @@ from .headers import DOWNLOAD_AGAIN, HeaderRoom, is_plain_name, opened, parse_js
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
+#: What unified_safetensors of MindSpore writes next to its map, without naming it there: parameters of no strategy.
+MS_REST = "hyper_param.safetensors"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 
 _SHOWN = 3

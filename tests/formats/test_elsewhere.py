@@ -54,6 +54,7 @@ def refused(path: Path, *expected: str, error: type[StreamconvError] = SourceErr
         ),
         (["hub/models/o/m/model.safetensors", "hub/models/o/m/config.json"], "in hub/models/o/m;", "hub/models/o/m"),
         (["Qwen/Qwen2.5-7B/model-00001-of-00001.safetensors"], "in Qwen/Qwen2.5-7B;", "Qwen/Qwen2.5-7B"),
+        (["checkpoint-5/adapter_model.safetensors", "checkpoint-5/optimizer.pt"], "in checkpoint-5;", "checkpoint-5"),
         (["b/model.safetensors", "a/model.safetensors"], "in a, b;", "a, or another of them"),
     ],
 )

@@ -85,6 +85,20 @@ def test_a_bare_map_may_hold_a_tensor_called_weight_map(tmp_path, write):
     assert list(open_catalog(tmp_path)) == ["weight_map"]
 
 
+def test_what_mindspore_writes_next_to_its_map(tmp_path, write):
+    """unified_safetensors puts parameters that are in no strategy into a file that its map does not name."""
+    write("part0.safetensors", "a")
+    write(shards.MS_REST, "epoch_num", "norm")
+    (tmp_path / shards.MS_MAP).write_text('{"a": "part0.safetensors"}')
+    catalog = open_catalog(tmp_path)
+    assert sorted(catalog) == ["a", "epoch_num", "norm"]
+    assert catalog.ignored == {}
+    write("part1.safetensors", "b")
+    assert list(open_catalog(tmp_path).ignored) == ["part1.safetensors"]
+    (tmp_path / shards.MS_MAP).rename(tmp_path / shards.HF_INDEX)
+    assert list(open_catalog(tmp_path).ignored) == [shards.MS_REST, "part1.safetensors"]
+
+
 def test_shards_without_an_index(tmp_path, write):
     write("b.safetensors", "x")
     write("a.safetensors", "y")
