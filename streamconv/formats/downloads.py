@@ -62,9 +62,9 @@ MARKS = (
     _ending(r"(?:\.baiduyun)?(?:\.p)?\.downloading", "Baidu's partial download"),
     _ending(r"\.!qB", "qBittorrent's partial download"),
     _ending(r"_\.gstmp", "gsutil's partial download"),
-    # Only behind a file of weights: eight hexadecimal digits may be anything else.
+    # Only behind a file of weights, and not eight decimal digits: those are a date.
     Mark(
-        re.compile(r"(?P<file>.+\.(?:safetensors|ckpt|bin|pt|pth))\.[0-9A-Fa-f]{8}", re.DOTALL),
+        re.compile(r"(?P<file>.+\.(?:safetensors|ckpt|bin|pt|pth))\.(?!\d{8})[0-9A-Fa-f]{8}", re.DOTALL),
         "the AWS CLI's partial download",
         is_next_to_it=False,
     ),

@@ -123,6 +123,7 @@ def test_a_complete_shard_with_a_left_over_elsewhere(sharded, tmp_path, name: st
         ".cache/huggingface/download/" + "0" * 28 + ".0123.incomplete",
         "._____temp/config.json",
         f"{B}.bak",
+        f"{B}.20260131",
         f"{B}.sha256",
         f"{B}.md5sum01",
         f".{B}.swp",
