@@ -113,9 +113,8 @@ class Catalog(Mapping[str, TensorRef]):
         files: the files read, in reading order.
         ignored: why other files next to them, and what else torch files hold (`FILE: KEY`), are not read.
         twice: tensors stored in two files, the one in `tensors` first; both must hold the same bytes.
-        warnings: sentences about the source that a plan and a report show: it is read, and its values may be wrong.
-        slice_of: why this may be one rank's slice of a model and not a whole one, such as `x_rank_0-5_1.ckpt is named
-            like the file of one rank`; empty where nothing says so. If shapes do not fit, that is the reason.
+        warnings: what may be wrong with the source although it can be read; plan and report show it.
+        slice_of: for a file that is named like that of one rank of a distributed run, what it is then.
     """
 
     path: Path
