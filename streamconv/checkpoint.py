@@ -242,6 +242,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
             f"{counted(len(catalog.files), 'file')} of format {catalog.format}"
         )
         yield from (f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items())
+        yield from (f"warning: {warning}" for warning in catalog.warnings)
 
     def to_json(self) -> dict[str, object]:
         """Return what the checkpoint holds as plain values; every extent is [file, offset, length]."""
@@ -251,6 +252,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
             "format": catalog.format,
             "files": {file.path.name: file.size for file in catalog.files},
             "ignored": dict(catalog.ignored),
+            "warnings": list(catalog.warnings),
             "tensors": [
                 {
                     "name": ref.name,

@@ -3,56 +3,30 @@
 A directory is HuggingFace's or MindSpore's by its index, or holds safetensors or torch files without one, or a
 single `.ckpt`. Safetensors win over the other formats that publishers put next to them; whatever is ignored is
 listed with a reason, and never opened. Links in the directory are followed, because a snapshot in HuggingFace's
-cache consists of them; names that come out of an index have to be plain ones.
+cache consists of them; names that come out of an index have to be plain ones. What may be less than a whole model (a
+rank's slices, a download in progress) is refused for sure signs, and for others listed as a warning.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError, reading
 from ..storage import disk
-from ..tensors.refs import Catalog, SourceFile, TensorRef
+from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, quote
-from . import ckpt, safetensors, torch_reader
+from . import downloads, files, rank_slices
+from .directory import FORMATS, JOURNAL, list_directory
+from .files import Shard
 from .headers import HeaderRoom
-from .selection import FORMATS, ignored, list_directory, select
-from .shards import listing
-
-#: What the journal's name adds to that of the result being built, next to it.
-JOURNAL = ".streamconv"
+from .rank_slices import Doubt
+from .selection import ignored, select
+from .series import part_of
+from .shards import MS_REST, listing
 
 _SAME_REVISION = "download index and shards again, from the same revision"
-
-
-class _Shard(NamedTuple):
-    """One file, its tensors, and why other things in it are ignored."""
-
-    file: SourceFile
-    tensors: Mapping[str, TensorRef]
-    ignored: Mapping[str, str]
-
-
-def _read_safetensors(path: Path, header_room: HeaderRoom) -> _Shard:
-    return _Shard(*safetensors.read(path, header_room), {})
-
-
-def _read_ckpt(path: Path, header_room: HeaderRoom) -> _Shard:
-    """Read a `.ckpt`. An unchecked CRC is listed as ignored, because nothing else would tell of a damaged tensor."""
-    file, tensors = ckpt.read(path, header_room)
-    crc = ckpt.read_crc_tail(path, file.size)
-    unread = {} if crc is None else {f"{path.name}: crc_num": "a CRC of the whole file; not checked"}
-    return _Shard(file, tensors, unread)
-
-
-def _read_torch(path: Path, header_room: HeaderRoom) -> _Shard:
-    return _Shard(*torch_reader.read(path, header_room))
-
-
-_READERS = {"safetensors": _read_safetensors, "ckpt": _read_ckpt, "torch": _read_torch}
 
 
 def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom) -> Catalog:
@@ -96,14 +70,50 @@ def _open_file(path: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
             f"{quote(path)} is neither a directory nor a file that ends in {', '.join(FORMATS)}",
             "for an index, give its directory",
         )
-    shard = _READERS[format_](path, header_room())
-    return Catalog(path, format_, shard.tensors, (shard.file,), shard.ignored)
+    doubt = rank_slices.check_file(path)
+    partial = downloads.check_file(path)
+    shard = files.read(path, format_, header_room())
+    warnings = [*partial, *_doubtful(doubt), *_lone_shard(path.name), *_contents((shard,))]
+    return Catalog(path, shard.format, shard.tensors, (shard.file,), shard.ignored, (), tuple(warnings), doubt.why)
+
+
+def _doubtful(doubt: Doubt) -> Iterator[str]:
+    if doubt.is_likely:
+        yield f"{doubt.why}; it is read as a whole model"
+
+
+def _contents(shards: Iterable[Shard]) -> Iterator[str]:
+    """Yield what speaks against the content of files."""
+    sizes = []
+    for shard in shards:
+        yield from shard.warnings
+        sizes += [ref.nbytes for ref in shard.tensors.values()]
+    if sizes and not any(sizes):
+        yield (
+            f"all {counted(len(sizes), 'tensor')} are empty: DeepSpeed's ZeRO-3 leaves such a file when one rank saves "
+            "the model without gathering its parameters"
+        )
+
+
+def _format(directory: Path, shards: Mapping[str, Shard]) -> str:
+    """Return the format that all shards are in, whatever their names say."""
+    found = {shard.format: name for name, shard in shards.items()}
+    if len(found) > 1:
+        mixed = ", ".join(f"{quote(name)} ({format_})" for format_, name in found.items())
+        raise SourceError(f"{quote(directory)} holds shards of several formats: {mixed}", _SAME_REVISION)
+    return next(iter(found))
+
+
+def _lone_shard(name: str) -> Iterator[str]:
+    number, count = part_of(name) or (1, 1)
+    if count > 1:
+        yield f"{quote(name)} is shard {number} of {count}; for the whole checkpoint, give its directory"
 
 
 def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
     listed = list_directory(directory, header_room())
     selected = select(listed)
-    shards = {name: _READERS[selected.format](directory / name, header_room()) for name in selected.names}
+    shards = {name: files.read(directory / name, selected.format, header_room()) for name in selected.names}
     if selected.index:
         _check_index(directory, selected.index, shards)
     home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
@@ -114,11 +124,13 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
         reasons.update(shard.ignored)
     for _, ref in twice:
         reasons[f"{ref.extents[0].file.path.name}: {ref.name}"] = f"in {quote(home[ref.name])} too"
-    return Catalog(directory, selected.format, tensors, tuple(s.file for s in shards.values()), reasons, twice)
+    read = tuple(shard.file for shard in shards.values())
+    warnings = (*selected.warnings, *_doubtful(selected.doubt), *_contents(shards.values()))
+    return Catalog(directory, _format(directory, shards), tensors, read, reasons, twice, warnings, selected.doubt.why)
 
 
 def _twice(
-    directory: Path, home: Mapping[str, str], shards: Mapping[str, _Shard]
+    directory: Path, home: Mapping[str, str], shards: Mapping[str, Shard]
 ) -> Iterator[tuple[TensorRef, TensorRef]]:
     """Yield the tensors that are in a second file too; whether they hold the same bytes is not checked here.
 
@@ -136,11 +148,11 @@ def _twice(
         raise SourceError(
             f"{quote(directory)} has {counted(len(differing), 'tensor')} in two files, in different shapes or dtypes: "
             f"{listing(differing)}; it is ambiguous which one is meant",
-            "remove the file that does not belong there",
+            "give the file to convert; slices of a distributed checkpoint have to be merged first",
         )
 
 
-def _check_index(directory: Path, index: Mapping[str, str], shards: Mapping[str, _Shard]) -> None:
+def _check_index(directory: Path, index: Mapping[str, str], shards: Mapping[str, Shard]) -> None:
     """Refuse an index that does not state exactly what the shards hold."""
     missing = [f"{name} ({shard})" for name, shard in index.items() if name not in shards[shard].tensors]
     if missing:
@@ -149,7 +161,8 @@ def _check_index(directory: Path, index: Mapping[str, str], shards: Mapping[str,
             f"{listing(missing)}",
             _SAME_REVISION,
         )
-    unnamed = [f"{name} ({at})" for at, shard in shards.items() for name in shard.tensors if name not in index]
+    named = {at: shard for at, shard in shards.items() if at != MS_REST}
+    unnamed = [f"{name} ({at})" for at, shard in named.items() for name in shard.tensors if name not in index]
     if unnamed:
         raise SourceError(
             f"{quote(directory)}: {counted(len(unnamed), 'tensor')} of the shards not found in the index: "

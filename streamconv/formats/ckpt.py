@@ -41,7 +41,6 @@ _RECORD_COST = 64
 _MOST_COUNTED = 1_000_000
 _LEAST_RECORD = 8
 _ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
-_ZIP = b"PK\x03\x04"
 
 
 @dataclass
@@ -97,8 +96,6 @@ def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
     name, head = quote(file.path.name), read_head(descriptor, file, 64)
     if mode := _ENCRYPTED.get(head[:4]):
         raise UnsupportedError(f"{name} is encrypted ({mode})", "decrypt it with MindSpore first: load, then save")
-    if head.startswith(_ZIP):
-        raise UnsupportedError(f"{name} is a torch file, not MindSpore's", "rename it to end in .bin, .pt or .pth")
 
 
 def _records(buffer: Buffer, header_room: HeaderRoom) -> Iterator[_Record]:

@@ -4,63 +4,40 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import SourceError, reading
 from ..storage import disk
 from ..text import counted, quote
-from .headers import HeaderRoom
-from .shards import HF_INDEX, MS_MAP, TORCH_INDEX, is_numbered, is_variant, listing, missing_numbered, read_index
-
-#: What a torch file may end in.
-TORCH_ENDINGS = (".bin", ".pt", ".pth")
-
-#: The format of a file by what its name ends in.
-FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH_ENDINGS, "torch")}
+from . import downloads, elsewhere, foreign_shards, rank_slices
+from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
+from .rank_slices import NO_DOUBT, Doubt
+from .series import Missing, is_numbered, is_variant, missing
+from .shards import HF_INDEX, MS_MAP, MS_REST, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
-_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-_TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state")
+_INDEX = {"safetensors": HF_INDEX, "torch": TORCH_INDEX}
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The files of a checkpoint, all of one format, and its index: tensor name → file name, empty without one."""
+    """The files of a checkpoint, all of one format.
+
+    Attributes:
+        format: their format, by their names.
+        names: the files.
+        index: tensor name → file name; empty without an index.
+        doubt: why they may be slices of a model.
+        warnings: what else there is to say of them.
+    """
 
     format: str
     names: Sequence[str]
     index: Mapping[str, str] = field(default_factory=dict)
-
-
-class Listing(NamedTuple):
-    """A directory: the names in it, without hidden ones, and the bytes that an index may have."""
-
-    directory: Path
-    names: Sequence[str]
-    header_room: HeaderRoom
-
-    def weights(self, endings: str | tuple[str, ...]) -> list[str]:
-        """Return the files that may be the checkpoint or parts of it; variants only if there is nothing else."""
-        found = [name for name in self.names if name.endswith(endings) and not _not_the_model(name)]
-        return [name for name in found if not is_variant(name)] or found
-
-    def read_index(self, name: str) -> dict[str, str]:
-        """Return what an index states, or nothing if it does not exist."""
-        return read_index(self.directory / name, self.header_room) if name in self.names else {}
-
-
-def list_directory(directory: Path, header_room: HeaderRoom) -> Listing:
-    """Return the names in a directory.
-
-    Raises:
-        SourceError: it cannot be listed.
-    """
-    with reading(directory, "cannot list"):
-        names = [name for name in disk.listdir(directory) if not name.startswith(".")]
-    return Listing(directory, names, header_room)
+    doubt: Doubt = NO_DOUBT
+    warnings: tuple[str, ...] = ()
 
 
 def select(files: Listing) -> Selection:
@@ -71,12 +48,14 @@ def select(files: Listing) -> Selection:
 
     Raises:
         SourceError: nothing to read, several candidates, or shards are missing.
+        UnsupportedError: the slices of a distributed checkpoint.
     """
     chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
     if chosen is None:
-        raise _nothing(files)
-    _check_complete(files, chosen)
-    return chosen
+        raise downloads.partial_model(files) or elsewhere.pointer(files.directory) or _nothing(files)
+    warnings = tuple(_check_complete(files, chosen))
+    doubt = NO_DOUBT if chosen.index else _doubt(files, chosen.names)
+    return replace(chosen, doubt=doubt, warnings=warnings)
 
 
 def _indexed_safetensors(files: Listing) -> Selection | None:
@@ -87,7 +66,19 @@ def _indexed_safetensors(files: Listing) -> Selection | None:
             f"{quote(files.directory)} holds {HF_INDEX} and {MS_MAP}, and they describe different checkpoints",
             "move one of the two, with its shards, to another directory",
         )
-    return Selection("safetensors", sorted(set(found[0].values())), found[0]) if found else None
+    if not found:
+        return None
+    names = {*found[0].values(), *({MS_REST} & {*files.names} if MS_MAP in files.names else ())}
+    return Selection("safetensors", sorted(names), found[0])
+
+
+def _slices(files: Listing) -> None:
+    """Refuse the files of one rank, or of several."""
+    _doubt(files, files.weights(".safetensors") or files.weights(".ckpt"))
+
+
+def _doubt(files: Listing, names: Sequence[str]) -> Doubt:
+    return rank_slices.check(Path(disk.resolve(files.directory)), names, files.names)
 
 
 def _loose_safetensors(files: Listing) -> Selection | None:
@@ -95,12 +86,18 @@ def _loose_safetensors(files: Listing) -> Selection | None:
     return Selection("safetensors", names) if names else None
 
 
+def _foreign_shards(files: Listing) -> None:
+    """Refuse the shards of a training framework."""
+    if refused := foreign_shards.refusal(Path(disk.resolve(files.directory)), files.names):
+        raise refused
+
+
 def _torch_and_ckpt(files: Listing) -> None:
     """Refuse torch files next to MindSpore's."""
     torch_files, ckpts = _torch_names(files), files.weights(".ckpt")
     if torch_files and ckpts:
         raise SourceError(
-            f"{quote(files.directory)} holds torch files ({listing(torch_files)}) and MindSpore's ({listing(ckpts)}): "
+            f"{quote(files.directory)} holds torch files ({listing(torch_files)}) and .ckpt files ({listing(ckpts)}): "
             "it is ambiguous which are meant",
             "give the file to convert, or move one format to another directory",
         )
@@ -130,7 +127,7 @@ def _loose_torch(files: Listing) -> Selection | None:
 
 def _adapter(files: Listing) -> Selection | None:
     """Select an adapter, if there is no model next to it."""
-    name = next((name for name in _ADAPTERS if name in files.names), None)
+    name = next((name for name in ADAPTERS if name in files.names), None)
     return Selection(FORMATS[Path(name).suffix], [name]) if name and not files.weights(".ckpt") else None
 
 
@@ -146,7 +143,9 @@ def _one_ckpt(files: Listing) -> Selection | None:
 #: How the files of a checkpoint are chosen: the first rule that returns some decides.
 RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
     ("an index of safetensors files", _indexed_safetensors),
+    ("not the slices of a distributed checkpoint", _slices),
     ("safetensors files", _loose_safetensors),
+    ("not the shards of a training framework", _foreign_shards),
     ("not torch files next to .ckpt files", _torch_and_ckpt),
     ("an index of torch files", _indexed_torch),
     ("torch files", _loose_torch),
@@ -165,16 +164,38 @@ def _nothing(files: Listing) -> SourceError:
     return SourceError(f"{quote(files.directory)} holds no file to read that ends in {', '.join(FORMATS)}{note}")
 
 
-def _check_complete(files: Listing, chosen: Selection) -> None:
-    present = {name for name in files.names if not _dangles(files.directory / name)}
-    missing = set(chosen.names) - present
-    if not chosen.index:
-        missing.update(missing_numbered(set(chosen.names)))
-    if missing:
-        raise SourceError(
-            f"{quote(files.directory)} lacks {counted(len(missing), 'shard')}: {listing(sorted(missing))}",
-            "download them again",
-        )
+def _check_complete(files: Listing, chosen: Selection) -> list[str]:
+    """Refuse a checkpoint that lacks files, or whose files are being downloaded; return warnings."""
+    there = {name for name in files.names if not _dangles(files.directory / name)}
+    absent = sorted(set(chosen.names) - there)
+    lacking = Missing(len(absent), absent) if absent or chosen.index else missing(chosen.names)
+    found = downloads.refuse_partial(files, [*lacking.names, *chosen.names], there)
+    if lacking.count:
+        raise _incomplete(files, chosen, lacking)
+    return found
+
+
+def _incomplete(files: Listing, chosen: Selection, lacking: Missing) -> SourceError:
+    shards = f"{counted(lacking.count, 'shard')}: {listing(lacking.names, lacking.count)}"
+    whole = _whole(files, chosen)
+    if not whole:
+        return SourceError(f"{quote(files.directory)} lacks {shards}", downloads.what_to_do(files))
+    index = next(name for name in (_INDEX[chosen.format], MS_MAP) if name in files.names)
+    way_out = f"give that file, or remove {index}" if len(whole) == 1 else f"remove {index}"
+    return SourceError(
+        f"{quote(files.directory)} lacks {shards}, named by {index}; {listing(whole)} would be a whole checkpoint, and "
+        "the index does not name it",
+        f"to convert {listing(whole)}, {way_out}; to convert the shards, download them again",
+    )
+
+
+def _whole(files: Listing, chosen: Selection) -> list[str]:
+    """Return files that are a checkpoint, of any format, next to an index that names others."""
+    others = [name for name in files.weights(tuple(FORMATS)) if name not in chosen.names] if chosen.index else []
+    if single := next((name for name in downloads.USUAL if name in others), None):
+        return [single]
+    series = [name for name in others if is_numbered(name)]
+    return [] if missing(series).count else series
 
 
 def _dangles(path: Path) -> bool:
@@ -196,7 +217,7 @@ def _reason(path: Path, chosen: Selection) -> str | None:
         return "a subdirectory: not searched"
     if not stat.S_ISREG(mode):
         return "not a regular file or a link to one"
-    if reason := _not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
+    if reason := not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):
         return reason
     its = FORMATS.get(path.suffix)
     if its is None:
@@ -205,14 +226,3 @@ def _reason(path: Path, chosen: Selection) -> str | None:
         return "not named by the index" if chosen.index else "other files of its format are read instead"
     what = "a torch file: " if its == "torch" else ""
     return f"{what}the {chosen.format} files next to it are read instead"
-
-
-def _not_the_model(name: str) -> str | None:
-    """Return why a file of weights with this name is not part of the model."""
-    if name.startswith("consolidated"):
-        return "the publisher's own arrangement of the same weights"
-    if name in _ADAPTERS:
-        return "an adapter, not a model: merge it into its model first"
-    if name.startswith(_TRAINING) and name.endswith(TORCH_ENDINGS):
-        return "the state of a training run, not a model"
-    return None

@@ -8,10 +8,9 @@ names must lie in the same directory.
 
 from __future__ import annotations
 
+import codecs
 import json
-import re
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ..errors import SourceError
@@ -21,14 +20,10 @@ from .headers import DOWNLOAD_AGAIN, HeaderRoom, is_plain_name, opened, parse_js
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
+#: What unified_safetensors of MindSpore writes next to its map, without naming it there: parameters of no strategy.
+MS_REST = "hyper_param.safetensors"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 
-# TeleChat's torch files have an underscore before the number.
-_NUMBERED = re.compile(
-    r"(?P<stem>.+[-_])(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.(safetensors|bin|pt|pth))", re.DOTALL
-)
-# As transformers names the same weights in another dtype: openai/whisper-large-v3 has `model.fp32-00001-of-00002`.
-_VARIANT = re.compile(r"(model|pytorch_model)\.[^.]+?(-\d{5}-of-\d{5})?\.(safetensors|bin)", re.DOTALL)
 _SHOWN = 3
 
 
@@ -100,7 +95,8 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     """
     name = quote(path.name)
     with opened(path) as (descriptor, file):
-        index = parse_json_object(read_json(descriptor, file, 0, file.size, name, header_room), name)
+        text = read_json(descriptor, file, 0, file.size, name, header_room)
+    index = parse_json_object(_utf_8(text, name), name)
     weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
     if not found or len(found) != len(_items(weight_map)):
@@ -113,34 +109,24 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     return found
 
 
+def _utf_8(text: bytes, name: str) -> bytes:
+    """Return JSON without the byte order mark that editors on Windows write."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in text[:2]:
+        raise SourceError(f"{name} is UTF-16", "save it as UTF-8")
+    return text.removeprefix(codecs.BOM_UTF8)
+
+
 def _items(value: object) -> list[tuple[str, object]]:
     return list(value.items()) if isinstance(value, dict) else []
 
 
-def is_numbered(name: str) -> bool:
-    """Return whether a name is of a numbered series, such as `model-00001-of-00003.safetensors`."""
-    return _NUMBERED.fullmatch(name) is not None
+def listing(items: Sequence[str], count: int | None = None) -> str:
+    """Return the first few of these names from outside, and how many more there are.
 
-
-def is_variant(name: str) -> bool:
-    """Return whether a name is of a variant of a model, such as `model.fp16.safetensors`.
-
-    >>> is_variant("model.fp32-00001-of-00002.safetensors"), is_variant("model-00001-of-00002.safetensors")
-    (True, False)
+    Args:
+        items: the names, or the first of them.
+        count: how many there are; without it, as many as `items`.
     """
-    return _VARIANT.fullmatch(name) is not None
-
-
-def missing_numbered(names: AbstractSet[str]) -> list[str]:
-    """Return the names missing from the first incomplete series such as `model-00001-of-00003.safetensors`."""
-    matches = filter(None, map(_NUMBERED.fullmatch, names))
-    for stem, count, ending in sorted({(match["stem"], match["count"], match["ending"]) for match in matches}):
-        series = (f"{stem}{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1))
-        if missing := [name for name in series if name not in names]:
-            return missing
-    return []
-
-
-def listing(items: Sequence[str]) -> str:
-    """Return the first few of these names from outside, and how many more there are."""
-    return first_few(items, _SHOWN, quote)
+    shown = first_few(items[:_SHOWN], _SHOWN, quote)
+    more = (len(items) if count is None else count) - _SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

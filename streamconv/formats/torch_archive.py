@@ -61,10 +61,15 @@ def read_archive(
     return archive, _pickled(descriptor, archive, allowed, left)
 
 
+def is_legacy(head: bytes) -> bool:
+    """Return whether a file that begins so was written by torch before version 1.6."""
+    at, mark = _TAR_MARK
+    return head.startswith(_LEGACY) or head.startswith(mark, at)
+
+
 def _refuse_foreign(descriptor: int, file: SourceFile) -> None:
     name, head = quote(file.path.name), read_head(descriptor, file, 512)
-    at, mark = _TAR_MARK
-    if head.startswith(_LEGACY) or head.startswith(mark, at):
+    if is_legacy(head):
         raise UnsupportedError(f"{name} is of the format that torch wrote before version 1.6", _RESAVE)
     if not head.startswith(LOCAL_MAGIC):
         raise UnsupportedError(f"{name} is not a torch file: it does not begin as a zip archive")

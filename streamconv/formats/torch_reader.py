@@ -3,7 +3,8 @@
 Source: torch 2.13, `torch/_utils.py`, and files that it wrote. A tensor is a call of
 `_rebuild_tensor_v2(storage, offset, size, strides, …)`; a parameter is a call around that; dtypes that have no
 storage type of their own come as `_rebuild_tensor_v3(UntypedStorage, …, dtype)`. Nothing is called or imported:
-`pickles` only states what would be.
+`pickles` only states what would be. Ascend's torch_npu and torch's XLA write the tensors of their devices with calls of
+their own around the same bytes, which are those of the CPU's copy.
 
 One state dict is read: the dictionary itself, or the one under `model`, `state_dict`, `module` or `model_state_dict`
 if it holds the tensors. All else (optimizers, epochs, dictionaries in the state dict) is listed as ignored.
@@ -53,13 +54,24 @@ REBUILD, REBUILD_UNTYPED = "torch._utils._rebuild_tensor_v2", "torch._utils._reb
 # Calls around a tensor, which is their first argument.
 _AROUND = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+# A tensor of a device without storages: the CPU's copy, and the dtype that it has anyway.
+_MOVED = "torch._utils._rebuild_device_tensor_from_cpu_tensor"
+# torch_npu 2.x. The seventh argument says how the NPU arranges the tensor in its own memory (True, an int or a Format).
+_NPU, _NPU_FORMAT = "torch_npu.utils.storage._rebuild_npu_tensor", "torch_npu.npu._format.Format"
 # Arguments of a rebuilding call: how many there are at least, and the place of the dtype and of the metadata.
-_REBUILDS = {"torch._utils._rebuild_tensor": (4, None, 4), REBUILD: (6, None, 6), REBUILD_UNTYPED: (7, 6, 7)}
+_REBUILDS = {
+    "torch._utils._rebuild_tensor": (4, None, 4),
+    REBUILD: (6, None, 6),
+    REBUILD_UNTYPED: (7, 6, 7),
+    _NPU: (7, None, 7),
+}
 # Allowed by torch.load(weights_only=True) too, and not tensors. A training configuration names dtypes.
 _DTYPES = (
     *("float64", "float32", "float16", "bfloat16", "complex128", "complex64"),
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
+_SAFETENSORS = ("F64", "F32", "F16", "BF16", "C128", "C64", "I64", "I32", "I16", "I8", "U8", "BOOL")
+_OF_DTYPE = {f"torch.{dtype}": name for dtype, name in zip(_DTYPES, _SAFETENSORS, strict=True)}
 _INERT = {
     "torch.Size",
     "torch.Tensor",
@@ -67,10 +79,11 @@ _INERT = {
     "torch.device",
     "collections.Counter",
     *(f"torch.{dtype}" for dtype in _DTYPES),
+    _NPU_FORMAT,
     "_codecs.encode",
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")),
 }
-_ALLOWED = frozenset({*TYPED, *UNTYPED, UNTYPED_STORAGE, *_AROUND, _SUBCLASS, *_REBUILDS, *_INERT})
+_ALLOWED = frozenset({*TYPED, *UNTYPED, UNTYPED_STORAGE, *_AROUND, _SUBCLASS, _MOVED, *_REBUILDS, *_INERT})
 
 # Real files have two at most, around a parameter of a subclass.
 _MOST_AROUND = 4
@@ -119,6 +132,11 @@ def _state_dict(file: SourceFile, value: object, ignored: dict[str, str]) -> Pai
         ignored.update({_label(file, key): "not part of the model" for key, _ in value.pairs if key is not chosen})
         if isinstance(state, Pairs):
             return state
+    if known and not _holds_tensors(value):
+        raise UnsupportedError(
+            f"{name} holds no tensors under {listing([key for key, _ in known])}, where the model should be",
+            "load the file with torch and save the state dict alone",
+        )
     if not _holds_tensors(value):
         keys = listing([key for key, _ in value.pairs if isinstance(key, str)]) or "nothing"
         raise UnsupportedError(
@@ -146,11 +164,23 @@ def _rebuild(value: object) -> Call | None:
                 return value
             case Call(function, [inner, *_]) if function in _AROUND:
                 value = inner
+            case Call(function, [inner, Name(dtype), str(), *_]) if function == _MOVED and _has_dtype(inner, dtype):
+                value = inner
             case Call(function, [Name(inner), _, tuple(arguments), _]) if function == _SUBCLASS:
                 value = Call(inner, arguments)
             case _:
                 return None
     return None
+
+
+def _has_dtype(value: object, dtype: str) -> bool:
+    """Return whether a tensor is of a dtype already, so that nothing is cast when it is loaded."""
+    match value:
+        case Call(_, [Reference(id=("storage", Name(kind), *_)), _, _, _, _, _, Name(its), *_]):
+            return kind == UNTYPED_STORAGE and its == dtype
+        case Call(_, [Reference(id=("storage", Name(kind), *_)), *_]):
+            return TYPED.get(kind, "") == _OF_DTYPE.get(dtype)
+    return False
 
 
 def _tensors(archive: Archive, state: Pairs, ignored: dict[str, str]) -> Iterator[TensorRef]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from ..formats.directory import TORCH_ENDINGS
 from ..formats.layout import CKPT, HF_SAFETENSORS, MS_SAFETENSORS, TORCH
-from ..formats.selection import TORCH_ENDINGS
 from ..rules.family import Family
 from ..rules.statements import Direction
 from ..text import quote, setting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..formats.catalog import JOURNAL
+from ..formats.directory import JOURNAL
 from ..storage import disk
 
 MANIFEST = "streamconv.json"

@@ -30,7 +30,7 @@ _NO_LOCKS = (errno.ENOLCK, *_NOT_OFFERED)
 PRIMITIVES = (
     *("open_file", "close", "read", "read_into", "read_cached", "advise_random", "write", "truncate"),
     *("sync", "sync_data", "drop_cache", "fstat", "stat", "listdir", "make_directory", "remove_directory", "remove"),
-    *("rename", "exchange", "lock", "free_bytes"),
+    *("rename", "exchange", "lock", "free_bytes", "seek"),
 )
 
 # -- primitives --------------------------------------------------------------------------------------------------------
@@ -166,6 +166,15 @@ def free_bytes(directory: PathLike) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def seek(descriptor: int, offset: int, whence: int) -> int:
+    """Move the file's position and return it; `os.SEEK_HOLE` and `os.SEEK_DATA` find holes.
+
+    Raises:
+        OSError: the file system does not tell, or there is nothing more to find (ENXIO).
+    """
+    return os.lseek(descriptor, offset, whence)
+
+
 # -- made of them ------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +252,20 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += write(descriptor, data[done:], offset + done)
+
+
+def next_hole(descriptor: int, offset: int, end: int) -> tuple[int, int] | None:
+    """Return begin and end of the first hole in a range of a file, `None` without one or where nobody knows."""
+    try:
+        begin = seek(descriptor, offset, os.SEEK_HOLE)
+    except OSError:
+        return None
+    if begin >= end:
+        return None
+    try:
+        return begin, min(end, seek(descriptor, begin, os.SEEK_DATA))
+    except OSError:
+        return begin, end
 
 
 def open_direct(descriptor: int, flags: int) -> int | None:

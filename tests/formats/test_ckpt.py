@@ -191,7 +191,6 @@ UNSUPPORTED = {
     "AES-GCM": (b"\xd8\x5e\x3a\x7f" + GOOD, "AES-GCM"),
     "AES-CBC": (b"\xd9\x5e\x3a\x7f" + GOOD, "AES-CBC"),
     "SM4-CBC": (b"\xda\x5e\x3a\x7f" + GOOD, "decrypt it with MindSpore first"),
-    "torch": (b"PK\x03\x04" + GOOD, "torch file"),
 }
 
 

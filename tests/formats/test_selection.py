@@ -9,8 +9,9 @@ import pytest
 
 from streamconv.errors import SourceError
 from streamconv.formats import shards
+from streamconv.formats.directory import Listing, list_directory
 from streamconv.formats.headers import HeaderRoom
-from streamconv.formats.selection import RULES, Listing, Selection, ignored, list_directory, select
+from streamconv.formats.selection import RULES, Selection, ignored, select
 from support.helpers import text_of
 
 RULE = dict(RULES)
@@ -56,7 +57,7 @@ def test_torch_beside_ckpt(listed: List) -> None:
     assert rule(listed("a.ckpt", "optimizer.pt")) is None
     with pytest.raises(SourceError) as caught:
         rule(listed("b.bin"))
-    assert "torch files (b.bin) and MindSpore's (a.ckpt): it is ambiguous" in text_of(caught.value)
+    assert "torch files (b.bin) and .ckpt files (a.ckpt): it is ambiguous" in text_of(caught.value)
 
 
 def test_an_index_of_torch_files(listed: List) -> None:
@@ -117,6 +118,51 @@ def test_the_first_rule_that_applies_decides(listed: List) -> None:
         "b.bin": "a torch file: the safetensors files next to it are read instead",
     }
     assert select(listed("m2.safetensors", HF_INDEX=INDEX)).index == INDEX
+
+
+TWO = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+SHARDED = {"a": TWO[0], "b": TWO[1]}
+TORCH = [f"pytorch_model-{number:05}-of-00002.bin" for number in (1, 2)]
+
+
+@pytest.mark.parametrize("there", [(), TWO[:1], TWO[1:]])
+@pytest.mark.parametrize(
+    ("whole", "way_out"),
+    [
+        (["model.safetensors"], "give that file, or remove"),
+        (["pytorch_model.bin"], "give that file, or remove"),
+        (TORCH, "remove"),
+        ([name.replace("00002", "00001") for name in TWO[:1]], "give that file, or remove"),
+    ],
+)
+def test_a_stale_index_next_to_a_whole_model(
+    listed: List, there: tuple[str, ...], whole: list[str], way_out: str
+) -> None:
+    with pytest.raises(SourceError) as caught:
+        select(listed(*whole, *there, HF_INDEX=SHARDED))
+    said, shown = text_of(caught.value), ", ".join(whole)
+    assert f"lacks {2 - len(there)} shard" in said
+    assert f"named by model.safetensors.index.json; {shown} would be a whole checkpoint" in said
+    assert f"to convert {shown}, {way_out} model.safetensors.index.json; to convert the shards, download" in said
+
+
+def test_a_stale_torch_index(listed: List) -> None:
+    with pytest.raises(SourceError) as caught:
+        select(listed("pytorch_model.bin", TORCH_INDEX={"a": TORCH[0], "b": TORCH[1]}))
+    assert "named by pytorch_model.bin.index.json; pytorch_model.bin would be a whole" in text_of(caught.value)
+
+
+@pytest.mark.parametrize("others", [(), ("training_args.bin",), ("notes.pt",), TORCH[:1], ("adapter_model.bin",)])
+def test_an_index_without_shards_and_nothing_whole(listed: List, others: tuple[str, ...]) -> None:
+    with pytest.raises(SourceError, match=r"lacks 2 shards: [^;]*$") as caught:
+        select(listed(*others, HF_INDEX=SHARDED))
+    assert caught.value.hint == "download them again"
+
+
+def test_an_index_that_is_complete_wins_over_a_whole_model(listed: List) -> None:
+    found = listed(*TWO, "model.safetensors", HF_INDEX=SHARDED)
+    assert select(found).names == TWO
+    assert ignored(found, select(found)) == {"model.safetensors": "not named by the index"}
 
 
 def test_nothing_to_read(listed: List) -> None:

@@ -85,6 +85,20 @@ def test_a_bare_map_may_hold_a_tensor_called_weight_map(tmp_path, write):
     assert list(open_catalog(tmp_path)) == ["weight_map"]
 
 
+def test_what_mindspore_writes_next_to_its_map(tmp_path, write):
+    """unified_safetensors puts parameters that are in no strategy into a file that its map does not name."""
+    write("part0.safetensors", "a")
+    write(shards.MS_REST, "epoch_num", "norm")
+    (tmp_path / shards.MS_MAP).write_text('{"a": "part0.safetensors"}')
+    catalog = open_catalog(tmp_path)
+    assert sorted(catalog) == ["a", "epoch_num", "norm"]
+    assert catalog.ignored == {}
+    write("part1.safetensors", "b")
+    assert list(open_catalog(tmp_path).ignored) == ["part1.safetensors"]
+    (tmp_path / shards.MS_MAP).rename(tmp_path / shards.HF_INDEX)
+    assert list(open_catalog(tmp_path).ignored) == [shards.MS_REST, "part1.safetensors"]
+
+
 def test_shards_without_an_index(tmp_path, write):
     write("b.safetensors", "x")
     write("a.safetensors", "y")
@@ -233,6 +247,21 @@ def test_missing_shards_by_their_numbers(tmp_path, write):
     write("model-00001-of-00003.safetensors", "a")
     write("model-00003-of-00003.safetensors", "b")
     refused(tmp_path, "lacks 1 shard: model-00002-of-00003.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "present"),
+    [("model-{:05}-of-000004.safetensors", (1, 2, 4)), ("model-{}-of-4.safetensors", (1, 2, 4))],
+)
+def test_missing_shards_by_deepseeks_and_kimis_numbers(tmp_path, write, pattern, present):
+    for number in present:
+        write(pattern.format(number), f"t{number}")
+    refused(tmp_path, f"lacks 1 shard: {pattern.format(3)}; download them again")
+
+
+def test_a_shard_too_many_to_list(tmp_path, write):
+    write("model-00001-of-12345.safetensors", "a")
+    refused(tmp_path, "lacks 12344 shards: model-00002-of-12345.safetensors", "and 12341 more")
 
 
 def test_shards_whose_links_lead_nowhere(tmp_path, sharded):
@@ -424,21 +453,3 @@ def test_a_variant_alone_is_the_checkpoint(tmp_path, write):
     for name, tensor in zip(WHISPER[1:], "ab", strict=True):
         write(name, tensor)
     assert list(open_catalog(tmp_path)) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("name", "is_one"),
-    [
-        ("model.fp16.safetensors", True),
-        ("model.fp32-00001-of-00002.safetensors", True),
-        ("pytorch_model.fp32-00001-of-00002.bin", True),
-        ("pytorch_model.non_ema.bin", True),
-        ("model.safetensors", False),
-        ("model-00001-of-00002.safetensors", False),
-        ("pytorch_model.bin", False),
-        ("ms-model-00001-of-00002.safetensors", False),
-        ("my.fp16.safetensors", False),
-    ],
-)
-def test_which_names_are_variants(name, is_one):
-    assert shards.is_variant(name) == is_one

@@ -6,8 +6,11 @@ import json
 import math
 import re
 import struct
+import sys
+import types
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 
 import streamconv
 from streamconv import testing as samples
-from streamconv.errors import SourceError, StreamconvError, UsageError
+from streamconv.errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from streamconv.formats.catalog import open_catalog
 from streamconv.formats.headers import HeaderRoom
 from support import golden
@@ -243,7 +246,7 @@ def test_safetensors_win_and_what_is_no_model_is_never_opened(tmp_path) -> None:
 def test_torch_and_mindspore_side_by_side_are_a_question(tmp_path) -> None:
     saved(tmp_path / "m.bin", {"a": tensor((2,))})
     streamconv.convert(tmp_path / "m.bin", tmp_path / "m.ckpt", model="raw", max_mem="8G")
-    with pytest.raises(SourceError, match=r"torch files \(m\.bin\) and MindSpore's \(m\.ckpt\)"):
+    with pytest.raises(SourceError, match=r"torch files \(m\.bin\) and \.ckpt files \(m\.ckpt\)"):
         open_catalog(tmp_path)
 
 
@@ -369,3 +372,86 @@ def test_a_dtype_beside_the_tensors_is_ignored(tmp_path, dtype) -> None:
     torch.save({"model": {"a": tensor((3,))}, "config": {"dtype": dtype}}, path)
     torch.load(path, weights_only=True)
     assert list(streamconv.open(path)) == ["a"]
+
+
+# Tensors of other devices ---------------------------------------------------------------------------------------------
+
+
+class Calling:
+    """Pickled as a call of a function that is not installed here, as another device's tensors are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, arguments: Callable[[Any], tuple[Any, ...]]) -> None:
+        module, _, function = name.rpartition(".")
+
+        def called(*_: object) -> None:
+            raise AssertionError("it is never called")
+
+        called.__module__, called.__qualname__ = module, function
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):
+            if (part := ".".join(parts[:end])) not in sys.modules:
+                monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+        monkeypatch.setattr(sys.modules[module], function, called, raising=False)
+        self.function, self.arguments = called, arguments
+
+    def __call__(self, one: Any) -> Any:
+        return _Reduced(self.function, self.arguments(one))
+
+
+class _Reduced:
+    def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.reduced
+
+
+NPU = "torch_npu.utils.storage._rebuild_npu_tensor"
+XLA = "torch._utils._rebuild_device_tensor_from_cpu_tensor"
+
+
+def npu_arguments(one: Any, *npu_format: Any) -> tuple[Any, ...]:
+    strided = one.storage_offset(), tuple(one.size()), one.stride()
+    return (one._typed_storage(), *strided, one.requires_grad, OrderedDict(), *npu_format)
+
+
+@pytest.mark.parametrize("kind", ["a flag", "a number", "an enum"])
+def test_tensors_of_ascends_npu(tmp_path, monkeypatch, kind: str) -> None:
+    """How the NPU arranges a tensor in its memory says nothing of the bytes in the file, which are the CPU's copy."""
+    format_ = Calling(monkeypatch, "torch_npu.npu._format.Format", lambda number: (number,))
+    said = {"a flag": True, "a number": 29, "an enum": format_(2)}[kind]
+    npu = Calling(monkeypatch, NPU, lambda one: npu_arguments(one, said))
+    base = tensor((6, 4), torch.bfloat16)
+    state = {"a": tensor((3, 5), seed=1), "slice": base[2:5], "turned": base.T, "scalar": tensor((), torch.int64)}
+    agrees(saved(tmp_path / "m.bin", {name: npu(one) for name, one in state.items()}), state)
+    around = Calling(monkeypatch, "torch._utils._rebuild_parameter", lambda one: (npu(one), True, OrderedDict()))
+    wrapped = {"model": {"w": around(state["a"]), "plain": state["a"]}, "epoch": 1}
+    agrees(saved(tmp_path / "p.bin", wrapped), {"w": state["a"], "plain": state["a"]})
+
+
+@pytest.mark.parametrize("npu_format", [(), (True, {"neg": True})])
+def test_npu_tensors_that_torch_npu_does_not_write(tmp_path, monkeypatch, npu_format: tuple[Any, ...]) -> None:
+    npu = Calling(monkeypatch, NPU, lambda one: npu_arguments(one, *npu_format))
+    with pytest.raises(StreamconvError, match=r"too few values|negated"):
+        open_catalog(saved(tmp_path / "m.bin", {"a": npu(tensor((2,)))}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_tensors_of_xla(tmp_path, monkeypatch, dtype: Any) -> None:
+    xla = Calling(monkeypatch, XLA, lambda one: (one, one.dtype, "xla:0", False))
+    state = {"a": tensor((3, 5), dtype, 1)}
+    agrees(saved(tmp_path / "m.bin", {"a": xla(state["a"])}), state)
+
+
+def test_a_cast_that_loading_would_make_is_not_left_out(tmp_path, monkeypatch) -> None:
+    xla = Calling(monkeypatch, XLA, lambda one: (one, torch.float16, "xla:0", False))
+    with pytest.raises(UnsupportedError, match="holds no state dict"):
+        open_catalog(saved(tmp_path / "m.bin", {"a": xla(tensor((2,)))}))
+
+
+@pytest.mark.parametrize("name", ["_rebuild_device_tensor_from_numpy", "_rebuild_xla_tensor"])
+def test_devices_that_are_not_read_are_named(tmp_path, monkeypatch, name: str) -> None:
+    other = Calling(monkeypatch, f"torch._utils.{name}", lambda one: ([1], one.dtype, "xla:0", False))
+    with pytest.raises(UnsupportedError, match=f"asks for torch._utils.{name}") as caught:
+        open_catalog(saved(tmp_path / "m.bin", {"a": other(tensor((2,)))}))
+    assert "load it with torch and save its state dict alone" in caught.value.hint

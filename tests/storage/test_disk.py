@@ -21,7 +21,19 @@ WORDS = {
     *("fsync", "fdatasync", "ftruncate", "truncate", "stat", "fstat", "lstat", "iterdir", "listdir", "scandir", "glob"),
     *("unlink", "rmdir", "mkdir", "touch", "is_file", "is_dir", "is_symlink", "exists", "lexists", "isfile", "isdir"),
     *("realpath", "ismount", "islink", "samefile"),
-    *("rmtree", "copyfile", "copyfileobj", "copy", "move", "statvfs", "flock", "lockf", "renameat2", "replace"),
+    *(
+        "lseek",
+        "rmtree",
+        "copyfile",
+        "copyfileobj",
+        "copy",
+        "move",
+        "statvfs",
+        "flock",
+        "lockf",
+        "renameat2",
+        "replace",
+    ),
 }
 
 
@@ -141,3 +153,22 @@ def test_pythons_without_preadv2_convert_verify_and_compare(tmp_path: Path, io: 
     for words in (("convert", source, dest), ("verify", source, dest), ("diff", dest, dest)):
         ended = running.run(*words, "--io", io, before=before)
         assert ended.code == 0, ended.err
+
+
+def test_holes_of_a_file(tmp_path: Path) -> None:
+    """Begin and end of each, within the range that is asked for."""
+    block = 1 << 20
+    with (tmp_path / "f").open("wb+") as file:
+        file.truncate(4 * block)
+        os.pwrite(file.fileno(), b"x" * block, block)
+        if disk.next_hole(file.fileno(), 0, 4 * block) != (0, block):
+            pytest.skip("this file system keeps no holes")
+        assert disk.next_hole(file.fileno(), block // 2, 4 * block) == (block // 2, block)
+        assert disk.next_hole(file.fileno(), block, 4 * block) == (2 * block, 4 * block)
+        assert disk.next_hole(file.fileno(), block, 3 * block) == (2 * block, 3 * block)
+        assert disk.next_hole(file.fileno(), block, 2 * block) is None
+        assert disk.next_hole(file.fileno(), 4 * block, 4 * block) is None
+    reader, writer = os.pipe()
+    assert disk.next_hole(reader, 0, 10) is None, "nobody knows"
+    os.close(reader)
+    os.close(writer)

@@ -300,6 +300,43 @@ TORCH = {
     "a text": torch(lambda path: path.write_text("hello"), "not a torch file", code=4),
 }
 
+
+def mark(name: str, odd: hostile.Make) -> Case:
+    """A whole model next to something that is called like what a download leaves."""
+    return Case(replaced(name, odd, files_of({S: honest("")})), (S, "is not complete"))
+
+
+LONG = f"m-1-of-{'9' * 200}{S[5:]}"
+SOURCES = {
+    "a series of 10^200": Case(files_of({LONG: honest("")}), ("lacks " + "9" * 199 + "8 shards",)),
+    "a series numbered in Arabic": Case(
+        files_of({"m-\u0661-of-\u0663.safetensors": honest("")}), ("lacks 2 shards: m-2-of-\u0663.safetensors",)
+    ),
+    "a number past its series": Case(files_of({f"{ESCAPE}-9-of-2.safetensors": honest("")}), ("is numbered 9 of 2",)),
+    **{f"{S}.aria2 is {what}": mark(f"{S}.aria2", odd) for what, odd in ODD.items()},
+    "a download of escapes": Case(
+        files_of({f"{ESCAPE}.safetensors": honest(""), f"{ESCAPE}.safetensors.part": b""}), ("\\x1b[31mred",)
+    ),
+    "a temporary folder that is a file": Case(
+        files_of({S: honest(""), ".cache": b"", "._____temp": b"", ".rsync-partial": b""}), code=0
+    ),
+    "a slice of escapes": Case(files_of({f"{ESCAPE}_rank_1-1_1.ckpt": honest(".ckpt")}), ("\\x1b[31mred",), code=4),
+    "a rank of 200 digits": Case(files_of({f"x_rank_{'1' * 200}-1_1.ckpt": honest(".ckpt")}), ("of rank 111",), code=4),
+    "a folder of escapes": Case(
+        both(os.mkdir, lambda path: files_of({S: honest("")})(path / f"{ESCAPE}")), ("holds no weights itself", "\\x1b")
+    ),
+    "folders in a circle": Case(both(os.mkdir, lambda path: (path / "x").symlink_to(".")), ("holds no file to read",)),
+    "zeros": file(bytes(1 << 20), S, "holds nothing but zeros"),
+    "a web page of escapes": file(f"<html>{ESCAPE}".encode(), S, "is a web page"),
+    "a torch file named safetensors": Case(files_of({S: honest(".bin")}), code=0),
+    "a code in a file named safetensors": Case(
+        files_of({S: pickled(pickle.dumps(Calling(os.system, "touch owned")))}), ("asks for posix.system",), code=4
+    ),
+    "a .ckpt in a file named .bin, cut off": file(
+        honest(".ckpt")[:-1], T, "past the end of the file", "truncated", name=T
+    ),
+}
+
 DEEP = '{"x":' * 900 + "1" + "}" * 900
 
 
@@ -406,6 +443,7 @@ MENU = {
         "index": INDEX,
         "ckpt": CKPT,
         "torch": TORCH,
+        "sources": SOURCES,
         "config": CONFIG,
         "manifest": MANIFEST,
     }.items()

@@ -1,0 +1,85 @@
+"""One file of a checkpoint: read as what its name says, or as what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SourceError, UnsupportedError
+from ..tensors.refs import SourceFile, TensorRef
+from . import ckpt, contents, gaps, safetensors, torch_reader
+from .headers import HeaderRoom
+
+
+class File(NamedTuple):
+    """One file, its tensors, and why other things in it are ignored."""
+
+    file: SourceFile
+    tensors: Mapping[str, TensorRef]
+    ignored: Mapping[str, str]
+
+
+class Shard(NamedTuple):
+    """One file of a checkpoint.
+
+    Attributes:
+        format: what it is in, whatever its name says.
+        file: the file.
+        tensors: its tensors.
+        ignored: why other things in it are not read.
+        warnings: what speaks against its content.
+    """
+
+    format: str
+    file: SourceFile
+    tensors: Mapping[str, TensorRef]
+    ignored: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def _read_safetensors(path: Path, header_room: HeaderRoom) -> File:
+    return File(*safetensors.read(path, header_room), {})
+
+
+def _read_ckpt(path: Path, header_room: HeaderRoom) -> File:
+    """Read a `.ckpt`. An unchecked CRC is listed as ignored, because nothing else would tell of a damaged tensor."""
+    file, tensors = ckpt.read(path, header_room)
+    crc = ckpt.read_crc_tail(path, file.size)
+    unread = {} if crc is None else {f"{path.name}: crc_num": "a CRC of the whole file; not checked"}
+    return File(file, tensors, unread)
+
+
+def _read_torch(path: Path, header_room: HeaderRoom) -> File:
+    return File(*torch_reader.read(path, header_room))
+
+
+_READERS = {"safetensors": _read_safetensors, "ckpt": _read_ckpt, "torch": _read_torch}
+
+
+def read(path: Path, named: str, header_room: HeaderRoom) -> Shard:
+    """Return what a file holds.
+
+    Args:
+        path: the file.
+        named: the format that its name stands for.
+        header_room: bytes that its header may have.
+
+    Raises:
+        SourceError: it is broken, or holds something else.
+        BudgetError: the header is longer than `header_room` allows.
+        UnsupportedError: a format, a dtype or a kind of file that streamconv does not know.
+    """
+    format_, found = _read(path, named, header_room)
+    warning = gaps.warning(found.file, found.tensors.values())
+    return Shard(format_, *found, (warning,) if warning else ())
+
+
+def _read(path: Path, named: str, header_room: HeaderRoom) -> tuple[str, File]:
+    try:
+        return named, _READERS[named](path, header_room)
+    except (SourceError, UnsupportedError):
+        other = contents.format_of(path) or named
+        if other == named:
+            raise
+    return other, _READERS[other](path, header_room)

@@ -1,0 +1,140 @@
+"""Tensors that a download or a copy seems to have left out: they read as zeros, and nothing in the format says so.
+
+A downloader that sets a file's size first leaves holes where nothing was written yet, or zeros, from some point to the
+end. Neither is proof: padded rows at the end of an embedding are zeros in real models, so are biases and the correction
+biases of routers, and a copy that saves space (`cp --sparse`, ZFS) turns any of them into holes. So only matrices
+count, of which at least half is zeros, and what is found is a warning. It costs one question to the file system and one
+read of 64 KiB for each file; only a file that ends in zeros is looked at further, and then in a few places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from ..storage import disk
+from ..tensors.refs import SourceFile, TensorRef
+from ..text import counted, quote
+from .headers import opened, read_at
+from .shards import listing
+
+#: Bytes that holes in matrices have to have together: less may be anything.
+LEAST_HOLES = 64 << 10
+
+#: Bytes of zeros, in matrices at the end of a file, that are worth a warning.
+LEAST_ZEROS = 1 << 20
+
+_TAIL = 64 << 10
+_PROBE = 4 << 10
+# Bounds on a file that is mostly holes or zeros: what is beyond them is not counted.
+_MOST_HOLES = 256
+_MOST_PROBED = 64
+_HOLES = "has holes, which were never written and read as zeros, in place"
+_ZEROS = "ends in zeros in place"
+_ADVICE = "compare the file's checksum with the publisher's, or download it again, unless zeros are what it should hold"
+
+
+class _Span(NamedTuple):
+    begin: int
+    end: int
+    ref: TensorRef
+
+
+class _Range(NamedTuple):
+    begin: int
+    end: int
+
+
+def warning(file: SourceFile, refs: Collection[TensorRef]) -> str | None:
+    """Return a warning if tensors of a file seem to be missing from it.
+
+    Args:
+        file: the file.
+        refs: its tensors.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    extents = [extent for ref in refs for extent in ref.extents if extent.length]
+    if not extents:
+        return None
+    data = _Range(min(e.offset for e in extents), max(e.offset + e.length for e in extents))
+    with opened(file.path) as (descriptor, now):
+        holes = list(islice(_holes(descriptor, data), _MOST_HOLES))
+        if holes:
+            return _said(file, _HOLES, _missing(holes, _spans(refs), LEAST_HOLES))
+        if _is_zero(descriptor, now, max(data.begin, data.end - _TAIL), data.end):
+            spans = _spans(refs)
+            return _said(file, _ZEROS, _missing([_zeros(descriptor, now, spans)], spans, LEAST_ZEROS))
+    return None
+
+
+def _holes(descriptor: int, data: _Range) -> Iterator[_Range]:
+    at = data.begin
+    while found := disk.next_hole(descriptor, at, data.end):
+        yield _Range(*found)
+        at = found[1]
+
+
+def _spans(refs: Iterable[TensorRef]) -> list[_Span]:
+    return sorted(
+        (_Span(e.offset, e.offset + e.length, ref) for ref in refs for e in ref.extents if e.length),
+        key=lambda span: span[:2],
+    )
+
+
+def _zeros(descriptor: int, file: SourceFile, spans: Sequence[_Span]) -> _Range:
+    """Return where the zeros at the end of the data seem to begin, judged by a few bytes of each tensor."""
+    begin = end = spans[-1].end
+    for span in islice(reversed(spans), _MOST_PROBED):
+        middle = (span.begin + span.end) // 2
+        if not all(
+            _is_zero(descriptor, file, at, min(at + _PROBE, span.end)) for at in (middle, (middle + span.end) // 2)
+        ):
+            break
+        begin = middle
+        if not _is_zero(descriptor, file, span.begin, min(span.begin + _PROBE, span.end)):
+            break
+        begin = span.begin
+    return _Range(begin, end)
+
+
+def _is_zero(descriptor: int, file: SourceFile, begin: int, end: int) -> bool:
+    data = read_at(descriptor, begin, end - begin, file)
+    disk.try_drop_cache(descriptor, begin, end - begin)
+    return data.count(0) == len(data)
+
+
+def _missing(ranges: Sequence[_Range], spans: Sequence[_Span], least: int) -> list[str]:
+    """Return the matrices of which at least half is in these ranges, if together they lack at least so many bytes."""
+    names, lacking, first = [], 0, 0
+    for span in spans:
+        while first < len(ranges) and ranges[first].end <= span.begin:
+            first += 1
+        covered = sum(_overlap(one, span) for one in _until(ranges, first, span.end))
+        if 2 * covered >= span.end - span.begin and _is_matrix(span.ref):
+            names.append(span.ref.name)
+            lacking += covered
+    return names if lacking >= least else []
+
+
+def _until(ranges: Sequence[_Range], first: int, end: int) -> Iterator[_Range]:
+    while first < len(ranges) and ranges[first].begin < end:
+        yield ranges[first]
+        first += 1
+
+
+def _overlap(one: _Range, span: _Span) -> int:
+    return max(0, min(one.end, span.end) - max(one.begin, span.begin))
+
+
+def _is_matrix(ref: TensorRef) -> bool:
+    # A long flat tensor holds matrices, as PyTorch's FSDP stores them.
+    return len(ref.shape) > 1 or ref.nbytes >= LEAST_ZEROS
+
+
+def _said(file: SourceFile, what: str, names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    return f"{quote(file.path.name)} {what} of {counted(len(names), 'tensor')}: {listing(names)}; {_ADVICE}"

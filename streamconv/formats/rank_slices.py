@@ -1,0 +1,202 @@
+"""Files of one rank: what a distributed training saves holds slices of tensors, and is no model before it is merged.
+
+Nothing in such a file says so; names do. Source: MindFormers 1.3 to 2.1 and MindSpore 2.10, and files that they wrote.
+
+    PREFIX_rank_3-1_10.ckpt                    rank 3, epoch 1, step 10; also …-network, …-trainable_params, _breakpoint
+    rank_3/checkpoint_3.ckpt                   what MindSpore's own functions write, in folders of these names
+    PREFIX-model-0000003-0000008.safetensors   file 3 of 8, in MindFormers 2.x; …-opt-… is the optimizer's
+    model-rank-3-part-0.safetensors            vLLM's sharded state
+
+A training on a single card names its whole checkpoint like rank 0's, so rank 0 with no other rank in sight is read, and
+the catalog says that it may be a slice. A name such as `lora_rank_16.safetensors` says nothing of the kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SourceError, UnsupportedError
+from ..storage import disk
+from ..text import quote
+from .shards import listing
+
+_SAVED = re.compile(
+    r"(?:.*_)?rank_(?P<rank>\d+)(?:_\d+)?"
+    r"-(?:(?P<epoch>\d+)_(?P<step>\d+)|(?:network|trainable_params)(?:-\d+_\d+)?)(?:_breakpoint)?"
+    r"\.(?:ckpt|safetensors)",
+    re.DOTALL,
+)
+_FOLDER = re.compile(r"rank_(?P<rank>\d+)")
+_ITERATION = re.compile(
+    r"(?:.+-)?(?P<what>model|opt)-(?P<rank>\d{7})-(?P<count>\d{7})\.safetensors",
+    re.DOTALL,
+)
+_VLLM = re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.safetensors")
+_STRATEGY = re.compile(r"(?:merged_)?(?:ckpt_)?strategy(?:_by)?(?:_rank)?(?:_\d+)?\.ckpt")
+# HuggingFace's names: such a file in a folder `rank_8` is an experiment's, with a LoRA of rank 8.
+_WHOLE = re.compile(r"(?:adapter_)?model\..*|pytorch_model.*|.*-of-\d+.*", re.DOTALL)
+_WEIGHTS = (".ckpt", ".safetensors")
+
+_MERGE_SAFETENSORS = (
+    "merge them first, with mindspore.unified_safetensors or MindFormers' toolkit/safetensors/unified_safetensors.py, "
+    "and give the result"
+)
+_MERGE_CKPT = (
+    "merge them first, with mindspore.transform_checkpoints or MindFormers' mindformers/tools/transform_ckpt.py, "
+    "and give the result"
+)
+_WHOLE_COPIES = (
+    "; after data-parallel training each rank may hold the whole model: then move rank 0's file to a new directory"
+)
+_ONE_CARD = (
+    "MindFormers has no tool that merges these files: load them there on a single card, which puts the slices "
+    "together, and convert what it saves"
+)
+
+
+class Kind(NamedTuple):
+    """How the slices of one program are named, what they are, and what to do with them (per ending, `.ckpt` first)."""
+
+    names: re.Pattern[str]
+    what: str
+    hints: tuple[str, str]
+
+
+_SAVED_KIND = Kind(
+    _SAVED,
+    "the file of rank {rank} of a distributed checkpoint",
+    (_MERGE_CKPT + _WHOLE_COPIES, _MERGE_SAFETENSORS + _WHOLE_COPIES),
+)
+
+#: Files that are slices, unless rank 0's is the only one, or they are one of one.
+KINDS = (
+    _SAVED_KIND,
+    Kind(_ITERATION, "file {rank} of {count} of a distributed checkpoint", (_ONE_CARD, _ONE_CARD)),
+    Kind(_VLLM, "vLLM's slice for rank {rank}", ("", "give the checkpoint that vLLM's slices were made from")),
+)
+
+
+def is_optimizer(name: str) -> bool:
+    """Return whether a file holds only the state of MindFormers' optimizer."""
+    found = _ITERATION.fullmatch(name)
+    return found is not None and found["what"] == "opt"
+
+
+def is_strategy(name: str) -> bool:
+    """Return whether a file is MindSpore's account of how tensors are cut, which holds no tensors."""
+    return _STRATEGY.fullmatch(name) is not None
+
+
+def folder_rank(name: str) -> int | None:
+    """Return the rank that a folder is named after: 3 for `rank_3`."""
+    found = _FOLDER.fullmatch(name)
+    return int(found["rank"]) if found else None
+
+
+class Doubt(NamedTuple):
+    """Why a file that is read as a whole model may be a slice.
+
+    Attributes:
+        why: in words; empty where nothing speaks for it.
+        is_likely: worth a warning; else only an explanation if shapes do not fit.
+    """
+
+    why: str = ""
+    is_likely: bool = False
+
+
+NO_DOUBT = Doubt()
+
+
+def check(directory: Path, names: Sequence[str], neighbours: Sequence[str]) -> Doubt:
+    """Refuse slices; return why what is read may be one all the same.
+
+    Args:
+        directory: where the files are, an absolute path without links.
+        names: the files that would be read.
+        neighbours: all names in the directory.
+
+    Raises:
+        UnsupportedError: they are slices for sure.
+        SourceError: they are several checkpoints of one rank, each of which may be whole.
+    """
+    for kind in KINDS:
+        found = [match for match in map(kind.names.fullmatch, names) if match]
+        ranks = {int(match["rank"]) for match in map(kind.names.fullmatch, neighbours) if match}
+        if found and (ranks - {0} or any(int(match.groupdict().get("count") or 1) > 1 for match in found)):
+            raise _slices(kind, found)
+    of_folder = _by_folder(directory, names)
+    return _by_name(directory, names) or of_folder
+
+
+def check_file(path: Path) -> Doubt:
+    """Refuse a file that is a slice; return why it may be one all the same.
+
+    Raises:
+        UnsupportedError: it is a slice for sure, or says how tensors are cut and holds none.
+    """
+    directory = Path(disk.resolve(path.parent))
+    if is_strategy(path.name):
+        raise UnsupportedError(
+            f"{quote(path.name)} is a strategy file of MindSpore: it says how tensors are cut, and holds none",
+            "give the checkpoint itself",
+        )
+    if folder_rank(directory.name) is None and not any(kind.names.fullmatch(path.name) for kind in KINDS):
+        return NO_DOUBT
+    return check(directory, [path.name], [path.name, *_listed(directory)])
+
+
+def _listed(directory: Path) -> list[str]:
+    # A directory whose files may be read need not be one that may be listed.
+    with suppress(OSError):
+        return disk.listdir(directory)
+    return []
+
+
+def _slices(kind: Kind, found: Sequence[re.Match[str]]) -> UnsupportedError:
+    name = found[0].string
+    more = f", like {len(found) - 1} more" if len(found) > 1 else ""
+    numbers = {key: int(text) for key, text in found[0].groupdict().items() if text and text.isdecimal()}
+    return _refused(f"{quote(name)} is {kind.what.format(**numbers)}{more}", kind, name)
+
+
+def _refused(what: str, kind: Kind, name: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{what}: slices of tensors, not a model, and streamconv does not merge slices yet",
+        kind.hints[name.endswith(".safetensors")],
+    )
+
+
+def _by_name(directory: Path, names: Sequence[str]) -> Doubt | None:
+    """Return what the name of the only file of rank 0 says; refuse several, such as two steps of a training."""
+    found = [match for match in map(_SAVED.fullmatch, names) if match]
+    if len(found) > 1:
+        newest = max(found, key=lambda match: (int(match["epoch"] or 0), int(match["step"] or 0)))
+        shown = listing([match.string for match in found])
+        raise SourceError(
+            f"{quote(directory)} holds {len(found)} checkpoints of a training ({shown}): "
+            "it is ambiguous which is meant",
+            f"give the file to convert; the newest is {quote(newest.string)}",
+        )
+    return Doubt(f"{quote(found[0].string)} is named like the file of one rank", True) if found else None
+
+
+def _by_folder(directory: Path, names: Sequence[str]) -> Doubt:
+    """Refuse a folder such as `rank_1` if there are others; return what the name of a single one says."""
+    own = folder_rank(directory.name)
+    if own is None or all(map(_WHOLE.fullmatch, names)):
+        return NO_DOUBT
+    others = [name for name in _listed(directory.parent) if folder_rank(name) not in (None, own)]
+    ranks = {own, *(folder_rank(name) for name in others if _has_weights(directory.parent / name))}
+    if len(ranks) > 1 and 0 in ranks:
+        what = f"{quote(directory)} holds {_SAVED_KIND.what.format(rank=own)}, one of {len(ranks)}"
+        raise _refused(what, _SAVED_KIND, names[0])
+    return Doubt(f"{quote(names[0])} is in a folder named like that of one rank, {directory.name}", own > 0)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(name.endswith(_WEIGHTS) for name in _listed(folder))

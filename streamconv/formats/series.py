@@ -1,0 +1,114 @@
+"""Files that are numbered `N of M`, in every spelling that publishers use.
+
+`model-00001-of-00003` is transformers', `model-00001-of-000163` DeepSeek's, `model-1-of-61` Kimi's;
+`pytorch_model_00001-of-00002` is TeleChat's, `pytorch_model.1-of-3` and `part_00000_OF_00004` are met as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from ..errors import SourceError
+from ..text import quote
+
+#: What a file of weights may end in, and so a member of a series.
+_ENDINGS = r"\.(?:safetensors|ckpt|bin|pt|pth)"
+# Both separators are needed: `Llama-3.1-8B-2of4` is a model of 2:4 sparsity.
+_MEMBER = re.compile(
+    r"(?P<stem>(?:.*[^0-9])?)(?P<number>\d+)(?P<of>[-_.]of[-_.])(?P<count>\d+)(?P<ending>(?:[-_.].*)?" + _ENDINGS + ")",
+    re.DOTALL | re.IGNORECASE,
+)
+# As transformers and diffusers name the same weights in another dtype: `model.fp16.safetensors`.
+_VARIANT = re.compile(r"(model|pytorch_model)\.[^.]+\.(safetensors|bin)", re.DOTALL)
+# A name can state any count; nobody reads more missing names than a message shows.
+_MOST_NAMED = 16
+
+
+class _Key(NamedTuple):
+    """What all members of a series share, around their number."""
+
+    stem: str
+    of: str
+    total: str
+    ending: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Files that a series lacks: how many, and the names of the first of them, spelled like the others."""
+
+    count: int
+    names: Sequence[str]
+
+
+def is_numbered(name: str) -> bool:
+    """Return whether a name is of a numbered series, such as `model-00001-of-00003.safetensors`."""
+    return _MEMBER.fullmatch(name) is not None
+
+
+def part_of(name: str) -> tuple[int, int] | None:
+    """Return which file of how many a name states, `None` for other names.
+
+    >>> part_of("model-00001-of-000163.safetensors"), part_of("model.safetensors")
+    ((1, 163), None)
+    """
+    found = _MEMBER.fullmatch(name)
+    return (int(found["number"]), int(found["count"])) if found else None
+
+
+def is_variant(name: str) -> bool:
+    """Return whether a name is of a variant of a model, such as `model.fp16.safetensors`.
+
+    >>> is_variant("model.fp32-00001-of-00002.safetensors"), is_variant("model-00001-of-00002.safetensors")
+    (True, False)
+    """
+    found = _MEMBER.fullmatch(name)
+    return _VARIANT.fullmatch(found["stem"].rstrip("-_.") + found["ending"] if found else name) is not None
+
+
+def missing(names: Iterable[str]) -> Missing:
+    """Return what the first incomplete series among these names lacks.
+
+    A series that holds number 0, and not number M, is counted from 0.
+
+    Raises:
+        SourceError: a file has a number that its series cannot have, such as `model-00003-of-00002`.
+    """
+    for key, numbers in sorted(_series(names).items()):
+        count, found = int(key.total), {int(text) for text in numbers}
+        _check_range(key, numbers, count)
+        expected = range(count) if 0 in found and count not in found else range(1, count + 1)
+        if lacking := count - sum(number in expected for number in found):
+            absent = (number for number in expected if number not in found)
+            return Missing(lacking, [_spelled(key, numbers, number) for number in islice(absent, _MOST_NAMED)])
+    return Missing(0, ())
+
+
+def _series(names: Iterable[str]) -> dict[_Key, list[str]]:
+    """Return the numbers of each series, as they are spelled."""
+    found: dict[_Key, list[str]] = {}
+    for match in filter(None, map(_MEMBER.fullmatch, names)):
+        found.setdefault(_Key(match["stem"], match["of"], match["count"], match["ending"]), []).append(match["number"])
+    return found
+
+
+def _check_range(key: _Key, numbers: Sequence[str], count: int) -> None:
+    for text in (text for text in numbers if int(text) > count):
+        raise SourceError(
+            f"{quote(_named(key, text))} is numbered {quote(text)} of {quote(key.total)}",
+            "correct the file's name, or give an index that names the files",
+        )
+
+
+def _spelled(key: _Key, numbers: Sequence[str], number: int) -> str:
+    """Return a member's name, padded with zeros if the names of the others are."""
+    is_padded = any(text.startswith("0") and text != "0" for text in (*numbers, key.total))
+    return _named(key, f"{number:0{min(map(len, numbers)) if is_padded else 1}}")
+
+
+def _named(key: _Key, number: str) -> str:
+    return f"{key.stem}{number}{key.of}{key.total}{key.ending}"

@@ -1,0 +1,179 @@
+"""streamconv.formats.downloads: what programs leave next to a file that is not complete, and next to one that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamconv.errors import SourceError
+from streamconv.formats import downloads, safetensors, shards
+from streamconv.formats.catalog import open_catalog
+from streamconv.formats.downloads import MARKS
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
+from support.helpers import text_of
+
+A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+HASH = downloads.hub_hash(B)
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path, file_bytes) -> Write:
+    def run(name: str, tensor: str) -> Path:
+        path = tmp_path / name
+        output = safetensors.lay_out(name, [TensorSpec(tensor, dtypes.F32, (2,))], {})
+        path.write_bytes(file_bytes(output, {tensor: bytes(8)}))
+        return path
+
+    return run
+
+
+@pytest.fixture
+def sharded(write) -> None:
+    write(A, "a")
+    write(B, "b")
+
+
+def mark(directory: Path, name: str) -> None:
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\0\1")
+
+
+def refused(path: Path, *expected: str) -> str:
+    with pytest.raises(SourceError) as caught:
+        open_catalog(path)
+    said = text_of(caught.value)
+    assert [text for text in expected if text not in said] == [], said
+    return said
+
+
+OPEN = {
+    f"{B}.aria2": "aria2's control file",
+    f"{B}.st": "axel's state file",
+    f"{B}.incomplete": "huggingface_hub's partial download",
+    f"{B}.part": "a partial download, such as Firefox's",
+    f"{B}.crdownload": "Chrome's partial download",
+    f"{B}.opdownload": "Opera's partial download",
+    f"{B}.download": "Safari's partial download",
+    f"{B}.0a1b2c3d.partial": "a partial download, such as rclone's",
+    f"{B}.partial": "a partial download, such as rclone's",
+    f"{B}.filepart": "WinSCP's partial download",
+    f"{B}.xltd": "Thunder's partial download",
+    f"{B}.baiduyun.p.downloading": "Baidu's partial download",
+    f"{B}.!qB": "qBittorrent's partial download",
+    f"{B}_.gstmp": "gsutil's partial download",
+}
+APART = {
+    f"{B}.6eF0a1b2": "the AWS CLI's partial download",
+    f".{B}.Xa09Zz": "a partial copy of rsync",
+    f".rsync-partial/{B}": "a partial copy of rsync",
+    f"._____temp/{B}": "ModelScope's partial download",
+    f".cache/huggingface/download/{HASH}.0123456789abcdef.incomplete": "huggingface_hub's partial download",
+    f".cache/huggingface/download/{HASH}.0123456789abcdef.9f8e7d6c.incomplete": "huggingface_hub's partial download",
+    f".cache/huggingface/download/{B}.0123456789abcdef.incomplete": "huggingface_hub's partial download",
+}
+
+
+def test_the_menu_has_every_mark() -> None:
+    texts = {mark.what for mark in MARKS} | set(downloads.FOLDERS.values())
+    assert texts <= {*OPEN.values(), *APART.values()}
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize("name", [*OPEN, *APART])
+def test_a_missing_shard_that_is_being_downloaded(write, tmp_path, name: str, with_index: bool) -> None:
+    write(A, "a")
+    mark(tmp_path, name)
+    if with_index:
+        (tmp_path / shards.HF_INDEX).write_bytes(shards.index_bytes(0, {"a": A, "b": B}))
+    refused(tmp_path, f"{B} is not complete: {name}, {(OPEN | APART)[name]}, is there", "let the download finish")
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_shard_that_looks_complete(sharded, tmp_path, name: str) -> None:
+    """Aria2 sets the whole size first: header and size are those of the complete file."""
+    mark(tmp_path, name)
+    said = refused(tmp_path, f"{B} is not complete: {name}, {OPEN[name]}", f"if it has finished, remove {name}")
+    assert refused(tmp_path / B, "is not complete") == said
+    assert open_catalog(tmp_path / A).warnings == (
+        f"{A} is shard 1 of 2; for the whole checkpoint, give its directory",
+    )
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_complete_shard_with_a_left_over_elsewhere(sharded, tmp_path, name: str) -> None:
+    mark(tmp_path, name)
+    said = f"{name} is there, {APART[name]}: of {B}, unless it is left of an earlier attempt"
+    assert open_catalog(tmp_path).warnings == (said,)
+    assert said in open_catalog(tmp_path / B).warnings
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin.aria2",
+        "tokenizer.json.part",
+        ".cache/huggingface/download/" + f"{B}.metadata",
+        ".cache/huggingface/download/" + f"{B}.lock",
+        ".cache/huggingface/download/" + "0" * 28 + ".0123.incomplete",
+        "._____temp/config.json",
+        f"{B}.bak",
+        f"{B}.20260131",
+        f"{B}.sha256",
+        f"{B}.md5sum01",
+        f".{B}.swp",
+        ".model-00002-of-00002.Xa09Zz",
+    ],
+)
+def test_marks_of_other_files_and_of_none(sharded, tmp_path, name: str) -> None:
+    mark(tmp_path, name)
+    assert open_catalog(tmp_path).warnings == ()
+
+
+def test_a_result_of_ours_that_is_built_again(write, tmp_path) -> None:
+    """With overwrite, the old result stays complete next to the new one."""
+    write("model.safetensors", "a")
+    mark(tmp_path, "model.safetensors.partial")
+    mark(tmp_path, "model.safetensors.partial.streamconv")
+    assert open_catalog(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors.crdownload",
+        "net.ckpt.part",
+        "pytorch_model.bin.aria2",
+        "._____temp/model.safetensors",
+        f".cache/huggingface/download/{downloads.hub_hash('model.safetensors')}.01.incomplete",
+    ],
+)
+def test_nothing_but_a_partial_download(tmp_path, name: str) -> None:
+    mark(tmp_path, name)
+    (tmp_path / "config.json").write_text("{}")
+    refused(tmp_path, "is not complete", "let the download finish")
+
+
+def test_nothing_but_the_tokenizers_partial_download(tmp_path) -> None:
+    mark(tmp_path, "tokenizer.json.part")
+    refused(tmp_path, "holds no file to read")
+
+
+def test_a_snapshot_whose_blobs_are_not_complete(tmp_path, file_bytes) -> None:
+    snapshot = tmp_path / "models--o--m" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / shards.HF_INDEX).write_bytes(shards.index_bytes(0, {"a": A}))
+    refused(snapshot, f"lacks 1 shard: {A}; download them again")
+    mark(tmp_path, "models--o--m/blobs/0123.incomplete")
+    refused(snapshot, f"lacks 1 shard: {A}; huggingface_hub did not finish the download: start it again")
+
+
+def test_the_hash_is_huggingface_hubs(tmp_path) -> None:
+    folder = pytest.importorskip("huggingface_hub._local_folder")
+    paths = folder.get_local_download_paths(tmp_path, B)
+    assert paths.incomplete_path("etag").name.startswith(f"{HASH}.etag")
