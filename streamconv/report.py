@@ -80,7 +80,7 @@ class Report:
 
     def _lines(self) -> Iterator[str]:
         path, tensors = quote(self.prepared.destination.path), counted(len(self.prepared.mapping.outputs), "tensor")
-        if self.resumed_bytes == self.tally.total:
+        if self.resumed_bytes == self.tally.total > 0:
             yield f"{path} is already complete: {tensors}, {format_size(self.resumed_bytes)}"
             return
         resumed = f", after {format_size(self.resumed_bytes)} from an interrupted run" if self.resumed_bytes else ""

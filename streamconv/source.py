@@ -31,6 +31,9 @@ _MOST_SHOWN = 12
 
 _ADAPTER = ".lora_A."
 
+#: What findings about shapes say.
+_MISFIT = "does not fit ["
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -121,14 +124,34 @@ class Source:
         """
         request = Request(self.catalog, family, self.config.values, direction, dtype, same_start)
         recorded = (self.made_by.text("model"), self.made_by.options) if self.made_by else None
+        self._check_whole(family)
         try:
             return decided_mapping(request, given, recorded, from_yaml(family, self.config.yaml_values))
         except (SourceError, UnsupportedError) as error:
             raise self._explained(error) from error
 
+    def _check_whole(self, family: Family) -> None:
+        """Refuse what may be one rank's slices where no config tells the shapes of the whole model.
+
+        Raises:
+            UsageError: the file is named like that of one rank, and there is no config.
+        """
+        if self.catalog.slice_of and family.sizes and not self.config.values:
+            raise UsageError(
+                f"{self.catalog.slice_of}, and no config tells whether its shapes are those of the whole model",
+                f"give the model's config.json or MindFormers' YAML with {setting('config', 'FILE')}",
+            )
+
     def _explained(self, error: StreamconvError) -> StreamconvError:
         """Return why the tensors of a source fit no model, if its small files or its names tell the cause."""
         directory = self.catalog.directory
+        if self.catalog.slice_of and _MISFIT in str(error):
+            return UnsupportedError(
+                f"{self.catalog.slice_of}, and its shapes are not those of the model: it holds one rank's slices, "
+                f"or the config is another model's\n{error.marked[0]}",
+                "merge the slices of all ranks first, with mindspore.unified_safetensors or, for .ckpt, "
+                "mindspore.transform_checkpoints",
+            )
         if any(_ADAPTER in name for name in self.catalog):
             reason = peft_scale.unsupported(peft.read(self.config, directory), fits=False)
             return UnsupportedError(reason, peft_scale.MERGE) if reason else error

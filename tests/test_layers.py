@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rules": ("tensors",),
     "formats": ("tensors", "storage"),
     "families": ("rules", "storage.disk"),
-    "configs": ("tensors", "storage", "formats.headers", "formats.selection", "rules"),
+    "configs": ("tensors", "storage", "formats.headers", "formats.directory", "rules"),
     "planning": ("tensors", "rules", "families"),
     "engine": ("tensors", "storage", "formats.headers", "planning"),
     "output": ("tensors", "storage", "formats", "configs", "rules", "planning"),

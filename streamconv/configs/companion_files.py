@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import reading
-from ..formats.selection import FORMATS
+from ..formats.directory import FORMATS
 from ..storage import disk
 from ..text import format_size
 
