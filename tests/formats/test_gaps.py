@@ -11,6 +11,7 @@ import pytest
 
 from streamconv.formats import safetensors
 from streamconv.formats.catalog import open_catalog
+from streamconv.formats.headers import HeaderRoom
 from streamconv.storage import disk
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
@@ -132,7 +133,7 @@ def test_it_costs_a_question_and_a_read(write, monkeypatch) -> None:
 
         monkeypatch.setattr(disk, name, counted)
 
-    safetensors.read(path, header_room := __import__("streamconv.formats.headers", fromlist=["x"]).HeaderRoom())
+    header_room = HeaderRoom()
     for name in ("seek", "read", "open_file"):
         count(name)
     safetensors.read(path, header_room)
