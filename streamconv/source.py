@@ -158,7 +158,7 @@ class Source:
         if not (method := quantisation.described(self.config.values, directory, self.catalog)):
             return error
         return UnsupportedError(
-            f"the source is quantised with {method}; streamconv reads FP8 with block scales only\n{error.marked[0]}",
+            f"the source is quantised with {method}; only FP8 with block scales can be read\n{error.marked[0]}",
             "convert the model's repository that is not quantised, "
             f"or keep all tensors as they are with {setting('model', 'raw')}",
         )
