@@ -1,6 +1,7 @@
 """Model families: one table each, and everything that a family's author imports."""
 
 from ..rules.family import Config, Family, Option, Options, Value, spell, whole_number
+from ..rules.fused import Fused
 from ..rules.interleaving import Deinterleave, Interleave
 from ..rules.padding import DropZeros, InsertZeros, Pad, Unpad
 from ..rules.statements import Copy, Direction, Drop, Rule, Side, Statement, Tied
@@ -26,6 +27,7 @@ __all__ = [
     "DropZeros",
     "Family",
     "Flatten",
+    "Fused",
     "Identity",
     "InsertZeros",
     "Interleave",
