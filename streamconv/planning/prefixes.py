@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..rules.matcher import Matcher
-from ..rules.statements import Rule
+from ..rules.statements import Drop, Rule
 from ..rules.table import Table
 from ..tensors.refs import Catalog, TensorRef
 from ..text import quote
@@ -46,6 +46,11 @@ class Spelling:
     without: str
     added: str
 
+    @property
+    def is_of_wrappers(self) -> bool:
+        """Whether only what wrappers put into names is taken away; a prefix is no prefix if few names have it."""
+        return not self.without and not self.added
+
     def __call__(self, name: str) -> str:
         """Return what a name is read as."""
         parts = [part for part in name.split(".") if part not in self.wrappers]
@@ -72,7 +77,8 @@ def respelled(catalog: Catalog, tables: Sequence[Table]) -> tuple[Catalog, Spell
     matchers = [table.matcher for table in tables]
     unknown = [name for name in catalog if not _is_known(name, matchers)]
     tried = unknown[:: max(1, len(unknown) // _TRIED)]
-    spellings = list(_spellings(unknown, tables))
+    known = sum(any(_is_taken(name, table) for table in tables) for name in catalog)
+    spellings = [one for one in _spellings(unknown, tables) if one.is_of_wrappers or known < len(unknown)]
     if not spellings:
         return None
     best = min(spellings, key=lambda spelling: _count_unknown(map(spelling, tried), matchers))
@@ -84,6 +90,12 @@ def respelled(catalog: Catalog, tables: Sequence[Table]) -> tuple[Catalog, Spell
 
 def _is_known(name: str, matchers: Sequence[Matcher]) -> bool:
     return any(matcher.match(name) is not None for matcher in matchers)
+
+
+def _is_taken(name: str, table: Table) -> bool:
+    """Whether a tensor is the model's under its own name, not dropped."""
+    match = table.matcher.match(name)
+    return match is not None and not isinstance(table.statements[match.number], Drop)
 
 
 def _count_unknown(names: Iterable[str], matchers: Sequence[Matcher]) -> int:

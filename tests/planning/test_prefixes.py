@@ -106,6 +106,13 @@ def test_two_tensors_never_get_one_name(tmp_path) -> None:
     assert "names are read" not in str(error.value)
 
 
+def test_a_prefix_that_few_names_have_is_none(tmp_path) -> None:
+    """One tensor of something else does not stand in for one that the model lacks."""
+    specs = [s if s.name != "model.norm.weight" else TensorSpec("ema.norm.weight", s.dtype, s.shape) for s in hf(TIED)]
+    with pytest.raises(UnsupportedError, match=r"ema\.norm\.weight: no rule matches"):
+        streamconv.plan(stored(tmp_path / "hf", specs, str), tmp_path / "ms", max_mem="8G")
+
+
 def test_other_models_stay_unknown(tmp_path) -> None:
     specs = [TensorSpec(f"bert.encoder.{n}.output.weight", hf(TIED)[0].dtype, (4, 4)) for n in range(9)]
     with pytest.raises(UnsupportedError, match="no rule matches") as error:
