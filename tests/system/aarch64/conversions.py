@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import streamconv
 
-#: Resident memory is the emulator's too.
-MAX_MEM = "512M"
+#: Resident memory is the emulator's too, and its pages of 64 KiB are counted sixteen times.
+MAX_MEM = "4G"
 #: How files are accessed, and by how many workers: the bytes do not depend on it.
 WAYS = tuple(product(("read", "direct"), (1, 3)))
 

@@ -8,14 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import streamconv
 
 HERE = Path(__file__).resolve().parent
-#: One of each kind: NEON alone, as in Kunpeng 920, and SVE.
-PROCESSORS = ("neoverse-n1", "a64fx")
+#: What the emulator is to be, by the name in tables. One processor of each kind: NEON alone, as in Kunpeng 920, and SVE.
+#: Pages of 64 KiB are the emulator's, over the host's of 4 KiB: offsets have to be right, but no kernel of that kind runs.
+PROCESSORS = {
+    "neoverse-n1": {"QEMU_CPU": "neoverse-n1"},
+    "a64fx": {"QEMU_CPU": "a64fx"},
+    "64 KiB pages": {"QEMU_CPU": "neoverse-n1", "QEMU_PAGESIZE": "65536"},
+}
 _TIMEOUT = 1800
 
 
@@ -46,13 +51,13 @@ class Side:
         name: for tables.
         python: the interpreter.
         folder: an empty folder for what it needs.
-        processor: of the emulator; empty for the host.
+        emulator: the emulator's settings, as variables of the environment.
     """
 
     name: str
     python: Path
     folder: Path
-    processor: str = ""
+    emulator: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *words: object) -> tuple[str, float]:
         """Run Python with these words; return what it printed, and how long it took.
@@ -87,21 +92,20 @@ class Side:
         if not package.exists():
             package.mkdir(parents=True)
             (package / "streamconv").symlink_to(Path(streamconv.__file__).parent)
-        return {**os.environ, "PYTHONPATH": str(package), **({"QEMU_CPU": self.processor} if self.processor else {})}
+        return {**os.environ, "PYTHONPATH": str(package), **self.emulator}
 
 
 def host(folder: Path) -> Side:
     """Return this machine's side."""
-    return _side("host", Path(sys.executable), folder)
+    return _made(Side("host", Path(sys.executable), folder / "host"))
 
 
-def emulated(python: Path, processor: str, folder: Path) -> Side:
+def emulated(python: Path, name: str, folder: Path) -> Side:
     """Return the side of an emulated processor."""
-    return _side(processor, python, folder, processor)
+    return _made(Side(name, python, folder / name.replace(" ", "-"), PROCESSORS[name]))
 
 
-def _side(name: str, python: Path, folder: Path, processor: str = "") -> Side:
-    side = Side(name, python, folder / name, processor)
+def _made(side: Side) -> Side:
     side.folder.mkdir(parents=True)
     return side
 

@@ -26,7 +26,7 @@ class _Fake(sides.Side):
 
     def findings(self, script: str, *words: object) -> Findings:
         digests = {"one": "a", "two": "a" if self.name == "host" else "b"}
-        return Findings(self.processor or "x86_64", digests, 0)
+        return Findings(self.emulator.get("machine", "x86_64"), digests, 0)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ class _Fake(sides.Side):
 def test_a_difference_and_the_wrong_machine_are_noticed(machine: str, wrong: list[str], tmp_path: Path) -> None:
     step = run.steps(tmp_path, short=True)["kernels"]
     expected = step(_Fake("host", Path("python"), tmp_path))
-    assert run._compared(_Fake("guest", Path("python"), tmp_path, machine), step, expected) == wrong
+    assert run._compared(_Fake("guest", Path("python"), tmp_path, {"machine": machine}), step, expected) == wrong
 
 
 def test_a_case_that_only_one_side_has_is_a_difference() -> None:
@@ -44,8 +44,8 @@ def test_a_case_that_only_one_side_has_is_a_difference() -> None:
 
 
 def test_a_side_that_fails_is_noticed(tmp_path: Path) -> None:
-    fails = sides.emulated(Path(shutil.which("false") or "false"), "none", tmp_path)
-    assert run._compared(fails, run.help_, Findings("", {"a": "1"}, 0)) == ["none: a step did not run"]
+    fails = sides.emulated(Path(shutil.which("false") or "false"), "a64fx", tmp_path)
+    assert run._compared(fails, run.help_, Findings("", {"a": "1"}, 0)) == ["a64fx: a step did not run"]
 
 
 def test_where_there_is_no_emulator_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
