@@ -14,8 +14,8 @@ from pathlib import Path
 import streamconv
 
 HERE = Path(__file__).resolve().parent
-#: What the emulator is to be, by the name in tables. One processor of each kind: NEON alone, as in Kunpeng 920, and SVE.
-#: Pages of 64 KiB are the emulator's, over the host's of 4 KiB: offsets have to be right, but no kernel of that kind runs.
+#: The emulator's settings, by the name in tables: a processor with NEON alone, like Kunpeng 920, and one with SVE.
+#: Pages of 64 KiB are the emulator's, over this machine's: offsets have to be right for them, but no such kernel runs.
 PROCESSORS = {
     "neoverse-n1": {"QEMU_CPU": "neoverse-n1"},
     "a64fx": {"QEMU_CPU": "a64fx"},
