@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import streamconv
 
 #: Resident memory is the emulator's too, and its pages of 64 KiB are counted sixteen times.
-MAX_MEM = "4G"
+MAX_MEM = "16G"
 #: How files are accessed, and by how many workers: the bytes do not depend on it.
 WAYS = tuple(product(("read", "direct"), (1, 3)))
 
@@ -35,20 +35,22 @@ class Case(NamedTuple):
 def cases() -> Iterator[Case]:
     """Yield every case; the first is the short form."""
     stacked = {"options": {"use_gmm": True}}
-    yield Case("Mixtral, stacked and transposed", "mixtral", "mixtral-ms", stacked)
-    yield Case("Mixtral, back", "mixtral-ms", "mixtral-back", {"reverse": True})
-    yield Case("Mixtral, .ckpt with CRC", "mixtral", "mixtral.ckpt", {**stacked, "crc": True, "dtype": "fp16"})
+    yield Case("Mixtral: stacked and transposed", "mixtral", "mixtral-ms", stacked)
+    yield Case("Mixtral: back", "mixtral-ms", "mixtral-back", {"reverse": True})
+    yield Case("Mixtral: .ckpt with CRC", "mixtral", "mixtral.ckpt", {**stacked, "crc": True, "dtype": "fp16"})
     for dtype in ("fp32", "fp16", "bf16"):
         fused = {"options": {"qkv_concat": True}, "dtype": dtype}
-        yield Case(f"Llama, fused, {dtype}", "llama", f"llama-{dtype}", fused)
-        yield Case(f"Llama, .ckpt, {dtype}", "llama", f"llama-{dtype}.ckpt", {"dtype": dtype, "crc": True})
-        yield Case(f"any floats, {dtype}", "floats.safetensors", f"floats-{dtype}", {"model": "raw", "dtype": dtype})
-        yield Case(f"FP8 to {dtype}", "fp8", f"fp8-{dtype}", {"model": "raw", "format": "hf", "dtype": dtype})
-    yield Case("Llama, .pth", "llama", "llama.pth", {"model": "raw"})
-    yield Case("Llama, from .pth", "llama.pth", "llama-pth-hf", {"model": "raw", "format": "hf"})
-    yield Case("Llama, from .ckpt", "llama-fp32.ckpt", "llama-ckpt-ms", {"model": "raw"})
-    yield Case("all dtypes", "dtypes.safetensors", "dtypes-hf", {"model": "raw", "format": "hf"})
-    yield Case("FP8 in a family", "fp8", "fp8-ms", {"options": {"qkv_concat": True}})
+        yield Case(f"Llama: fused, {dtype}", "llama", f"llama-{dtype}", fused)
+        yield Case(f"Llama: .ckpt, {dtype}", "llama", f"llama-{dtype}.ckpt", {"dtype": dtype, "crc": True})
+        yield Case(
+            f"floats of any bits: to {dtype}", "floats.safetensors", f"floats-{dtype}", {"model": "raw", "dtype": dtype}
+        )
+        yield Case(f"FP8: to {dtype}", "fp8", f"fp8-{dtype}", {"model": "raw", "format": "hf", "dtype": dtype})
+    yield Case("Llama: .pth", "llama", "llama.pth", {"model": "raw"})
+    yield Case("Llama: from .pth", "llama.pth", "llama-pth-hf", {"model": "raw", "format": "hf"})
+    yield Case("Llama: from .ckpt", "llama-fp32.ckpt", "llama-ckpt-ms", {"model": "raw"})
+    yield Case("all dtypes: as they are", "dtypes.safetensors", "dtypes-hf", {"model": "raw", "format": "hf"})
+    yield Case("FP8: in a family", "fp8", "fp8-ms", {"options": {"qkv_concat": True}})
 
 
 def digests(sources: Path, results: Path, short: bool) -> Iterator[tuple[str, str]]:

@@ -170,8 +170,12 @@ def _run(*words: object, env: Mapping[str, str] | None = None) -> str:
             command, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        raise NotAvailableError(f"{' '.join(command[:2])} took more than {_TIMEOUT} s") from None
+        raise NotAvailableError(
+            f"cannot set up the emulator: {' '.join(command[:2])} took more than {_TIMEOUT} s"
+        ) from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-        raise NotAvailableError(f"{' '.join(command[:4])} ended with {done.returncode}: {said[-1]}")
+        raise NotAvailableError(
+            f"cannot set up the emulator: {' '.join(command[:2])} ended with {done.returncode}: {said[-1]}"
+        )
     return done.stdout

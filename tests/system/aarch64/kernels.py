@@ -35,7 +35,7 @@ def cast_cases() -> Iterator[tuple[str, str]]:
         bits = inputs[source]
         some = bits[:: max(1, bits.size // 40_000)]
         matrix = some[: some.size // 96 * 96].reshape(96, -1)
-        where = f"{source} to {target}"
+        where = f"casts from {source}: to {target}"
         yield f"{where}, contiguous", digest_of_cast(bits, source, target)
         yield f"{where}, strided", digest_of_cast(some[::-3], source, target)
         yield f"{where}, transposed", digest_of_cast(matrix, source, target, order="F")
@@ -88,7 +88,10 @@ def scaled_cases() -> Iterator[tuple[str, str]]:
             for order in ("C", "F"):
                 out = np.zeros(shape, f"u{target.itemsize}", order=order)
                 overflows = fp8.dequantise(weight, scale, out, target, *at, block)
-                yield f"FP8 to {target}, {kind}, {name}, {order}", digest([overflows, np.ascontiguousarray(out)])
+                yield (
+                    f"FP8 with scales: to {target}, {kind}, {name}, {order}",
+                    digest([overflows, np.ascontiguousarray(out)]),
+                )
 
 
 def digest(parts: list[Any]) -> str:

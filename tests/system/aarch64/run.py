@@ -26,21 +26,23 @@ from system.aarch64.sides import PROCESSORS, FailedError, Findings, Side, differ
 NOT_AVAILABLE = 77
 #: Resident memory is the emulator's too, and its pages of 64 KiB are counted sixteen times: the demo needs more than by
 #: itself.
-_DEMO = ("-m", "streamconv", "demo", "--max-mem", "4G")
+_DEMO = ("-m", "streamconv", "demo", "--max-mem", "16G")
 Step = Callable[[Side], Findings]
 
 
 def help_(side: Side) -> Findings:
     """The command line starts, which takes all imports."""
     printed, seconds = side.run("-m", "streamconv", "--help")
-    return Findings("", {"streamconv --help": hashlib.blake2b(printed.encode(), digest_size=16).hexdigest()}, seconds)
+    return Findings(
+        "", {"command line: --help": hashlib.blake2b(printed.encode(), digest_size=16).hexdigest()}, seconds
+    )
 
 
 def demo(side: Side) -> Findings:
     """The demo, and the digests that it prints itself."""
     printed, seconds = side.run(*_DEMO)
     digests = re.findall(r"^(all tensors[^:]*): +xxh3 (\w+)$", printed, re.MULTILINE)
-    return Findings("", {f"demo, {name}": digest for name, digest in digests}, seconds)
+    return Findings("", {f"demo: {name}": digest for name, digest in digests}, seconds)
 
 
 def steps(work: Path, short: bool) -> dict[str, Step]:
@@ -57,41 +59,58 @@ def compare(python: Path, work: Path, short: bool) -> list[str]:
     """Run all steps on all sides, print a table of the digests, and return what is wrong."""
     sources.make(work / "sources")
     names = list(PROCESSORS)[: 1 if short else None]
-    others = [emulated(python, name, work) for name in names]
-    ours, wrong = host(work), []
+    sides = [host(work), *(emulated(python, name, work) for name in names)]
+    table, wrong = Table([side.name for side in sides]), []
     for name, step in steps(work, short).items():
-        print(f"\n{name}")
-        expected = _found(ours, step)
-        if expected is None:
-            wrong.append(f"host: {name} did not run")
-            continue
-        wrong += [line for other in others for line in _compared(other, step, expected)]
+        found = [_found(side, name, step) for side in sides]
+        table.add(found)
+        wrong += [line for side, one in zip(sides[1:], found[1:], strict=True) for line in faults(side, found[0], one)]
+        wrong += [f"{sides[0].name}: {name} did not run"] if found[0] is None else []
+    print(f"\n{table}\n")
     return wrong
 
 
-def _found(side: Side, step: Step) -> Findings | None:
+def _found(side: Side, name: str, step: Step) -> Findings | None:
     """Run a step on a side, and say how that went; `None` where it failed."""
     try:
         found = step(side)
     except FailedError as error:
         print(error)
         return None
-    print(f"{side.name}: {len(found.digests)} digests in {found.seconds:.0f} s {found.machine}")
+    print(f"{name} on {side.name}: {len(found.digests)} digests in {found.seconds:.0f} s {found.machine}", flush=True)
     return found
 
 
-def _compared(side: Side, step: Step, expected: Findings) -> list[str]:
-    """Run a step on an emulated processor; print its digests next to the host's, and return what is wrong."""
-    found = _found(side, step)
+def faults(side: Side, expected: Findings | None, found: Findings | None) -> list[str]:
+    """Return what is wrong with a step's findings on an emulated processor."""
     if found is None or not found.digests:
         return [f"{side.name}: a step did not run"]
     if found.machine and not found.machine.startswith("aarch64"):
         return [f"{side.name}: ran on {found.machine}"]
-    different = differences(expected, found)
-    for case in sorted(expected.digests.keys() | found.digests.keys()):
-        sign = "DIFFERS" if case in different else "same"
-        print(f"  {expected.digests.get(case, '-'):32}  {found.digests.get(case, '-'):32}  {sign:7}  {case}")
-    return [f"{side.name}: {case}" for case in different]
+    return [f"{side.name}: {case}" for case in differences(expected, found)] if expected else []
+
+
+class Table:
+    """A row for each group of cases, such as `Llama`; a column for each side, with one digest of the digests."""
+
+    def __init__(self, columns: list[str]) -> None:
+        self._lines = ["| | cases | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
+
+    def add(self, sides: list[Findings | None]) -> None:
+        """Add the rows of a step."""
+        groups = dict.fromkeys(case.partition(":")[0] for found in sides if found for case in found.digests)
+        for group in groups:
+            some = [_of_group(found, group) for found in sides]
+            digests = [hashlib.blake2b(repr(one).encode(), digest_size=4).hexdigest() if one else "-" for one in some]
+            self._lines.append(f"| {group} | {max(map(len, some))} | " + " | ".join(digests) + " |")
+
+
+def _of_group(found: Findings | None, group: str) -> list[tuple[str, str]]:
+    digests = found.digests if found else {}
+    return sorted(item for item in digests.items() if item[0].partition(":")[0] == group)
 
 
 def main() -> int:

@@ -21,31 +21,43 @@ def test_an_emulated_processor_gives_the_same_bits(tmp_path: Path) -> None:
     assert run.compare(python, tmp_path, short=True) == []
 
 
-class _Fake(sides.Side):
-    """A side that finds what it is given."""
-
-    def findings(self, script: str, *words: object) -> Findings:
-        digests = {"one": "a", "two": "a" if self.name == "host" else "b"}
-        return Findings(self.emulator.get("machine", "x86_64"), digests, 0)
+OURS = Findings("x86_64", {"Llama: one": "a", "Llama: two": "b", "FP8: one": "c"}, 0)
 
 
 @pytest.mark.parametrize(
-    ("machine", "wrong"),
-    [("aarch64 (neon)", ["guest: two"]), ("x86_64", ["guest: ran on x86_64"])],
+    ("machine", "digests", "wrong"),
+    [
+        ("aarch64 (neon)", OURS.digests, []),
+        ("", OURS.digests, []),
+        ("aarch64", {**OURS.digests, "Llama: two": "c"}, ["a64fx: Llama: two"]),
+        ("aarch64", {}, ["a64fx: a step did not run"]),
+        ("x86_64", OURS.digests, ["a64fx: ran on x86_64"]),
+    ],
 )
-def test_a_difference_and_the_wrong_machine_are_noticed(machine: str, wrong: list[str], tmp_path: Path) -> None:
-    step = run.steps(tmp_path, short=True)["kernels"]
-    expected = step(_Fake("host", Path("python"), tmp_path))
-    assert run._compared(_Fake("guest", Path("python"), tmp_path, {"machine": machine}), step, expected) == wrong
+def test_a_difference_and_the_wrong_machine_are_noticed(
+    machine: str, digests: dict[str, str], wrong: list[str], tmp_path: Path
+) -> None:
+    side = sides.emulated(tmp_path / "python", "a64fx", tmp_path)
+    assert run.faults(side, OURS, Findings(machine, digests, 0)) == wrong
+    assert run.faults(side, OURS, None) == ["a64fx: a step did not run"]
+
+
+def test_the_table_shows_what_differs() -> None:
+    table = run.Table(["host", "a64fx"])
+    table.add([OURS, Findings("aarch64", {**OURS.digests, "Llama: two": "c"}, 0)])
+    llama, fp8 = ([word.strip() for word in line.split("|")[1:-1]] for line in str(table).splitlines()[2:])
+    assert llama[:2] == ["Llama", "2"] and llama[2] != llama[3]
+    assert fp8[:2] == ["FP8", "1"] and fp8[2] == fp8[3]
 
 
 def test_a_case_that_only_one_side_has_is_a_difference() -> None:
     assert sides.differences(Findings("", {"a": "1"}, 0), Findings("", {"b": "1"}, 0)) == ["a", "b"]
 
 
-def test_a_side_that_fails_is_noticed(tmp_path: Path) -> None:
+def test_a_side_that_fails_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails = sides.emulated(Path(shutil.which("false") or "false"), "a64fx", tmp_path)
-    assert run._compared(fails, run.help_, Findings("", {"a": "1"}, 0)) == ["a64fx: a step did not run"]
+    assert run._found(fails, "--help", run.help_) is None
+    assert "a64fx: -m ended with 1" in capsys.readouterr().out
 
 
 def test_where_there_is_no_emulator_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
