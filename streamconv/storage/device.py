@@ -34,14 +34,16 @@ class _DirectFile:
 
     @classmethod
     def open(cls, descriptor: int, flags: int) -> _DirectFile | None:
-        """Return `None` where the kernel refuses, and where it asks for more than a region is made for."""
-        unit = direct_unit(disk.fstat(descriptor).st_dev)
-        direct = disk.open_direct(descriptor, flags) if unit <= UNIT else None
-        return None if direct is None else cls(direct, unit)
+        """Open it; return `None` where the kernel refuses, or asks for larger blocks than a region is made for."""
+        with suppress(OSError):
+            unit = direct_unit(disk.fstat(descriptor).st_dev)
+            if unit <= UNIT and (direct := disk.open_direct(descriptor, flags)) is not None:
+                return cls(direct, unit)
+        return None
 
 
 def direct_unit(device: int) -> int:
-    """Return what a device's requests past the page cache are multiples of: its blocks, or more, as they may be mixed.
+    """Return the unit of a device's requests past the page cache: its blocks, and at least `disk.ALIGNMENT` bytes.
 
     Args:
         device: its number, as in `os.stat_result.st_dev`.

@@ -140,3 +140,15 @@ def test_the_blocks_of_this_disk_are_found(tmp_path: Path) -> None:
     if not Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").exists():
         pytest.skip("the folder lies on no disk")
     assert 4096 <= direct_unit(number) <= UNIT
+
+
+def test_a_file_whose_disk_is_unknown_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(descriptor: int) -> os.stat_result:
+        raise OSError(12, "Cannot allocate memory")
+
+    (tmp_path / "file").write_bytes(b"abc")
+    monkeypatch.setattr(disk, "fstat", failing)
+    file, target = InputFile(tmp_path / "file", Access.DIRECT), bytearray(3)
+    assert file.read(0, memoryview(target)) == 3
+    assert target == b"abc"
+    file.close()
