@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent
 OLDEST = ROOT / "tests" / "constraints" / "oldest.txt"
 #: What the quick tests need beside the package. Without torch and MindSpore, the tests that need them are skipped.
 LEAN_TOOLS = ("hypothesis", "pytest", "pytest-xdist")
+#: What `tests/system/aarch64/run.py` exits with where there is no emulator to be had.
+NOT_AVAILABLE = 77
 TYPE_TOOLS = ("mypy", "types-psutil", "types-tqdm")
 _INSTALLED = """
 import streamconv, sys
@@ -85,6 +87,12 @@ def package(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Fuzz all parsers for ten minutes, or as told: `nox -s fuzz -- --seconds 60`."""
     session.run("python", "tests/system/fuzz/run.py", *(session.posargs or ["--seconds", "600"]))
+
+
+@nox.session
+def aarch64(session: nox.Session) -> None:
+    """Compare emulated aarch64 processors with this machine, bit for bit; `nox -s aarch64 -- --short` for a minute."""
+    session.run("python", "tests/system/aarch64/run.py", *session.posargs, success_codes=[0, NOT_AVAILABLE])
 
 
 @nox.session

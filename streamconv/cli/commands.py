@@ -227,7 +227,7 @@ def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
 
 @cli.command(short_help="Round-trip a small generated model.")
 @click.option("--keep", metavar="DIR", help="Write into DIR and keep it.  [default: a temporary directory]")
-@click.option("--max-mem", default="96M", show_default=True, metavar="SIZE", help="Memory limit of each step.")
+@click.option("--max-mem", default="112M", show_default=True, metavar="SIZE", help="Memory limit of each step.")
 def demo(keep: str | None, max_mem: str) -> None:
     """Make a small Mixtral, convert it, verify it, convert it back, and show that the bytes are the same."""
     from .demo import run

@@ -28,7 +28,7 @@ _CONFIG = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
     "hidden_size": 1024,
-    "intermediate_size": 7168,
+    "intermediate_size": 8192,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
     "num_hidden_layers": 1,

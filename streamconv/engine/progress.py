@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..storage.memory import resident_bytes
+from ..storage.memory import roughly_resident_bytes
 
 _TICK = 0.1
 
@@ -56,7 +56,7 @@ class ProgressReporter:
         if self._on_progress is None or (now - self._reported < _TICK and done < self._total):
             return
         self._reported = now
-        seconds, resident = now - self._started, resident_bytes()
+        seconds, resident = now - self._started, roughly_resident_bytes()
         self._on_progress(Progress(done, self._total, seconds, resident, self._memory_limit, file, resumed))
 
 

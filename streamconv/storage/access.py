@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..tensors.refs import SourceFile
-from ..text import quote, setting
-from . import disk, whole_files
+from ..text import format_size, quote, setting
+from . import disk, pages
 from .mounts import mount_of
 
 _AUTO = "auto"
@@ -21,9 +21,6 @@ _PROBES = 16
 
 #: The file systems that are read and written past the page cache unless something else is asked.
 TAKES_DIRECT = ("ext4", "xfs")
-
-#: Where the kernel says whether it gives huge pages.
-HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 #: Bytes of a run worth a request of its own past the page cache: shorter runs gain from the cache's read-ahead, and
 #: from its merging of requests.
@@ -110,15 +107,18 @@ def _fastest(path: Path) -> ChosenAccess:
     """Choose `direct` where the processor would be the limit, else `read`.
 
     A disk takes huge pages in few large requests, and pages of 4 KiB in so many small ones that it is slower than
-    through the page cache (figures: `docs/performance.md`). Files are never mapped: it gains nothing, and a page fault
-    that meets a lost network or a broken disk is not an error but a signal.
+    through the page cache (figures: `docs/performance.md`); pages of 64 KiB are large enough by themselves. Files are
+    never mapped: it gains nothing, and a page fault that meets a lost network or a broken disk is not an error but a
+    signal.
     """
     mount = mount_of(path)
     if mount is None:
         return ChosenAccess(Access.READ, "unknown file system")
     if mount.kind not in TAKES_DIRECT:
         return ChosenAccess(Access.READ, mount.kind)
-    if not has_huge_pages():
+    if pages.PAGE >= pages.LARGE_PAGE:
+        return ChosenAccess(Access.DIRECT, f"{mount.kind}, pages of {format_size(pages.PAGE)}")
+    if not pages.has_huge_pages():
         return ChosenAccess(Access.READ, f"{mount.kind}, no huge pages")
     return ChosenAccess(Access.DIRECT, f"{mount.kind}, huge pages")
 
@@ -150,10 +150,3 @@ def are_cached(path: Path, offsets: Iterable[int]) -> list[bool]:
     finally:
         disk.close_quietly(descriptor)
     return found
-
-
-def has_huge_pages() -> bool:
-    """Return whether the kernel gives huge pages to memory that asks for them."""
-    with suppress(OSError):
-        return b"[never]" not in whole_files.read_file(HUGE_PAGES, 1 << 10)
-    return False

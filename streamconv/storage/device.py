@@ -1,19 +1,58 @@
 """Files that move long runs past the page cache, where the file system allows it, and all else through it.
 
-The device moves whole pages, in the file as in memory. What that asks of a buffer is a `Placement`, which nobody else
-needs to understand: `Region.placed` gives memory that lies so, and `lies_at` tells whether other memory does.
+The device moves whole blocks, in the file as in memory. What that asks of a buffer is a `Placement`, which nobody else
+needs to understand: `Region.array` gives memory that lies so, and `lies_at` tells whether other memory does.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..tensors.arrays import Bits
-from . import access, disk
+from . import access, disk, whole_files
 from .access import Access
-from .disk import ALIGNMENT
-from .regions import Placement, Region, page_offset
+from .regions import UNIT, Placement, Region, placement_of
+
+#: Where the kernel says how large a device's blocks are: of a disk, and of the disk that a partition lies on.
+_BLOCK_SIZES = ("/sys/dev/block/{}:{}/queue/logical_block_size", "/sys/dev/block/{}:{}/../queue/logical_block_size")
+_LIMIT = 1 << 10
+
+
+class _DirectFile:
+    """A second descriptor of an open file, which goes past the page cache.
+
+    Attributes:
+        descriptor: the descriptor.
+        unit: bytes of which every request is a multiple, and begins at one, in the file as in memory.
+    """
+
+    def __init__(self, descriptor: int, unit: int) -> None:
+        self.descriptor = descriptor
+        self.unit = unit
+
+    @classmethod
+    def open(cls, descriptor: int, flags: int) -> _DirectFile | None:
+        """Open it; return `None` where the kernel refuses, or asks for larger blocks than a region is made for."""
+        with suppress(OSError):
+            unit = direct_unit(disk.fstat(descriptor).st_dev)
+            if unit <= UNIT and (direct := disk.open_direct(descriptor, flags)) is not None:
+                return cls(direct, unit)
+        return None
+
+
+def direct_unit(device: int) -> int:
+    """Return the unit of a device's requests past the page cache: its blocks, and at least `disk.ALIGNMENT` bytes.
+
+    Args:
+        device: its number, as in `os.stat_result.st_dev`.
+    """
+    for path in _BLOCK_SIZES:
+        with suppress(OSError, ValueError):
+            size = int(whole_files.read_file(path.format(os.major(device), os.minor(device)), _LIMIT))
+            return max(disk.ALIGNMENT, size)
+    return disk.ALIGNMENT
 
 
 class InputFile:
@@ -21,14 +60,14 @@ class InputFile:
 
     def __init__(self, path: Path, access: Access) -> None:
         self._descriptor = disk.open_file(path, os.O_RDONLY)
-        self._direct = disk.open_direct(self._descriptor, os.O_RDONLY) if access is Access.DIRECT else None
+        self._direct = _DirectFile.open(self._descriptor, os.O_RDONLY) if access is Access.DIRECT else None
         self._access = access
 
     def close(self) -> None:
         """Close the file, ignoring errors."""
         disk.close_quietly(self._descriptor)
         if self._direct is not None:
-            disk.close_quietly(self._direct)
+            disk.close_quietly(self._direct.descriptor)
 
     def status(self) -> os.stat_result:
         """Return the file's status."""
@@ -53,16 +92,18 @@ class InputFile:
         return self._access is Access.DIRECT and length >= least
 
     def read_direct(self, region: Region, offset: int, length: int) -> tuple[Placement, int]:
-        """Read whole pages past the page cache into a region, as far as the kernel allows.
+        """Read whole blocks past the page cache into a region, as far as the kernel allows.
 
         Returns:
             Where the bytes begin in the region, and how many of them are read; the caller reads the rest.
         """
-        placement = Placement(offset % ALIGNMENT)
-        needed = placement + length
-        pages = region.memory(-(-needed // ALIGNMENT) * ALIGNMENT)
-        done = 0 if self._direct is None else disk.read_pages(self._direct, pages, offset - placement)
-        return placement, min(max(done - placement, 0), length)
+        placement = Placement(offset % UNIT)
+        if self._direct is None:
+            return placement, 0
+        unit = self._direct.unit
+        low, high = placement // unit * unit, -(-(placement + length) // unit) * unit
+        done = disk.read_blocks(self._direct.descriptor, region.memory(high)[low:], offset - placement + low, unit)
+        return placement, min(max(low + done - placement, 0), length)
 
 
 class ResultFile:
@@ -71,7 +112,7 @@ class ResultFile:
     def __init__(self, path: Path, direct: bool) -> None:
         self._path = path
         self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        self._direct = disk.open_direct(self._open, os.O_WRONLY) if direct else None
+        self._direct = _DirectFile.open(self._open, os.O_WRONLY) if direct else None
 
     @property
     def is_open(self) -> bool:
@@ -86,11 +127,12 @@ class ResultFile:
 
     def close(self) -> None:
         """Close the file, ignoring errors."""
-        descriptors = self._open, self._direct
+        opened, direct = self._open, self._direct
         self._open = self._direct = None
-        for descriptor in descriptors:
-            if descriptor is not None:
-                disk.close_quietly(descriptor)
+        if opened is not None:
+            disk.close_quietly(opened)
+        if direct is not None:
+            disk.close_quietly(direct.descriptor)
 
     def set_size(self, size: int) -> None:
         """Give the file this size, unless it has it."""
@@ -113,13 +155,14 @@ class ResultFile:
         self._write(offset + cached, data[cached:])
 
     def _write(self, offset: int, data: memoryview) -> None:
-        if self._direct is None or len(data) < access.DIRECT_LEAST or page_offset(data) != offset % ALIGNMENT:
+        direct = self._direct
+        if direct is None or len(data) < access.DIRECT_LEAST or (placement_of(data) - offset) % direct.unit:
             self._write_cached(offset, data)
             return
-        low = min(-offset % ALIGNMENT, len(data))
-        high = low + (len(data) - low) // ALIGNMENT * ALIGNMENT
+        low = min(-offset % direct.unit, len(data))
+        high = low + (len(data) - low) // direct.unit * direct.unit
         self._write_cached(offset, data[:low])
-        disk.write_pages(self._descriptor, self._direct, data[low:high], offset + low)
+        disk.write_blocks(self._descriptor, direct.descriptor, data[low:high], offset + low, direct.unit)
         self._write_cached(offset + high, data[high:])
 
     def _write_cached(self, offset: int, data: memoryview) -> None:
@@ -148,9 +191,9 @@ def placement_to_write(offset: int, length: int) -> Placement | None:
     Returns:
         `None` where it would not do that anyway.
     """
-    return Placement(offset % ALIGNMENT) if length >= access.DIRECT_LEAST else None
+    return Placement(offset % UNIT) if length >= access.DIRECT_LEAST else None
 
 
 def lies_at(data: Bits, placement: Placement | None) -> bool:
     """Return whether a buffer is placed so; any is where there is no placement."""
-    return placement is None or page_offset(data) == placement
+    return placement is None or placement_of(data) == placement

@@ -16,7 +16,8 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from ..paths import PathLike
 
-#: What goes past the page cache begins and ends at multiples of this, in the file and in memory: enough for any disk.
+#: What goes past the page cache begins and ends at multiples of this at least, in the file and in memory: the blocks of
+#: nearly every disk, and the least that the memory of any may have to be aligned to.
 ALIGNMENT = 4096
 
 _AT_FDCWD = -100
@@ -275,8 +276,8 @@ def open_direct(descriptor: int, flags: int) -> int | None:
     return None
 
 
-def read_pages(direct: int, target: memoryview, offset: int) -> int:
-    """Read past the page cache; `target` and `offset` are aligned.
+def read_blocks(direct: int, target: memoryview, offset: int, unit: int) -> int:
+    """Read past the page cache; `target` and `offset` are multiples of `unit`.
 
     Returns:
         The number of bytes read: fewer at the end of the file, or when the kernel refuses O_DIRECT; the error
@@ -284,7 +285,7 @@ def read_pages(direct: int, target: memoryview, offset: int) -> int:
     """
     done = 0
     with suppress(OSError):
-        while done < len(target) and done % ALIGNMENT == 0:
+        while done < len(target) and done % unit == 0:
             count = read_into(direct, target[done:], offset + done)
             if not count:
                 break
@@ -292,11 +293,11 @@ def read_pages(direct: int, target: memoryview, offset: int) -> int:
     return done
 
 
-def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
-    """Write past the page cache, and through it what the kernel refuses; `data` and `offset` are aligned."""
+def write_blocks(cached: int, direct: int, data: memoryview, offset: int, unit: int) -> None:
+    """Write past the page cache, and through it what the kernel refuses; all are multiples of `unit`."""
     done = 0
     try:
-        while done < len(data) and done % ALIGNMENT == 0:
+        while done < len(data) and done % unit == 0:
             done += write(direct, data[done:], offset + done)
     except OSError as error:
         if error.errno not in _NOT_OFFERED:

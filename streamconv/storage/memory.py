@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from . import whole_files
+
+_MAPPINGS = "/proc/self/smaps_rollup"
+_LIMIT = 4 << 10
 
 
 def available_bytes() -> int:
@@ -14,7 +21,19 @@ def available_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Return the bytes of this process that are resident now."""
+    """Return the bytes of this process that are resident now, exactly where the kernel can count them.
+
+    Linux 6.2 to 6.15 counts pages for each processor, and shows the sum without the last of each: with pages of 64 KiB
+    and 128 processors, 16 MiB of a processor may be missing. Counting takes a millisecond for a gigabyte.
+    """
+    exact = None
+    with suppress(OSError):
+        exact = re.search(rb"^Rss: +(\d+) kB$", whole_files.read_file(_MAPPINGS, _LIMIT), re.MULTILINE)
+    return max(roughly_resident_bytes(), int(exact[1]) * 1024 if exact else 0)
+
+
+def roughly_resident_bytes() -> int:
+    """Return what the kernel shows of that at no cost."""
     return int(psutil.Process().memory_info().rss)
 
 

@@ -200,13 +200,13 @@ BIG = [TensorSpec("a", dtypes.F32, (3, 1 << 19)), TensorSpec("b", U8, (5_000_001
 def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed, tmp_path, monkeypatch) -> None:
     """What lies before bytes that are written yet will be read back: that goes through it too."""
     monkeypatch.setattr(blocks, "BLOCK", 1 << 21)
-    directly, write_pages = [], disk.write_pages
+    directly, write_blocks = [], disk.write_blocks
 
-    def pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
+    def noting(cached: int, direct: int, data: memoryview, offset: int, unit: int) -> None:
         directly.append((offset, len(data)))
-        write_pages(cached, direct, data, offset)
+        write_blocks(cached, direct, data, offset, unit)
 
-    monkeypatch.setattr(disk, "write_pages", pages)
+    monkeypatch.setattr(disk, "write_blocks", noting)
     placed = layout.lay_out(BIG, kind, "a.ckpt", 1, False)
     (tmp_path / "through").mkdir()
     (tmp_path / "past").mkdir()
@@ -226,7 +226,7 @@ def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed,
 
 
 def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(disk, "write_pages", None)
+    monkeypatch.setattr(disk, "write_blocks", None)
     spec = TensorSpec("a", U8, (3_000_000,))
     placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
     sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), direct=True)
@@ -267,7 +267,7 @@ def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_c
         calls[0] = 0
         monkeypatch.setattr(disk, "write", refusing)
         os.ftruncate(cached, 0)
-        disk.write_pages(cached, other, data, disk.ALIGNMENT)
+        disk.write_blocks(cached, other, data, disk.ALIGNMENT, disk.ALIGNMENT)
         assert path.read_bytes() == bytes(disk.ALIGNMENT) + bytes(data)
 
     def full(descriptor: int, part: memoryview, offset: int) -> int:
@@ -275,6 +275,6 @@ def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_c
 
     monkeypatch.setattr(disk, "write", full)
     with pytest.raises(OSError, match="No space"):
-        disk.write_pages(cached, other, data, 0)
+        disk.write_blocks(cached, other, data, 0, disk.ALIGNMENT)
     os.close(cached)
     os.close(other)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.errors import UsageError
-from streamconv.storage import access
+from streamconv.storage import access, pages
 from streamconv.storage.access import Access
 from streamconv.storage.mounts import Mount, mount_of
 from streamconv.tensors.refs import SourceFile
@@ -28,12 +28,13 @@ BY_KIND = {
 @pytest.mark.parametrize(("kind", "expected"), BY_KIND.items())
 def test_auto_depends_on_the_file_system(kind: str, expected: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
-    monkeypatch.setattr(access, "has_huge_pages", lambda: True)
+    monkeypatch.setattr(pages, "PAGE", 4 << 10)
+    monkeypatch.setattr(pages, "has_huge_pages", lambda: True)
     assert access.for_reading("auto", FILES).access is expected
     assert access.for_writing("auto", Path("b")).access is expected
     once_only = Access.READ if expected is Access.DIRECT else expected
     assert access.for_reading("auto", FILES, reads_once=False).access is once_only
-    monkeypatch.setattr(access, "has_huge_pages", lambda: False)
+    monkeypatch.setattr(pages, "has_huge_pages", lambda: False)
     assert access.for_reading("auto", FILES).access is once_only
     assert access.for_reading("auto", ()).access is Access.READ
 
@@ -41,7 +42,8 @@ def test_auto_depends_on_the_file_system(kind: str, expected: Access, monkeypatc
 def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     kind, huge = "ext4", True
     monkeypatch.setattr(access, "mount_of", lambda path: Mount(kind, "disk", "8:1") if kind else None)
-    monkeypatch.setattr(access, "has_huge_pages", lambda: huge)
+    monkeypatch.setattr(pages, "PAGE", 4 << 10)
+    monkeypatch.setattr(pages, "has_huge_pages", lambda: huge)
     assert (
         str(access.for_reading("auto", FILES))
         == str(access.for_writing("auto", Path("b")))
@@ -80,24 +82,25 @@ def test_a_word_that_is_none() -> None:
     assert str(caught.value) == "unknown value for io: fast\nhint: choose one of auto, read, direct"
 
 
-def test_huge_pages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for text, has in (
-        ("always [madvise] never\n", True),
-        ("[always] madvise never\n", True),
-        ("always [never]\n", False),
+def test_pages_of_64_kib_need_not_be_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "mount_of", lambda path: Mount("xfs", "disk", "8:1"))
+    monkeypatch.setattr(pages, "has_huge_pages", lambda: False)
+    for page, expected in (
+        (4 << 10, "written (xfs, no huge pages)"),
+        (16 << 10, "written (xfs, no huge pages)"),
+        (64 << 10, "direct (xfs, pages of 64 KiB)"),
     ):
-        (tmp_path / "enabled").write_text(text)
-        monkeypatch.setattr(access, "HUGE_PAGES", tmp_path / "enabled")
-        assert access.has_huge_pages() is has
-    monkeypatch.setattr(access, "HUGE_PAGES", tmp_path / "missing")
-    assert not access.has_huge_pages()
+        monkeypatch.setattr(pages, "PAGE", page)
+        assert str(access.for_writing("auto", Path("b"))) == expected
+    monkeypatch.setattr(access, "mount_of", lambda path: Mount("tmpfs", "disk", "8:1"))
+    assert access.for_writing("auto", Path("b")).access is Access.READ
 
 
 def test_what_the_page_cache_has_is_taken_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount = mount_of(tmp_path)
     if mount is None or mount.kind not in access.TAKES_DIRECT:
         pytest.skip(f"the page cache of {mount} cannot be emptied")
-    monkeypatch.setattr(access, "has_huge_pages", lambda: True)
+    monkeypatch.setattr(pages, "has_huge_pages", lambda: True)
     files = []
     for number, size in enumerate((3 << 20, 0, 9 << 20)):
         path = tmp_path / str(number)

@@ -147,7 +147,7 @@ def test_without_a_way_to_ask_the_page_cache_nothing_is_cached(tmp_path: Path, m
 @pytest.mark.parametrize("io", ["auto", "direct"])
 def test_pythons_without_preadv2_convert_verify_and_compare(tmp_path: Path, io: str) -> None:
     """Wherever the tests run, the file system is one where `auto` asks the page cache."""
-    on_ext4 = "a.mount_of, a.has_huge_pages = (lambda path: m.Mount('ext4', '', '')), (lambda: True)"
+    on_ext4 = "a.mount_of, a.pages.has_huge_pages = (lambda path: m.Mount('ext4', '', '')), (lambda: True)"
     before = f"{OLD_PYTHON}\nimport streamconv.storage.access as a\nimport streamconv.storage.mounts as m\n{on_ext4}"
     source, dest = running.tiny(tmp_path / "hf"), tmp_path / "ms"
     for words in (("convert", source, dest), ("verify", source, dest), ("diff", dest, dest)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import pytest
 
 from streamconv.storage import memory
@@ -12,6 +15,34 @@ NO_LIMIT_V1 = 9223372036854771712
 
 def test_what_is_resident_now_is_measured() -> None:
     assert 0 < memory.resident_bytes() <= memory.peak_bytes() + 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:    {} kB\nPss:    1 kB\n", True),
+        ("55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:    1 kB\nPss:    {} kB\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_pages_that_the_kernel_counts_late_are_not_missing(text, missing, tmp_path, monkeypatch) -> None:
+    """Linux 6.2 to 6.15 may show megabytes less than are resident; its list of mappings is exact."""
+    monkeypatch.setattr(memory, "roughly_resident_bytes", lambda: 40 * MIB)
+    monkeypatch.setattr(memory, "_MAPPINGS", tmp_path / "smaps_rollup")
+    if text is not None:
+        (tmp_path / "smaps_rollup").write_text(text.format(56 * 1024))
+    assert memory.resident_bytes() == (56 if missing else 40) * MIB
+
+
+def test_the_kernels_own_list_is_read() -> None:
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("a kernel before Linux 4.14")
+    with mmap.mmap(-1, 64 * MIB) as ballast:
+        before = memory.resident_bytes()
+        ballast.write(b"x" * (64 * MIB))
+        assert memory.resident_bytes() - before > 60 * MIB
+        assert abs(memory.resident_bytes() - memory.roughly_resident_bytes()) < 32 * MIB
 
 
 def v2(folder, most: object, used: object, inactive: int = 0) -> None:

@@ -33,7 +33,7 @@ from streamconv.cli import main as cli
 from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
 from streamconv.output import blocks, manifest, recorder
-from streamconv.storage import access, device, disk, regions
+from streamconv.storage import access, device, disk
 from support import running
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR", "ENOMEM", "short")
@@ -95,8 +95,7 @@ def small_units() -> Iterator[None]:
         for module in (blocks, manifest, against_manifest):
             patch.setattr(module, "BLOCK", 4 << 10)
         patch.setattr(engine, "WRITE_BYTES", 1 << 10)
-        for each in (disk, regions, device):
-            patch.setattr(each, "ALIGNMENT", 512)
+        patch.setattr(device, "direct_unit", lambda number: 512)
         patch.setattr(access, "DIRECT_LEAST", 512)
         patch.setattr(access, "DIRECT_LEAST_OF_PART", 512)
         patch.setattr(recorder, "BATCH", 4 << 10)

@@ -24,12 +24,12 @@ def small(monkeypatch) -> None:
 def test_the_demo(tmp_path: Path) -> None:
     ended = run("demo", env={"TMPDIR": str(tmp_path)})
     assert ended.code == 0, ended.err
-    assert "each stack of experts has 112 MiB, the memory limit is 96 MiB" in ended.out
+    assert "each stack of experts has 128 MiB, the memory limit is 112 MiB" in ended.out
     first, second = re.findall(r"xxh3 ([0-9a-f]{32})", ended.out)
     assert first == second
-    peaks = [float(number) for number in re.findall(r"peak memory ([0-9.]+) MiB of 96 MiB allowed", ended.out)]
+    peaks = [float(number) for number in re.findall(r"peak memory ([0-9.]+) MiB of 112 MiB allowed", ended.out)]
     assert len(peaks) == 4
-    assert max(peaks) <= 96
+    assert max(peaks) <= 112
     assert "names, shapes, dtypes and bytes are the same" in ended.out
     assert ended.err == ""
     assert not list(tmp_path.iterdir())
