@@ -195,5 +195,8 @@ def placement_to_write(offset: int, length: int) -> Placement | None:
 
 
 def lies_at(data: Bits, placement: Placement | None) -> bool:
-    """Return whether a buffer is placed so; any is where there is no placement."""
-    return placement is None or placement_of(data) == placement
+    """Return whether a buffer is placed so, for the blocks of nearly every disk; any is where there is no placement.
+
+    A disk with larger blocks gets what does not lie so for them through the page cache.
+    """
+    return placement is None or (placement_of(data) - placement) % disk.ALIGNMENT == 0
