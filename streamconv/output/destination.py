@@ -120,7 +120,7 @@ class Destination:
         """
         with storing(self.path.parent, "cannot stat"):
             free = disk.free_bytes(self.path.parent)
-        if free < size:
+        if free is not None and free < size:
             raise StorageError(
                 f"{quote(self.path.parent)} has {format_size(free)} free, but the result needs {format_size(size)}; "
                 "nothing was written",

@@ -7,6 +7,7 @@ needs to understand: `Region.placed` gives memory that lies so, and `lies_at` te
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..tensors.arrays import Bits
@@ -61,7 +62,7 @@ class InputFile:
         placement = Placement(offset % ALIGNMENT)
         needed = placement + length
         pages = region.memory(-(-needed // ALIGNMENT) * ALIGNMENT)
-        done = 0 if self._direct is None else disk.read_pages(self._direct, pages, offset - placement)
+        done = 0 if self._direct is None else read_pages(self._direct, pages, offset - placement)
         return placement, min(max(done - placement, 0), length)
 
 
@@ -70,7 +71,7 @@ class ResultFile:
 
     def __init__(self, path: Path, direct: bool) -> None:
         self._path = path
-        self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | disk.NO_FOLLOW)
         self._direct = disk.open_direct(self._open, os.O_WRONLY) if direct else None
 
     @property
@@ -119,7 +120,7 @@ class ResultFile:
         low = min(-offset % ALIGNMENT, len(data))
         high = low + (len(data) - low) // ALIGNMENT * ALIGNMENT
         self._write_cached(offset, data[:low])
-        disk.write_pages(self._descriptor, self._direct, data[low:high], offset + low)
+        write_pages(self._descriptor, self._direct, data[low:high], offset + low)
         self._write_cached(offset + high, data[high:])
 
     def _write_cached(self, offset: int, data: memoryview) -> None:
@@ -154,3 +155,32 @@ def placement_to_write(offset: int, length: int) -> Placement | None:
 def lies_at(data: Bits, placement: Placement | None) -> bool:
     """Return whether a buffer is placed so; any is where there is no placement."""
     return placement is None or page_offset(data) == placement
+
+
+def read_pages(direct: int, target: memoryview, offset: int) -> int:
+    """Read past the page cache; `target` and `offset` are aligned.
+
+    Returns:
+        The number of bytes read: fewer at the end of the file, or when the kernel refuses O_DIRECT; the error
+        resurfaces when the caller reads the rest through the page cache.
+    """
+    done = 0
+    with suppress(OSError):
+        while done < len(target) and done % ALIGNMENT == 0:
+            count = disk.read_into(direct, target[done:], offset + done)
+            if not count:
+                break
+            done += count
+    return done
+
+
+def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
+    """Write past the page cache, and through it what the kernel refuses; `data` and `offset` are aligned."""
+    done = 0
+    try:
+        while done < len(data) and done % ALIGNMENT == 0:
+            done += disk.write(direct, data[done:], offset + done)
+    except OSError as error:
+        if error.errno not in disk.NOT_OFFERED:
+            raise
+    disk.write_all(cached, data[done:], offset + done)

@@ -3,32 +3,39 @@
 `PRIMITIVES` make one system call each; the other functions, and those in `whole_files`, are made of them. An `OSError`
 passes through unchanged: the caller knows what the file is for, and turns it into a message (`errors.reading`,
 `errors.storing`).
+
+What a build of Python lacks, because the C library that it was built against did, is like what a kernel lacks: an
+`OSError` (ENOSYS). All but the most basic calls have something that is done in their place.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
+import mmap
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from ..paths import PathLike
+from . import libc
 
 #: What goes past the page cache begins and ends at multiples of this, in the file and in memory: enough for any disk.
 ALIGNMENT = 4096
 
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+#: Refuse a link in place of the file: `open_file`.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_ONLY_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-_NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-_NO_LOCKS = (errno.ENOLCK, *_NOT_OFFERED)
+#: What a kernel or a file system answers that cannot do what is asked.
+NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
-    *("open_file", "close", "read", "read_into", "read_cached", "advise_random", "write", "truncate"),
+    *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate"),
     *("sync", "sync_data", "drop_cache", "fstat", "stat", "listdir", "make_directory", "remove_directory", "remove"),
     *("rename", "exchange", "lock", "free_bytes"),
 )
@@ -36,9 +43,29 @@ PRIMITIVES = (
 # -- primitives --------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _offered() -> Iterator[None]:
+    """Let a call that this build of Python lacks fail like one that the kernel lacks."""
+    try:
+        yield
+    except (AttributeError, NotImplementedError) as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+
+
+@contextmanager
+def _if_offered() -> Iterator[None]:
+    """Skip the block where this host cannot do what it asks for."""
+    try:
+        with _offered():
+            yield
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+
+
 def open_file(path: PathLike, flags: int, mode: int = 0o666) -> int:
-    """Open the file and return its descriptor. A file created here gets `mode & ~umask`."""
-    return os.open(path, flags | os.O_CLOEXEC, mode)
+    """Open the file and return its descriptor, which no child inherits. A file created here gets `mode & ~umask`."""
+    return os.open(path, flags, mode)
 
 
 def close(descriptor: int) -> None:
@@ -53,25 +80,28 @@ def read(descriptor: int, length: int, offset: int) -> bytes:
 
 def read_into(descriptor: int, target: memoryview, offset: int) -> int:
     """Read into `target`; return the number of bytes read."""
-    return os.preadv(descriptor, [target], offset)
+    with suppress(AttributeError, NotImplementedError):
+        return os.preadv(descriptor, [target], offset)
+    data = os.pread(descriptor, len(target), offset)
+    target[: len(data)] = data
+    return len(data)
 
 
-def read_cached(descriptor: int, target: memoryview, offset: int) -> int:
-    """Read into `target` only what the page cache holds; return the number of bytes read.
+def is_cached(descriptor: int, offset: int) -> bool:
+    """Return whether the page cache holds the byte at `offset`, which is in the file. Nothing is read for the answer.
 
     Raises:
-        BlockingIOError: the page cache holds none of it, or this Python cannot ask: one built against glibc older
-            than 2.26 (conda-forge's, uv's) lacks both the flag and the call that takes it.
+        OSError: it cannot be known, also because of whose file it is.
     """
-    nowait = getattr(os, "RWF_NOWAIT", None)
-    if nowait is None:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return os.preadv(descriptor, [target], offset, nowait)
-
-
-def advise_random(descriptor: int) -> None:
-    """Turn off read-ahead for the file."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    status, start = os.fstat(descriptor), offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    # Of a file that we neither own nor may write to, Linux (since 5.2) says that all of it is cached.
+    if status.st_uid != os.geteuid() and not os.access(f"/proc/self/fd/{descriptor}", os.W_OK):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    length = min(mmap.PAGESIZE, status.st_size - start)
+    if length <= 0:
+        return False
+    # Never touched: a page fault that meets a broken disk is not an error but a signal.
+    return libc.is_resident(mmap.mmap(descriptor, length, mmap.MAP_PRIVATE, offset=start))
 
 
 def write(descriptor: int, data: memoryview, offset: int) -> int:
@@ -91,12 +121,19 @@ def sync(descriptor: int) -> None:
 
 def sync_data(descriptor: int) -> None:
     """Make a file's data durable, and the metadata needed to read it."""
-    os.fdatasync(descriptor)
+    with _if_offered():
+        os.fdatasync(descriptor)
+        return
+    os.fsync(descriptor)
 
 
 def drop_cache(descriptor: int, offset: int = 0, length: int = 0) -> None:
-    """Drop clean, unmapped pages in a range from the page cache; without a range, of the whole file."""
-    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+    """Drop clean, unmapped pages in a range from the page cache; without a range, of the whole file.
+
+    A hint: where the kernel takes none, nothing is dropped.
+    """
+    with _if_offered():
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def fstat(descriptor: int) -> os.stat_result:
@@ -136,21 +173,17 @@ def rename(one: PathLike, other: PathLike) -> None:
 
 def exchange(one: PathLike, other: PathLike) -> bool:
     """Swap two names in one step; return whether the file system can."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    with _if_offered():
+        libc.swap_names(os.fsencode(one), os.fsencode(other))
         return True
-    number = ctypes.get_errno()
-    if number in _NOT_OFFERED:
-        return False
-    raise OSError(number, os.strerror(number), os.fspath(other))
+    return False
 
 
 def lock(descriptor: int) -> bool | None:
     """Try to lock a file until it is closed; return whether that worked, `None` where there are no locks."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _offered():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -160,10 +193,12 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
-def free_bytes(directory: PathLike) -> int:
-    """Return the bytes free on the directory's file system."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+def free_bytes(directory: PathLike) -> int | None:
+    """Return the bytes free on the directory's file system, `None` where it does not say."""
+    with _if_offered():
+        found = os.statvfs(directory)
+        return found.f_bavail * found.f_frsize
+    return None
 
 
 # -- made of them ------------------------------------------------------------------------------------------------------
@@ -252,42 +287,13 @@ def open_direct(descriptor: int, flags: int) -> int | None:
     return None
 
 
-def read_pages(direct: int, target: memoryview, offset: int) -> int:
-    """Read past the page cache; `target` and `offset` are aligned.
-
-    Returns:
-        The number of bytes read: fewer at the end of the file, or when the kernel refuses O_DIRECT; the error
-        resurfaces when the caller reads the rest through the page cache.
-    """
-    done = 0
-    with suppress(OSError):
-        while done < len(target) and done % ALIGNMENT == 0:
-            count = read_into(direct, target[done:], offset + done)
-            if not count:
-                break
-            done += count
-    return done
-
-
-def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
-    """Write past the page cache, and through it what the kernel refuses; `data` and `offset` are aligned."""
-    done = 0
-    try:
-        while done < len(data) and done % ALIGNMENT == 0:
-            done += write(direct, data[done:], offset + done)
-    except OSError as error:
-        if error.errno not in _NOT_OFFERED:
-            raise
-    write_all(cached, data[done:], offset + done)
-
-
 def sync_directory(path: PathLike) -> None:
     """Make the entries of a directory durable, where the file system can."""
-    descriptor = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = open_file(path, os.O_RDONLY | _ONLY_DIRECTORY)
     try:
         sync(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in NOT_OFFERED:
             raise
     finally:
         close_quietly(descriptor)

@@ -14,7 +14,7 @@ from streamconv.engine.windows import bits
 from streamconv.errors import SourceError
 from streamconv.formats import ckpt, safetensors
 from streamconv.formats.catalog import open_catalog
-from streamconv.storage import access, disk
+from streamconv.storage import access, device, disk
 from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes, views
@@ -244,8 +244,8 @@ def test_the_file_that_was_looked_at_is_the_one_read_directly(tmp_path: Path, mo
 
 def test_nothing_is_read_directly_that_is_short(tmp_path: Path, monkeypatch) -> None:
     """A part of a tensor may be shorter than a whole one: nothing beside it is wanted now."""
-    read_pages, directly = disk.read_pages, []
-    monkeypatch.setattr(disk, "read_pages", lambda *a: directly.append(a) or read_pages(*a))
+    read_pages, directly = device.read_pages, []
+    monkeypatch.setattr(device, "read_pages", lambda *a: directly.append(a) or read_pages(*a))
     monkeypatch.setattr(access, "DIRECT_LEAST", SPEC.nbytes + 1)
     monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 4 * 53 * 5)
     ref = stored(tmp_path)

@@ -21,7 +21,7 @@ from streamconv.output import blocks, checksums
 from streamconv.output.blocks import BLOCK
 from streamconv.output.paths import ResultPaths
 from streamconv.output.writer import FileSink, FileWriter
-from streamconv.storage import access, disk
+from streamconv.storage import access, device, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec, file_spans
@@ -200,13 +200,13 @@ BIG = [TensorSpec("a", dtypes.F32, (3, 1 << 19)), TensorSpec("b", U8, (5_000_001
 def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed, tmp_path, monkeypatch) -> None:
     """What lies before bytes that are written yet will be read back: that goes through it too."""
     monkeypatch.setattr(blocks, "BLOCK", 1 << 21)
-    directly, write_pages = [], disk.write_pages
+    directly, write_pages = [], device.write_pages
 
     def pages(cached: int, direct: int, data: memoryview, offset: int) -> None:
         directly.append((offset, len(data)))
         write_pages(cached, direct, data, offset)
 
-    monkeypatch.setattr(disk, "write_pages", pages)
+    monkeypatch.setattr(device, "write_pages", pages)
     placed = layout.lay_out(BIG, kind, "a.ckpt", 1, False)
     (tmp_path / "through").mkdir()
     (tmp_path / "past").mkdir()
@@ -226,7 +226,7 @@ def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed,
 
 
 def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(disk, "write_pages", None)
+    monkeypatch.setattr(device, "write_pages", None)
     spec = TensorSpec("a", U8, (3_000_000,))
     placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
     sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), direct=True)
@@ -267,7 +267,7 @@ def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_c
         calls[0] = 0
         monkeypatch.setattr(disk, "write", refusing)
         os.ftruncate(cached, 0)
-        disk.write_pages(cached, other, data, disk.ALIGNMENT)
+        device.write_pages(cached, other, data, disk.ALIGNMENT)
         assert path.read_bytes() == bytes(disk.ALIGNMENT) + bytes(data)
 
     def full(descriptor: int, part: memoryview, offset: int) -> int:
@@ -275,6 +275,6 @@ def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_c
 
     monkeypatch.setattr(disk, "write", full)
     with pytest.raises(OSError, match="No space"):
-        disk.write_pages(cached, other, data, 0)
+        device.write_pages(cached, other, data, 0)
     os.close(cached)
     os.close(other)
