@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import BudgetError
 from ..formats.headers import HeaderRoom
+from ..storage.limits import address_space_left
 from ..storage.memory import available_bytes, cores, resident_bytes
 from ..storage.regions import SLACK
 from ..text import format_size, setting
@@ -112,8 +113,14 @@ def least_limit(base: int, workers: int = 1) -> int:
 
 
 def default_limit() -> int:
-    """Return a quarter of the bytes that the host and its container have available, at most 2 GiB."""
-    return min(DEFAULT_LIMIT, available_bytes() // 4)
+    """Return a quarter of the bytes that the host and its container have available, at most 2 GiB.
+
+    Where the process has a limit of its own, as in a batch system, also at most half of what that leaves: memory that
+    is asked for counts there, whether or not it becomes resident.
+    """
+    left = address_space_left()
+    most = DEFAULT_LIMIT if left is None else min(DEFAULT_LIMIT, resident_bytes() + left // 2)
+    return min(most, available_bytes() // 4)
 
 
 def header_room(memory_limit: int) -> HeaderRoom:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from streamconv.engine.windows import bits
 from streamconv.errors import SourceError
 from streamconv.formats import ckpt, safetensors
 from streamconv.formats.catalog import open_catalog
-from streamconv.storage import access, device, disk
+from streamconv.storage import access, device, disk, limits
 from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes, views
@@ -194,6 +195,42 @@ def test_few_files_are_open_at_once(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2 * 8
     reader.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_fewer_files_are_open_where_the_process_may_have_few(tmp_path: Path, monkeypatch) -> None:
+    refs, opened = [], []
+    for number in range(12):
+        name = f"{number}.safetensors"
+        spec = TensorSpec(f"t{number}", dtypes.F32, (3,))
+        golden.write(tmp_path / name, safetensors.lay_out(name, [spec], {}), {spec.name: golden.golden_bytes(spec)})
+        refs.append(open_catalog(tmp_path / name)[spec.name])
+    for allowed, at_most in ((16, 1), (64, 4), (1 << 20, 8), (None, 8)):
+        monkeypatch.setattr(limits, "open_files", lambda allowed=allowed: allowed)
+        reader = Reader(4096, Access.READ)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for ref in refs:
+            placed(reader, views.leaf(ref), dtypes.F32)
+        opened.append(len(list(Path("/proc/self/fd").iterdir())) - before)
+        reader.close()
+        assert opened[-1] == at_most
+
+    open_file, left = disk.open_file, [5]
+
+    def few(path: Path, flags: int, mode: int = 0o666) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            left[0] = 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(path, flags, mode)
+
+    monkeypatch.setattr(disk, "open_file", few)
+    reader = Reader(4096, Access.READ)
+    for ref in refs:
+        placed(reader, views.leaf(ref), dtypes.F32)
+    reader.close()
+    monkeypatch.setattr(disk, "open_file", running.failing(OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(SourceError, match=r"Too many open files\nhint: raise the limit on open files \(ulimit -n\)"):
+        placed(Reader(4096, Access.READ), views.leaf(refs[0]), dtypes.F32)
 
 
 def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:

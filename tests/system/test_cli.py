@@ -132,7 +132,7 @@ def on_record(dest: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_signal_ends_the_run_and_the_same_command_resumes(
     name: str, number: signal.Signals, old: bool, tmp_path: Path
@@ -147,7 +147,7 @@ def test_a_signal_ends_the_run_and_the_same_command_resumes(
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated"}[number]
+    said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated", signal.SIGHUP: b"hung up"}[number]
     assert re.fullmatch(
         rb"error: %s\n.* of 219\.8 KiB saved in .*/%s\.partial; run the same conversion again to resume, or add "
         rb"--restart to start over\n" % (said, name.encode()),
@@ -339,7 +339,7 @@ def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
 
 
 def test_the_table_of_codes_names_all_that_were_met_here() -> None:
-    assert set(EXIT_CODES) == {0, *(failure[0] for failure in FAILURES.values()), 7, 8, 130, 143}
+    assert set(EXIT_CODES) == {0, *(failure[0] for failure in FAILURES.values()), 7, 8, 129, 130, 143}
 
 
 # -- storage -----------------------------------------------------------------------------------------------------------
