@@ -101,8 +101,9 @@ class Journal:
 
     def clear(self) -> None:
         """Remove all records."""
-        disk.truncate(self._descriptor, 0)
-        self._end = 0
+        if self._end:
+            disk.truncate(self._descriptor, 0)
+            self._end = 0
 
 
 def _line(record: object) -> bytes:

@@ -22,7 +22,7 @@ class InputFile:
 
     def __init__(self, path: Path, access: Access) -> None:
         self._descriptor = disk.open_file(path, os.O_RDONLY)
-        self._direct = disk.open_direct(self._descriptor, os.O_RDONLY) if access is Access.DIRECT else None
+        self._direct = open_direct(self._descriptor, os.O_RDONLY) if access is Access.DIRECT else None
         self._access = access
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class ResultFile:
     def __init__(self, path: Path, direct: bool) -> None:
         self._path = path
         self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | disk.NO_FOLLOW)
-        self._direct = disk.open_direct(self._open, os.O_WRONLY) if direct else None
+        self._direct = open_direct(self._open, os.O_WRONLY) if direct else None
 
     @property
     def is_open(self) -> bool:
@@ -184,3 +184,10 @@ def write_pages(cached: int, direct: int, data: memoryview, offset: int) -> None
         if error.errno not in disk.NOT_OFFERED:
             raise
     disk.write_all(cached, data[done:], offset + done)
+
+
+def open_direct(descriptor: int, flags: int) -> int | None:
+    """Open a second descriptor of an open file with O_DIRECT; return `None` where the kernel refuses."""
+    with suppress(OSError, AttributeError):
+        return disk.open_file(f"/proc/self/fd/{descriptor}", flags | os.O_DIRECT)
+    return None

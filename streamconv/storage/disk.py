@@ -4,8 +4,8 @@
 passes through unchanged: the caller knows what the file is for, and turns it into a message (`errors.reading`,
 `errors.storing`).
 
-What a build of Python lacks, because the C library that it was built against did, is like what a kernel lacks: an
-`OSError` (ENOSYS). All but the most basic calls have something that is done in their place.
+What a build of Python lacks, because the C library that it was built against did, is like what a kernel lacks: all but
+the most basic calls have something that is done in their place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
@@ -36,7 +36,18 @@ _NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
     *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate"),
-    *("sync", "sync_data", "drop_cache", "fstat", "stat", "listdir", "make_directory", "remove_directory", "remove"),
+    *(
+        "sync",
+        "sync_data",
+        "drop_cache",
+        "fstat",
+        "stat",
+        "may_write",
+        "listdir",
+        "make_directory",
+        "remove_directory",
+        "remove",
+    ),
     *("rename", "exchange", "lock", "free_bytes"),
 )
 
@@ -44,22 +55,14 @@ PRIMITIVES = (
 
 
 @contextmanager
-def _offered() -> Iterator[None]:
-    """Let a call that this build of Python lacks fail like one that the kernel lacks."""
+def _if_offered(refusals: Sequence[int] = NOT_OFFERED) -> Iterator[None]:
+    """Skip the block where the kernel, or this build of Python, cannot do what it asks for."""
     try:
         yield
-    except (AttributeError, NotImplementedError) as error:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
-
-
-@contextmanager
-def _if_offered() -> Iterator[None]:
-    """Skip the block where this host cannot do what it asks for."""
-    try:
-        with _offered():
-            yield
+    except (AttributeError, NotImplementedError):
+        return
     except OSError as error:
-        if error.errno not in NOT_OFFERED:
+        if error.errno not in refusals:
             raise
 
 
@@ -93,15 +96,13 @@ def is_cached(descriptor: int, offset: int) -> bool:
     Raises:
         OSError: it cannot be known, also because of whose file it is.
     """
-    status, start = os.fstat(descriptor), offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    status, start = os.fstat(descriptor), offset - offset % mmap.ALLOCATIONGRANULARITY
     # Of a file that we neither own nor may write to, Linux (since 5.2) says that all of it is cached.
     if status.st_uid != os.geteuid() and not os.access(f"/proc/self/fd/{descriptor}", os.W_OK):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     length = min(mmap.PAGESIZE, status.st_size - start)
-    if length <= 0:
-        return False
     # Never touched: a page fault that meets a broken disk is not an error but a signal.
-    return libc.is_resident(mmap.mmap(descriptor, length, mmap.MAP_PRIVATE, offset=start))
+    return length > 0 and libc.is_resident(mmap.mmap(descriptor, length, mmap.MAP_PRIVATE, offset=start))
 
 
 def write(descriptor: int, data: memoryview, offset: int) -> int:
@@ -146,6 +147,11 @@ def stat(path: PathLike, follow: bool = True) -> os.stat_result:
     return os.stat(path, follow_symlinks=follow)  # noqa: PTH116
 
 
+def may_write(path: PathLike) -> bool:
+    """Return whether the system would let this process write to a file, or change a directory's entries."""
+    return os.access(path, os.W_OK)
+
+
 def listdir(directory: PathLike) -> list[str]:
     """Return the names in a directory, sorted."""
     return sorted(os.listdir(directory))  # noqa: PTH208
@@ -182,15 +188,12 @@ def exchange(one: PathLike, other: PathLike) -> bool:
 def lock(descriptor: int) -> bool | None:
     """Try to lock a file until it is closed; return whether that worked, `None` where there are no locks."""
     try:
-        with _offered():
+        with _if_offered(_NO_LOCKS):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None
-        raise
-    return True
+    return None
 
 
 def free_bytes(directory: PathLike) -> int | None:
@@ -278,13 +281,6 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += write(descriptor, data[done:], offset + done)
-
-
-def open_direct(descriptor: int, flags: int) -> int | None:
-    """Open a second descriptor of an open file with O_DIRECT; return `None` where the kernel refuses."""
-    with suppress(OSError, AttributeError):
-        return open_file(f"/proc/self/fd/{descriptor}", flags | os.O_DIRECT)
-    return None
 
 
 def sync_directory(path: PathLike) -> None:

@@ -47,12 +47,16 @@ def copy_synced(source: PathLike, target: PathLike) -> None:
         disk.close_quietly(read_from)
 
 
+def remove_any(path: PathLike) -> None:
+    """Remove a file, a link, or a directory and everything in it."""
+    if S_ISDIR(disk.mode(path, follow=False)):
+        remove_tree(path)
+    else:
+        disk.remove(path)
+
+
 def remove_tree(path: PathLike) -> None:
     """Remove a directory and everything in it; links are removed, not followed."""
     for name in disk.listdir(path):
-        entry = Path(path, name)
-        if S_ISDIR(disk.mode(entry, follow=False)):
-            remove_tree(entry)
-        else:
-            disk.remove(entry)
+        remove_any(Path(path, name))
     disk.remove_directory(path)

@@ -237,7 +237,7 @@ def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache
     """All of it, or from where it refuses on: a file system may change its mind in the middle of a file."""
     view, read_into = views.leaf(stored(tmp_path)), disk.read_into
     direct = set()
-    open_direct = disk.open_direct
+    open_direct = device.open_direct
 
     def opened(descriptor: int, flags: int) -> int | None:
         if (found := open_direct(descriptor, flags)) is not None:
@@ -257,7 +257,7 @@ def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache
 
         return read
 
-    monkeypatch.setattr(disk, "open_direct", opened)
+    monkeypatch.setattr(device, "open_direct", opened)
     for after, count in ((0, 4096), (1, 4096), (2, 4096), (1, 8192)):
         monkeypatch.setattr(disk, "read_into", refusing(after, count))
         reader = Reader(1 << 20, Access.DIRECT)
@@ -268,14 +268,14 @@ def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache
 
 def test_the_file_that_was_looked_at_is_the_one_read_directly(tmp_path: Path, monkeypatch) -> None:
     """Another of its name may take its place between the two times that it is opened."""
-    view, open_direct = views.leaf(stored(tmp_path)), disk.open_direct
+    view, open_direct = views.leaf(stored(tmp_path)), device.open_direct
 
     def replaced_before(descriptor: int, flags: int) -> int | None:
         (tmp_path / "other").write_bytes(bytes((tmp_path / "a.ckpt").stat().st_size))
         (tmp_path / "other").replace(tmp_path / "a.ckpt")
         return open_direct(descriptor, flags)
 
-    monkeypatch.setattr(disk, "open_direct", replaced_before)
+    monkeypatch.setattr(device, "open_direct", replaced_before)
     assert placed(Reader(1 << 20, Access.DIRECT), view, dtypes.F32) == golden.golden_bytes(SPEC)
 
 
@@ -288,7 +288,7 @@ def test_nothing_is_read_directly_that_is_short(tmp_path: Path, monkeypatch) -> 
     ref = stored(tmp_path)
     view, reader = views.leaf(ref), Reader(1 << 20, Access.DIRECT)
     with ref.extents[0].file.path.open("rb") as file:
-        direct = disk.open_direct(file.fileno(), os.O_RDONLY)
+        direct = device.open_direct(file.fileno(), os.O_RDONLY)
     if direct is None:
         pytest.skip("the file system has no way past the page cache")
     os.close(direct)

@@ -220,7 +220,7 @@ def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed,
         assert digests[file.name] == [xxhash.xxh3_128_hexdigest(block) for block in blocked]
     assert all(offset % disk.ALIGNMENT == count % disk.ALIGNMENT == 0 for offset, count in directly)
     with (tmp_path / "past" / placed.files[0].name).open("rb") as file:
-        if (direct := disk.open_direct(file.fileno(), os.O_RDONLY)) is not None:
+        if (direct := device.open_direct(file.fileno(), os.O_RDONLY)) is not None:
             os.close(direct)
             assert directly
 
