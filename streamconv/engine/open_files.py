@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import SourceChangedError, reading, source_error
-from ..storage import disk, limits
+from ..storage import disk, limits, mounts
 from ..storage.access import Access
 from ..storage.device import InputFile
 from ..storage.regions import Placement, Region
@@ -150,6 +150,9 @@ def _check_unchanged(file: SourceFile, found: os.stat_result) -> None:
         raise _changed(file, f"it had {file.size} bytes, now it has {found.st_size}")
     if file.modified not in (None, found.st_mtime_ns):
         raise _changed(file, "its modification time is different")
+    # Not the time of its last change: a backup that links to the file, or a chmod, must not cost the work of hours.
+    if file.inode not in (None, found.st_ino) and mounts.keeps_inodes(file.path):
+        raise _changed(file, "it was replaced by another file of the same size and modification time")
 
 
 def _changed(file: SourceFile, how: str) -> SourceChangedError:

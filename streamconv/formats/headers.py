@@ -96,7 +96,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     try:
         status = disk.fstat(descriptor)
         _refuse_special(path, status)
-        yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns)
+        yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
     except OSError as error:
         raise source_error(error, "cannot read", path) from error
     finally:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import streamconv
+from streamconv.engine.open_files import check_unchanged
 from streamconv.engine.reader import Reader
 from streamconv.engine.windows import bits
 from streamconv.errors import SourceError
@@ -158,6 +159,41 @@ def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> Non
     for each in Access:
         with pytest.raises(SourceError, match=r"a\.ckpt changed during the run"):
             Reader(1 << 20, each).fill(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
+
+
+def _replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    other.rename(path)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("access", Access)
+def test_another_file_of_the_same_size_and_time(access: Access, is_open: bool, tmp_path: Path) -> None:
+    """Opened, the one that was looked at is read; opened again, and at the end, the other is noticed."""
+    ref, path = stored(tmp_path), tmp_path / "a.ckpt"
+    view, reader, before = views.leaf(ref), Reader(4096, access), path.stat()
+    if is_open:
+        placed(reader, view, dtypes.F32)
+    _replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    words = r"a\.ckpt changed during the run: it was replaced by another file of the same size and modification time"
+    if is_open:
+        assert placed(reader, view, dtypes.F32) == golden.golden_bytes(SPEC)
+    else:
+        with pytest.raises(SourceError, match=words):
+            placed(reader, view, dtypes.F32)
+    with pytest.raises(SourceError, match=words):
+        check_unchanged([ref.extents[0].file])
+
+
+@pytest.mark.parametrize("change", [lambda p: p.chmod(0o600), lambda p: os.link(p, p.with_name("link")), os.utime])
+def test_what_a_backup_does_to_a_file_does_not_count(change, tmp_path: Path) -> None:
+    view, path = views.leaf(stored(tmp_path)), tmp_path / "a.ckpt"
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert placed(Reader(4096, Access.READ), view, dtypes.F32) == golden.golden_bytes(SPEC)
 
 
 @pytest.mark.parametrize("access", Access)
