@@ -93,9 +93,17 @@ class StorageError(StreamconvError):
 
 
 class BudgetError(StreamconvError, MemoryError):
-    """The memory limit is too low; the hint names the smallest that works."""
+    """The memory limit is too low; the hint names the smallest that works.
+
+    Attributes:
+        least: that limit in bytes, 0 where nobody knows.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, hint: str = "", least: int = 0) -> None:
+        super().__init__(message, hint)
+        self.least = least
 
 
 class VerificationError(StreamconvError):

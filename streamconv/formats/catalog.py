@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError, UnsupportedError, reading
+from ..errors import BudgetError, SourceError, UnsupportedError, reading
 from ..storage import disk
 from ..tensors.refs import Catalog, SourceFile, TensorRef
 from ..text import counted, quote
 from . import ckpt, safetensors, torch_reader
 from .headers import HeaderRoom
+from .needs import for_all_headers
 from .selection import FORMATS, ignored, list_directory, select
 from .shards import listing
 
@@ -75,7 +76,11 @@ def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom)
             _refuse_unfinished(path)
     except ValueError as error:
         raise SourceError(f"cannot open {quote(path)}: not a path that a file can have: {error}") from error
-    return _open_directory(path, header_room) if is_directory else _open_file(path, header_room)
+    first = header_room()
+    try:
+        return _open_directory(path, header_room) if is_directory else _open_file(path, header_room)
+    except BudgetError as error:
+        raise for_all_headers(error, path, first) from error
 
 
 def _refuse_unfinished(path: Path) -> None:

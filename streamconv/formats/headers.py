@@ -34,6 +34,10 @@ _LIMIT = 1 << 63
 _DEEPEST = 100
 # What a comma costs in memory besides its byte, in bytes of header: it may separate objects of few bytes.
 _COMMA_COST = 6
+# Bytes of header for a tensor, at least for one with a name of a model.
+_LEAST_OF_TENSOR = 140
+# What the allocator keeps of what a byte of header took (measured with one of 140,000 tensors).
+_KEPT = 13
 _LFS_POINTER = b"version https://git-lfs"
 # In longer JSON commas are not counted: every byte may be one.
 _MOST_COUNTED = 1 << 30
@@ -49,12 +53,16 @@ class HeaderRoom:
             `nbytes` is the most that a format allows.
         resident: bytes of that memory in use before the header is parsed.
         cost: bytes of memory that each byte of a header takes as objects.
+        later: bytes of memory that will be needed besides, once all headers are read.
+        per_tensor: of these, bytes for each tensor that a header lists.
     """
 
     nbytes: int = MAX_HEADER
     memory_limit: int | None = None
     resident: int = 0
     cost: int = 1
+    later: int = 0
+    per_tensor: int = 0
 
     def less(self, nbytes: int) -> HeaderRoom:
         """Return what is left of the room after `nbytes` bytes of another header."""
@@ -77,12 +85,29 @@ class HeaderRoom:
             raise SourceError(
                 f"{what} is too large: it counts as {needed} bytes of header, and {self.nbytes} are allowed"
             )
-        least = -(-(self.resident + needed * self.cost) >> 20)
+        least = self.least(needed, self.resident, needed // _LEAST_OF_TENSOR)
         raise BudgetError(
             f"{what} needs {format_size(needed * self.cost)} of memory, and the limit of "
             f"{format_size(self.memory_limit)} leaves {format_size(self.nbytes * self.cost)} for it",
-            f"give {setting('max_mem', f'{least}M')} or more",
+            limit_hint(least),
+            least,
         )
+
+    def least(self, needed: int, resident: int, tensors: int) -> int:
+        """Return the smallest memory limit for a header, and for what comes after it.
+
+        Args:
+            needed: bytes of the header.
+            resident: bytes of memory in use before it is parsed.
+            tensors: how many tensors have to be planned.
+        """
+        planned = needed * min(_KEPT, self.cost) + tensors * self.per_tensor + self.later
+        return resident + max(needed * self.cost, planned)
+
+
+def limit_hint(least: int) -> str:
+    """Return the hint to give so many bytes of memory."""
+    return f"give {setting('max_mem', f'{-(-least >> 20)}M')} or more"
 
 
 @contextmanager
@@ -190,9 +215,14 @@ def check_json(text: bytes, what: str, header_room: HeaderRoom) -> None:
     _check_values(len(text), text.count(b","), what, header_room)
 
 
+def json_cost(length: int, commas: int) -> int:
+    """Return what JSON of this length counts as, in bytes of header, if it has so many commas."""
+    return length + commas * _COMMA_COST
+
+
 def _check_values(length: int, commas: int, what: str, header_room: HeaderRoom) -> None:
     values = counted(commas + 1, "value")
-    header_room.check(length + commas * _COMMA_COST, f"{what} ({counted(length, 'byte')}, about {values})")
+    header_room.check(json_cost(length, commas), f"{what} ({counted(length, 'byte')}, about {values})")
 
 
 def _count_commas(descriptor: int, offset: int, length: int) -> int:
