@@ -76,11 +76,16 @@ def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom)
             _refuse_unfinished(path)
     except ValueError as error:
         raise SourceError(f"cannot open {quote(path)}: not a path that a file can have: {error}") from error
-    first = header_room()
+    rooms: list[HeaderRoom] = []
+
+    def noted() -> HeaderRoom:
+        rooms.append(header_room())
+        return rooms[-1]
+
     try:
-        return _open_directory(path, header_room) if is_directory else _open_file(path, header_room)
+        return _open_directory(path, noted) if is_directory else _open_file(path, noted)
     except BudgetError as error:
-        raise for_all_headers(error, path, first) from error
+        raise for_all_headers(error, path, rooms[0]) from error
 
 
 def _refuse_unfinished(path: Path) -> None:

@@ -138,7 +138,8 @@ def _change_of_identity(was: list[object], is_now: list[object]) -> str:
         f"had {was[0]} bytes, has {is_now[0]}",
         f"was last modified {_time(was[1])}, now {_time(is_now[1])}",
         "was replaced (same size and modification time, another file)",
-        f"was written or changed {_time(is_now[3])} (same size and modification time)",
+        f"was written, renamed, or given other permissions or links {_time(is_now[3])} "
+        "(same size and modification time)",
     )
     return words[first]
 

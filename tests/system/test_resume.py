@@ -234,9 +234,15 @@ def written(path: Path) -> None:
 
 CHANGES = {
     "replaced": (replaced, r"was replaced \(same size and modification time, another file\)"),
-    "written": (written, r"was written or changed at .* \(same size and modification time\)"),
-    "permissions": (lambda path: path.chmod(0o640), r"was written or changed at "),
-    "another link": (lambda path: os.link(path, path.with_name("a link")), r"was written or changed at "),
+    "written": (
+        written,
+        r"was written, renamed, or given other permissions or links at .* \(same size and modification time\)",
+    ),
+    "permissions": (lambda path: path.chmod(0o640), "was written, renamed, or given other permissions or links at "),
+    "another link": (
+        lambda path: os.link(path, path.with_name("a link")),
+        "was written, renamed, or given other permissions or links at ",
+    ),
 }
 
 
