@@ -34,7 +34,9 @@ _TICK = 0.1
 WRITE_BYTES = 8 << 20
 
 _log = logging.getLogger("streamconv")
-_REFUSED = "the system refuses threads (%s; see ulimit -u, or the container's pids limit): of %d workers %d works"
+_REFUSED = (
+    "the system refuses threads (ulimit -u or -v, or the container's pids limit): running %d instead of %d workers"
+)
 
 
 class Sink(Protocol):
@@ -115,8 +117,9 @@ def _started(workers: Sequence[_Worker], report: Callable[[], None]) -> Sequence
     for number, worker in enumerate(workers):
         try:
             worker.start()
-        except RuntimeError as error:
-            _log.warning(_REFUSED, error, len(workers), max(number, 1))
+        except RuntimeError:
+            if len(workers) > 1:
+                _log.warning(_REFUSED, max(number, 1), len(workers))
             if not number:
                 worker.on_part = report
                 worker.run()

@@ -110,7 +110,7 @@ def _options(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator
 
 def _files(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
     if begun and now and not {*begun} & {*now}:
-        was, is_now = (first_few(sorted(names), show=quote) for names in (begun, now))
+        was, is_now = (first_few(sorted(names), _SHOWN, quote) for names in (begun, now))
         yield f"another source: it was {was}, now it is {is_now}"
         return
     changed = [name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name)]

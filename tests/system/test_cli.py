@@ -204,17 +204,19 @@ def test_a_run_that_is_stuck_is_ended_all_the_same(signals: int, tmp_path: Path)
     assert streamconv.verify(dest, source=source)
 
 
-def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_are_ignored_stay_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """In background jobs, and under nohup."""
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     process = subprocess.Popen(
         running.command("convert", source, dest, "--quiet", faults=(SLOW,)),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(number, signal.SIG_IGN),  # noqa: PLW1509
         env=running.environment(),
         cwd=nowhere(),
         stdout=subprocess.PIPE,
     )
     running.wait_until(dest.with_name("dest.partial").exists, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 0
 
