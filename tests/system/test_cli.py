@@ -258,7 +258,7 @@ def test_restart_begins_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
     source, dest, go = running.llama(tmp_path / "source"), tmp_path / name, tmp_path / "go"
-    last_step = ("rename exchange", "held", str(go))
+    last_step = ("rename exchange", "held", str(go), ".trial")
     first = running.start("convert", source, dest, "--workers", 1, "--quiet", faults=(last_step,))
     running.wait_until(lambda: on_record(dest), first)
     second = run("convert", source, dest, "--quiet")
