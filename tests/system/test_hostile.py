@@ -105,7 +105,7 @@ def judge(case: Case, folder: Path, capsys: Any) -> None:
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for headers of a mebibyte, whatever the tests before have left in memory."""
-    monkeypatch.setattr(memory, "header_room", lambda limit: HeaderRoom(1 << 20, limit, 0, 20))
+    monkeypatch.setattr(memory, "header_room", lambda limit, tensors=None: HeaderRoom(1 << 20, limit, 0, 20))
 
 
 @pytest.mark.parametrize("what", MENU)
