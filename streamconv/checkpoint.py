@@ -19,7 +19,7 @@ from .engine.reader import Reader
 from .engine.windows import bits
 from .errors import UnsupportedError, UsageError
 from .formats.catalog import open_catalog
-from .formats.headers import HeaderRoom
+from .formats.header_room import HeaderRoom
 from .formats.safetensors import read_metadata
 from .paths import PathLike
 from .storage import access

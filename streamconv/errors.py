@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .paths import PathLike
-from .text import in_python, quote
+from .text import in_python, quote, setting
 
 
 class StreamconvError(Exception):
@@ -93,9 +93,17 @@ class StorageError(StreamconvError):
 
 
 class BudgetError(StreamconvError, MemoryError):
-    """The memory limit is too low; the hint names the smallest that works."""
+    """The memory limit is too low; the hint names the smallest that works.
+
+    Attributes:
+        least: that limit in bytes, 0 where nobody knows.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, hint: str = "", least: int = 0) -> None:
+        super().__init__(message, hint)
+        self.least = least
 
 
 class VerificationError(StreamconvError):
@@ -130,6 +138,7 @@ EXIT_CODES = {
     6: "memory limit too low",
     7: "verification or diff found a difference",
     8: "destination exists, is in use, or holds other files",
+    129: "hung up (SIGHUP)",
     130: "interrupted (SIGINT)",
     143: "terminated (SIGTERM)",
 }
@@ -143,6 +152,9 @@ _NEXT_STEP = {
     errno.EPERM: "check the permissions",
     errno.EIO: "the device reports an I/O error; check it first",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs, or raise the system's limit on open files (fs.file-max)",
+    errno.ENOMEM: "free some memory, or raise the limit on memory (ulimit -v)",
 }
 
 
@@ -154,6 +166,14 @@ def storage_error(error: OSError, doing: str, path: PathLike) -> StorageError:
 def source_error(error: OSError, doing: str, path: PathLike) -> SourceError:
     """Return the `SourceError` for an operating-system error met while reading `path`."""
     return SourceError(f"{doing} {quote(path)}: {error.strerror or error}", _next_step(error, "the path"))
+
+
+def memory_refused() -> BudgetError:
+    """Return the error for memory that the budget allows, and the system does not give."""
+    return BudgetError(
+        "the system refused memory that the memory limit allows",
+        f"give a smaller {setting('max_mem')}, or raise the limit on the process's memory (ulimit -v)",
+    )
 
 
 def _next_step(error: OSError, what: str) -> str:
@@ -176,3 +196,18 @@ def storing(path: PathLike, doing: str = "cannot write") -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, doing, path) from error
+
+
+@contextmanager
+def allocating() -> Iterator[None]:
+    """Turn memory that the system refuses in the block into a `BudgetError`."""
+    try:
+        yield
+    except StreamconvError:
+        raise
+    except MemoryError as error:
+        raise memory_refused() from error
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise memory_refused() from error

@@ -65,8 +65,8 @@ class Source:
         file = None if config is None else as_path(config, "config")
         return cls(
             catalog=catalog,
-            config=model_config.load(catalog.directory, file, budget.header_room(limit)),
-            made_by=manifest.find(path, budget.header_room(limit)),
+            config=model_config.load(catalog.directory, file, budget.header_room(limit, len(catalog))),
+            made_by=manifest.find(path, budget.header_room(limit, len(catalog))),
             memory_limit=limit,
         )
 

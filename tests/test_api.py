@@ -159,12 +159,15 @@ def test_a_source_that_changes_after_planning(io: str, change: str, tmp_path: Pa
 def test_a_source_that_is_gone_for_a_while(tmp_path: Path) -> None:
     """What was converted before is not done again when the source is back."""
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    shard, mount = sorted(source.glob("*.safetensors"))[-1], tmp_path / "mount"
+    mount.mkdir()
+    shard.rename(mount / shard.name)
+    shard.symlink_to(mount / shard.name)
     planned = streamconv.plan(source, dest, workers=1)
-    shard = sorted(source.glob("*.safetensors"))[-1]
-    shard.rename(tmp_path / "away")
+    mount.rename(tmp_path / "away")
     with pytest.raises(SourceError, match=r"saved in .*; run the same conversion again to resume"):
         planned.run()
-    (tmp_path / "away").rename(shard)
+    (tmp_path / "away").rename(mount)
     assert streamconv.convert(source, dest).tally.resumed > 0
     assert streamconv.verify(dest, source=source)
 

@@ -22,7 +22,7 @@ def test_every_kind_of_error_has_an_exit_code_of_its_own_and_every_code_a_kind()
     codes = {kind: kind.exit_code for kind in KINDS if kind is not errors.InterruptedRunError}
     assert codes.pop(errors.SourceChangedError) == errors.SourceError.exit_code
     assert len(set(codes.values())) == len(codes)
-    signals = {errors.InterruptedRunError("stopped", number).exit_code for number in (2, 15)}
+    signals = {errors.InterruptedRunError("stopped", number).exit_code for number in (1, 2, 15)}
     assert {0, *codes.values(), *signals} == set(EXIT_CODES)
     assert len(set(EXIT_CODES.values())) == len(EXIT_CODES)
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 
 import click
 
-from ..errors import BudgetError, StreamconvError, UsageError, storage_error
-from ..text import in_shell, quote, setting
+from ..errors import StreamconvError, UsageError, memory_refused, storage_error
+from ..text import in_shell, quote
 from . import signals
 from .commands import cli
-from .terminal import flush_quietly, say
+from .terminal import flush_quietly, open_missing, say
+
+# Nothing here multiplies matrices, and each thread of the library for that, which NumPy starts, costs memory and a
+# process of what the user or the container may have.
+_THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
+_CANNOT_LOAD = ("cannot allocate memory", "failed to map segment")
 
 
 def main() -> None:
     """Run the command line; ends the process with the exit code of what happened."""
+    open_missing()
+    os.environ.setdefault(_THREADS_OF_BLAS, "1")
     signals.install()
     code = run()
     for stream in (sys.stdout, sys.stderr):
@@ -56,11 +64,20 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
             return 128 + signal.SIGINT, signals.STOPPED[signal.SIGINT], ""
         case click.ClickException():
             return UsageError.exit_code, quote(error.format_message().rstrip(".")), _help(error)
-        case MemoryError():
-            message = "out of memory, although the limit was not reached"
-            return BudgetError.exit_code, message, f"lower {setting('max_mem')}"
+        case _ if _is_out_of_memory(error):
+            return _explained(memory_refused())
         case OSError(filename=None):
             # Whatever has a name is reported where it is opened; without one it is our own output.
             return _explained(storage_error(error, "cannot write", "the report"))
     fault = f"internal error: {type(error).__name__}: {quote(error)}"
     return 1, fault, "this is a bug in streamconv; please report it (STREAMCONV_TRACEBACK=1 shows where)"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, ImportError):
+        # NumPy has words of its own for this, and the loader's behind them.
+        causes = f"{error} {error.__cause__} {error.__context__}".lower()
+        return any(words in causes for words in _CANNOT_LOAD)
+    if isinstance(error, OSError):
+        return error.filename is None and error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError)

@@ -16,6 +16,8 @@ from ..text import format_size, quote
 _EVERY = 10.0
 # Without a delay tqdm draws inside its constructor, and a signal at that moment leaves a bar that nobody can close.
 _NOT_YET = 1e-9
+# Events come several times a second: no thread has to see to bars that stand still.
+tqdm.monitor_interval = 0
 _BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
 
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: stop cleanly if there is time, and at once if not. A conversion can be resumed either way."""
+"""SIGINT, SIGTERM, SIGHUP: stop cleanly if there is time, at once if not. A conversion can be resumed either way."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from ..errors import InterruptedRunError
 _PATIENCE = 1.5
 
 #: What a run says that a signal stopped.
-STOPPED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+STOPPED: dict[int, str] = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "hung up",
+}
 
 
 def install() -> None:
-    """Handle SIGINT and SIGTERM, except where the parent ignores them: under nohup, in background jobs."""
+    """Handle these signals, except where the parent ignores them: under nohup, in background jobs."""
     stop = Stop()
     for number in STOPPED:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -37,10 +41,15 @@ class Stop:
         if self._asked:
             self._end(number, "stopped at once")
         self._asked = True
+        self._end_later(number)
+        raise InterruptedRunError(STOPPED[number], number)
+
+    def _end_later(self, number: int) -> None:
         last = threading.Timer(_PATIENCE, self._end, (number, f"{STOPPED[number]} during a slow operation"))
         last.daemon = True
-        last.start()
-        raise InterruptedRunError(STOPPED[number], number)
+        # Where the system refuses threads, a second signal ends the run.
+        with contextlib.suppress(RuntimeError):
+            last.start()
 
     @staticmethod
     def _end(number: int, what: str) -> None:

@@ -14,6 +14,18 @@ import click
 _LINES = 1000
 
 
+def open_missing() -> None:
+    """Open /dev/null for each standard stream that the process was started without (`>&-`).
+
+    Else the first file that is opened has its number, and what is meant for the stream goes there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The kernel gives the lowest number that is free: the stream's own, for those before it are open.
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
 def say(text: str) -> None:
     """Write a line to standard error; a closed pipe there stops no work."""
     with contextlib.suppress(OSError):

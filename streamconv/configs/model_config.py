@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
-from ..formats.headers import DOWNLOAD_AGAIN, HeaderRoom, check_json, is_deep, opened
+from ..formats.header_room import HeaderRoom
+from ..formats.headers import DOWNLOAD_AGAIN, check_json, is_deep, opened
 from ..rules.config_sections import QUANTISATION, in_every_section, sections
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType

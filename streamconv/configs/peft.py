@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
+from ..formats.header_room import HeaderRoom
 from ..storage import disk
 from ..tensors.refs import TensorSpec
 from ..text import quote, setting
@@ -19,6 +20,9 @@ from .model_config import ModelConfig, read_json
 CONFIG = "adapter_config.json"
 ALPHA = "lora_alpha"
 _MOST_ALPHA = 1 << 31
+
+#: Bytes of JSON that an adapter_config.json may have: as objects they take some 10 MiB.
+_LARGEST = 512 << 10
 
 #: What makes PEFT's scale another than lora_alpha / r, which is the one that MindFormers' lora_alpha is meant for.
 _OTHER_SCALES = ("use_rslora", "alpha_pattern", "rank_pattern")
@@ -85,7 +89,7 @@ def read(config: ModelConfig, directory: Path) -> Mapping[str, object]:
     path = directory / CONFIG
     with reading(path):
         found = disk.is_file(path)
-    return read_json(path) if found else {}
+    return read_json(path, HeaderRoom(_LARGEST)) if found else {}
 
 
 def _pet(config: ModelConfig) -> Mapping[str, object]:

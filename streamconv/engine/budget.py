@@ -11,10 +11,11 @@ import mmap
 from dataclasses import dataclass
 
 from ..errors import BudgetError
-from ..formats.headers import HeaderRoom
+from ..formats.header_room import HeaderRoom, limit_hint
+from ..storage.limits import address_space_left
 from ..storage.memory import available_bytes, cores, resident_bytes
 from ..storage.regions import SLACK
-from ..text import format_size, setting
+from ..text import format_size
 from . import kernels
 
 MIB = 1 << 20
@@ -47,6 +48,7 @@ SOURCE_OVERHEAD = 64
 #: Per tensor of the source: what planning may add to its reference.
 PLAN_OVERHEAD = 1 << 10
 
+_PER_TENSOR = PLAN_OVERHEAD + TENSOR_OVERHEAD + SOURCE_OVERHEAD
 _DEFAULT_WORKERS = 4
 _JITTER = 4 * MIB
 _OBJECTS_PER_BYTE = 20
@@ -112,15 +114,28 @@ def least_limit(base: int, workers: int = 1) -> int:
 
 
 def default_limit() -> int:
-    """Return a quarter of the bytes that the host and its container have available, at most 2 GiB."""
-    return min(DEFAULT_LIMIT, available_bytes() // 4)
+    """Return a quarter of the bytes that the host and its container have available, at most 2 GiB.
+
+    Where the process has a limit of its own, as in a batch system, also at most half of what that leaves: memory that
+    is asked for counts there, whether or not it becomes resident.
+    """
+    left = address_space_left()
+    most = DEFAULT_LIMIT if left is None else min(DEFAULT_LIMIT, resident_bytes() + left // 2)
+    return min(most, available_bytes() // 4)
 
 
-def header_room(memory_limit: int) -> HeaderRoom:
-    """Return how many bytes of a header may be parsed now within `memory_limit` bytes; at least 1 MiB."""
+def header_room(memory_limit: int, tensors: int | None = None) -> HeaderRoom:
+    """Return how many bytes of a header may be parsed now within `memory_limit` bytes; at least 1 MiB.
+
+    Args:
+        memory_limit: bytes of resident memory allowed.
+        tensors: how many the checkpoint has, where that is known and the header lists none.
+    """
     resident = resident_bytes()
     nbytes = max(MIB, (memory_limit - resident) // _OBJECTS_PER_BYTE)
-    return HeaderRoom(nbytes, memory_limit, resident + _JITTER, _OBJECTS_PER_BYTE)
+    later = RESERVE + _worker(MIN_REGION) + _JITTER + (tensors or 0) * _PER_TENSOR
+    per_tensor = _PER_TENSOR if tensors is None else 0
+    return HeaderRoom(nbytes, memory_limit, resident + _JITTER, _OBJECTS_PER_BYTE, later, per_tensor)
 
 
 def check_planning(memory_limit: int, tensors: int) -> None:
@@ -131,14 +146,15 @@ def check_planning(memory_limit: int, tensors: int) -> None:
     """
     needed = resident_bytes() + RESERVE + tensors * PLAN_OVERHEAD
     if needed > memory_limit and tensors * PLAN_OVERHEAD > MIB:
-        least = least_limit(needed)
+        least = least_limit(needed + tensors * (_PER_TENSOR - PLAN_OVERHEAD))
         raise _too_low(memory_limit, f"planning {tensors} tensors alone needs {format_size(needed)}", least)
 
 
 def _too_low(memory_limit: int, why: str, least: int) -> BudgetError:
     return BudgetError(
         f"a memory limit of {format_size(memory_limit)} is too low: {why}",
-        f"give {setting('max_mem', f'{least // MIB}M')} or more",
+        limit_hint(least),
+        least,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import SourceChangedError, reading, source_error
-from ..storage import disk
+from ..storage import disk, limits, mounts
 from ..storage.access import Access
 from ..storage.device import InputFile
 from ..storage.regions import Placement, Region
@@ -15,6 +16,9 @@ from ..tensors.refs import SourceFile
 from ..text import quote
 
 _MOST = 8
+# Of the files that the process may have open, each of a few readers takes this share, with two descriptors for a file.
+_SHARE = 16
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _WORTH_DROPPING = 64 << 10
 
 
@@ -33,6 +37,7 @@ class OpenFiles:
         self.access = access
         self.bytes_read = 0
         self._drops = drops
+        self._most = min(_MOST, max(1, (limits.open_files() or _MOST * _SHARE) // _SHARE))
         self._files: dict[Path, InputFile] = {}
         self._behind: list[tuple[InputFile, int, int]] = []
 
@@ -100,14 +105,24 @@ class OpenFiles:
         try:
             found = self._files.get(file.path)
             if found is None:
-                if len(self._files) >= _MOST:
-                    self._close_one()
-                found = self._files[file.path] = InputFile(file.path, self.access)
+                found = self._files[file.path] = self._open(file.path)
             status = found.status()
         except OSError as error:
             raise source_error(error, "cannot open", file.path) from error
         _check_unchanged(file, status)
         return found
+
+    def _open(self, path: Path) -> InputFile:
+        """Open a file, and close others for it."""
+        while len(self._files) >= self._most:
+            self._close_one()
+        while True:
+            try:
+                return InputFile(path, self.access)
+            except OSError as error:
+                if error.errno not in _TOO_MANY or not self._files:
+                    raise
+                self._close_one()
 
     def _close_one(self) -> None:
         """Close the file that was opened first, and drop what is left of it in the cache: pages that windows share."""
@@ -135,6 +150,9 @@ def _check_unchanged(file: SourceFile, found: os.stat_result) -> None:
         raise _changed(file, f"it had {file.size} bytes, now it has {found.st_size}")
     if file.modified not in (None, found.st_mtime_ns):
         raise _changed(file, "its modification time is different")
+    # Not the time of its last change: a backup that links to the file, or a chmod, must not cost the work of hours.
+    if file.inode not in (None, found.st_ino) and mounts.keeps_inodes(file.path):
+        raise _changed(file, "it was replaced by another file of the same size and modification time")
 
 
 def _changed(file: SourceFile, how: str) -> SourceChangedError:

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
+from ..errors import allocating
 from ..planning.repeats import SameBytes
 from ..storage.access import Access
 from ..storage.regions import Region
@@ -27,10 +28,11 @@ def check_same_bytes(check: SameBytes, budget: Budget, access: Access) -> None:
         StreamconvError: the check's own: they differ.
         SourceError: a file was changed, or cannot be read.
     """
-    if check.kept is None:
-        same = _is_zero(check.other, budget, access)
-    else:
-        same = _are_same(check.kept, check.other, budget, access)
+    with allocating():
+        if check.kept is None:
+            same = _is_zero(check.other, budget, access)
+        else:
+            same = _are_same(check.kept, check.other, budget, access)
     if not same:
         raise check.error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
+from ..errors import allocating
 from ..storage.access import Access
 from ..storage.regions import Region
 from ..tensors.arrays import Bits
@@ -31,8 +32,9 @@ class SideBySide:
 
     def __init__(self, region_bytes: int, accesses: tuple[Access, Access], drops: bool = False) -> None:
         self._half = region_bytes // 2
-        self._readers = [Reader(self._half, access, drops) for access in accesses]
-        self._spare = [Region(self._half), Region(self._half)]
+        with allocating():
+            self._readers = [Reader(self._half, access, drops) for access in accesses]
+            self._spare = [Region(self._half), Region(self._half)]
 
     def __enter__(self) -> SideBySide:
         return self

@@ -8,13 +8,15 @@ Nothing here knows what a model is.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from ..errors import allocating
 from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
 from ..storage.access import Access
@@ -30,6 +32,11 @@ _TICK = 0.1
 
 #: Bytes that are written and recorded as one.
 WRITE_BYTES = 8 << 20
+
+_log = logging.getLogger("streamconv")
+_REFUSED = (
+    "the system refuses threads (ulimit -u or -v, or the container's pids limit): running %d instead of %d workers"
+)
 
 
 class Sink(Protocol):
@@ -56,6 +63,8 @@ def run(
 ) -> Tally:
     """Give every box of every output, or those that are `chosen`, to `sink`, with `budget.workers` threads.
 
+    Where the system refuses threads, fewer do it; where it refuses all of them, this one.
+
     Args:
         mapping: what is to be done.
         sink: where boxes go.
@@ -68,19 +77,30 @@ def run(
 
     Raises:
         StreamconvError: whatever the first worker to fail met; the others are stopped first.
+        BudgetError: the system refuses memory that the budget allows.
     """
     record = record or Unrecorded()
     tally = tally or Tally(total=total_bytes(mapping, budget.region_bytes, chosen))
     work = _Shared(tasks(mapping, budget.region_bytes, record, chosen))
-    workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
     reporter = ProgressReporter(on_progress, tally.total, budget.memory_limit)
+
+    def report() -> None:
+        reporter.report(tally.done, tally.file, tally.resumed)
+
+    with allocating():
+        workers = [_Worker(work, sink, record, tally, budget, access) for _ in range(budget.workers)]
+        _work(workers, work, tally, report)
+    report()
+    return tally
+
+
+def _work(workers: Sequence[_Worker], work: _Shared, tally: Tally, report: Callable[[], None]) -> None:
+    """Have the workers work until nothing is left to do, or until one fails; raise its error."""
     try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
+        for worker in _started(workers, report):
             while worker.is_alive():
                 worker.join(_TICK)
-                reporter.report(tally.done, tally.file, tally.resumed)
+                report()
     finally:
         work.stop()
         for worker in workers:
@@ -90,8 +110,21 @@ def run(
     for worker in workers:
         if worker.error is not None:
             raise worker.error
-    reporter.report(tally.done, tally.file, tally.resumed)
-    return tally
+
+
+def _started(workers: Sequence[_Worker], report: Callable[[], None]) -> Sequence[_Worker]:
+    """Start as many as the system allows; where that is none, do all the work here. Return those started."""
+    for number, worker in enumerate(workers):
+        try:
+            worker.start()
+        except RuntimeError:
+            if len(workers) > 1:
+                _log.warning(_REFUSED, max(number, 1), len(workers))
+            if not number:
+                worker.on_part = report
+                worker.run()
+            return workers[:number]
+    return workers
 
 
 class _Shared:
@@ -125,6 +158,7 @@ class _Worker(threading.Thread):
         super().__init__(name="streamconv", daemon=True)
         self.error: BaseException | None = None
         self.reader = Reader(budget.region_bytes, access, drops=True)
+        self.on_part: Callable[[], None] = lambda: None
         self._work, self._sink, self._record, self._tally = work, sink, record, tally
         self._region = Region(budget.region_bytes)
 
@@ -161,6 +195,7 @@ class _Worker(threading.Thread):
         with self._record.writing(task.number, part, data.nbytes, overflowed):
             file = _put(self._sink, task.output, part, data)
         self._tally.add(task.output.name, data.nbytes, overflowed, file)
+        self.on_part()
 
 
 def _put(sink: Sink, output: Output, box: Box, data: Bits) -> str:

@@ -13,14 +13,15 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import SourceError, UnsupportedError, reading
+from ..errors import BudgetError, SourceError, UnsupportedError, reading
 from ..storage import disk
 from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, quote
 from . import downloads, files, rank_slices
 from .directory import FORMATS, JOURNAL, list_directory
 from .files import Shard
-from .headers import HeaderRoom
+from .header_room import HeaderRoom
+from .needs import for_all_headers
 from .rank_slices import Doubt
 from .selection import ignored, select
 from .series import part_of
@@ -49,7 +50,16 @@ def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom)
             _refuse_unfinished(path)
     except ValueError as error:
         raise SourceError(f"cannot open {quote(path)}: not a path that a file can have: {error}") from error
-    return _open_directory(path, header_room) if is_directory else _open_file(path, header_room)
+    rooms: list[HeaderRoom] = []
+
+    def noted() -> HeaderRoom:
+        rooms.append(header_room())
+        return rooms[-1]
+
+    try:
+        return _open_directory(path, noted) if is_directory else _open_file(path, noted)
+    except BudgetError as error:
+        raise for_all_headers(error, path, rooms[0]) from error
 
 
 def _refuse_unfinished(path: Path) -> None:

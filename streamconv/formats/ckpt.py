@@ -24,7 +24,8 @@ from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import counted, quote, setting
-from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, opened, read_at, read_head, shape_nbytes
+from .header_room import HeaderRoom
+from .headers import DOWNLOAD_AGAIN, MAX_RANK, opened, read_at, read_head, shape_nbytes
 from .protobuf import BYTES, VARINT, Buffer, Field, encode_varint
 from .specs import checked
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ..errors import SourceError, StreamconvError, UnsupportedError
 from ..tensors.refs import SourceFile
 from ..text import quote
-from .headers import DOWNLOAD_AGAIN, MAX_HEADER, opened, read_at
+from .header_room import MAX_HEADER
+from .headers import DOWNLOAD_AGAIN, opened, read_at
 from .torch_archive import is_legacy
 from .zip_records import LOCAL_MAGIC
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import reading
 from ..storage import disk
-from .headers import HeaderRoom
+from .header_room import HeaderRoom
 from .rank_slices import is_optimizer, is_strategy
 from .series import is_variant
 from .shards import read_index

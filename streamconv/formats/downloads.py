@@ -19,7 +19,7 @@ from ..errors import SourceError
 from ..storage import disk
 from ..text import quote
 from .directory import FORMATS, JOURNAL, Listing
-from .headers import HeaderRoom
+from .header_room import HeaderRoom
 
 
 class Mark(NamedTuple):

@@ -17,7 +17,8 @@ from ..storage import disk
 from ..text import quote
 from . import foreign_shards, rank_slices
 from .directory import ADAPTERS, FORMATS, Listing, not_the_model
-from .headers import HeaderRoom, opened, read_at
+from .header_room import HeaderRoom
+from .headers import opened, read_at
 from .shards import listing
 
 # A hub cache is searched from its root: `hub/models--o--m/snapshots/REVISION`, `hub/models/o/m`.

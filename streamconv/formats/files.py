@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile, TensorRef
 from . import ckpt, contents, gaps, safetensors, torch_reader
-from .headers import HeaderRoom
+from .header_room import HeaderRoom
 
 
 class File(NamedTuple):

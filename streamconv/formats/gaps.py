@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..tensors.refs import SourceFile, TensorRef
 from ..text import counted, quote
 from .headers import opened, read_at
@@ -72,7 +72,7 @@ def warning(file: SourceFile, refs: Collection[TensorRef]) -> str | None:
 
 def _holes(descriptor: int, data: _Range) -> Iterator[_Range]:
     at = data.begin
-    while found := disk.next_hole(descriptor, at, data.end):
+    while found := whole_files.next_hole(descriptor, at, data.end):
         yield _Range(*found)
         at = found[1]
 

@@ -12,18 +12,15 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import BudgetError, SourceError, source_error
+from ..errors import SourceError, source_error
 from ..storage import disk
 from ..tensors.dtypes import DType
 from ..tensors.refs import SourceFile
-from ..text import counted, format_size, quote, setting
+from ..text import counted, quote
 from ..units import CHUNK
-
-#: The safetensors library (0.8) and MindSpore (2.10) both refuse a longer header; no other format has a maximum.
-MAX_HEADER = 100_000_000
+from .header_room import HeaderRoom
 
 #: NumPy 1's limit; no checkpoint comes near it.
 MAX_RANK = 32
@@ -39,52 +36,6 @@ _LFS_POINTER = b"version https://git-lfs"
 _MOST_COUNTED = 1 << 30
 
 
-@dataclass(frozen=True)
-class HeaderRoom:
-    """How many bytes of headers may be parsed: as objects they take many times their bytes in memory.
-
-    Attributes:
-        nbytes: bytes that a header may have.
-        memory_limit: bytes of resident memory that `nbytes` was derived from; `None` where memory is not limited, and
-            `nbytes` is the most that a format allows.
-        resident: bytes of that memory in use before the header is parsed.
-        cost: bytes of memory that each byte of a header takes as objects.
-    """
-
-    nbytes: int = MAX_HEADER
-    memory_limit: int | None = None
-    resident: int = 0
-    cost: int = 1
-
-    def less(self, nbytes: int) -> HeaderRoom:
-        """Return what is left of the room after `nbytes` bytes of another header."""
-        return replace(self, nbytes=max(0, self.nbytes - nbytes), resident=self.resident + nbytes * self.cost)
-
-    def check(self, needed: int, what: str) -> None:
-        """Refuse headers that need more room.
-
-        Args:
-            needed: bytes of header.
-            what: the subject of the message, such as `the header of x.safetensors`.
-
-        Raises:
-            BudgetError: the memory limit does not allow them; the hint names the smallest limit that does.
-            SourceError: memory is not limited, and they are longer than any checkpoint's.
-        """
-        if needed <= self.nbytes:
-            return
-        if self.memory_limit is None:
-            raise SourceError(
-                f"{what} is too large: it counts as {needed} bytes of header, and {self.nbytes} are allowed"
-            )
-        least = -(-(self.resident + needed * self.cost) >> 20)
-        raise BudgetError(
-            f"{what} needs {format_size(needed * self.cost)} of memory, and the limit of "
-            f"{format_size(self.memory_limit)} leaves {format_size(self.nbytes * self.cost)} for it",
-            f"give {setting('max_mem', f'{least}M')} or more",
-        )
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     """Open the regular file `path` (links are followed); give its descriptor, and the file with its size in bytes.
@@ -96,7 +47,7 @@ def opened(path: Path) -> Iterator[tuple[int, SourceFile]]:
     try:
         status = disk.fstat(descriptor)
         _refuse_special(path, status)
-        yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns)
+        yield descriptor, SourceFile(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
     except OSError as error:
         raise source_error(error, "cannot read", path) from error
     finally:
@@ -190,9 +141,14 @@ def check_json(text: bytes, what: str, header_room: HeaderRoom) -> None:
     _check_values(len(text), text.count(b","), what, header_room)
 
 
+def json_cost(length: int, commas: int) -> int:
+    """Return what JSON of this length counts as, in bytes of header, if it has so many commas."""
+    return length + commas * _COMMA_COST
+
+
 def _check_values(length: int, commas: int, what: str, header_room: HeaderRoom) -> None:
     values = counted(commas + 1, "value")
-    header_room.check(length + commas * _COMMA_COST, f"{what} ({counted(length, 'byte')}, about {values})")
+    header_room.check(json_cost(length, commas), f"{what} ({counted(length, 'byte')}, about {values})")
 
 
 def _count_commas(descriptor: int, offset: int, length: int) -> int:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..errors import SourceError, UnsupportedError
 from ..text import counted, quote
-from .headers import DOWNLOAD_AGAIN, HeaderRoom
+from .header_room import HeaderRoom
+from .headers import DOWNLOAD_AGAIN
 
 #: The name of ordered dictionaries. They become a `Pairs`, as plain ones do.
 ORDERED_DICT = "collections.OrderedDict"

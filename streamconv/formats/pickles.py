@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
-from .headers import HeaderRoom
+from .header_room import HeaderRoom
 from .pickle_machine import OPCODE_COST, Machine, Pairs, Reference
 
 

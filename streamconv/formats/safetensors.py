@@ -12,6 +12,7 @@ offsets, items go from wide to narrow, and the header is padded with spaces to a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -22,10 +23,9 @@ from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
 from ..text import quote, setting
+from .header_room import MAX_HEADER, HeaderRoom
 from .headers import (
     DOWNLOAD_AGAIN,
-    MAX_HEADER,
-    HeaderRoom,
     is_unicode,
     opened,
     parse_json_object,
@@ -36,6 +36,8 @@ from .headers import (
 from .specs import checked
 
 METADATA = "__metadata__"
+
+_log = logging.getLogger("streamconv")
 
 #: Unknown to older versions of the library that we allow: checked by this module alone.
 NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
@@ -185,14 +187,20 @@ def _check_tiling(entries: Sequence[_Entry], file: SourceFile, data_start: int) 
 
 
 def _ask_library(entries: Sequence[_Entry], file: SourceFile) -> None:
-    """Refuse what the reference implementation refuses; it maps the file and reads its header, no tensor."""
+    """Refuse what the reference implementation refuses; it maps the file and reads its header, no tensor.
+
+    Where it cannot map it, there is no second judge: some mounts offer no mapping, and a limit on address space may be
+    smaller than the file.
+    """
     # The library takes Unicode paths only, and Linux allows others.
     if any(entry.dtype.name in NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
         return
     try:
         with safe_open(str(file.path), framework="np"):
             pass
-    except (SafetensorError, OSError, ValueError) as error:
+    except (OSError, MemoryError) as error:
+        _log.debug("%s is not checked by the safetensors library: %s", file.path, error)
+    except (SafetensorError, ValueError) as error:
         raise SourceError(
             f"{quote(file.path.name)} passes streamconv's checks, "
             f"but the safetensors library refuses it: {quote(error)}",

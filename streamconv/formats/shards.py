@@ -16,7 +16,8 @@ from pathlib import Path
 from ..errors import SourceError
 from ..tensors.refs import TensorSpec
 from ..text import first_few, quote
-from .headers import DOWNLOAD_AGAIN, HeaderRoom, is_plain_name, opened, parse_json_object, read_json
+from .header_room import HeaderRoom
+from .headers import DOWNLOAD_AGAIN, is_plain_name, opened, parse_json_object, read_json
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"

@@ -17,7 +17,8 @@ from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile
 from ..text import quote
 from . import pickles, zips
-from .headers import DOWNLOAD_AGAIN, HeaderRoom, read_head
+from .header_room import HeaderRoom
+from .headers import DOWNLOAD_AGAIN, read_head
 from .zip_records import LOCAL_MAGIC
 
 # `little` has six bytes.

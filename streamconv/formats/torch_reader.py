@@ -20,7 +20,8 @@ from ..tensors import dtypes
 from ..tensors.refs import Extent, SourceFile, TensorRef
 from ..text import quote
 from . import zips
-from .headers import DOWNLOAD_AGAIN, MAX_RANK, HeaderRoom, is_unicode, opened, shape_nbytes
+from .header_room import HeaderRoom
+from .headers import DOWNLOAD_AGAIN, MAX_RANK, is_unicode, opened, shape_nbytes
 from .pickle_machine import Call, Name, Pairs, Reference
 from .shards import listing
 from .strides import cutout, last_element

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from ..errors import SourceError, UnsupportedError
 from ..tensors.refs import SourceFile
 from ..text import quote
-from .headers import DOWNLOAD_AGAIN, HeaderRoom, read_at
+from .header_room import HeaderRoom
+from .headers import DOWNLOAD_AGAIN, read_at
 from .zip_records import (
     DESCRIBED,
     DESCRIPTOR_MAGIC,

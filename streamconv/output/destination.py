@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from ..configs.companion_files import goes_along, is_of_checkpoint
@@ -56,13 +58,13 @@ class Destination:
         if not disk.exists(self.path):
             return
         self._check_kind()
-        if not self.paths.is_file and not disk.listdir(self.path):
-            return
-        if not overwrite:
+        is_empty = not self.paths.is_file and not disk.listdir(self.path)
+        if not is_empty and not overwrite:
             raise DestinationError(
                 f"{quote(self.path)} exists", f"{_ANOTHER}, or replace this one with {setting('overwrite', True)}"
             )
-        if not self.paths.is_file:
+        self._check_owner()
+        if not self.paths.is_file and not is_empty:
             self._check_replaceable()
 
     def _check_kind(self) -> None:
@@ -75,6 +77,18 @@ class Destination:
                 f"{quote(self.path)} is a mount point, which cannot be replaced by a rename",
                 "choose a directory inside it",
             )
+
+    def _check_owner(self) -> None:
+        """Refuse what belongs to others in a sticky folder, such as /tmp: a rename would be refused at the end."""
+        folder, user = disk.stat(self.path.parent), os.geteuid()
+        for path in (self.path, *([self.paths.manifest] if self.paths.is_file else [])):
+            owner = disk.stat(path, follow=False).st_uid if disk.exists(path) else user
+            if folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid, owner):
+                raise DestinationError(
+                    f"{quote(path)} belongs to another user, and {quote(self.path.parent)} is sticky: "
+                    "only the owner can replace it",
+                    _ANOTHER,
+                )
 
     def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
@@ -91,6 +105,8 @@ class Destination:
                 raise DestinationError(f"{quote(self.path)} holds the source {quote(file.path.name)}", _ANOTHER)
 
     def _check_replaceable(self) -> None:
+        if not disk.may_write(self.path):
+            raise DestinationError(f"{quote(self.path)} holds files that you may not remove", _ANOTHER)
         names = disk.listdir(self.path)
         foreign = [name for name in names if not _of_checkpoint(self.path / name)]
         if foreign or not any(name.endswith(_WEIGHTS) for name in names):
@@ -108,7 +124,7 @@ class Destination:
         """
         with storing(self.path.parent, "cannot stat"):
             free = disk.free_bytes(self.path.parent)
-        if free < size:
+        if free is not None and free < size:
             raise StorageError(
                 f"{quote(self.path.parent)} has {format_size(free)} free, but the result needs {format_size(size)}; "
                 "nothing was written",

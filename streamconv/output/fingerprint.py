@@ -12,9 +12,10 @@ import xxhash
 from ..formats.layout import FileLayout
 from ..planning.mapping import TensorMapping
 from ..rules.family import spell
+from ..storage import mounts
 from ..tensors import dtypes
-from ..tensors.refs import Catalog
-from ..text import quote, setting
+from ..tensors.refs import Catalog, SourceFile
+from ..text import first_few, quote, setting
 from . import journal
 from .settings import Settings
 
@@ -30,6 +31,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 #: How a message names what differs; where none of it does, the plan itself is another.
 _NAMES = {
+    "journal": "the version of the journal",
     "bytes_version": "the version of what streamconv writes",
     "direction": "the direction",
     **{name: setting(name) for name in ("model", "dtype", "format", "max_shard_size", "crc")},
@@ -55,13 +57,21 @@ def _digest(value: object) -> str:
 
 
 def _source(catalog: Catalog) -> Mapping[str, list[object]]:
-    """Return for each file its size, when it was modified, and a digest of what its header says."""
+    """Return for each file its size, when it was modified, what file it is, and a digest of what its header says.
+
+    A tool that copies times (`rsync -a`, `touch -r`) cannot copy the inode, nor the time of the last change.
+    """
     headers = {file.path: xxhash.xxh3_128() for file in catalog.files}
     for ref in catalog.values():
         for extent in ref.extents:
             text = f"{ref.name}\0{ref.dtype}{ref.shape}{extent.offset}+{extent.length}{ref.cutout}"
             headers[extent.file.path].update(text.encode("utf-8", "surrogatepass"))
-    return {file.path.name: [file.size, file.modified, headers[file.path].hexdigest()] for file in catalog.files}
+    return {file.path.name: [*_identity(file), headers[file.path].hexdigest()] for file in catalog.files}
+
+
+def _identity(file: SourceFile) -> tuple[int | None, ...]:
+    inode = file.inode if mounts.keeps_inodes(file.path) else None
+    return file.size, file.modified, inode, file.changed
 
 
 def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
@@ -99,6 +109,10 @@ def _options(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator
 
 
 def _files(begun: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    if begun and now and not {*begun} & {*now}:
+        was, is_now = (first_few(sorted(names), _SHOWN, quote) for names in (begun, now))
+        yield f"another source: it was {was}, now it is {is_now}"
+        return
     changed = [name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name)]
     for name in changed[:_SHOWN]:
         yield f"the source's {quote(name)} {_change(begun.get(name), now.get(name))}"
@@ -112,12 +126,22 @@ def _change(begun: object, now: object) -> str:
             return "did not exist"
         case _, None:
             return "no longer exists"
-        case [size, modified, _], [now_size, now_modified, _]:
-            if size != now_size:
-                return f"had {size} bytes, has {now_size}"
-            if modified != now_modified:
-                return f"was last modified {_time(modified)}, now {_time(now_modified)}"
+        case [*was, _], [*is_now, _] if len(was) == len(is_now) and was != is_now:
+            return _change_of_identity(was, is_now)
     return "has a different header"
+
+
+def _change_of_identity(was: list[object], is_now: list[object]) -> str:
+    """Say how size, time, inode or the time of the last change differ: the first of them that does."""
+    first = next(number for number, (one, other) in enumerate(zip(was, is_now, strict=True)) if one != other)
+    words = (
+        f"had {was[0]} bytes, has {is_now[0]}",
+        f"was last modified {_time(was[1])}, now {_time(is_now[1])}",
+        "was replaced (same size and modification time, another file)",
+        f"was written, renamed, or given other permissions or links {_time(is_now[3])} "
+        "(same size and modification time)",
+    )
+    return words[first]
 
 
 def _time(nanoseconds: object) -> str:

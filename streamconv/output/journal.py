@@ -2,7 +2,7 @@
 
 A line a record, each with its own checksum, appended only after the data that it describes is durable:
 
-    {"journal": 1, "bytes_version": …, "plan": …, …}  which conversion it is; the first line
+    {"journal": 2, "bytes_version": …, "plan": …, …}  which conversion it is; the first line
     ["held", process, host, since]                   who writes it
     ["block", file, block, digest, crc]              a 16 MiB block is complete
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
@@ -33,7 +33,7 @@ from ..units import CHUNK
 from .blocks import Blocks
 from .writer import WrittenPart
 
-VERSION = 1
+VERSION = 2
 
 _LONGEST = 64 << 20
 
@@ -101,8 +101,9 @@ class Journal:
 
     def clear(self) -> None:
         """Remove all records."""
-        disk.truncate(self._descriptor, 0)
-        self._end = 0
+        if self._end:
+            disk.truncate(self._descriptor, 0)
+            self._end = 0
 
 
 def _line(record: object) -> bytes:

@@ -66,7 +66,7 @@ class JournalLock:
             DestinationError: another process holds it, or what has its name is no file.
             OSError: it cannot be opened.
         """
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
+        flags = os.O_RDWR | disk.NO_FOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
         for _ in range(_TRIES):
             self._descriptor = descriptor = disk.open_file(self._paths.journal, flags)
             self._read_heading(descriptor)

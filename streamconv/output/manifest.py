@@ -13,7 +13,8 @@ from pathlib import Path
 import xxhash
 
 from ..errors import SourceError, reading
-from ..formats.headers import HeaderRoom, is_deep, is_plain_name, opened, read_json
+from ..formats.header_room import HeaderRoom
+from ..formats.headers import is_deep, is_plain_name, opened, read_json
 from ..formats.layout import FileLayout
 from ..planning.mapping import TensorMapping
 from ..storage import disk

@@ -75,5 +75,15 @@ class ResultPaths:
         """Where the old result lies for a moment, on a file system that cannot swap two names."""
         return self._beside("partial.old")
 
+    @property
+    def trial(self) -> Path:
+        """What is built for a moment to try out the place."""
+        return self._beside("partial.trial")
+
+    @property
+    def trial_target(self) -> Path:
+        """The name that it is given."""
+        return self._beside("partial.trial.to")
+
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")

@@ -1,11 +1,15 @@
 """The recorder: a thread that makes durable what the workers wrote, records it, and slows the workers down.
 
+Where the system refuses the thread, the workers do it.
+
 At no time are more than `MAX_UNRECORDED` bytes written and not recorded: that is what a kill or a power cut can cost.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -41,6 +45,8 @@ class Recorder:
         self._batch_bytes = 0
         self._unsafe = 0
         self._waiting = 0
+        self._flushed = time.monotonic()
+        self._has_thread = True
         self._error: BaseException | None = None
         self._is_stopped = False
         self._changed = threading.Condition()
@@ -58,7 +64,10 @@ class Recorder:
             StorageError: something could not be made durable, or not be recorded.
         """
         self._sync = sync
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._has_thread = False
         try:
             yield
         except BaseException:
@@ -72,7 +81,8 @@ class Recorder:
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
-        self._thread.join()
+        if self._has_thread:
+            self._thread.join()
         self._flush()
         self._raise()
 
@@ -100,8 +110,11 @@ class Recorder:
             self._batch.append(["box", number, box, overflowed])
             self._batch_bytes += count
             self._notify()
+        self._flush_here()
 
     def _admit(self, count: int) -> None:
+        if not self._has_room(count):
+            self._flush_here()
         with self._changed:
             if not self._has_room(count):
                 self._waiting += 1
@@ -110,6 +123,11 @@ class Recorder:
                 self._waiting -= 1
             self._raise()
             self._unsafe += count
+
+    def _flush_here(self) -> None:
+        """Do the work of the thread, where there is none."""
+        if not self._has_thread and (self._is_due() or time.monotonic() - self._flushed >= PAUSE):
+            self._flush()
 
     def _has_room(self, count: int) -> bool:
         return self._error is not None or not self._unsafe or self._unsafe + count <= MAX_UNRECORDED
@@ -148,22 +166,35 @@ class Recorder:
         with self._flushing:
             with self._changed:
                 batch, count = self._batch, self._batch_bytes
-                self._batch, self._batch_bytes = [], 0
+                self._batch, self._batch_bytes, self._flushed = [], 0, time.monotonic()
             if not batch:
                 return
             try:
                 self._sync()
-                self._journal.append(batch)
+                with _uninterrupted():
+                    self._journal.append(batch)
+                    self._note_durable(count)
             except BaseException as error:
                 with self._changed:
                     self._error = self._error or error
                     self._changed.notify_all()
-                return
-            with self._changed:
-                self._unsafe -= count
-                self.durable_bytes += count
-                self._changed.notify_all()
+
+    def _note_durable(self, count: int) -> None:
+        with self._changed:
+            self._unsafe -= count
+            self.durable_bytes += count
+            self._changed.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back what stops a run: in the main thread it would stop what is on record from being counted."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -29,6 +29,7 @@ from .fingerprint import Fingerprint, differences
 from .journal import Heading, Journal
 from .lock import JournalLock
 from .paths import ResultPaths
+from .trial import remove_trial, try_place
 
 
 class Staging:
@@ -63,10 +64,7 @@ class Staging:
                 if disk.exists(self.paths.journal):
                     self._lock.claim()
                 elif disk.exists(self.paths.partial) and not self._is_empty_directory():
-                    raise DestinationError(
-                        f"{quote(self.paths.partial)} exists and was not created by streamconv",
-                        "move it, then run again",
-                    )
+                    raise self._has_no_journal()
         except BaseException:
             # Nobody leaves a context that was not entered.
             self._lock.release()
@@ -108,14 +106,22 @@ class Staging:
             disk.sync_directory(self.paths.path.parent)
             self._clean_up()
 
+    def _has_no_journal(self) -> DestinationError:
+        partial = quote(self.paths.partial)
+        return DestinationError(
+            f"{partial} exists, but not its journal, {quote(self.paths.journal.name)}: "
+            "what an interrupted run left there cannot be resumed",
+            f"remove {partial}, or move it if streamconv did not create it; then run again",
+        )
+
     def check_same(self) -> None:
-        """Refuse to resume another conversion.
+        """Refuse to resume another conversion; but what is no longer there is not in its way.
 
         Raises:
             DestinationError: it is another; the message says how it differs, the hint both ways out.
         """
         begun = self._heading.conversion
-        if not begun or not self._heading.has_records or self._restart:
+        if not begun or not self._heading.has_records or self._restart or not disk.exists(self.paths.partial):
             return
         if different := differences(begun, self._fingerprint):
             raise DestinationError(
@@ -170,6 +176,7 @@ class Staging:
                 self._journal.append([self._fingerprint])
                 disk.sync_directory(self.paths.path.parent)
             self._journal.append([["held", os.getpid(), socket.gethostname(), time.time()]])
+            try_place(self.paths)
         with storing(self.paths.partial, "cannot create"):
             if not self.paths.is_file:
                 self._make_directory(names)
@@ -194,7 +201,7 @@ class Staging:
             disk.sync_directory(self.paths.path.parent)
         for name in disk.listdir(self.paths.partial):
             if name not in names:
-                _remove(self.paths.partial / name)
+                whole_files.remove_any(self.paths.partial / name)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -271,19 +278,13 @@ class Staging:
         built = (self.paths.pending_manifest, self.paths.partial) if self.paths.is_file else (self.paths.partial,)
         for path in built:
             if disk.exists(path):
-                _remove(path)
+                whole_files.remove_any(path)
+        remove_trial(self.paths)
 
     def _is_empty_directory(self) -> bool:
         partial = self.paths.partial
         is_one = not self.paths.is_file and not disk.is_link(partial) and disk.is_directory(partial)
         return is_one and not disk.listdir(partial)
-
-
-def _remove(path: Path) -> None:
-    if stat.S_ISDIR(disk.mode(path, follow=False)):
-        whole_files.remove_tree(path)
-    else:
-        disk.remove(path)
 
 
 def _digest(data: bytes) -> str:

@@ -137,16 +137,15 @@ def are_mostly_cached(files: Sequence[SourceFile]) -> bool:
 
 
 def are_cached(path: Path, offsets: Iterable[int]) -> list[bool]:
-    """Return for each offset whether the page cache holds the byte there."""
-    descriptor, byte = disk.open_file(path, os.O_RDONLY), memoryview(bytearray(1))
-    found = []
+    """Return for each offset whether the page cache is known to hold the byte there."""
+    descriptor = disk.open_file(path, os.O_RDONLY)
     try:
-        disk.advise_random(descriptor)
-        for offset in offsets:
-            try:
-                found.append(disk.read_cached(descriptor, byte, offset) == 1)
-            except BlockingIOError:
-                found.append(False)
+        return [_is_cached(descriptor, offset) for offset in offsets]
     finally:
         disk.close_quietly(descriptor)
-    return found
+
+
+def _is_cached(descriptor: int, offset: int) -> bool:
+    with suppress(OSError):
+        return disk.is_cached(descriptor, offset)
+    return False

@@ -37,7 +37,7 @@ class _DirectFile:
         """Open it; return `None` where the kernel refuses, or asks for larger blocks than a region is made for."""
         with suppress(OSError):
             unit = direct_unit(disk.fstat(descriptor).st_dev)
-            if unit <= UNIT and (direct := disk.open_direct(descriptor, flags)) is not None:
+            if unit <= UNIT and (direct := open_direct(descriptor, flags)) is not None:
                 return cls(direct, unit)
         return None
 
@@ -102,7 +102,7 @@ class InputFile:
             return placement, 0
         unit = self._direct.unit
         low, high = placement // unit * unit, -(-(placement + length) // unit) * unit
-        done = disk.read_blocks(self._direct.descriptor, region.memory(high)[low:], offset - placement + low, unit)
+        done = read_blocks(self._direct.descriptor, region.memory(high)[low:], offset - placement + low, unit)
         return placement, min(max(low + done - placement, 0), length)
 
 
@@ -111,7 +111,7 @@ class ResultFile:
 
     def __init__(self, path: Path, direct: bool) -> None:
         self._path = path
-        self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | disk.NO_FOLLOW)
         self._direct = _DirectFile.open(self._open, os.O_WRONLY) if direct else None
 
     @property
@@ -162,7 +162,7 @@ class ResultFile:
         low = min(-offset % direct.unit, len(data))
         high = low + (len(data) - low) // direct.unit * direct.unit
         self._write_cached(offset, data[:low])
-        disk.write_blocks(self._descriptor, direct.descriptor, data[low:high], offset + low, direct.unit)
+        write_blocks(self._descriptor, direct.descriptor, data[low:high], offset + low, direct.unit)
         self._write_cached(offset + high, data[high:])
 
     def _write_cached(self, offset: int, data: memoryview) -> None:
@@ -200,3 +200,39 @@ def lies_at(data: Bits, placement: Placement | None) -> bool:
     A disk with larger blocks gets what does not lie so for them through the page cache.
     """
     return placement is None or (placement_of(data) - placement) % disk.ALIGNMENT == 0
+
+
+def open_direct(descriptor: int, flags: int) -> int | None:
+    """Open a second descriptor of an open file with O_DIRECT; return `None` where the kernel refuses."""
+    with suppress(OSError, AttributeError):
+        return disk.open_file(f"/proc/self/fd/{descriptor}", flags | os.O_DIRECT)
+    return None
+
+
+def read_blocks(direct: int, target: memoryview, offset: int, unit: int) -> int:
+    """Read past the page cache; `target` and `offset` are multiples of `unit`.
+
+    Returns:
+        The number of bytes read: fewer at the end of the file, or when the kernel refuses O_DIRECT; the error
+        resurfaces when the caller reads the rest through the page cache.
+    """
+    done = 0
+    with suppress(OSError):
+        while done < len(target) and done % unit == 0:
+            count = disk.read_into(direct, target[done:], offset + done)
+            if not count:
+                break
+            done += count
+    return done
+
+
+def write_blocks(cached: int, direct: int, data: memoryview, offset: int, unit: int) -> None:
+    """Write past the page cache, and through it what the kernel refuses; all are multiples of `unit`."""
+    done = 0
+    try:
+        while done < len(data) and done % unit == 0:
+            done += disk.write(direct, data[done:], offset + done)
+    except OSError as error:
+        if error.errno not in disk.NOT_OFFERED:
+            raise
+    disk.write_all(cached, data[done:], offset + done)

@@ -3,43 +3,62 @@
 `PRIMITIVES` make one system call each; the other functions, and those in `whole_files`, are made of them. An `OSError`
 passes through unchanged: the caller knows what the file is for, and turns it into a message (`errors.reading`,
 `errors.storing`).
+
+What a build of Python lacks, because the C library that it was built against did, is like what a kernel lacks: all but
+the most basic calls have something that is done in their place.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
+import mmap
 import os
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from ..paths import PathLike
+from . import libc
 
 #: What goes past the page cache begins and ends at multiples of this at least, in the file and in memory: the blocks of
 #: nearly every disk, and the least that the memory of any may have to be aligned to.
 ALIGNMENT = 4096
 
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+#: Refuse a link in place of the file: `open_file`.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_ONLY_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-_NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-_NO_LOCKS = (errno.ENOLCK, *_NOT_OFFERED)
+#: What a kernel or a file system answers that cannot do what is asked.
+NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
-    *("open_file", "close", "read", "read_into", "read_cached", "advise_random", "write", "truncate"),
-    *("sync", "sync_data", "drop_cache", "fstat", "stat", "listdir", "make_directory", "remove_directory", "remove"),
-    *("rename", "exchange", "lock", "free_bytes", "seek"),
+    *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate", "seek"),
+    *("sync", "sync_data", "drop_cache", "fstat", "stat", "may_write", "listdir"),
+    *("make_directory", "remove_directory", "remove", "rename", "exchange", "lock", "free_bytes"),
 )
 
 # -- primitives --------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _if_offered(refusals: Sequence[int] = NOT_OFFERED) -> Iterator[None]:
+    """Skip the block where the kernel, or this build of Python, cannot do what it asks for."""
+    try:
+        yield
+    except (AttributeError, NotImplementedError):
+        return
+    except OSError as error:
+        if error.errno not in refusals:
+            raise
+
+
 def open_file(path: PathLike, flags: int, mode: int = 0o666) -> int:
-    """Open the file and return its descriptor. A file created here gets `mode & ~umask`."""
-    return os.open(path, flags | os.O_CLOEXEC, mode)
+    """Open the file and return its descriptor, which no child inherits. A file created here gets `mode & ~umask`."""
+    return os.open(path, flags, mode)
 
 
 def close(descriptor: int) -> None:
@@ -54,25 +73,26 @@ def read(descriptor: int, length: int, offset: int) -> bytes:
 
 def read_into(descriptor: int, target: memoryview, offset: int) -> int:
     """Read into `target`; return the number of bytes read."""
-    return os.preadv(descriptor, [target], offset)
+    with suppress(AttributeError, NotImplementedError):
+        return os.preadv(descriptor, [target], offset)
+    data = os.pread(descriptor, len(target), offset)
+    target[: len(data)] = data
+    return len(data)
 
 
-def read_cached(descriptor: int, target: memoryview, offset: int) -> int:
-    """Read into `target` only what the page cache holds; return the number of bytes read.
+def is_cached(descriptor: int, offset: int) -> bool:
+    """Return whether the page cache holds the byte at `offset`, which is in the file. Nothing is read for the answer.
 
     Raises:
-        BlockingIOError: the page cache holds none of it, or this Python cannot ask: one built against glibc older
-            than 2.26 (conda-forge's, uv's) lacks both the flag and the call that takes it.
+        OSError: it cannot be known, also because of whose file it is.
     """
-    nowait = getattr(os, "RWF_NOWAIT", None)
-    if nowait is None:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return os.preadv(descriptor, [target], offset, nowait)
-
-
-def advise_random(descriptor: int) -> None:
-    """Turn off read-ahead for the file."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    status, start = os.fstat(descriptor), offset - offset % mmap.ALLOCATIONGRANULARITY
+    # Of a file that we neither own nor may write to, Linux (since 5.2) says that all of it is cached.
+    if status.st_uid != os.geteuid() and not os.access(f"/proc/self/fd/{descriptor}", os.W_OK):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    length = min(mmap.PAGESIZE, status.st_size - start)
+    # Never touched: a page fault that meets a broken disk is not an error but a signal.
+    return length > 0 and libc.is_resident(mmap.mmap(descriptor, length, mmap.MAP_PRIVATE, offset=start))
 
 
 def write(descriptor: int, data: memoryview, offset: int) -> int:
@@ -92,12 +112,19 @@ def sync(descriptor: int) -> None:
 
 def sync_data(descriptor: int) -> None:
     """Make a file's data durable, and the metadata needed to read it."""
-    os.fdatasync(descriptor)
+    with _if_offered():
+        os.fdatasync(descriptor)
+        return
+    os.fsync(descriptor)
 
 
 def drop_cache(descriptor: int, offset: int = 0, length: int = 0) -> None:
-    """Drop clean, unmapped pages in a range from the page cache; without a range, of the whole file."""
-    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+    """Drop clean, unmapped pages in a range from the page cache; without a range, of the whole file.
+
+    A hint: where the kernel takes none, nothing is dropped.
+    """
+    with _if_offered():
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def fstat(descriptor: int) -> os.stat_result:
@@ -108,6 +135,11 @@ def fstat(descriptor: int) -> os.stat_result:
 def stat(path: PathLike, follow: bool = True) -> os.stat_result:
     """Return the status of a path; of a link's target, or with `follow=False` of the link itself."""
     return os.stat(path, follow_symlinks=follow)  # noqa: PTH116
+
+
+def may_write(path: PathLike) -> bool:
+    """Return whether the system would let this process write to a file, or change a directory's entries."""
+    return os.access(path, os.W_OK)
 
 
 def listdir(directory: PathLike) -> list[str]:
@@ -137,34 +169,29 @@ def rename(one: PathLike, other: PathLike) -> None:
 
 def exchange(one: PathLike, other: PathLike) -> bool:
     """Swap two names in one step; return whether the file system can."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    with _if_offered():
+        libc.swap_names(os.fsencode(one), os.fsencode(other))
         return True
-    number = ctypes.get_errno()
-    if number in _NOT_OFFERED:
-        return False
-    raise OSError(number, os.strerror(number), os.fspath(other))
+    return False
 
 
 def lock(descriptor: int) -> bool | None:
     """Try to lock a file until it is closed; return whether that worked, `None` where there are no locks."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _if_offered(_NO_LOCKS):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None
-        raise
-    return True
+    return None
 
 
-def free_bytes(directory: PathLike) -> int:
-    """Return the bytes free on the directory's file system."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+def free_bytes(directory: PathLike) -> int | None:
+    """Return the bytes free on the directory's file system, `None` where it does not say."""
+    with _if_offered():
+        found = os.statvfs(directory)
+        return found.f_bavail * found.f_frsize
+    return None
 
 
 def seek(descriptor: int, offset: int, whence: int) -> int:
@@ -255,63 +282,13 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
         done += write(descriptor, data[done:], offset + done)
 
 
-def next_hole(descriptor: int, offset: int, end: int) -> tuple[int, int] | None:
-    """Return begin and end of the first hole in a range of a file, `None` without one or where nobody knows."""
-    try:
-        begin = seek(descriptor, offset, os.SEEK_HOLE)
-    except OSError:
-        return None
-    if begin >= end:
-        return None
-    try:
-        return begin, min(end, seek(descriptor, begin, os.SEEK_DATA))
-    except OSError:
-        return begin, end
-
-
-def open_direct(descriptor: int, flags: int) -> int | None:
-    """Open a second descriptor of an open file with O_DIRECT; return `None` where the kernel refuses."""
-    with suppress(OSError, AttributeError):
-        return open_file(f"/proc/self/fd/{descriptor}", flags | os.O_DIRECT)
-    return None
-
-
-def read_blocks(direct: int, target: memoryview, offset: int, unit: int) -> int:
-    """Read past the page cache; `target` and `offset` are multiples of `unit`.
-
-    Returns:
-        The number of bytes read: fewer at the end of the file, or when the kernel refuses O_DIRECT; the error
-        resurfaces when the caller reads the rest through the page cache.
-    """
-    done = 0
-    with suppress(OSError):
-        while done < len(target) and done % unit == 0:
-            count = read_into(direct, target[done:], offset + done)
-            if not count:
-                break
-            done += count
-    return done
-
-
-def write_blocks(cached: int, direct: int, data: memoryview, offset: int, unit: int) -> None:
-    """Write past the page cache, and through it what the kernel refuses; all are multiples of `unit`."""
-    done = 0
-    try:
-        while done < len(data) and done % unit == 0:
-            done += write(direct, data[done:], offset + done)
-    except OSError as error:
-        if error.errno not in _NOT_OFFERED:
-            raise
-    write_all(cached, data[done:], offset + done)
-
-
 def sync_directory(path: PathLike) -> None:
     """Make the entries of a directory durable, where the file system can."""
-    descriptor = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = open_file(path, os.O_RDONLY | _ONLY_DIRECTORY)
     try:
         sync(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in NOT_OFFERED:
             raise
     finally:
         close_quietly(descriptor)

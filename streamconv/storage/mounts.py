@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from . import disk, whole_files
 
 _TABLE = "/proc/self/mountinfo"
 _LIMIT = 4 << 20
+#: File systems that number files as they come to know them, so that a file may have another inode an hour later.
+_NUMBERS_ANEW = ("cifs", "exfat", "fuse", "msdos", "smb", "vfat")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
@@ -48,6 +51,20 @@ def mount_of(path: PathLike, table: PathLike = _TABLE) -> Mount | None:
             kind, device = source.split()[:2]
             deepest, found = len(point.parts), Mount(os.fsdecode(kind), os.fsdecode(_plain(device)), number.decode())
     return found
+
+
+def keeps_inodes(path: PathLike) -> bool:
+    """Return whether a file there has the same inode as long as it exists."""
+    try:
+        return _keeps_inodes(PurePath(disk.resolve(path)).parent)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _keeps_inodes(folder: PurePath) -> bool:
+    mount = mount_of(folder)
+    return mount is not None and not mount.kind.startswith(_NUMBERS_ANEW)
 
 
 def _path(escaped: bytes) -> PurePath:

@@ -1,4 +1,4 @@
-"""Whole small files and directory trees, handled by the calls in `disk`, so that a test can make them fail there."""
+"""Whole small files, directory trees, and holes of files: made of the calls in `disk`, which a test can make fail."""
 
 from __future__ import annotations
 
@@ -57,12 +57,30 @@ def make_directories(root: PathLike, inside: PathLike) -> None:
             disk.sync_directory(place.parent)
 
 
+def remove_any(path: PathLike) -> None:
+    """Remove a file, a link, or a directory and everything in it."""
+    if S_ISDIR(disk.mode(path, follow=False)):
+        remove_tree(path)
+    else:
+        disk.remove(path)
+
+
 def remove_tree(path: PathLike) -> None:
     """Remove a directory and everything in it; links are removed, not followed."""
     for name in disk.listdir(path):
-        entry = Path(path, name)
-        if S_ISDIR(disk.mode(entry, follow=False)):
-            remove_tree(entry)
-        else:
-            disk.remove(entry)
+        remove_any(Path(path, name))
     disk.remove_directory(path)
+
+
+def next_hole(descriptor: int, offset: int, end: int) -> tuple[int, int] | None:
+    """Return begin and end of the first hole in a range of a file, `None` without one or where nobody knows."""
+    try:
+        begin = disk.seek(descriptor, offset, os.SEEK_HOLE)
+    except (OSError, AttributeError):
+        return None
+    if begin >= end:
+        return None
+    try:
+        return begin, min(end, disk.seek(descriptor, begin, os.SEEK_DATA))
+    except OSError:
+        return begin, end

@@ -13,17 +13,21 @@ from .dtypes import DType
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was when its header was read; both are checked again before every read.
+    """A file as it was when its header was read; size, time and inode are checked again before every read.
 
     Attributes:
         path: where it lies.
         size: in bytes.
         modified: when it was written last, in nanoseconds since 1970; `None` where nobody knows.
+        inode: its number in the file system; `None` where nobody knows.
+        changed: when it was written, replaced, renamed, or given other links or permissions last; nobody can set that.
     """
 
     path: Path
     size: int
     modified: int | None = None
+    inode: int | None = None
+    changed: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

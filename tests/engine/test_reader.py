@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 import streamconv
+from streamconv.engine.open_files import check_unchanged
 from streamconv.engine.reader import Reader
 from streamconv.engine.windows import bits
 from streamconv.errors import SourceError
 from streamconv.formats import ckpt, safetensors
 from streamconv.formats.catalog import open_catalog
-from streamconv.storage import access, disk
+from streamconv.storage import access, device, disk, limits
 from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes, views
@@ -159,6 +161,41 @@ def test_a_file_that_shrinks_behind_our_back(tmp_path: Path, monkeypatch) -> Non
             Reader(1 << 20, each).fill(view, box, np.empty(SPEC.nbytes // 4, np.uint32), dtypes.F32)
 
 
+def _replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    other.rename(path)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("access", Access)
+def test_another_file_of_the_same_size_and_time(access: Access, is_open: bool, tmp_path: Path) -> None:
+    """Opened, the one that was looked at is read; opened again, and at the end, the other is noticed."""
+    ref, path = stored(tmp_path), tmp_path / "a.ckpt"
+    view, reader, before = views.leaf(ref), Reader(4096, access), path.stat()
+    if is_open:
+        placed(reader, view, dtypes.F32)
+    _replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    words = r"a\.ckpt changed during the run: it was replaced by another file of the same size and modification time"
+    if is_open:
+        assert placed(reader, view, dtypes.F32) == golden.golden_bytes(SPEC)
+    else:
+        with pytest.raises(SourceError, match=words):
+            placed(reader, view, dtypes.F32)
+    with pytest.raises(SourceError, match=words):
+        check_unchanged([ref.extents[0].file])
+
+
+@pytest.mark.parametrize("change", [lambda p: p.chmod(0o600), lambda p: os.link(p, p.with_name("link")), os.utime])
+def test_what_a_backup_does_to_a_file_does_not_count(change, tmp_path: Path) -> None:
+    view, path = views.leaf(stored(tmp_path)), tmp_path / "a.ckpt"
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert placed(Reader(4096, Access.READ), view, dtypes.F32) == golden.golden_bytes(SPEC)
+
+
 @pytest.mark.parametrize("access", Access)
 def test_a_file_that_is_gone(access: Access, tmp_path: Path) -> None:
     view = views.leaf(stored(tmp_path))
@@ -196,11 +233,47 @@ def test_few_files_are_open_at_once(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_fewer_files_are_open_where_the_process_may_have_few(tmp_path: Path, monkeypatch) -> None:
+    refs, opened = [], []
+    for number in range(12):
+        name = f"{number}.safetensors"
+        spec = TensorSpec(f"t{number}", dtypes.F32, (3,))
+        golden.write(tmp_path / name, safetensors.lay_out(name, [spec], {}), {spec.name: golden.golden_bytes(spec)})
+        refs.append(open_catalog(tmp_path / name)[spec.name])
+    for allowed, at_most in ((16, 1), (64, 4), (1 << 20, 8), (None, 8)):
+        monkeypatch.setattr(limits, "open_files", lambda allowed=allowed: allowed)
+        reader = Reader(4096, Access.READ)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for ref in refs:
+            placed(reader, views.leaf(ref), dtypes.F32)
+        opened.append(len(list(Path("/proc/self/fd").iterdir())) - before)
+        reader.close()
+        assert opened[-1] == at_most
+
+    open_file, left = disk.open_file, [5]
+
+    def few(path: Path, flags: int, mode: int = 0o666) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            left[0] = 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(path, flags, mode)
+
+    monkeypatch.setattr(disk, "open_file", few)
+    reader = Reader(4096, Access.READ)
+    for ref in refs:
+        placed(reader, views.leaf(ref), dtypes.F32)
+    reader.close()
+    monkeypatch.setattr(disk, "open_file", running.failing(OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(SourceError, match=r"Too many open files\nhint: raise the limit on open files \(ulimit -n\)"):
+        placed(Reader(4096, Access.READ), views.leaf(refs[0]), dtypes.F32)
+
+
 def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:
     """All of it, or from where it refuses on: a file system may change its mind in the middle of a file."""
     view, read_into = views.leaf(stored(tmp_path)), disk.read_into
     direct = set()
-    open_direct = disk.open_direct
+    open_direct = device.open_direct
 
     def opened(descriptor: int, flags: int) -> int | None:
         if (found := open_direct(descriptor, flags)) is not None:
@@ -220,7 +293,7 @@ def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache
 
         return read
 
-    monkeypatch.setattr(disk, "open_direct", opened)
+    monkeypatch.setattr(device, "open_direct", opened)
     for after, count in ((0, 4096), (1, 4096), (2, 4096), (1, 8192)):
         monkeypatch.setattr(disk, "read_into", refusing(after, count))
         reader = Reader(1 << 20, Access.DIRECT)
@@ -231,27 +304,27 @@ def test_what_the_system_refuses_to_read_directly_is_read_through_the_page_cache
 
 def test_the_file_that_was_looked_at_is_the_one_read_directly(tmp_path: Path, monkeypatch) -> None:
     """Another of its name may take its place between the two times that it is opened."""
-    view, open_direct = views.leaf(stored(tmp_path)), disk.open_direct
+    view, open_direct = views.leaf(stored(tmp_path)), device.open_direct
 
     def replaced_before(descriptor: int, flags: int) -> int | None:
         (tmp_path / "other").write_bytes(bytes((tmp_path / "a.ckpt").stat().st_size))
         (tmp_path / "other").replace(tmp_path / "a.ckpt")
         return open_direct(descriptor, flags)
 
-    monkeypatch.setattr(disk, "open_direct", replaced_before)
+    monkeypatch.setattr(device, "open_direct", replaced_before)
     assert placed(Reader(1 << 20, Access.DIRECT), view, dtypes.F32) == golden.golden_bytes(SPEC)
 
 
 def test_nothing_is_read_directly_that_is_short(tmp_path: Path, monkeypatch) -> None:
     """A part of a tensor may be shorter than a whole one: nothing beside it is wanted now."""
-    read_blocks, directly = disk.read_blocks, []
-    monkeypatch.setattr(disk, "read_blocks", lambda *a: directly.append(a) or read_blocks(*a))
+    read_blocks, directly = device.read_blocks, []
+    monkeypatch.setattr(device, "read_blocks", lambda *a: directly.append(a) or read_blocks(*a))
     monkeypatch.setattr(access, "DIRECT_LEAST", SPEC.nbytes + 1)
     monkeypatch.setattr(access, "DIRECT_LEAST_OF_PART", 4 * 53 * 5)
     ref = stored(tmp_path)
     view, reader = views.leaf(ref), Reader(1 << 20, Access.DIRECT)
     with ref.extents[0].file.path.open("rb") as file:
-        direct = disk.open_direct(file.fileno(), os.O_RDONLY)
+        direct = device.open_direct(file.fileno(), os.O_RDONLY)
     if direct is None:
         pytest.skip("the file system has no way past the page cache")
     os.close(direct)

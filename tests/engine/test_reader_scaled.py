@@ -12,7 +12,7 @@ from streamconv.engine.boxes import boxes, cells
 from streamconv.engine.reader import Reader
 from streamconv.engine.windows import Windows
 from streamconv.formats import safetensors
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.storage.access import Access
 from streamconv.tensors import views
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import ckpt
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import helpers

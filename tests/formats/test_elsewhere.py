@@ -10,7 +10,7 @@ import pytest
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import elsewhere, foreign_shards
 from streamconv.formats.directory import list_directory
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.formats.selection import select
 from support.helpers import text_of
 

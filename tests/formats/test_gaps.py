@@ -11,8 +11,8 @@ import pytest
 
 from streamconv.formats import safetensors
 from streamconv.formats.catalog import open_catalog
-from streamconv.formats.headers import HeaderRoom
-from streamconv.storage import disk
+from streamconv.formats.header_room import HeaderRoom
+from streamconv.storage import disk, whole_files
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 
@@ -49,7 +49,7 @@ def write(tmp_path) -> Write:
 
 def has_holes(path: Path) -> bool:
     with path.open("rb") as file:
-        return disk.next_hole(file.fileno(), 0, path.stat().st_size) is not None
+        return whole_files.next_hole(file.fileno(), 0, path.stat().st_size) is not None
 
 
 @pytest.mark.parametrize(

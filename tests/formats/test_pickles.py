@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import pickle_machine, pickles
 from streamconv.formats.catalog import open_catalog
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from support.helpers import text_of
 from support.running import run
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import safetensors
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import text_of

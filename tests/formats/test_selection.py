@@ -10,7 +10,7 @@ import pytest
 from streamconv.errors import SourceError
 from streamconv.formats import shards
 from streamconv.formats.directory import Listing, list_directory
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.formats.selection import RULES, Selection, ignored, select
 from support.helpers import text_of
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats.catalog import open_catalog
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from streamconv.text import quote

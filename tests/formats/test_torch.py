@@ -22,7 +22,7 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from streamconv.formats.catalog import open_catalog
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from support import golden
 from support.helpers import LLAMA, hf, text_of
 

@@ -218,7 +218,7 @@ def test_a_link_to_the_source(link, one_file: Path, tmp_path: Path) -> None:
 def test_the_place_to_build_in_is_a_link_to_the_source(one_file: Path, tmp_path: Path) -> None:
     for link in (hard, soft):
         link(tmp_path / "dest.ckpt.partial", one_file)
-        raw_refused(one_file, tmp_path / "dest.ckpt", "exists and was not created by streamconv", tmp_path)
+        raw_refused(one_file, tmp_path / "dest.ckpt", "exists, but not its journal", tmp_path)
         (tmp_path / "dest.ckpt.partial.streamconv").write_text("")
         raw_refused(one_file, tmp_path / "dest.ckpt", "holds the source model.ckpt", tmp_path)
         for name in ("dest.ckpt.partial", "dest.ckpt.partial.streamconv"):

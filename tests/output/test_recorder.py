@@ -14,6 +14,7 @@ from streamconv.output import recorder
 from streamconv.output.journal import DoneBoxes, Journal
 from streamconv.output.recorder import BATCH, MAX_UNRECORDED, Recorder
 from streamconv.storage import disk
+from support import running
 from support.small_outputs import FILES, OUTPUTS
 
 MIB = 1 << 20
@@ -101,3 +102,28 @@ def test_a_failure_reaches_whoever_waits(made) -> None:
             with one.writing(0, ((0, 6), (0, 8)), 10 * MIB, 0):
                 pass
     assert one.durable_bytes == 0
+
+
+def test_without_a_thread_of_its_own_the_writers_record(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, one = made
+    monkeypatch.setattr(threading.Thread, "start", running.failing(RuntimeError("can't start new thread")))
+    synced: list[int] = []
+    with one.recording(lambda: synced.append(len(list(journal.records())))):
+        for _ in range(3):
+            with one.writing(0, ((0, 6), (0, 8)), BATCH, 0):
+                pass
+        assert one.durable_bytes == 3 * BATCH
+        monkeypatch.setattr(recorder, "PAUSE", 0)
+        with one.writing(1, ((0, 5),), 10, 0):
+            pass
+        assert one.durable_bytes == 3 * BATCH + 10, "soon, too"
+    assert synced == [0, 1, 2, 3]
+
+
+def test_without_a_thread_a_failure_reaches_the_writer(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, one = made
+    monkeypatch.setattr(threading.Thread, "start", running.failing(RuntimeError("can't start new thread")))
+    with pytest.raises(StorageError), one.recording(running.failing(StorageError("no room"))):
+        for _ in range(3):
+            with one.writing(0, ((0, 6), (0, 8)), BATCH, 0):
+                pass

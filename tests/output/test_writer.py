@@ -21,7 +21,7 @@ from streamconv.output import blocks, checksums
 from streamconv.output.blocks import BLOCK
 from streamconv.output.paths import ResultPaths
 from streamconv.output.writer import FileSink, FileWriter
-from streamconv.storage import access, disk
+from streamconv.storage import access, device, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec, file_spans
@@ -200,13 +200,13 @@ BIG = [TensorSpec("a", dtypes.F32, (3, 1 << 19)), TensorSpec("b", U8, (5_000_001
 def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed, tmp_path, monkeypatch) -> None:
     """What lies before bytes that are written yet will be read back: that goes through it too."""
     monkeypatch.setattr(blocks, "BLOCK", 1 << 21)
-    directly, write_blocks = [], disk.write_blocks
+    directly, write_blocks = [], device.write_blocks
 
     def noting(cached: int, direct: int, data: memoryview, offset: int, unit: int) -> None:
         directly.append((offset, len(data)))
         write_blocks(cached, direct, data, offset, unit)
 
-    monkeypatch.setattr(disk, "write_blocks", noting)
+    monkeypatch.setattr(device, "write_blocks", noting)
     placed = layout.lay_out(BIG, kind, "a.ckpt", 1, False)
     (tmp_path / "through").mkdir()
     (tmp_path / "past").mkdir()
@@ -220,13 +220,13 @@ def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed,
         assert digests[file.name] == [xxhash.xxh3_128_hexdigest(block) for block in blocked]
     assert all(offset % disk.ALIGNMENT == count % disk.ALIGNMENT == 0 for offset, count in directly)
     with (tmp_path / "past" / placed.files[0].name).open("rb") as file:
-        if (direct := disk.open_direct(file.fileno(), os.O_RDONLY)) is not None:
+        if (direct := device.open_direct(file.fileno(), os.O_RDONLY)) is not None:
             os.close(direct)
             assert directly
 
 
 def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(disk, "write_blocks", None)
+    monkeypatch.setattr(device, "write_blocks", None)
     spec = TensorSpec("a", U8, (3_000_000,))
     placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
     sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), direct=True)
@@ -267,7 +267,7 @@ def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_c
         calls[0] = 0
         monkeypatch.setattr(disk, "write", refusing)
         os.ftruncate(cached, 0)
-        disk.write_blocks(cached, other, data, disk.ALIGNMENT, disk.ALIGNMENT)
+        device.write_blocks(cached, other, data, disk.ALIGNMENT, disk.ALIGNMENT)
         assert path.read_bytes() == bytes(disk.ALIGNMENT) + bytes(data)
 
     def full(descriptor: int, part: memoryview, offset: int) -> int:
@@ -275,6 +275,6 @@ def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_c
 
     monkeypatch.setattr(disk, "write", full)
     with pytest.raises(OSError, match="No space"):
-        disk.write_blocks(cached, other, data, 0, disk.ALIGNMENT)
+        device.write_blocks(cached, other, data, 0, disk.ALIGNMENT)
     os.close(cached)
     os.close(other)

@@ -45,7 +45,7 @@ def as_on_disks_of(unit: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int
         return write(descriptor, data, offset)
 
     monkeypatch.setattr(device, "direct_unit", lambda number: unit)
-    monkeypatch.setattr(disk, "open_direct", opened)
+    monkeypatch.setattr(device, "open_direct", opened)
     monkeypatch.setattr(disk, "read_into", checked_read)
     monkeypatch.setattr(disk, "write", checked_write)
     return requests

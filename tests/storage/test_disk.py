@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamconv.storage import access, disk, whole_files
+from streamconv.storage.mounts import mount_of
 from support import ROOT, running
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
@@ -21,19 +22,7 @@ WORDS = {
     *("fsync", "fdatasync", "ftruncate", "truncate", "stat", "fstat", "lstat", "iterdir", "listdir", "scandir", "glob"),
     *("unlink", "rmdir", "mkdir", "touch", "is_file", "is_dir", "is_symlink", "exists", "lexists", "isfile", "isdir"),
     *("realpath", "ismount", "islink", "samefile"),
-    *(
-        "lseek",
-        "rmtree",
-        "copyfile",
-        "copyfileobj",
-        "copy",
-        "move",
-        "statvfs",
-        "flock",
-        "lockf",
-        "renameat2",
-        "replace",
-    ),
+    *("rmtree", "copyfile", "copyfileobj", "copy", "move", "statvfs", "flock", "lockf", "renameat2", "replace"),
 }
 
 
@@ -133,26 +122,35 @@ def test_names_are_swapped_in_one_step(tmp_path: Path) -> None:
         disk.exchange(tmp_path / "one", tmp_path / "gone")
 
 
-#: As in Pythons that were built against a C library before glibc 2.26: conda-forge's, uv's.
-OLD_PYTHON = "import os\nfor name in [n for n in dir(os) if n.startswith('RWF_')]: delattr(os, name)"
+def test_what_cannot_be_asked_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"a" * 100)
+    assert access.are_cached(path, [0, 50, 99, 100]) == [True, True, True, True]
+    assert access.are_cached(path, [1 << 20]) == [False], "the file was longer"
+    for owned, number in ((True, errno.ENODEV), (False, None)):
+        with pytest.MonkeyPatch.context() as patch:
+            if number:
+                patch.setattr("mmap.mmap", running.failing(OSError(number, "no mmap")))
+            else:
+                patch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+                patch.setattr(os, "access", lambda *_: False)
+            assert access.are_cached(path, [0, 50]) == [False, False], owned
 
 
-def test_without_a_way_to_ask_the_page_cache_nothing_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_bytes(b"a" * 100)
-    monkeypatch.delattr(os, "RWF_NOWAIT")
-    assert access.are_cached(tmp_path / "a", [0, 50]) == [False, False]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("io", ["auto", "direct"])
-def test_pythons_without_preadv2_convert_verify_and_compare(tmp_path: Path, io: str) -> None:
-    """Wherever the tests run, the file system is one where `auto` asks the page cache."""
-    on_ext4 = "a.mount_of, a.pages.has_huge_pages = (lambda path: m.Mount('ext4', '', '')), (lambda: True)"
-    before = f"{OLD_PYTHON}\nimport streamconv.storage.access as a\nimport streamconv.storage.mounts as m\n{on_ext4}"
-    source, dest = running.tiny(tmp_path / "hf"), tmp_path / "ms"
-    for words in (("convert", source, dest), ("verify", source, dest), ("diff", dest, dest)):
-        ended = running.run(*words, "--io", io, before=before)
-        assert ended.code == 0, ended.err
+def test_asking_what_is_cached_reads_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    mount = mount_of(tmp_path)
+    if mount is None or mount.kind not in access.TAKES_DIRECT:
+        pytest.skip(f"the page cache of {mount} cannot be emptied")
+    path.write_bytes(os.urandom(8 << 20))
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    for _ in range(3):
+        assert not any(disk.is_cached(descriptor, offset) for offset in range(0, 8 << 20, 1 << 20))
+    os.pread(descriptor, 1, 3 << 20)
+    assert disk.is_cached(descriptor, 3 << 20)
+    os.close(descriptor)
 
 
 def test_holes_of_a_file(tmp_path: Path) -> None:
@@ -161,14 +159,14 @@ def test_holes_of_a_file(tmp_path: Path) -> None:
     with (tmp_path / "f").open("wb+") as file:
         file.truncate(4 * block)
         os.pwrite(file.fileno(), b"x" * block, block)
-        if disk.next_hole(file.fileno(), 0, 4 * block) != (0, block):
+        if whole_files.next_hole(file.fileno(), 0, 4 * block) != (0, block):
             pytest.skip("this file system keeps no holes")
-        assert disk.next_hole(file.fileno(), block // 2, 4 * block) == (block // 2, block)
-        assert disk.next_hole(file.fileno(), block, 4 * block) == (2 * block, 4 * block)
-        assert disk.next_hole(file.fileno(), block, 3 * block) == (2 * block, 3 * block)
-        assert disk.next_hole(file.fileno(), block, 2 * block) is None
-        assert disk.next_hole(file.fileno(), 4 * block, 4 * block) is None
+        assert whole_files.next_hole(file.fileno(), block // 2, 4 * block) == (block // 2, block)
+        assert whole_files.next_hole(file.fileno(), block, 4 * block) == (2 * block, 4 * block)
+        assert whole_files.next_hole(file.fileno(), block, 3 * block) == (2 * block, 3 * block)
+        assert whole_files.next_hole(file.fileno(), block, 2 * block) is None
+        assert whole_files.next_hole(file.fileno(), 4 * block, 4 * block) is None
     reader, writer = os.pipe()
-    assert disk.next_hole(reader, 0, 10) is None, "nobody knows"
+    assert whole_files.next_hole(reader, 0, 10) is None, "nobody knows"
     os.close(reader)
     os.close(writer)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from streamconv.storage import mounts
 from streamconv.storage.mounts import Mount, mount_of
 
 
@@ -33,3 +36,19 @@ def test_the_deepest_and_last_mount_counts(tmp_path: Path) -> None:
     assert mount_of(link / "file", table) == mount_of(inner, table)
     table.write_text("\n".join(lines[:2]))
     assert mount_of(tmp_path, table) == Mount("nfs4", "server:/export one", "0:30")
+
+
+@pytest.mark.parametrize(
+    ("kind", "keeps"),
+    [
+        *(("ext4", True), ("xfs", True), ("nfs4", True), ("tmpfs", True), ("overlay", True), ("virtiofs", True)),
+        *(("fuse.sshfs", False), ("fuseblk", False), ("cifs", False), ("smb3", False), ("vfat", False), ("", False)),
+    ],
+)
+def test_where_inodes_last(kind: str, keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / kind).mkdir(exist_ok=True)
+    monkeypatch.setattr(mounts, "mount_of", lambda folder: Mount(kind, "disk", "8:1") if kind else None)
+    (tmp_path / "link").symlink_to(tmp_path / kind / "file")
+    mounts._keeps_inodes.cache_clear()
+    assert mounts.keeps_inodes(tmp_path / "link") is keeps
+    mounts._keeps_inodes.cache_clear()

@@ -52,11 +52,11 @@ def stuck(call: Call, seconds: float, sign: str) -> Call:
     return stopping
 
 
-def held(call: Call, go: str) -> Call:
-    """No call does anything before the file `go` is there."""
+def held(call: Call, go: str, but: str) -> Call:
+    """No call does anything before the file `go` is there, but for those with paths that have `but` in them."""
 
     def holding(*arguments: Any, **more: Any) -> Any:
-        while not Path(go).exists():
+        while but not in str(arguments) and not Path(go).exists():
             time.sleep(0.01)
         return call(*arguments, **more)
 

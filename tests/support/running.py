@@ -211,6 +211,15 @@ def scalars(path: Path, count: int) -> Path:
     return path
 
 
+def failing(error: BaseException) -> Callable[..., Any]:
+    """A call that always fails."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
 def flip(path: Path, position: int) -> None:
     """Change one byte; the same again changes it back."""
     with path.open("r+b") as file:

@@ -132,7 +132,7 @@ def on_record(dest: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_signal_ends_the_run_and_the_same_command_resumes(
     name: str, number: signal.Signals, old: bool, tmp_path: Path
@@ -147,7 +147,7 @@ def test_a_signal_ends_the_run_and_the_same_command_resumes(
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated"}[number]
+    said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated", signal.SIGHUP: b"hung up"}[number]
     assert re.fullmatch(
         rb"error: %s\n.* of 219\.8 KiB saved in .*/%s\.partial; run the same conversion again to resume, or add "
         rb"--restart to start over\n" % (said, name.encode()),
@@ -204,17 +204,19 @@ def test_a_run_that_is_stuck_is_ended_all_the_same(signals: int, tmp_path: Path)
     assert streamconv.verify(dest, source=source)
 
 
-def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_are_ignored_stay_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """In background jobs, and under nohup."""
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     process = subprocess.Popen(
         running.command("convert", source, dest, "--quiet", faults=(SLOW,)),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(number, signal.SIG_IGN),  # noqa: PLW1509
         env=running.environment(),
         cwd=nowhere(),
         stdout=subprocess.PIPE,
     )
     running.wait_until(dest.with_name("dest.partial").exists, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 0
 
@@ -256,7 +258,7 @@ def test_restart_begins_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_two_runs_to_one_destination(name: str, tmp_path: Path) -> None:
     source, dest, go = running.llama(tmp_path / "source"), tmp_path / name, tmp_path / "go"
-    last_step = ("rename exchange", "held", str(go))
+    last_step = ("rename exchange", "held", str(go), ".trial")
     first = running.start("convert", source, dest, "--workers", 1, "--quiet", faults=(last_step,))
     running.wait_until(lambda: on_record(dest), first)
     second = run("convert", source, dest, "--quiet")
@@ -339,7 +341,7 @@ def test_what_the_storage_did_not_keep_gets_no_name(tmp_path: Path) -> None:
 
 
 def test_the_table_of_codes_names_all_that_were_met_here() -> None:
-    assert set(EXIT_CODES) == {0, *(failure[0] for failure in FAILURES.values()), 7, 8, 130, 143}
+    assert set(EXIT_CODES) == {0, *(failure[0] for failure in FAILURES.values()), 7, 8, 129, 130, 143}
 
 
 # -- storage -----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import pytest
 import streamconv
 from streamconv.engine import budget as memory
 from streamconv.formats import ckpt, shards
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from support import hostile, nowhere, running
 from support.hostile import ESCAPE, ODD, encode, honest, llama, replaced, u8, write
 from support.hostile_menu import LAUGHS, MENU, RAW, YAML, Case
@@ -105,7 +105,7 @@ def judge(case: Case, folder: Path, capsys: Any) -> None:
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for headers of a mebibyte, whatever the tests before have left in memory."""
-    monkeypatch.setattr(memory, "header_room", lambda limit: HeaderRoom(1 << 20, limit, 0, 20))
+    monkeypatch.setattr(memory, "header_room", lambda limit, tensors=None: HeaderRoom(1 << 20, limit, 0, 20))
 
 
 @pytest.mark.parametrize("what", MENU)

@@ -195,7 +195,8 @@ def test_a_file_that_is_not_as_it_was_made_is_made_again(how: str, tmp_path: Pat
         ({"model": "raw"}, "model was llama, is raw"),
         ({"format": "hf", "model": "raw"}, "format was safetensors, is hf"),
         ({"bytes_version": 99}, "the version of what streamconv writes was 99, is 1"),
-        ({"shard": "gone"}, "the source's model-00001-of-00003.safetensors no longer exists"),
+        ({"shard": 1 << 30}, "another source: it was model-00001-of-00003.* now it is model.safetensors\n"),
+        ({"shard": 9000}, "another source: it was model-00001-of-0000"),
     ],
 )
 def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp_path: Path, monkeypatch) -> None:
@@ -204,10 +205,9 @@ def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp
         if version := change.pop("bytes_version", None):
             patch.setattr(fingerprint, "BYTES_VERSION", version)
         stopped(source, dest)
-    if change.pop("shard", None):
+    if size := change.pop("shard", None):
         shutil.move(source, tmp_path / "old")
-        running.tiny(source, 1 << 30)
-        words = r"the source's model-00001-of-0000\d.safetensors no longer exists"
+        running.tiny(source, size)
     before = tree(tmp_path)
     with pytest.raises(streamconv.StreamconvError, match=words) as refused:
         streamconv.convert(source, dest, **change)
@@ -216,6 +216,68 @@ def test_another_conversion_is_refused_with_what_differs(change, words: str, tmp
     assert tree(tmp_path) == before
     streamconv.convert(source, dest, restart=True, **change)
     assert streamconv.verify(dest, source=source)
+
+
+def replaced(path: Path) -> None:
+    """Another file comes in its place."""
+    other = path.with_name("new")
+    other.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    other.rename(path)
+
+
+def written(path: Path) -> None:
+    """Other bytes come into it."""
+    with path.open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\0" * 8)
+
+
+CHANGES = {
+    "replaced": (replaced, r"was replaced \(same size and modification time, another file\)"),
+    "written": (
+        written,
+        r"was written, renamed, or given other permissions or links at .* \(same size and modification time\)",
+    ),
+    "permissions": (lambda path: path.chmod(0o640), "was written, renamed, or given other permissions or links at "),
+    "another link": (
+        lambda path: os.link(path, path.with_name("a link")),
+        "was written, renamed, or given other permissions or links at ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_source_that_only_looks_the_same_is_not_resumed_from(change: str, name: str, tmp_path: Path) -> None:
+    """As after `rsync -a`, which sets the times of what it writes."""
+    source, dest = running.tiny(tmp_path / "source", 5000), tmp_path / name
+    stopped(source, dest)
+    shard = sorted(source.glob("*.safetensors"))[1]
+    before, (make, words) = shard.stat(), CHANGES[change]
+    make(shard)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(streamconv.DestinationError, match=f"the source's {shard.name} {words}") as refused:
+        streamconv.convert(source, dest)
+    assert "to resume it, repeat its source and options; to discard it, add restart=True" in refused.value.hint
+    streamconv.convert(source, dest, restart=True)
+    assert streamconv.verify(dest, source=source)
+
+
+def test_a_source_that_was_moved_or_is_behind_a_link_is_resumed_from(tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source", 5000), tmp_path / "dest"
+    stopped(source, dest)
+    (tmp_path / "elsewhere").mkdir()
+    source.rename(tmp_path / "elsewhere" / "moved")
+    (tmp_path / "link").symlink_to("elsewhere/moved")
+    assert streamconv.convert(tmp_path / "link", dest).tally.resumed
+
+
+def test_a_copy_of_the_source_is_another(tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    stopped(source, dest)
+    shutil.copytree(source, tmp_path / "copy")
+    with pytest.raises(streamconv.DestinationError, match="was replaced"):
+        streamconv.convert(tmp_path / "copy", dest)
 
 
 def test_what_decides_no_byte_may_differ(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from streamconv.errors import StreamconvError
 from streamconv.families import find
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats import torch_reader as torch
-from streamconv.formats.headers import HeaderRoom
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.output import manifest, paths
 from streamconv.tensors.refs import SourceFile, TensorRef
 from support import FIXTURES, helpers, hostile
