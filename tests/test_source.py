@@ -11,6 +11,8 @@ import pytest
 import streamconv
 from streamconv import testing as samples
 from streamconv.errors import UnsupportedError, UsageError
+from streamconv.families import recognise
+from streamconv.tensors.dtypes import F32
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import LLAMA, ms
 
@@ -75,3 +77,28 @@ def test_a_config_of_another_model_is_not_called_a_slice_without_a_name_for_it(s
         streamconv.plan(tmp_path / "plain", tmp_path / "hf", config=tmp_path / "config.json", **ARGUMENTS)
     assert "slice" not in str(error.value)
     assert folder.name == "rank_0"
+
+
+def test_a_source_of_empty_tensors_is_written_not_called_complete(tmp_path) -> None:
+    specs = [TensorSpec(f"w{number}", F32, (0,)) for number in range(3)]
+    samples.write_hf(tmp_path / "hf", {}, specs, 1 << 20)
+    report = streamconv.convert(tmp_path / "hf", tmp_path / "out", model="raw", format="hf", max_mem="8G")
+    assert str(report).startswith("wrote 3 tensors")
+    assert "warning: all 3 tensors are empty" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("config", "family"),
+    [
+        ({"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}, "deepseek3"),
+        ({"model_type": "kimi_k2"}, "deepseek3"),
+        ({"model_type": "kimi_k3", "architectures": ["DeepseekV3ForCausalLM"]}, "deepseek3"),
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "deepseek3"),
+        ({"architectures": ["LlamaForCausalLM"]}, "llama"),
+        ({"model_type": "llama", "architectures": ["MixtralForCausalLM"]}, "llama"),
+        ({"architectures": ["QWenLMHeadModel"], "visual": {}}, "qwenvl"),
+        ({"architectures": ["QWenLMHeadModel"]}, "qwen"),
+    ],
+)
+def test_what_a_config_says_the_model_is(config, family) -> None:
+    assert recognise(config)[0].name == family
