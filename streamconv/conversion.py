@@ -17,6 +17,7 @@ from .engine.open_files import check_unchanged
 from .engine.progress import OnProgress, Progress, Tally
 from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, storing
+from .formats.headers import opened
 from .output import fingerprint, manifest
 from .output.journal import DoneBoxes
 from .output.paths import ResultPaths
@@ -121,13 +122,19 @@ class Plan(Prepared):
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination since then is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite)
-            staging.commit(manifest.write(self.settings, self.mapping, self.layout, digests, tally.overflowed, VERSION))
+            staging.commit(self._manifest(digests, tally))
         except BaseException as error:
             staging.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
                 error.add(self._what_is_left(staging, recorder.durable_bytes))
             raise
         return tally
+
+    def _manifest(self, digests: Mapping[str, Sequence[str]], tally: Tally) -> bytes:
+        names = (*self.companions.texts, *self.companions.copies)
+        return manifest.write(
+            self.settings, self.mapping, self.layout, digests, tally.overflowed, names, version=VERSION
+        )
 
     def _recorder(self, staging: Staging, names: list[str]) -> Recorder:
         """What interrupted runs left, and the journal to continue."""
@@ -183,13 +190,16 @@ class Plan(Prepared):
         return f"{saved}; run the same conversion again to resume, or add {setting('restart', True)} to start over"
 
     def _write_companions(self, place: Path) -> None:
-        """Write indices, config, tokenizer and generation files."""
+        """Write indices and config, and copy tokenizer, generation and code files."""
         with storing(place, "cannot write into"):
             for name, data in {**self.layout.texts, **self.companions.texts}.items():
                 whole_files.write_synced(place / name, data)
-            for name, path in self.companions.copies.items():
+            for name in self.companions.copies:
                 whole_files.make_directories(place, Path(name).parent)
-                whole_files.copy_synced(path, place / name)
+        for name, path in self.companions.copies.items():
+            with opened(path) as (descriptor, _), storing(place, "cannot write into"):
+                whole_files.copy_synced(descriptor, place / name)
+        with storing(place, "cannot write into"):
             for folder in {Path(name).parent for name in self.companions.copies}:
                 disk.sync_directory(place / folder)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .configs import companions
-from .configs.companions import Companions
+from .configs.companions import Companions, Home
 from .configs.model_config import ModelConfig
 from .configs.peft import ALPHA
 from .engine.boxes import is_scattered
@@ -22,6 +22,9 @@ from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
 from .tensors.refs import Catalog, TensorSpec
 from .text import counted, quote
+
+#: What names of adapters under PEFT's names hold.
+_PEFT = ".lora_A."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -91,16 +94,18 @@ def decide_companions(
         UsageError: nothing says how an adapter is scaled.
         UnsupportedError: MindFormers cannot scale an adapter as PEFT does.
     """
-    directory = catalog.directory
-    if not mapping.is_adapter:
-        settled = {**family.config_updates(mapping.options), **({TIED: False} if mapping.untied else {})}
-        found = companions.of_model(config, directory, mapping.held_dtype, bool(mapping.dequantised), settled)
-    elif mapping.direction is Direction.FORWARD:
+    is_peft = any(_PEFT in name for name in catalog)
+    home = Home(config, catalog.directory, catalog.directory == catalog.path, is_peft)
+    if mapping.is_adapter and mapping.direction is Direction.FORWARD:
         specs = [TensorSpec(ref.name, ref.dtype, ref.shape) for ref in catalog.values()]
-        found = companions.of_mindspore_adapter(specs, config, directory)
+        found = companions.of_mindspore_adapter(home, specs)
+    elif mapping.is_adapter:
+        found = companions.of_peft_adapter(home, [o.spec for o in mapping.outputs], mapping.options.get(ALPHA))
+    elif destination.paths.is_file:
+        return Companions()
     else:
-        specs = [output.spec for output in mapping.outputs]
-        found = companions.of_peft_adapter(specs, config, directory, mapping.options.get(ALPHA))
+        settled = {**family.config_updates(mapping.options), **({TIED: False} if mapping.untied else {})}
+        found = companions.of_model(home, mapping.held_dtype, bool(mapping.dequantised), settled)
     return replace(found, texts={}, copies={}, left={}) if destination.paths.is_file else found
 
 

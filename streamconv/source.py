@@ -31,8 +31,8 @@ _MOST_SHOWN = 12
 
 _ADAPTER = ".lora_A."
 
-#: What findings about shapes say.
-_MISFIT = "does not fit ["
+#: What findings say that a slice may cause: of a tensor, or of a pipeline stage.
+_OF_SLICES = ("does not fit [", ": missing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +145,10 @@ class Source:
     def _explained(self, error: StreamconvError) -> StreamconvError:
         """Return why the tensors of a source fit no model, if its small files or its names tell the cause."""
         directory = self.catalog.directory
-        if self.catalog.slice_of and _MISFIT in str(error):
+        if self.catalog.slice_of and any(sign in str(error) for sign in _OF_SLICES):
             return UnsupportedError(
-                f"{self.catalog.slice_of}, and its shapes are not those of the model: it holds one rank's slices, "
-                f"or the config is another model's\n{error.marked[0]}",
+                f"{self.catalog.slice_of}, and its tensors are not those of the whole model: "
+                f"it holds one rank's slices, or the config is another model's\n{error.marked[0]}",
                 "merge the slices of all ranks first, with mindspore.unified_safetensors or, for .ckpt, "
                 "mindspore.transform_checkpoints",
             )

@@ -1,7 +1,8 @@
 """Which files go along with the weights: all that a tokenizer, a processor or a model's own code may need.
 
-Repositories name them freely (`qwen.tiktoken`, `visual.py`, `SimSun.ttf`, `encoding/encoding_dsv32.py`), so what goes
-along is decided by what a name ends in, and what does not is told from it by name.
+Repositories name them freely (`qwen.tiktoken`, `visual.py`, `SimSun.ttf`, `encoding/encoding_dsv32.py`), so in a
+repository what goes along is decided by what a name ends in. A folder that only happens to hold a file that was given
+may hold anything: from there only files of well-known names go along.
 """
 
 from __future__ import annotations
@@ -26,14 +27,24 @@ _ENDINGS = (
 #: Names that go along whatever they end in.
 _NAMES = ("*licen[sc]e*", "notice*", "copying*", "readme*", "*use_policy*", "tokenizer*", "merges*", "vocab*")
 
-#: What stays behind in spite of its ending -> why.
+#: Names that are well known, wherever they are found.
+_KNOWN = (
+    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("vocab.json", "vocab.txt", "spiece.model", "sentencepiece*.model", "*.tiktoken", "chat_template.*"),
+    *("*preprocessor_config.json", "processor_config.json"),
+    *("configuration_*.py", "modeling_*.py", "tokenization_*.py"),
+)
+#: What shows that a folder is a model's repository.
+_SIGNS = ("tokenizer_config.json", "*.index.json")
+
+#: What stays behind in spite of its ending -> why; where nothing is said, other files take its place.
 _STAY: Mapping[str, str] = {
     "*.index.json": "",
     "param_name_map.json": "",
     "config.json": "",
     "streamconv.json": "",
     "*.streamconv.json": "",
-    "adapter_config.json": "",
+    "adapter_config.json": "describes an adapter",
     "trainer_state.json": "the state of a training run",
     "training_args*": "the state of a training run",
     "metadata.json": "describes the files of a training run",
@@ -61,34 +72,53 @@ class Found:
     Attributes:
         copies: name in the result, with `/` in subfolders -> the file.
         left: what stays behind -> why. Weights and what describes them are not listed.
+        warnings: what was not looked at.
     """
 
     copies: Mapping[str, Path] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def under(self, other: Found) -> Found:
+        """Return both; of two files of the same name the other's."""
+        copies = {**self.copies, **other.copies}
+        left = {name: why for name, why in {**self.left, **other.left}.items() if name not in copies}
+        return Found(copies, left, (*self.warnings, *other.warnings))
 
 
-def find(home: Path, dequantised: bool = False) -> Found:
-    """Return the files in a directory and its subfolders that go along, and those that stay, by name.
+def find(home: Path, is_repository: bool, kept: tuple[str, ...] = (), dequantised: bool = False) -> Found:
+    """Return the files in a folder that go along, and for a repository also those that stay, by name.
 
     Args:
-        home: where the config is, or without one the weights.
+        home: the folder.
+        is_repository: it was given as a model; else it is one only if its files show it.
+        kept: names that go along although they would stay.
         dequantised: the result is not quantised; what describes the quantised weights stays.
 
     Raises:
-        SourceError: a directory cannot be listed.
+        SourceError: the folder cannot be listed.
     """
+    with reading(home, "cannot list"):
+        names = disk.listdir(home)
+    if not (is_repository or any(fnmatch.filter(names, sign) for sign in _SIGNS)):
+        found = [home / name for name in names if _is_known(name)]
+        return Found({path.name: path for path in found if not _obstacle(path)})
+    stay = {**_STAY, **(_OF_QUANTISED if dequantised else {})}
+    return _of_repository(home, {pattern: why for pattern, why in stay.items() if pattern not in kept})
+
+
+def _of_repository(home: Path, stay: Mapping[str, str]) -> Found:
     copies: dict[str, Path] = {}
     left: dict[str, str] = {}
-    stay = {**_STAY, **(_OF_QUANTISED if dequantised else {})}
-    for number, entry in enumerate(_walk(home, "", 0)):
+    for number, entry in enumerate(_walk(home)):
         if number == _MOST_ENTRIES:
-            left["…"] = f"more than {_MOST_ENTRIES} files"
-            break
-        reason = entry.why_not or _why_not(entry.path, stay)
-        if reason is None:
+            said = f"only {_MOST_ENTRIES} of the files next to the weights were looked at; the others stay behind"
+            return Found(copies, left, (said,))
+        why = entry.why_not or _why_not(entry, stay)
+        if why is None:
             copies[entry.name] = entry.path
-        elif reason:
-            left[entry.name] = reason
+        elif why:
+            left[entry.name] = why
     return Found(copies, left)
 
 
@@ -98,56 +128,56 @@ class _Entry(NamedTuple):
     why_not: str = ""
 
 
-def _walk(folder: Path, before: str, depth: int) -> Iterator[_Entry]:
-    """Yield the files of a folder and of its subfolders; a subfolder that holds weights is one entry."""
-    with reading(folder, "cannot list"):
-        names = [name for name in disk.listdir(folder) if not name.startswith(".") and name != "__pycache__"]
-        modes = {name: disk.mode(folder / name) for name in names}
-        links = {name for name in names if stat.S_ISDIR(modes[name]) and disk.is_link(folder / name)}
-    if before and any(name.endswith(_WEIGHTS) for name in names):
-        yield _Entry(before.removesuffix("/"), folder, "holds weights")
-        return
-    for name in names:
-        path = folder / name
-        if name in links:
-            yield _Entry(before + name, path, "a link to a folder")
-        elif not stat.S_ISDIR(modes[name]):
-            yield _Entry(before + name, path)
-        elif depth < _DEEPEST:
-            yield from _walk(path, f"{before}{name}/", depth + 1)
+def _walk(home: Path) -> Iterator[_Entry]:
+    """Yield the files of a folder, then those of its subfolders; a subfolder that holds weights is one entry."""
+    folders = [_Entry("", home)]
+    while folders:
+        folder = folders.pop(0)
+        try:
+            names = [name for name in disk.listdir(folder.path) if not name.startswith(".") and name != "__pycache__"]
+            entries = [_Entry(f"{folder.name}/{name}".lstrip("/"), folder.path / name) for name in names]
+            inside = [entry for entry in entries if stat.S_ISDIR(disk.mode(entry.path))]
+            links = {entry for entry in inside if disk.is_link(entry.path)}
+        except OSError as error:
+            yield folder._replace(why_not=f"cannot be listed: {error.strerror}")
+            continue
+        if folder.name and any(name.endswith(_WEIGHTS) for name in names):
+            yield folder._replace(why_not="holds weights")
+            continue
+        yield from (entry for entry in entries if entry not in inside)
+        yield from (entry._replace(why_not="a link to a folder") for entry in inside if entry in links)
+        if folder.name.count("/") < _DEEPEST:
+            folders += [entry for entry in inside if entry not in links]
 
 
-def _why_not(path: Path, stay: Mapping[str, str]) -> str | None:
+def _why_not(entry: _Entry, stay: Mapping[str, str]) -> str | None:
     """Return why a file stays behind, nothing where that goes without saying, `None` if it goes along."""
-    name = path.name.lower()
+    name = entry.path.name.lower()
     if name.endswith(_WEIGHTS):
         return ""
-    for pattern, reason in stay.items():
+    is_inside = "/" in entry.name
+    for pattern, why in () if is_inside else stay.items():
         if fnmatch.fnmatchcase(name, pattern):
-            return reason
-    if not goes_along(name):
-        return _UNKNOWN
+            return why
+    return (_obstacle(entry.path) or None) if goes_along(name) else _UNKNOWN
+
+
+def _obstacle(path: Path) -> str:
+    """Return what keeps a file from being copied, or nothing."""
     with reading(path):
         status = disk.stat(path) if disk.mode(path) else None
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return "not a regular file or a link to one"
-    return f"larger than {format_size(LARGEST)}" if status.st_size > LARGEST else None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return "not a regular file or a link to one"
+        if not disk.may_read(path):
+            return "may not be read"
+    return f"larger than {format_size(LARGEST)}" if status.st_size > LARGEST else ""
 
 
 def goes_along(name: str) -> bool:
-    """Return whether a file of this name goes along with the weights."""
+    """Return whether a file of this name goes along with the weights of a repository."""
     low = name.lower()
     return low.endswith(_ENDINGS) or any(fnmatch.fnmatchcase(low, pattern) for pattern in _NAMES)
 
 
-def is_of_checkpoint(folder: Path) -> bool:
-    """Return whether a folder holds only files that go along, and folders of such.
-
-    Raises:
-        OSError: it cannot be listed.
-    """
-    for name in disk.listdir(folder):
-        mode = disk.mode(folder / name, follow=False)
-        if not (is_of_checkpoint(folder / name) if stat.S_ISDIR(mode) else goes_along(name)):
-            return False
-    return True
+def _is_known(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _KNOWN)

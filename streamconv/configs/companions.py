@@ -31,59 +31,83 @@ class Companions:
     warnings: tuple[str, ...] = ()
 
 
-def of_model(
-    config: ModelConfig, directory: Path, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]
-) -> Companions:
+@dataclass(frozen=True)
+class Home:
+    """Where companions are looked for: next to the weights, and next to the config, which wins.
+
+    Attributes:
+        config: the source's config.
+        weights: where the source's weights are.
+        is_repository: whether that directory was given as the source, not a file in it.
+        is_adapter: whether the weights are an adapter's.
+    """
+
+    config: ModelConfig
+    weights: Path
+    is_repository: bool
+    is_adapter: bool = False
+
+    def find(self, dequantised: bool = False) -> companion_files.Found:
+        """Return the files that go along.
+
+        Raises:
+            SourceError: a directory cannot be listed.
+        """
+        kept = (peft.CONFIG,) if self.is_adapter else ()
+        found = companion_files.find(self.weights, self.is_repository, kept, dequantised)
+        path = self.config.path
+        if path is None or self.config.yaml_values or disk.resolve(path.parent) == disk.resolve(self.weights):
+            return found
+        return found.under(companion_files.find(path.parent, False, (), dequantised))
+
+
+def of_model(home: Home, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]) -> Companions:
     """Return the companions of a model: its updated config.json if it has one, and copies.
 
     Args:
-        config: the source's.
-        directory: where the source's weights are.
+        home: where they are.
         dtype, dequantised, updates: as for `model_config.updated`.
 
     Raises:
-        SourceError: the directory cannot be listed.
+        SourceError: a directory cannot be listed.
     """
     texts = {}
-    if config.is_copied:
-        texts[model_config.CONFIG] = model_config.updated(config, dtype, dequantised, updates)
-    found = companion_files.find(_home(config, directory), dequantised)
-    return Companions(texts, found.copies, found.left)
+    if home.config.is_copied:
+        texts[model_config.CONFIG] = model_config.updated(home.config, dtype, dequantised, updates)
+    found = home.find(dequantised)
+    return Companions(texts, found.copies, found.left, found.warnings)
 
 
-def of_peft_adapter(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path, alpha: object) -> Companions:
+def of_peft_adapter(home: Home, specs: Sequence[TensorSpec], alpha: object) -> Companions:
     """Return the companions of an adapter under PEFT's names: a new adapter_config.json, and copies.
 
     Args:
-        specs, config, directory, alpha: as for `peft.peft_config`, which also says what is raised.
+        home: where they are.
+        specs, alpha: as for `peft.peft_config`, which also says what is raised.
     """
-    text = peft.peft_config(specs, config, directory, alpha)
-    found = companion_files.find(_home(config, directory))
-    return Companions({peft.CONFIG: text}, found.copies, found.left)
+    text = peft.peft_config(specs, home.config, home.weights, alpha)
+    found = home.find()
+    return Companions({peft.CONFIG: text}, found.copies, found.left, found.warnings)
 
 
-def of_mindspore_adapter(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path) -> Companions:
+def of_mindspore_adapter(home: Home, specs: Sequence[TensorSpec]) -> Companions:
     """Return the companions of an adapter under MindSpore's names: copies, also of PEFT's adapter_config.json.
 
     MindSpore does not read that one; the conversion back needs it. What it says of the scale is among the warnings.
 
     Args:
+        home: where they are.
         specs: the adapter's tensors, under PEFT's names.
-        config: the source's.
-        directory: where the source's weights are.
 
     Raises:
         SourceError: a file cannot be read.
         UnsupportedError: MindFormers cannot scale the adapter as PEFT does.
     """
-    path = directory / peft.CONFIG
+    path = home.weights / peft.CONFIG
     with reading(path):
         is_there = disk.is_file(path)
-    found = companion_files.find(_home(config, directory))
-    warnings = peft_scale.warnings(peft.read(config, directory), specs)
-    return Companions({}, {**({peft.CONFIG: path} if is_there else {}), **found.copies}, found.left, tuple(warnings))
-
-
-def _home(config: ModelConfig, directory: Path) -> Path:
-    """Return where companions are looked for: next to the config, or without one next to the weights."""
-    return config.path.parent if config.path else directory
+    found = home.find()
+    warnings = peft_scale.warnings(peft.read(home.config, home.weights), specs)
+    copies = {**({peft.CONFIG: path} if is_there else {}), **found.copies}
+    left = {name: why for name, why in found.left.items() if name not in copies}
+    return Companions({}, copies, left, (*found.warnings, *warnings))

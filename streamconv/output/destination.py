@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 
-from ..configs.companion_files import goes_along, is_of_checkpoint
-from ..errors import DestinationError, StorageError, UsageError, storing
+from ..configs.companion_files import goes_along
+from ..errors import DestinationError, StorageError, StreamconvError, UsageError, storing
 from ..storage import disk
 from ..tensors.refs import Catalog
 from ..text import format_size, quote, setting
+from . import manifest
 from .paths import ResultPaths
 
 _ANOTHER = "choose another destination"
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
+_OF_GIT = (".gitattributes", ".gitignore")
 
 
 class Destination:
@@ -108,13 +112,21 @@ class Destination:
         if not disk.may_write(self.path):
             raise DestinationError(f"{quote(self.path)} holds files that you may not remove", _ANOTHER)
         names = disk.listdir(self.path)
-        foreign = [name for name in names if not _of_checkpoint(self.path / name)]
+        written = self._written()
+        foreign = [name for name in names if not _is_of_checkpoint(self.path, name, written)]
         if foreign or not any(name.endswith(_WEIGHTS) for name in names):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
                 f"{quote(self.path)} holds {what}; {setting('overwrite', True)} replaces only checkpoints",
                 "choose another destination, or remove this one yourself",
             )
+
+    def _written(self) -> Set[str]:
+        """Return the names of companions that streamconv wrote here, as the manifest has them."""
+        with suppress(StreamconvError):
+            found = manifest.find(self.path)
+            return found.companions if found else set()
+        return set()
 
     def check_free_space(self, size: int) -> None:
         """Refuse a result that the file system has no space for.
@@ -146,7 +158,12 @@ def _nameable(path: Path) -> Path:
     return path
 
 
-def _of_checkpoint(path: Path) -> bool:
+def _is_of_checkpoint(root: Path, name: str, written: Set[str]) -> bool:
+    """Whether an entry is a checkpoint's: a subfolder only if streamconv wrote all that is in it."""
+    path = root / name
+    if disk.is_link(path) and disk.is_directory(path):
+        return False
     if disk.is_directory(path):
-        return not disk.is_link(path) and is_of_checkpoint(path)
-    return path.name.endswith(_WEIGHTS) or goes_along(path.name)
+        inside = disk.listdir(path)
+        return name.endswith("__pycache__") or all(_is_of_checkpoint(root, f"{name}/{one}", written) for one in inside)
+    return name in written or ("/" not in name and (name.endswith(_WEIGHTS) or goes_along(name) or name in _OF_GIT))

@@ -6,7 +6,7 @@ It names no time, no path, and of the source only what the plan's digest covers:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,12 @@ class Manifest:
         return result
 
     @property
+    def companions(self) -> Set[str]:
+        """Names of the files next to the weights that streamconv wrote or copied; they have no digests."""
+        names = self["companions"]
+        return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+
+    @property
     def tensors(self) -> Mapping[str, tuple[str, Sequence[Sequence[int]]]]:
         """Tensor name → its file and its (offset, length) pairs there."""
         result = {}
@@ -114,6 +120,7 @@ def write(
     layout: FileLayout,
     digests: Mapping[str, Sequence[str]],
     overflowed: Mapping[str, int],
+    companions: Iterable[str],
     version: str,
 ) -> bytes:
     """Return the manifest's bytes."""
@@ -127,6 +134,7 @@ def write(
         "dequantised": mapping.dequantised,
         "cast": dict(_casts(mapping)),
         "overflowed": dict(sorted(overflowed.items())),
+        "companions": sorted(companions),
         "files": {
             **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
             **{name: {"size": len(text), "blocks": _block_digests(text)} for name, text in layout.texts.items()},

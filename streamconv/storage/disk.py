@@ -37,7 +37,7 @@ _NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
     *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate", "seek"),
-    *("sync", "sync_data", "drop_cache", "fstat", "stat", "may_write", "listdir"),
+    *("sync", "sync_data", "drop_cache", "fstat", "stat", "may_read", "may_write", "listdir"),
     *("make_directory", "remove_directory", "remove", "rename", "exchange", "lock", "free_bytes"),
 )
 
@@ -140,6 +140,11 @@ def stat(path: PathLike, follow: bool = True) -> os.stat_result:
 def may_write(path: PathLike) -> bool:
     """Return whether the system would let this process write to a file, or change a directory's entries."""
     return os.access(path, os.W_OK)
+
+
+def may_read(path: PathLike) -> bool:
+    """Return whether the system would let this process read a file."""
+    return os.access(path, os.R_OK)
 
 
 def listdir(directory: PathLike) -> list[str]:

@@ -30,21 +30,17 @@ def write_synced(path: PathLike, data: bytes) -> None:
         disk.close_quietly(descriptor)
 
 
-def copy_synced(source: PathLike, target: PathLike) -> None:
-    """Copy a file's content, durable when this returns."""
-    read_from = disk.open_file(source, os.O_RDONLY)
+def copy_synced(source: int, target: PathLike) -> None:
+    """Copy the content of an open file, durable when this returns."""
+    descriptor = disk.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        descriptor = disk.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            at = 0
-            while data := disk.read(read_from, CHUNK, at):
-                disk.write_all(descriptor, memoryview(data), at)
-                at += len(data)
-            disk.sync(descriptor)
-        finally:
-            disk.close_quietly(descriptor)
+        at = 0
+        while data := disk.read(source, CHUNK, at):
+            disk.write_all(descriptor, memoryview(data), at)
+            at += len(data)
+        disk.sync(descriptor)
     finally:
-        disk.close_quietly(read_from)
+        disk.close_quietly(descriptor)
 
 
 def make_directories(root: PathLike, inside: PathLike) -> None:

@@ -10,8 +10,9 @@ import pytest
 import streamconv
 from streamconv import testing as samples
 from streamconv.configs import companion_files
-from streamconv.configs.companion_files import find, goes_along, is_of_checkpoint
-from streamconv.errors import DestinationError
+from streamconv.configs.companion_files import Found, goes_along
+from streamconv.errors import DestinationError, SourceError
+from streamconv.storage import disk
 from streamconv.tensors.dtypes import BF16
 from streamconv.tensors.refs import TensorSpec
 
@@ -29,6 +30,7 @@ REPOSITORIES = {
     "qwen2.5-vl": "video_preprocessor_config.json chat_template.json tokenizer.json",
     "deepseek-v3.2": "encoding/encoding_dsv32.py encoding/tests/test_input.json inference/model.py tokenizer.json",
     "templates": "additional_chat_templates/tool_use.jinja chat_template.jinja",
+    "sentence-transformers": "modules.json 1_Pooling/config.json 2_Normalize/metadata.json README.md",
     "xlm": "sentencepiece.bpe.model dict.txt spiece.model special_tokens_map.json added_tokens.json",
     "readme": "README.md README_zh.md LICENCE USE_POLICY.md generation_config.json",
 }
@@ -45,6 +47,10 @@ WEIGHTS = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 def model(folder: Path) -> Path:
     samples.write_hf(folder, {"model_type": "x"}, [TensorSpec("w.weight", BF16, (2, 2))], 1 << 20)
     return folder
+
+
+def find(folder: Path) -> Found:
+    return companion_files.find(folder, is_repository=True)
 
 
 def touch(folder: Path, names: list[str]) -> Path:
@@ -104,11 +110,51 @@ def test_what_is_no_companion_by_size_or_kind(tmp_path: Path, monkeypatch) -> No
     assert find(tmp_path).left == {"corpus.txt": "larger than 3 B", "fifo.json": "not a regular file or a link to one"}
 
 
-def test_a_tree_without_end_is_cut_off(tmp_path: Path, monkeypatch) -> None:
+def test_a_tree_without_end_is_cut_off_and_the_top_comes_first(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(companion_files, "_MOST_ENTRIES", 3)
-    found = find(touch(tmp_path, [f"{number}.py" for number in range(9)]))
-    assert len(found.copies) == 3
-    assert found.left == {"…": "more than 3 files"}
+    found = find(touch(tmp_path, [*(f"data/{number}.py" for number in range(9)), "tokenizer.json", "z.py"]))
+    assert list(found.copies) == ["tokenizer.json", "z.py", "data/0.py"]
+    assert found.warnings == ("only 3 of the files next to the weights were looked at; the others stay behind",)
+
+
+def test_what_cannot_be_listed_or_read_stays(tmp_path: Path, monkeypatch) -> None:
+    """As lost+found at the root of a disk; tests may run as a user who may read all."""
+    touch(tmp_path, ["lost+found/x.py", "secret.json", "tokenizer.json"])
+    listdir, may_read = disk.listdir, disk.may_read
+
+    def refusing(path) -> list[str]:
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(disk, "listdir", refusing)
+    monkeypatch.setattr(disk, "may_read", lambda path: Path(path).name != "secret.json" and may_read(path))
+    found = find(tmp_path)
+    assert list(found.copies) == ["tokenizer.json"]
+    assert found.left == {"lost+found": "cannot be listed: Permission denied", "secret.json": "may not be read"}
+
+
+def test_one_that_is_gone_when_it_is_copied_is_the_source_s_fault(tmp_path: Path) -> None:
+    source = touch(model(tmp_path / "hf"), ["tokenizer.json"])
+    plan = streamconv.plan(source, tmp_path / "out", model="raw", format="hf", max_mem="8G")
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(SourceError, match=r"cannot open .*tokenizer\.json"):
+        plan.run()
+    os.mkfifo(source / "tokenizer.json")
+    with pytest.raises(SourceError, match=r"tokenizer\.json is not a regular file but a FIFO"):
+        plan.run()
+
+
+def test_an_adapter_s_config_goes_along_with_an_adapter_alone(tmp_path: Path) -> None:
+    specs = [TensorSpec("base_model.model.q_proj.lora_A.weight", BF16, (2, 2))]
+    samples.write_hf(tmp_path / "peft", {}, specs, 1 << 20)
+    touch(model(tmp_path / "hf"), ["adapter_config.json"])
+    (tmp_path / "peft" / "adapter_config.json").write_text("{}")
+    arguments = {"model": "raw", "format": "hf", "max_mem": "8G"}
+    streamconv.convert(tmp_path / "peft", tmp_path / "a", **arguments)
+    assert (tmp_path / "a" / "adapter_config.json").exists()
+    plan = streamconv.plan(tmp_path / "hf", tmp_path / "b", **arguments)
+    assert plan.companions.left == {"adapter_config.json": "describes an adapter"}
 
 
 @pytest.mark.parametrize("name", ["a.PY", "LICENSE-CODE", "licence", "Notice.txt", "tokenizer.xyz", "x.jinja2"])
@@ -121,13 +167,23 @@ def test_names_that_do_not(name: str) -> None:
     assert not goes_along(name)
 
 
-def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
-    source = model(tmp_path / "source")
+@pytest.mark.parametrize(
+    "foreign", ["photos/a.jpg", "src/train.py", "notes/thesis.md", "encoding/mine.py", ".vscode/x.json"]
+)
+def test_a_folder_that_streamconv_did_not_write_is_never_replaced(tmp_path: Path, foreign: str) -> None:
+    source = touch(model(tmp_path / "source"), ["encoding/x.py", "LICENSE"])
     arguments = {"model": "raw", "format": "hf", "max_mem": "8G", "overwrite": True}
     streamconv.convert(source, tmp_path / "hf", **arguments)
-    touch(tmp_path / "hf", ["photos/a.jpg"])
-    assert not is_of_checkpoint(tmp_path / "hf" / "photos")
+    touch(tmp_path / "hf", ["encoding/__pycache__/x.pyc", ".gitattributes"])
+    streamconv.convert(source, tmp_path / "hf", **arguments)
+    touch(tmp_path / "hf", [foreign])
     with pytest.raises(DestinationError, match="belong to no checkpoint"):
         streamconv.convert(source, tmp_path / "hf", **arguments)
-    (tmp_path / "hf" / "photos" / "a.jpg").rename(tmp_path / "hf" / "photos" / "a.py")
-    streamconv.convert(source, tmp_path / "hf", **arguments)
+    assert (tmp_path / "hf" / foreign).exists()
+
+
+def test_a_project_with_weights_in_it_is_never_replaced(tmp_path: Path) -> None:
+    source = model(tmp_path / "source")
+    touch(tmp_path / "project", ["model.safetensors", "train.py", "src/a.py"])
+    with pytest.raises(DestinationError, match=r"belong to no checkpoint \(src\)"):
+        streamconv.convert(source, tmp_path / "project", model="raw", format="hf", max_mem="8G", overwrite=True)

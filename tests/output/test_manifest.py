@@ -80,10 +80,10 @@ def test_cases_dealt_again(case: golden.Case, kind: str, tmp_path: Path) -> None
 
 
 def test_no_path_and_no_time(tmp_path: Path) -> None:
-    source = running.llama(tmp_path / "a-very-special-source-name")
+    source = running.llama(tmp_path / "a-peculiar-source-name")
     streamconv.convert(source, tmp_path / "dest", dtype="bf16")
     text = (tmp_path / "dest" / "streamconv.json").read_text()
-    assert "special" not in text
+    assert "peculiar" not in text
     assert str(tmp_path) not in text
     assert not {"time", "date", "created", "seconds", "host"} & set(json.loads(text))
 

@@ -67,7 +67,9 @@ def test_short_reads_and_writes_are_continued(tmp_path: Path, monkeypatch: pytes
     whole_files.write_synced(tmp_path / "a", b"0123456789")
     assert whole_files.read_file(tmp_path / "a", 100) == b"0123456789"
     assert whole_files.read_file(tmp_path / "a", 5) == b"01234"
-    whole_files.copy_synced(tmp_path / "a", tmp_path / "b")
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    whole_files.copy_synced(descriptor, tmp_path / "b")
+    os.close(descriptor)
     assert (tmp_path / "b").read_bytes() == b"0123456789"
 
 
