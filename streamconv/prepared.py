@@ -94,8 +94,8 @@ def decide_companions(
         UsageError: nothing says how an adapter is scaled.
         UnsupportedError: MindFormers cannot scale an adapter as PEFT does.
     """
-    is_peft = any(_PEFT in name for name in catalog)
-    home = Home(config, catalog.directory, catalog.directory == catalog.path, is_peft)
+    keeps_peft = not mapping.is_adapter and any(_PEFT in name for name in catalog)
+    home = Home(config, catalog.directory, catalog.directory == catalog.path, keeps_peft)
     if mapping.is_adapter and mapping.direction is Direction.FORWARD:
         specs = [TensorSpec(ref.name, ref.dtype, ref.shape) for ref in catalog.values()]
         found = companions.of_mindspore_adapter(home, specs)

@@ -39,13 +39,13 @@ class Home:
         config: the source's config.
         weights: where the source's weights are.
         is_repository: whether that directory was given as the source, not a file in it.
-        is_adapter: whether the weights are an adapter's.
+        keeps_peft: whether the result is an adapter under PEFT's names as the source is, and keeps its config.
     """
 
     config: ModelConfig
     weights: Path
     is_repository: bool
-    is_adapter: bool = False
+    keeps_peft: bool = False
 
     def find(self, dequantised: bool = False) -> companion_files.Found:
         """Return the files that go along.
@@ -53,7 +53,7 @@ class Home:
         Raises:
             SourceError: a directory cannot be listed.
         """
-        kept = (peft.CONFIG,) if self.is_adapter else ()
+        kept = (peft.CONFIG,) if self.keeps_peft else ()
         found = companion_files.find(self.weights, self.is_repository, kept, dequantised)
         path = self.config.path
         if path is None or self.config.yaml_values or disk.resolve(path.parent) == disk.resolve(self.weights):
