@@ -89,6 +89,15 @@ _HUB = "huggingface_hub's partial download"
 USUAL = ("model.safetensors", "pytorch_model.bin")
 
 
+def is_mark(name: str) -> bool:
+    """Return whether a name is that of a control file or a partial file of a download, not of a file itself.
+
+    >>> is_mark("tokenizer.json.aria2"), is_mark("tokenizer.json")
+    (True, False)
+    """
+    return any(mark.name.fullmatch(name) for mark in MARKS)
+
+
 def traces(files: Listing, wanted: Iterable[str]) -> dict[str, Trace]:
     """Return what programs left of the files `wanted`, by file.
 

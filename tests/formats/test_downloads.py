@@ -84,6 +84,12 @@ def test_the_menu_has_every_mark() -> None:
     assert texts <= {*OPEN.values(), *APART.values()}
 
 
+@pytest.mark.parametrize("name", [*OPEN, *APART])
+def test_a_mark_is_known_by_its_name(name: str) -> None:
+    assert downloads.is_mark(name) == ("/" not in name or name.endswith(".incomplete"))
+    assert not downloads.is_mark(B)
+
+
 @pytest.mark.parametrize("with_index", [True, False])
 @pytest.mark.parametrize("name", [*OPEN, *APART])
 def test_a_missing_shard_that_is_being_downloaded(write, tmp_path, name: str, with_index: bool) -> None:
