@@ -84,6 +84,11 @@ _CACHE = ".cache"
 _HUB_FOLDER = f"{_CACHE}/huggingface/download"
 _HUB_ENDING = ".incomplete"
 _HUB = "huggingface_hub's partial download"
+_HUB_AGAIN = "huggingface_hub did not finish the download: start it again"
+# In its cache, `models--OWNER--NAME/snapshots/REVISION` holds links to `models--OWNER--NAME/blobs`.
+_SNAPSHOTS = "snapshots"
+_BLOBS = "blobs"
+_MOST_REPOSITORIES = 300
 
 #: What is looked for where nothing else says what should be there.
 USUAL = ("model.safetensors", "pytorch_model.bin")
@@ -145,15 +150,45 @@ def partial_model(files: Listing) -> SourceError | None:
     """Return the error for a directory in which nothing but a partial download is."""
     marked = [file for file, _ in (*_marked(files), *_in_folders(files)) if Path(file).suffix in FORMATS]
     found = traces(files, [*marked, *USUAL])
-    return next((_incomplete(file, trace, False) for file, trace in found.items()), None)
+    marked_error = next((_incomplete(file, trace, False) for file, trace in found.items()), None)
+    return marked_error or _interrupted(files.directory, _blobs_of_snapshot(files.directory))
+
+
+def partial_cache(directory: Path) -> SourceError | None:
+    """Return the error for a repository in HuggingFace's cache, or a whole cache, that holds only partial downloads."""
+    return _interrupted(directory, _blobs_inside(directory))
+
+
+def _interrupted(directory: Path, blobs: Iterable[Path]) -> SourceError | None:
+    for folder in blobs:
+        if name := _partial_blob(folder):
+            return SourceError(
+                f"{quote(directory)} holds no weights: {quote(folder / name)}, {_HUB}, is there", _HUB_AGAIN
+            )
+    return None
+
+
+def _blobs_of_snapshot(directory: Path) -> list[Path]:
+    """Return the folder of blobs behind a snapshot in HuggingFace's cache; none for other directories."""
+    above = Path(disk.resolve(directory)).parent
+    return [above.parent / _BLOBS] if above.name == _SNAPSHOTS else []
+
+
+def _blobs_inside(directory: Path) -> Iterator[Path]:
+    whole = Path(disk.resolve(directory))
+    yield (whole.parent if whole.name == _SNAPSHOTS else whole) / _BLOBS
+    for cache in (whole, whole / "hub"):
+        repositories = [name for name in sorted(_listed(cache)) if name.startswith("models--")]
+        yield from (cache / name / _BLOBS for name in repositories[:_MOST_REPOSITORIES])
+
+
+def _partial_blob(blobs: Path) -> str | None:
+    return next((name for name in sorted(_listed(blobs)) if name.endswith(_HUB_ENDING)), None)
 
 
 def what_to_do(files: Listing) -> str:
     """Return what to do about files that are missing without a trace."""
-    cache = files.directory.parent.parent / "blobs"
-    if files.directory.parent.name == "snapshots" and any(name.endswith(_HUB_ENDING) for name in _listed(cache)):
-        return "huggingface_hub did not finish the download: start it again"
-    return "download them again"
+    return _HUB_AGAIN if any(map(_partial_blob, _blobs_of_snapshot(files.directory))) else "download them again"
 
 
 def _incomplete(file: str, trace: Trace, is_there: bool) -> SourceError:

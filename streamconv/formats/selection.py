@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import SourceError, reading
+from ..errors import SourceError, StreamconvError, reading
 from ..storage import disk
 from ..text import counted, quote
 from . import downloads, elsewhere, foreign_shards, rank_slices
@@ -52,7 +52,7 @@ def select(files: Listing) -> Selection:
     """
     chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
     if chosen is None:
-        raise downloads.partial_model(files) or elsewhere.pointer(files.directory) or _nothing(files)
+        raise _why_nothing(files)
     warnings = tuple(_check_complete(files, chosen))
     doubt = NO_DOUBT if chosen.index else _doubt(files, chosen.names)
     return replace(chosen, doubt=doubt, warnings=warnings)
@@ -156,6 +156,12 @@ RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
 
 def _torch_names(files: Listing) -> list[str]:
     return [*files.weights(TORCH_ENDINGS), *([TORCH_INDEX] if TORCH_INDEX in files.names else [])]
+
+
+def _why_nothing(files: Listing) -> StreamconvError:
+    directory = files.directory
+    elsewhere_error = downloads.partial_model(files) or elsewhere.pointer(directory)
+    return elsewhere_error or downloads.partial_cache(directory) or _nothing(files)
 
 
 def _nothing(files: Listing) -> SourceError:

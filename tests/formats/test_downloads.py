@@ -179,6 +179,31 @@ def test_a_snapshot_whose_blobs_are_not_complete(tmp_path, file_bytes) -> None:
     refused(snapshot, f"lacks 1 shard: {A}; huggingface_hub did not finish the download: start it again")
 
 
+@pytest.mark.parametrize(
+    "given", ["hub", "hub/models--o--m", "hub/models--o--m/snapshots", ".", "hub/models--o--m/snapshots/abc"]
+)
+def test_a_cache_in_which_only_the_weights_are_not_complete(tmp_path, monkeypatch, given: str) -> None:
+    """What an interrupted download of a model in a single file leaves."""
+    mark(tmp_path, "hub/models--o--m/snapshots/abc/config.json")
+    refused(tmp_path / given, "holds no file to read")
+    mark(tmp_path, "hub/models--o--m/blobs/0123.incomplete")
+    said = (
+        "models--o--m/blobs/0123.incomplete, huggingface_hub's partial download, is there",
+        "; huggingface_hub did not finish the download: start it again",
+    )
+    refused(tmp_path / given, f"{tmp_path / given} holds no weights: ", *said)
+    monkeypatch.chdir(tmp_path / given)
+    refused(Path(), *said)
+
+
+def test_a_cache_with_another_model_that_is_complete(write, tmp_path) -> None:
+    mark(tmp_path, "models--o--m/snapshots/abc/config.json")
+    mark(tmp_path, "models--o--m/blobs/0123.incomplete")
+    (tmp_path / "models--o--n/snapshots/def").mkdir(parents=True)
+    write("models--o--n/snapshots/def/model.safetensors", "a")
+    refused(tmp_path, "they are in models--o--n/snapshots/def")
+
+
 def test_the_hash_is_huggingface_hubs(tmp_path) -> None:
     folder = pytest.importorskip("huggingface_hub._local_folder")
     paths = folder.get_local_download_paths(tmp_path, B)
