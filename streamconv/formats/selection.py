@@ -13,7 +13,7 @@ from ..text import counted, quote
 from . import downloads, elsewhere, foreign_shards, rank_slices
 from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
-from .series import Missing, is_numbered, is_variant, missing
+from .series import Missing, is_numbered, is_one_series, is_variant, missing, part_of
 from .shards import HF_INDEX, MS_MAP, MS_REST, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
@@ -131,11 +131,15 @@ def _adapter(files: Listing) -> Selection | None:
     return Selection(FORMATS[Path(name).suffix], [name]) if name and not files.weights(".ckpt") else None
 
 
-def _one_ckpt(files: Listing) -> Selection | None:
+def _ckpt(files: Listing) -> Selection | None:
+    """Select the only file, or the only numbered series."""
     found = files.weights(".ckpt")
-    if len(found) > 1:
+    if len(found) > 1 and not is_one_series(found):
+        # A shard is no checkpoint: whoever gave one would be asked for the directory again.
+        shards = any((part_of(name) or (1, 1))[1] > 1 for name in found)
         raise SourceError(
-            f"{quote(files.directory)} holds {len(found)} .ckpt files ({listing(found)})", "give the file to convert"
+            f"{quote(files.directory)} holds {len(found)} .ckpt files ({listing(found)})",
+            "move all but one checkpoint to another directory" if shards else "give the file to convert",
         )
     return Selection("ckpt", found) if found else None
 
@@ -150,7 +154,7 @@ RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
     ("an index of torch files", _indexed_torch),
     ("torch files", _loose_torch),
     ("an adapter", _adapter),
-    ("one .ckpt file", _one_ckpt),
+    ("one .ckpt file, or the shards of one checkpoint", _ckpt),
 )
 
 

@@ -50,6 +50,15 @@ def is_numbered(name: str) -> bool:
     return _MEMBER.fullmatch(name) is not None
 
 
+def is_one_series(names: Sequence[str]) -> bool:
+    """Return whether all names are of the same series.
+
+    >>> is_one_series(["a-1-of-2.ckpt", "a-2-of-2.ckpt"]), is_one_series(["a-1-of-2.ckpt", "b-2-of-2.ckpt"])
+    (True, False)
+    """
+    return all(map(is_numbered, names)) and len(_series(names)) == 1
+
+
 def part_of(name: str) -> tuple[int, int] | None:
     """Return which file of how many a name states, `None` for other names.
 

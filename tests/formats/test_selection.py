@@ -97,12 +97,29 @@ def test_an_adapter(listed: List) -> None:
 
 
 def test_one_ckpt(listed: List) -> None:
-    rule = RULE["one .ckpt file"]
+    rule = RULE["one .ckpt file, or the shards of one checkpoint"]
     assert rule(listed()) is None
     assert rule(listed("a.ckpt")) == Selection("ckpt", ["a.ckpt"])
     with pytest.raises(SourceError) as caught:
         rule(listed("b.ckpt"))
     assert "2 .ckpt files (a.ckpt, b.ckpt); give the file to convert" in text_of(caught.value)
+
+
+CKPT = ("m-00001-of-00002.ckpt", "m-00002-of-00002.ckpt")
+
+
+def test_a_numbered_series_of_ckpt(listed: List) -> None:
+    with pytest.raises(SourceError) as caught:
+        select(listed(CKPT[0]))
+    assert f"lacks 1 shard: {CKPT[1]}; " in text_of(caught.value)
+    assert select(listed(CKPT[1], "ckpt_strategy.ckpt")) == Selection("ckpt", [*CKPT])
+
+
+@pytest.mark.parametrize("other", ["net.ckpt", "n-00001-of-00001.ckpt", "n-00002-of-00002.ckpt"])
+def test_a_series_of_ckpt_next_to_another_checkpoint(listed: List, other: str) -> None:
+    with pytest.raises(SourceError, match=r"holds 3 \.ckpt files") as caught:
+        select(listed(*CKPT, other))
+    assert caught.value.hint == "move all but one checkpoint to another directory"
 
 
 def test_the_first_rule_that_applies_decides(listed: List) -> None:

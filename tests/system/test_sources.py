@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import streamconv
-from streamconv.formats import safetensors, shards
+from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
@@ -121,3 +121,19 @@ def test_lightnings_checkpoint_becomes_a_ckpt_and_comes_back(tmp_path: Path, cap
     assert ended.code == 0, ended.err
     assert open_catalog(tmp_path / "out.ckpt").format == "ckpt"
     assert running.call(capsys, "diff", tmp_path / "last.ckpt", tmp_path / "out.ckpt").code == 0
+
+
+def test_shards_of_a_ckpt_are_read_as_one_checkpoint(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "model").mkdir()
+    for number in (1, 2, 3):
+        output = ckpt.lay_out("x", [TensorSpec(f"t{number}", dtypes.F32, (2,))])
+        data = b"".join(data for _, data in output.literals) + bytes([number] * 8)
+        (tmp_path / "model" / f"m-{number}-of-3.ckpt").write_bytes(data)
+    ended = running.call(capsys, "convert", tmp_path / "model", tmp_path / "out.ckpt", "--model", "raw", "--verify")
+    assert ended.code == 0, ended.err
+    assert list(open_catalog(tmp_path / "out.ckpt").tensors) == ["t1", "t2", "t3"]
+    assert running.call(capsys, "diff", tmp_path / "model", tmp_path / "out.ckpt").code == 0
+    (tmp_path / "model" / "m-2-of-3.ckpt").unlink()
+    ended = running.call(capsys, "plan", tmp_path / "model", tmp_path / "dest", "--model", "raw")
+    assert ended.code == 3
+    assert "lacks 1 shard: m-2-of-3.ckpt" in ended.err
