@@ -13,7 +13,7 @@ from ..text import counted, quote
 from . import downloads, elsewhere, foreign_shards, rank_slices
 from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
-from .series import Missing, is_numbered, is_one_series, is_variant, missing, part_of
+from .series import Missing, is_one_series, is_variant, missing, numbered, part_of
 from .shards import HF_INDEX, MS_MAP, MS_REST, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
@@ -113,7 +113,7 @@ def _loose_torch(files: Listing) -> Selection | None:
     found = files.weights(TORCH_ENDINGS)
     if not found:
         return None
-    series = [name for name in found if is_numbered(name)]
+    series = numbered(found)
     if _TORCH_WHOLE in found and not series:
         return Selection("torch", [_TORCH_WHOLE])
     if len(found) == 1 or (series and _TORCH_WHOLE not in found):
@@ -204,7 +204,7 @@ def _whole(files: Listing, chosen: Selection) -> list[str]:
     others = [name for name in files.weights(tuple(FORMATS)) if name not in chosen.names] if chosen.index else []
     if single := next((name for name in downloads.USUAL if name in others), None):
         return [single]
-    series = [name for name in others if is_numbered(name)]
+    series = numbered(others)
     return [] if missing(series).count else series
 
 

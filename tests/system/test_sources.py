@@ -80,6 +80,9 @@ DEEPSEEK, KIMI = "model-{:05}-of-000004.safetensors", "model-{}-of-4.safetensors
 REFUSED: dict[str, tuple[Make, int, str, str]] = {
     "DeepSeek's names": (in_shards(DEEPSEEK, 3), 3, f"lacks 1 shard: {DEEPSEEK.format(3)}", "download them again"),
     "Kimi's names": (in_shards(KIMI, 3), 3, f"lacks 1 shard: {KIMI.format(3)}", "download them again"),
+    "spaces": (in_shards("model {} of 4.safetensors", 3), 3, "lacks 1 shard: model 3 of 4.safetensors", "download"),
+    "no separators": (in_shards("m{}of4.safetensors", 4), 3, "lacks 1 shard: m4of4.safetensors", "download"),
+    "parentheses": (in_shards("m({}of4).safetensors", 1), 3, "lacks 1 shard: m(1of4).safetensors", "download"),
     "aria2": (next_to("{first}.aria2"), 3, "aria2's control file", "let the download finish"),
     "a browser": (next_to("{first}.crdownload"), 3, "Chrome's partial download", "let the download finish"),
     "a repository's cache": (hub_cache, 3, "holds no weights itself", "models--o--m/snapshots/abc"),
