@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from ..errors import SourceError
 from ..storage import disk
-from ..text import quote
-from .directory import FORMATS, JOURNAL, Listing
+from ..text import counted, quote
+from .directory import CONFIG, FORMATS, JOURNAL, Listing
 from .header_room import HeaderRoom
+from .shards import listing
 
 
 class Mark(NamedTuple):
@@ -142,8 +143,29 @@ def check_file(path: Path) -> list[str]:
         SourceError: something says that it is not complete.
     """
     # In a directory of a million files, only a few are of interest.
-    names = [name for name in _listed(path.parent) if path.name in name or name in (*FOLDERS, _CACHE)]
-    return refuse_partial(Listing(path.parent, names, HeaderRoom(), names), [path.name], [path.name])
+    own = (path.name, CONFIG)
+    names = [name for name in _listed(path.parent) if any(map(name.count, own)) or name in (*FOLDERS, _CACHE)]
+    wanted = [name for name in own if name in (path.name, *names)]
+    return refuse_partial(Listing(path.parent, names, HeaderRoom(), names), wanted, wanted)
+
+
+def companions_warning(files: Listing, wanted: Iterable[str]) -> list[str]:
+    """Return the warning that files next to the weights are being downloaded, such as a tokenizer's.
+
+    Args:
+        files: the directory.
+        wanted: the files that are no companions.
+    """
+    others = {file: trace for file, trace in _marked(files) if trace.is_next_to_it and _is_companion(files, file)}
+    left = [f"{file} ({trace.path}, {trace.what}, is there)" for file, trace in others.items() if file not in wanted]
+    what = f"the download of {counted(len(left), 'file')} next to the weights is not complete: {listing(left)}"
+    return [what] if left else []
+
+
+def _is_companion(files: Listing, file: str) -> bool:
+    # Other weights are not read, and names without an ending are seldom those of files.
+    suffix = Path(file).suffix
+    return suffix not in FORMATS and (suffix != "" or file in files.names)
 
 
 def partial_model(files: Listing) -> SourceError | None:

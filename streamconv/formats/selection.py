@@ -11,7 +11,7 @@ from ..errors import SourceError, StreamconvError, reading
 from ..storage import disk
 from ..text import counted, quote
 from . import downloads, elsewhere, foreign_shards, rank_slices
-from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
+from .directory import ADAPTERS, CONFIG, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
 from .series import Missing, is_one_series, is_variant, missing, numbered, part_of
 from .shards import HF_INDEX, MS_MAP, MS_REST, TORCH_INDEX, listing
@@ -60,7 +60,7 @@ def select(files: Listing) -> Selection:
 
 def _indexed_safetensors(files: Listing) -> Selection | None:
     """Select what HuggingFace's index or MindSpore's map names."""
-    found = [index for index in map(files.read_index, (HF_INDEX, MS_MAP)) if index]
+    found = [index for index in (_read_index(files, HF_INDEX), _read_index(files, MS_MAP)) if index]
     if len(found) == 2 and found[0] != found[1]:
         raise SourceError(
             f"{quote(files.directory)} holds {HF_INDEX} and {MS_MAP}, and they describe different checkpoints",
@@ -70,6 +70,13 @@ def _indexed_safetensors(files: Listing) -> Selection | None:
         return None
     names = {*found[0].values(), *({MS_REST} & {*files.names} if MS_MAP in files.names else ())}
     return Selection("safetensors", sorted(names), found[0])
+
+
+def _read_index(files: Listing, name: str) -> dict[str, str]:
+    # Half an index is no JSON, and to download it again would be the wrong advice.
+    if name in files.names:
+        downloads.refuse_partial(files, [name], [name])
+    return files.read_index(name)
 
 
 def _slices(files: Listing) -> None:
@@ -104,7 +111,7 @@ def _torch_and_ckpt(files: Listing) -> None:
 
 
 def _indexed_torch(files: Listing) -> Selection | None:
-    index = files.read_index(TORCH_INDEX)
+    index = _read_index(files, TORCH_INDEX)
     return Selection("torch", sorted(set(index.values())), index) if index else None
 
 
@@ -179,10 +186,12 @@ def _check_complete(files: Listing, chosen: Selection) -> list[str]:
     there = {name for name in files.names if not _dangles(files.directory / name)}
     absent = sorted(set(chosen.names) - there)
     lacking = Missing(len(absent), absent) if absent or chosen.index else missing(chosen.names)
-    found = downloads.refuse_partial(files, [*lacking.names, *chosen.names], there)
+    indices = [name for name in (HF_INDEX, MS_MAP, TORCH_INDEX) if chosen.index and name in files.names]
+    wanted = [*lacking.names, *chosen.names, *indices, CONFIG]
+    found = downloads.refuse_partial(files, wanted, there)
     if lacking.count:
         raise _incomplete(files, chosen, lacking)
-    return found
+    return [*found, *downloads.companions_warning(files, wanted)]
 
 
 def _incomplete(files: Listing, chosen: Selection, lacking: Missing) -> SourceError:

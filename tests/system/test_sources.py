@@ -84,6 +84,7 @@ REFUSED: dict[str, tuple[Make, int, str, str]] = {
     "no separators": (in_shards("m{}of4.safetensors", 4), 3, "lacks 1 shard: m4of4.safetensors", "download"),
     "parentheses": (in_shards("m({}of4).safetensors", 1), 3, "lacks 1 shard: m(1of4).safetensors", "download"),
     "aria2": (next_to("{first}.aria2"), 3, "aria2's control file", "let the download finish"),
+    "a config": (next_to("config.json.part"), 3, "config.json is not complete", "let the download finish"),
     "a browser": (next_to("{first}.crdownload"), 3, "Chrome's partial download", "let the download finish"),
     "a repository's cache": (hub_cache, 3, "holds no weights itself", "models--o--m/snapshots/abc"),
     "a stale index": (stale_index, 3, "model.safetensors would be a whole checkpoint", "give that file, or remove"),
