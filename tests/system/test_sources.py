@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Make, int, str, str]] = {
     "a repository's cache": (hub_cache, 3, "holds no weights itself", "models--o--m/snapshots/abc"),
     "a stale index": (stale_index, 3, "model.safetensors would be a whole checkpoint", "give that file, or remove"),
     "ranks": (ranks, 4, "the file of rank 0 of a distributed checkpoint", "mindspore.unified_safetensors"),
-    "an iteration": (iteration, 4, "file 0 of 2 of a distributed checkpoint", "on a single card"),
+    "an iteration": (iteration, 4, "one of the 2 files of a distributed checkpoint", "on a single card"),
 }
 
 
