@@ -187,3 +187,18 @@ def test_nothing_to_read(listed: List) -> None:
         select(listed("config.json"))
     with pytest.raises(SourceError, match=r"ignored: x\.gguf: another format$"):
         select(listed("x.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("text", "fetch"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("/annex/objects/MD5E-s9--0.json", "git annex get"),
+    ],
+)
+@pytest.mark.parametrize("name", [shards.HF_INDEX, shards.MS_MAP, shards.TORCH_INDEX])
+def test_an_index_that_was_not_fetched(listed: List, tmp_path: Path, name: str, text: str, fetch: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SourceError, match="pointer, not the file itself") as caught:
+        select(listed())
+    assert caught.value.hint == f"fetch the file with `{fetch}`"
