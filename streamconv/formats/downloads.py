@@ -223,7 +223,8 @@ def _incomplete(file: str, trace: Trace, is_there: bool) -> SourceError:
 
 def _marked(files: Listing) -> Iterator[tuple[str, Trace]]:
     names = {*files.names, *files.hidden}
-    for name in sorted(names):
+    # No mark ends like weights, and a directory may hold many thousands of these.
+    for name in sorted(name for name in names if not name.endswith(tuple(FORMATS))):
         for mark in MARKS:
             match = mark.name.fullmatch(name)
             # A result of ours that is being built is called so, too: the file next to it is the older, complete one.

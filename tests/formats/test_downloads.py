@@ -88,6 +88,7 @@ def test_the_menu_has_every_mark() -> None:
 def test_a_mark_is_known_by_its_name(name: str) -> None:
     assert downloads.is_mark(name) == ("/" not in name or name.endswith(".incomplete"))
     assert not downloads.is_mark(B)
+    assert not any(map(downloads.is_mark, ["model.safetensors", "net.ckpt", ".pytorch_model.bin", "a.pt", ".a.pth"]))
 
 
 @pytest.mark.parametrize("with_index", [True, False])
