@@ -1,10 +1,10 @@
 """From a path to the catalog of what it holds, whatever the format: headers are read, tensor bytes are not.
 
 A directory is HuggingFace's or MindSpore's by its index, or holds safetensors or torch files without one, or a
-single `.ckpt`. Safetensors win over the other formats that publishers put next to them; whatever is ignored is
-listed with a reason, and never opened. Links in the directory are followed, because a snapshot in HuggingFace's
-cache consists of them; names that come out of an index have to be plain ones. What may be less than a whole model (a
-rank's slices, a download in progress) is refused for sure signs, and for others listed as a warning.
+`.ckpt`, whole or in shards. Safetensors win over the other formats that publishers put next to them; whatever is
+ignored is listed with a reason, and never opened. Links in the directory are followed, because a snapshot in
+HuggingFace's cache consists of them; names that come out of an index have to be plain ones. What may be less than a
+whole model (a rank's slices, a download in progress) is refused for sure signs, and for others listed as a warning.
 """
 
 from __future__ import annotations

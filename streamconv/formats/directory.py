@@ -22,6 +22,9 @@ FORMATS = {".safetensors": "safetensors", ".ckpt": "ckpt", **dict.fromkeys(TORCH
 #: What the journal's name adds to that of the result being built, next to it.
 JOURNAL = ".streamconv"
 
+#: What describes the model, next to its weights.
+CONFIG = "config.json"
+
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _TRAINING = ("optimizer.", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state")
 

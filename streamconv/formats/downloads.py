@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from ..errors import SourceError
 from ..storage import disk
-from ..text import quote
-from .directory import FORMATS, JOURNAL, Listing
+from ..text import counted, quote
+from .directory import CONFIG, FORMATS, JOURNAL, Listing
 from .header_room import HeaderRoom
+from .shards import listing
 
 
 class Mark(NamedTuple):
@@ -84,9 +85,23 @@ _CACHE = ".cache"
 _HUB_FOLDER = f"{_CACHE}/huggingface/download"
 _HUB_ENDING = ".incomplete"
 _HUB = "huggingface_hub's partial download"
+_HUB_AGAIN = "huggingface_hub did not finish the download: start it again"
+# In its cache, `models--OWNER--NAME/snapshots/REVISION` holds links to `models--OWNER--NAME/blobs`.
+_SNAPSHOTS = "snapshots"
+_BLOBS = "blobs"
+_MOST_REPOSITORIES = 300
 
 #: What is looked for where nothing else says what should be there.
 USUAL = ("model.safetensors", "pytorch_model.bin")
+
+
+def is_mark(name: str) -> bool:
+    """Return whether a name is that of a control file or a partial file of a download, not of a file itself.
+
+    >>> is_mark("tokenizer.json.aria2"), is_mark("tokenizer.json")
+    (True, False)
+    """
+    return any(mark.name.fullmatch(name) for mark in MARKS)
 
 
 def traces(files: Listing, wanted: Iterable[str]) -> dict[str, Trace]:
@@ -128,23 +143,74 @@ def check_file(path: Path) -> list[str]:
         SourceError: something says that it is not complete.
     """
     # In a directory of a million files, only a few are of interest.
-    names = [name for name in _listed(path.parent) if path.name in name or name in (*FOLDERS, _CACHE)]
-    return refuse_partial(Listing(path.parent, names, HeaderRoom(), names), [path.name], [path.name])
+    own = (path.name, CONFIG)
+    names = [name for name in _listed(path.parent) if any(map(name.count, own)) or name in (*FOLDERS, _CACHE)]
+    wanted = [name for name in own if name in (path.name, *names)]
+    return refuse_partial(Listing(path.parent, names, HeaderRoom(), names), wanted, wanted)
+
+
+def companions_warning(files: Listing, wanted: Iterable[str]) -> list[str]:
+    """Return the warning that files next to the weights are being downloaded, such as a tokenizer's.
+
+    Args:
+        files: the directory.
+        wanted: the files that are no companions.
+    """
+    others = {file: trace for file, trace in _marked(files) if trace.is_next_to_it and _is_companion(files, file)}
+    left = [f"{file} ({trace.path}, {trace.what}, is there)" for file, trace in others.items() if file not in wanted]
+    what = f"the download of {counted(len(left), 'file')} next to the weights is not complete: {listing(left)}"
+    return [what] if left else []
+
+
+def _is_companion(files: Listing, file: str) -> bool:
+    # Other weights are not read, and names without an ending are seldom those of files.
+    suffix = Path(file).suffix
+    return suffix not in FORMATS and (suffix != "" or file in files.names)
 
 
 def partial_model(files: Listing) -> SourceError | None:
     """Return the error for a directory in which nothing but a partial download is."""
     marked = [file for file, _ in (*_marked(files), *_in_folders(files)) if Path(file).suffix in FORMATS]
     found = traces(files, [*marked, *USUAL])
-    return next((_incomplete(file, trace, False) for file, trace in found.items()), None)
+    marked_error = next((_incomplete(file, trace, False) for file, trace in found.items()), None)
+    return marked_error or _interrupted(files.directory, _blobs_of_snapshot(files.directory))
+
+
+def partial_cache(directory: Path) -> SourceError | None:
+    """Return the error for a repository in HuggingFace's cache, or a whole cache, that holds only partial downloads."""
+    return _interrupted(directory, _blobs_inside(directory))
+
+
+def _interrupted(directory: Path, blobs: Iterable[Path]) -> SourceError | None:
+    for folder in blobs:
+        if name := _partial_blob(folder):
+            return SourceError(
+                f"{quote(directory)} holds no weights: {quote(folder / name)}, {_HUB}, is there", _HUB_AGAIN
+            )
+    return None
+
+
+def _blobs_of_snapshot(directory: Path) -> list[Path]:
+    """Return the folder of blobs behind a snapshot in HuggingFace's cache; none for other directories."""
+    above = Path(disk.resolve(directory)).parent
+    return [above.parent / _BLOBS] if above.name == _SNAPSHOTS else []
+
+
+def _blobs_inside(directory: Path) -> Iterator[Path]:
+    whole = Path(disk.resolve(directory))
+    yield (whole.parent if whole.name == _SNAPSHOTS else whole) / _BLOBS
+    for cache in (whole, whole / "hub"):
+        repositories = [name for name in sorted(_listed(cache)) if name.startswith("models--")]
+        yield from (cache / name / _BLOBS for name in repositories[:_MOST_REPOSITORIES])
+
+
+def _partial_blob(blobs: Path) -> str | None:
+    return next((name for name in sorted(_listed(blobs)) if name.endswith(_HUB_ENDING)), None)
 
 
 def what_to_do(files: Listing) -> str:
     """Return what to do about files that are missing without a trace."""
-    cache = files.directory.parent.parent / "blobs"
-    if files.directory.parent.name == "snapshots" and any(name.endswith(_HUB_ENDING) for name in _listed(cache)):
-        return "huggingface_hub did not finish the download: start it again"
-    return "download them again"
+    return _HUB_AGAIN if any(map(_partial_blob, _blobs_of_snapshot(files.directory))) else "download them again"
 
 
 def _incomplete(file: str, trace: Trace, is_there: bool) -> SourceError:
@@ -157,7 +223,8 @@ def _incomplete(file: str, trace: Trace, is_there: bool) -> SourceError:
 
 def _marked(files: Listing) -> Iterator[tuple[str, Trace]]:
     names = {*files.names, *files.hidden}
-    for name in sorted(names):
+    # No mark ends like weights, and a directory may hold many thousands of these.
+    for name in sorted(name for name in names if not name.endswith(tuple(FORMATS))):
         for mark in MARKS:
             match = mark.name.fullmatch(name)
             # A result of ours that is being built is called so, too: the file next to it is the older, complete one.

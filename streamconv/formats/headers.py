@@ -31,7 +31,11 @@ _LIMIT = 1 << 63
 _DEEPEST = 100
 # What a comma costs in memory besides its byte, in bytes of header: it may separate objects of few bytes.
 _COMMA_COST = 6
-_LFS_POINTER = b"version https://git-lfs"
+#: Small texts that a clone leaves in place of large files: how they begin, whose they are, and what fetches the file.
+_POINTERS = (
+    (b"version https://git-lfs", "git-lfs", "git lfs pull"),
+    (b"/annex/objects/", "git-annex", "git annex get"),
+)
 # In longer JSON commas are not counted: every byte may be one.
 _MOST_COUNTED = 1 << 30
 
@@ -102,15 +106,29 @@ def read_head(descriptor: int, file: SourceFile, length: int) -> bytes:
     """Return the first `length` bytes of a file, or all of a shorter one.
 
     Raises:
-        SourceError: the file is empty, or a git-lfs pointer, which a clone without git-lfs leaves behind.
+        SourceError: the file is empty, or a pointer, as `refuse_pointer`.
     """
     name = quote(file.path.name)
     if not file.size:
         raise SourceError(f"{name} is an empty file", DOWNLOAD_AGAIN)
     head = read_at(descriptor, 0, min(file.size, length), file)
-    if head.startswith(_LFS_POINTER):
-        raise SourceError(f"{name} is a git-lfs pointer, not the file itself", "fetch the file with `git lfs pull`")
+    refuse_pointer(head, name)
     return head
+
+
+def refuse_pointer(head: bytes, name: str) -> None:
+    """Refuse a pointer of git-lfs or git-annex, which a clone leaves in place of a file that was not fetched.
+
+    Args:
+        head: the first bytes of the file, or all of them.
+        name: the file's name, quoted.
+
+    Raises:
+        SourceError: it is one.
+    """
+    for begins, whose, command in _POINTERS:
+        if head.startswith(begins):
+            raise SourceError(f"{name} is a {whose} pointer, not the file itself", f"fetch the file with `{command}`")
 
 
 def read_json(descriptor: int, file: SourceFile, offset: int, length: int, what: str, header_room: HeaderRoom) -> bytes:

@@ -4,7 +4,7 @@ Nothing in such a file says so; names do. Source: MindFormers 1.3 to 2.1 and Min
 
     PREFIX_rank_3-1_10.ckpt                    rank 3, epoch 1, step 10; also …-network, …-trainable_params, _breakpoint
     rank_3/checkpoint_3.ckpt                   what MindSpore's own functions write, in folders of these names
-    PREFIX-model-0000003-0000008.safetensors   file 3 of 8, in MindFormers 2.x; …-opt-… is the optimizer's
+    PREFIX-model-0000003-0000008.safetensors   the fourth of 8 files, in MindFormers 2.x; …-opt-… is the optimizer's
     model-rank-3-part-0.safetensors            vLLM's sharded state
 
 A training on a single card names its whole checkpoint like rank 0's, so rank 0 with no other rank in sight is read, and
@@ -75,7 +75,7 @@ _SAVED_KIND = Kind(
 #: Files that are slices, unless rank 0's is the only one, or they are one of one.
 KINDS = (
     _SAVED_KIND,
-    Kind(_ITERATION, "file {rank} of {count} of a distributed checkpoint", (_ONE_CARD, _ONE_CARD)),
+    Kind(_ITERATION, "one of the {count} files of a distributed checkpoint", (_ONE_CARD, _ONE_CARD)),
     Kind(_VLLM, "vLLM's slice for rank {rank}", ("", "give the checkpoint that vLLM's slices were made from")),
 )
 

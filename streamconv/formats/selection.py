@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import SourceError, reading
+from ..errors import SourceError, StreamconvError, reading
 from ..storage import disk
 from ..text import counted, quote
 from . import downloads, elsewhere, foreign_shards, rank_slices
-from .directory import ADAPTERS, FORMATS, TORCH_ENDINGS, Listing, not_the_model
+from .directory import ADAPTERS, CONFIG, FORMATS, TORCH_ENDINGS, Listing, not_the_model
 from .rank_slices import NO_DOUBT, Doubt
-from .series import Missing, is_numbered, is_variant, missing
+from .series import Missing, is_one_series, is_variant, missing, numbered, part_of
 from .shards import HF_INDEX, MS_MAP, MS_REST, TORCH_INDEX, listing
 
 _TORCH_WHOLE = "pytorch_model.bin"
@@ -52,7 +52,7 @@ def select(files: Listing) -> Selection:
     """
     chosen = next(filter(None, (rule(files) for _, rule in RULES)), None)
     if chosen is None:
-        raise downloads.partial_model(files) or elsewhere.pointer(files.directory) or _nothing(files)
+        raise _why_nothing(files)
     warnings = tuple(_check_complete(files, chosen))
     doubt = NO_DOUBT if chosen.index else _doubt(files, chosen.names)
     return replace(chosen, doubt=doubt, warnings=warnings)
@@ -60,7 +60,7 @@ def select(files: Listing) -> Selection:
 
 def _indexed_safetensors(files: Listing) -> Selection | None:
     """Select what HuggingFace's index or MindSpore's map names."""
-    found = [index for index in map(files.read_index, (HF_INDEX, MS_MAP)) if index]
+    found = [index for index in (_read_index(files, HF_INDEX), _read_index(files, MS_MAP)) if index]
     if len(found) == 2 and found[0] != found[1]:
         raise SourceError(
             f"{quote(files.directory)} holds {HF_INDEX} and {MS_MAP}, and they describe different checkpoints",
@@ -70,6 +70,13 @@ def _indexed_safetensors(files: Listing) -> Selection | None:
         return None
     names = {*found[0].values(), *({MS_REST} & {*files.names} if MS_MAP in files.names else ())}
     return Selection("safetensors", sorted(names), found[0])
+
+
+def _read_index(files: Listing, name: str) -> dict[str, str]:
+    # Half an index is no JSON, and to download it again would be the wrong advice.
+    if name in files.names:
+        downloads.refuse_partial(files, [name], [name])
+    return files.read_index(name)
 
 
 def _slices(files: Listing) -> None:
@@ -104,7 +111,7 @@ def _torch_and_ckpt(files: Listing) -> None:
 
 
 def _indexed_torch(files: Listing) -> Selection | None:
-    index = files.read_index(TORCH_INDEX)
+    index = _read_index(files, TORCH_INDEX)
     return Selection("torch", sorted(set(index.values())), index) if index else None
 
 
@@ -113,7 +120,7 @@ def _loose_torch(files: Listing) -> Selection | None:
     found = files.weights(TORCH_ENDINGS)
     if not found:
         return None
-    series = [name for name in found if is_numbered(name)]
+    series = numbered(found)
     if _TORCH_WHOLE in found and not series:
         return Selection("torch", [_TORCH_WHOLE])
     if len(found) == 1 or (series and _TORCH_WHOLE not in found):
@@ -131,11 +138,15 @@ def _adapter(files: Listing) -> Selection | None:
     return Selection(FORMATS[Path(name).suffix], [name]) if name and not files.weights(".ckpt") else None
 
 
-def _one_ckpt(files: Listing) -> Selection | None:
+def _ckpt(files: Listing) -> Selection | None:
+    """Select the only file, or the only numbered series."""
     found = files.weights(".ckpt")
-    if len(found) > 1:
+    if len(found) > 1 and not is_one_series(found):
+        # A shard is no checkpoint: whoever gave one would be asked for the directory again.
+        shards = any((part_of(name) or (1, 1))[1] > 1 for name in found)
         raise SourceError(
-            f"{quote(files.directory)} holds {len(found)} .ckpt files ({listing(found)})", "give the file to convert"
+            f"{quote(files.directory)} holds {len(found)} .ckpt files ({listing(found)})",
+            "move all but one checkpoint to another directory" if shards else "give the file to convert",
         )
     return Selection("ckpt", found) if found else None
 
@@ -150,12 +161,18 @@ RULES: tuple[tuple[str, Callable[[Listing], Selection | None]], ...] = (
     ("an index of torch files", _indexed_torch),
     ("torch files", _loose_torch),
     ("an adapter", _adapter),
-    ("one .ckpt file", _one_ckpt),
+    ("one .ckpt file, or the shards of one checkpoint", _ckpt),
 )
 
 
 def _torch_names(files: Listing) -> list[str]:
     return [*files.weights(TORCH_ENDINGS), *([TORCH_INDEX] if TORCH_INDEX in files.names else [])]
+
+
+def _why_nothing(files: Listing) -> StreamconvError:
+    directory = files.directory
+    elsewhere_error = downloads.partial_model(files) or elsewhere.pointer(directory)
+    return elsewhere_error or downloads.partial_cache(directory) or _nothing(files)
 
 
 def _nothing(files: Listing) -> SourceError:
@@ -169,10 +186,12 @@ def _check_complete(files: Listing, chosen: Selection) -> list[str]:
     there = {name for name in files.names if not _dangles(files.directory / name)}
     absent = sorted(set(chosen.names) - there)
     lacking = Missing(len(absent), absent) if absent or chosen.index else missing(chosen.names)
-    found = downloads.refuse_partial(files, [*lacking.names, *chosen.names], there)
+    indices = [name for name in (HF_INDEX, MS_MAP, TORCH_INDEX) if chosen.index and name in files.names]
+    wanted = [*lacking.names, *chosen.names, *indices, CONFIG]
+    found = downloads.refuse_partial(files, wanted, there)
     if lacking.count:
         raise _incomplete(files, chosen, lacking)
-    return found
+    return [*found, *downloads.companions_warning(files, wanted)]
 
 
 def _incomplete(files: Listing, chosen: Selection, lacking: Missing) -> SourceError:
@@ -194,7 +213,7 @@ def _whole(files: Listing, chosen: Selection) -> list[str]:
     others = [name for name in files.weights(tuple(FORMATS)) if name not in chosen.names] if chosen.index else []
     if single := next((name for name in downloads.USUAL if name in others), None):
         return [single]
-    series = [name for name in others if is_numbered(name)]
+    series = numbered(others)
     return [] if missing(series).count else series
 
 

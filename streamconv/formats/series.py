@@ -1,7 +1,9 @@
-"""Files that are numbered `N of M`, in every spelling that publishers use.
+"""Files that are numbered `N of M`, in every spelling that has the word.
 
 `model-00001-of-00003` is transformers', `model-00001-of-000163` DeepSeek's, `model-1-of-61` Kimi's;
-`pytorch_model_00001-of-00002` is TeleChat's, `pytorch_model.1-of-3` and `part_00000_OF_00004` are met as well.
+`pytorch_model_00001-of-00002` is TeleChat's, `pytorch_model.1-of-3` and `part_00000_OF_00004` are met as well, and by
+hand people write `model 1 of 3` and `model(1of3)`. `Llama-3.1-8B-2of4` is a model of 2:4 sparsity, unless another file
+of four is there.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from ..text import quote
 
 #: What a file of weights may end in, and so a member of a series.
 _ENDINGS = r"\.(?:safetensors|ckpt|bin|pt|pth)"
-# Both separators are needed: `Llama-3.1-8B-2of4` is a model of 2:4 sparsity.
+# A browser adds ` (1)` to the name of a file that it downloads again.
 _MEMBER = re.compile(
-    r"(?P<stem>(?:.*[^0-9])?)(?P<number>\d+)(?P<of>[-_.]of[-_.])(?P<count>\d+)(?P<ending>(?:[-_.].*)?" + _ENDINGS + ")",
+    r"(?P<stem>(?:.*[^0-9])?)(?P<number>\d+)(?P<of>[-_. ]?of[-_. ]?)(?P<count>\d+)"
+    r"(?P<ending>(?:(?! ?\(\d+\))[-_. )\]].*)?" + _ENDINGS + ")",
     re.DOTALL | re.IGNORECASE,
 )
+#: What patterns of sparsity are called: number and count.
+_SPARSITY = (("2", "4"), ("4", "8"), ("8", "16"))
 # As transformers and diffusers name the same weights in another dtype: `model.fp16.safetensors`.
 _VARIANT = re.compile(r"(model|pytorch_model)\.[^.]+\.(safetensors|bin)", re.DOTALL)
 # A name can state any count; nobody reads more missing names than a message shows.
@@ -45,9 +50,23 @@ class Missing:
     names: Sequence[str]
 
 
-def is_numbered(name: str) -> bool:
-    """Return whether a name is of a numbered series, such as `model-00001-of-00003.safetensors`."""
-    return _MEMBER.fullmatch(name) is not None
+def numbered(names: Sequence[str]) -> list[str]:
+    """Return those of the names that are of a numbered series.
+
+    >>> numbered(["model-00001-of-00003.safetensors", "model.safetensors"])
+    ['model-00001-of-00003.safetensors']
+    """
+    series = _series(names)
+    return [name for name in names if (match := _MEMBER.fullmatch(name)) and _key(match) in series]
+
+
+def is_one_series(names: Sequence[str]) -> bool:
+    """Return whether all names are of the same series.
+
+    >>> is_one_series(["a-1-of-2.ckpt", "a-2-of-2.ckpt"]), is_one_series(["a-1-of-2.ckpt", "b-2-of-2.ckpt"])
+    (True, False)
+    """
+    return len(numbered(names)) == len(names) and len(_series(names)) == 1
 
 
 def part_of(name: str) -> tuple[int, int] | None:
@@ -56,7 +75,7 @@ def part_of(name: str) -> tuple[int, int] | None:
     >>> part_of("model-00001-of-000163.safetensors"), part_of("model.safetensors")
     ((1, 163), None)
     """
-    found = _MEMBER.fullmatch(name)
+    found = _member(name)
     return (int(found["number"]), int(found["count"])) if found else None
 
 
@@ -66,7 +85,7 @@ def is_variant(name: str) -> bool:
     >>> is_variant("model.fp32-00001-of-00002.safetensors"), is_variant("model-00001-of-00002.safetensors")
     (True, False)
     """
-    found = _MEMBER.fullmatch(name)
+    found = _member(name)
     return _VARIANT.fullmatch(found["stem"].rstrip("-_.") + found["ending"] if found else name) is not None
 
 
@@ -90,10 +109,28 @@ def missing(names: Iterable[str]) -> Missing:
 
 def _series(names: Iterable[str]) -> dict[_Key, list[str]]:
     """Return the numbers of each series, as they are spelled."""
-    found: dict[_Key, list[str]] = {}
+    found: dict[_Key, list[re.Match[str]]] = {}
     for match in filter(None, map(_MEMBER.fullmatch, names)):
-        found.setdefault(_Key(match["stem"], match["of"], match["count"], match["ending"]), []).append(match["number"])
-    return found
+        found.setdefault(_key(match), []).append(match)
+    return {
+        key: [match["number"] for match in matches]
+        for key, matches in found.items()
+        if len(matches) > 1 or not _is_sparsity(matches[0])
+    }
+
+
+def _key(match: re.Match[str]) -> _Key:
+    return _Key(match["stem"], match["of"], match["count"], match["ending"])
+
+
+def _member(name: str) -> re.Match[str] | None:
+    """Return how a name is numbered, by itself."""
+    match = _MEMBER.fullmatch(name)
+    return None if match and _is_sparsity(match) else match
+
+
+def _is_sparsity(match: re.Match[str]) -> bool:
+    return match["of"].lower() == "of" and (match["number"], match["count"]) in _SPARSITY
 
 
 def _check_range(key: _Key, numbers: Sequence[str], count: int) -> None:

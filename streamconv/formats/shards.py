@@ -17,7 +17,7 @@ from ..errors import SourceError
 from ..tensors.refs import TensorSpec
 from ..text import first_few, quote
 from .header_room import HeaderRoom
-from .headers import DOWNLOAD_AGAIN, is_plain_name, opened, parse_json_object, read_json
+from .headers import DOWNLOAD_AGAIN, is_plain_name, opened, parse_json_object, read_json, refuse_pointer
 
 HF_INDEX = "model.safetensors.index.json"
 MS_MAP = "param_name_map.json"
@@ -97,6 +97,7 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     name = quote(path.name)
     with opened(path) as (descriptor, file):
         text = read_json(descriptor, file, 0, file.size, name, header_room)
+    refuse_pointer(text, name)
     index = parse_json_object(_utf_8(text, name), name)
     weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}

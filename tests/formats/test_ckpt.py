@@ -111,6 +111,7 @@ def test_mindspore_reads_the_same(tmp_path, case):
 HOSTILE = {
     "empty file": (b"", "empty file"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "git-annex pointer": (b"/annex/objects/SHA256E-s123--abc.safetensors\n", "is a git-annex pointer"),
     "only unknown fields": (integer(7, 1), "no tensors"),
     "only a crc": (helpers.crc_tail(0), "no tensors"),
     "zero bytes at the end": (

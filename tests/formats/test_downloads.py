@@ -84,6 +84,13 @@ def test_the_menu_has_every_mark() -> None:
     assert texts <= {*OPEN.values(), *APART.values()}
 
 
+@pytest.mark.parametrize("name", [*OPEN, *APART])
+def test_a_mark_is_known_by_its_name(name: str) -> None:
+    assert downloads.is_mark(name) == ("/" not in name or name.endswith(".incomplete"))
+    assert not downloads.is_mark(B)
+    assert not any(map(downloads.is_mark, ["model.safetensors", "net.ckpt", ".pytorch_model.bin", "a.pt", ".a.pth"]))
+
+
 @pytest.mark.parametrize("with_index", [True, False])
 @pytest.mark.parametrize("name", [*OPEN, *APART])
 def test_a_missing_shard_that_is_being_downloaded(write, tmp_path, name: str, with_index: bool) -> None:
@@ -117,11 +124,12 @@ def test_a_complete_shard_with_a_left_over_elsewhere(sharded, tmp_path, name: st
     "name",
     [
         "pytorch_model.bin.aria2",
-        "tokenizer.json.part",
+        "tokenizer.st",
+        ".tokenizer.json.Xa09Zz",
         ".cache/huggingface/download/" + f"{B}.metadata",
         ".cache/huggingface/download/" + f"{B}.lock",
         ".cache/huggingface/download/" + "0" * 28 + ".0123.incomplete",
-        "._____temp/config.json",
+        "._____temp/tokenizer.json",
         f"{B}.bak",
         f"{B}.20260131",
         f"{B}.sha256",
@@ -133,6 +141,53 @@ def test_a_complete_shard_with_a_left_over_elsewhere(sharded, tmp_path, name: st
 def test_marks_of_other_files_and_of_none(sharded, tmp_path, name: str) -> None:
     mark(tmp_path, name)
     assert open_catalog(tmp_path).warnings == ()
+
+
+SMALL = ["config.json", shards.HF_INDEX]
+
+
+@pytest.mark.parametrize("small", SMALL)
+@pytest.mark.parametrize("ending", ["aria2", "part"])
+def test_a_small_file_that_is_read(sharded, tmp_path, small: str, ending: str) -> None:
+    (tmp_path / shards.HF_INDEX).write_bytes(shards.index_bytes(0, {"a": A, "b": B}))
+    (tmp_path / "config.json").write_text("{}")
+    mark(tmp_path, f"{small}.{ending}")
+    refused(tmp_path, f"{small} is not complete: {small}.{ending}, a", f"if it has finished, remove {small}.{ending}")
+
+
+def test_half_an_index(sharded, tmp_path) -> None:
+    (tmp_path / shards.HF_INDEX).write_text('{"weight_map"')
+    mark(tmp_path, f"{shards.HF_INDEX}.aria2")
+    refused(tmp_path, f"{shards.HF_INDEX} is not complete: ", "let the download finish")
+
+
+def test_a_config_that_is_not_there_yet(sharded, tmp_path) -> None:
+    mark(tmp_path, "config.json.part")
+    refused(tmp_path, "config.json is not complete: ", "let the download finish")
+
+
+def test_the_config_next_to_a_single_file(sharded, tmp_path) -> None:
+    mark(tmp_path, "config.json.aria2")
+    assert len(open_catalog(tmp_path / A).warnings) == 1
+    (tmp_path / "config.json").write_text("{}")
+    refused(tmp_path / A, "config.json is not complete: config.json.aria2")
+
+
+def test_an_index_that_is_not_read(sharded, tmp_path) -> None:
+    mark(tmp_path, f"{shards.TORCH_INDEX}.aria2")
+    said = f"{shards.TORCH_INDEX} ({shards.TORCH_INDEX}.aria2, aria2's control file, is there)"
+    assert open_catalog(tmp_path).warnings == (f"the download of 1 file next to the weights is not complete: {said}",)
+
+
+def test_companions_that_are_being_downloaded(sharded, tmp_path) -> None:
+    mark(tmp_path, "tokenizer.json.aria2")
+    mark(tmp_path, "vocab.txt.part")
+    (said,) = open_catalog(tmp_path).warnings
+    assert said == (
+        "the download of 2 files next to the weights is not complete: "
+        "tokenizer.json (tokenizer.json.aria2, aria2's control file, is there), "
+        "vocab.txt (vocab.txt.part, a partial download, such as Firefox's, is there)"
+    )
 
 
 def test_a_result_of_ours_that_is_built_again(write, tmp_path) -> None:
@@ -171,6 +226,31 @@ def test_a_snapshot_whose_blobs_are_not_complete(tmp_path, file_bytes) -> None:
     refused(snapshot, f"lacks 1 shard: {A}; download them again")
     mark(tmp_path, "models--o--m/blobs/0123.incomplete")
     refused(snapshot, f"lacks 1 shard: {A}; huggingface_hub did not finish the download: start it again")
+
+
+@pytest.mark.parametrize(
+    "given", ["hub", "hub/models--o--m", "hub/models--o--m/snapshots", ".", "hub/models--o--m/snapshots/abc"]
+)
+def test_a_cache_in_which_only_the_weights_are_not_complete(tmp_path, monkeypatch, given: str) -> None:
+    """What an interrupted download of a model in a single file leaves."""
+    mark(tmp_path, "hub/models--o--m/snapshots/abc/config.json")
+    refused(tmp_path / given, "holds no file to read")
+    mark(tmp_path, "hub/models--o--m/blobs/0123.incomplete")
+    said = (
+        "models--o--m/blobs/0123.incomplete, huggingface_hub's partial download, is there",
+        "; huggingface_hub did not finish the download: start it again",
+    )
+    refused(tmp_path / given, f"{tmp_path / given} holds no weights: ", *said)
+    monkeypatch.chdir(tmp_path / given)
+    refused(Path(), *said)
+
+
+def test_a_cache_with_another_model_that_is_complete(write, tmp_path) -> None:
+    mark(tmp_path, "models--o--m/snapshots/abc/config.json")
+    mark(tmp_path, "models--o--m/blobs/0123.incomplete")
+    (tmp_path / "models--o--n/snapshots/def").mkdir(parents=True)
+    write("models--o--n/snapshots/def/model.safetensors", "a")
+    refused(tmp_path, "they are in models--o--n/snapshots/def")
 
 
 def test_the_hash_is_huggingface_hubs(tmp_path) -> None:

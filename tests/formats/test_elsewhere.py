@@ -123,7 +123,7 @@ def test_the_slices_of_a_distributed_checkpoint_one_level_up(tmp_path: Path) -> 
             tmp_path / folder, "rank_0 holds the file of rank 0 of a distributed checkpoint", error=UnsupportedError
         )
     make(tmp_path, *(f"it/iteration_00000010/model-000000{rank}-0000002.safetensors" for rank in range(2)))
-    refused(tmp_path / "it", "is file 0 of 2 of a distributed checkpoint, like 1 more", error=UnsupportedError)
+    refused(tmp_path / "it", "is one of the 2 files of a distributed checkpoint, like 1 more", error=UnsupportedError)
 
 
 # Shards of training frameworks ----------------------------------------------------------------------------------------

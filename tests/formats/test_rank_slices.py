@@ -51,12 +51,12 @@ def test_an_iteration_of_mindformers_2(write, tmp_path, prefix: str) -> None:
     (tmp_path / "iteration_00000010" / "metadata.json").write_text("{}")
     refused(
         tmp_path / "iteration_00000010",
-        f"{prefix}model-0000000-0000003.safetensors is file 0 of 3 of a distributed checkpoint, like 2 more",
+        f"{prefix}model-0000000-0000003.safetensors is one of the 3 files of a distributed checkpoint, like 2 more",
         "slices of tensors, not a model",
         "on a single card",
     )
     lone = tmp_path / "iteration_00000010" / f"{prefix}model-0000002-0000003.safetensors"
-    refused(lone, "is file 2 of 3 of a distributed checkpoint: slices")
+    refused(lone, "is one of the 3 files of a distributed checkpoint: slices")
 
 
 @pytest.mark.parametrize(

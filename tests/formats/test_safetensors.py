@@ -52,6 +52,7 @@ HOSTILE = {
     ),
     "header of 2^63": (encode({}, length=1 << 63), "9223372036854775808"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "git-annex pointer": (b"/annex/objects/SHA256E-s123--abc.safetensors\n", "is a git-annex pointer"),
     "html": (b"<!DOCTYPE html><html>", "not a safetensors file"),
     "not UTF-8": (encode(b'{"\xff": 1}'), "not UTF-8: byte 2"),
     "not JSON": (encode(b"{{{{"), "not valid JSON"),

@@ -97,12 +97,29 @@ def test_an_adapter(listed: List) -> None:
 
 
 def test_one_ckpt(listed: List) -> None:
-    rule = RULE["one .ckpt file"]
+    rule = RULE["one .ckpt file, or the shards of one checkpoint"]
     assert rule(listed()) is None
     assert rule(listed("a.ckpt")) == Selection("ckpt", ["a.ckpt"])
     with pytest.raises(SourceError) as caught:
         rule(listed("b.ckpt"))
     assert "2 .ckpt files (a.ckpt, b.ckpt); give the file to convert" in text_of(caught.value)
+
+
+CKPT = ("m-00001-of-00002.ckpt", "m-00002-of-00002.ckpt")
+
+
+def test_a_numbered_series_of_ckpt(listed: List) -> None:
+    with pytest.raises(SourceError) as caught:
+        select(listed(CKPT[0]))
+    assert f"lacks 1 shard: {CKPT[1]}; " in text_of(caught.value)
+    assert select(listed(CKPT[1], "ckpt_strategy.ckpt")) == Selection("ckpt", [*CKPT])
+
+
+@pytest.mark.parametrize("other", ["net.ckpt", "n-00001-of-00001.ckpt", "n-00002-of-00002.ckpt"])
+def test_a_series_of_ckpt_next_to_another_checkpoint(listed: List, other: str) -> None:
+    with pytest.raises(SourceError, match=r"holds 3 \.ckpt files") as caught:
+        select(listed(*CKPT, other))
+    assert caught.value.hint == "move all but one checkpoint to another directory"
 
 
 def test_the_first_rule_that_applies_decides(listed: List) -> None:
@@ -170,3 +187,18 @@ def test_nothing_to_read(listed: List) -> None:
         select(listed("config.json"))
     with pytest.raises(SourceError, match=r"ignored: x\.gguf: another format$"):
         select(listed("x.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("text", "fetch"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("/annex/objects/MD5E-s9--0.json", "git annex get"),
+    ],
+)
+@pytest.mark.parametrize("name", [shards.HF_INDEX, shards.MS_MAP, shards.TORCH_INDEX])
+def test_an_index_that_was_not_fetched(listed: List, tmp_path: Path, name: str, text: str, fetch: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SourceError, match="pointer, not the file itself") as caught:
+        select(listed())
+    assert caught.value.hint == f"fetch the file with `{fetch}`"

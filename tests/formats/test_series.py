@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamconv.errors import SourceError
-from streamconv.formats.series import Missing, is_numbered, is_variant, missing, part_of
+from streamconv.formats.series import Missing, is_one_series, is_variant, missing, numbered, part_of
 from support.helpers import text_of
 
 SPELLINGS = [
@@ -22,6 +22,12 @@ SPELLINGS = [
     ("shard{}-of-4.safetensors", 1),
     ("model-{:05}-of-00004.safetensors", 0),
     ("model-{}-of-4.safetensors", 0),
+    ("model {} of 4.safetensors", 1),
+    ("model-{:05}of00004.safetensors", 1),
+    ("model({}of4).safetensors", 1),
+    ("model ({} of 4).safetensors", 0),
+    ("model[{}-of-4] bf16.ckpt", 1),
+    ("llama-{}of4.bin", 1),
 ]
 
 
@@ -29,7 +35,8 @@ SPELLINGS = [
 @pytest.mark.parametrize("gone", [1, 2])
 def test_what_is_missing_is_spelled_as_the_others_are(pattern: str, first: int, gone: int) -> None:
     names = [pattern.format(first + i) for i in range(4)]
-    assert all(map(is_numbered, names))
+    assert numbered(names) == names
+    assert is_one_series(names)
     assert missing(names) == Missing(0, ())
     lost = names.pop(gone)
     assert missing(names) == Missing(1, [lost])
@@ -72,6 +79,12 @@ def test_a_count_beyond_all_files_costs_nothing() -> None:
     [
         "model.safetensors",
         "Sparse-Llama-3.1-8B-2of4.safetensors",
+        "Llama-4of8.pt",
+        "8of16.bin",
+        "model.2OF4.safetensors",
+        "model-1_3.safetensors",
+        "model-00001-of-00002 (1).safetensors",
+        "proof3offline.bin",
         "consolidated.00.pth",
         "model-00001-of-00002.gguf",
         "model-00001-of-.safetensors",
@@ -80,9 +93,21 @@ def test_a_count_beyond_all_files_costs_nothing() -> None:
     ],
 )
 def test_what_is_no_member_of_a_series(name: str) -> None:
-    assert not is_numbered(name)
+    assert numbered([name]) == []
     assert part_of(name) is None
     assert missing([name]) == Missing(0, ())
+
+
+@pytest.mark.parametrize("number", [1, 3, 4])
+def test_a_pattern_of_sparsity_is_one_of_a_series_if_another_is_there(number: int) -> None:
+    names = ["Llama-2of4.bin", f"Llama-{number}of4.bin"]
+    assert numbered([*names, "Llama-2of4.pt", "other.bin"]) == names
+    assert missing(names).count == 2
+
+
+def test_padded_it_is_one_of_a_series() -> None:
+    assert part_of("m-00002of00004.bin") == (2, 4)
+    assert missing(["m-00002of00004.bin"]).count == 3
 
 
 def test_which_of_how_many() -> None:
@@ -99,6 +124,7 @@ def test_which_of_how_many() -> None:
         ("pytorch_model.fp32-00001-of-00002.bin", True),
         ("pytorch_model.non_ema.bin", True),
         ("model.fp32-1-of-2.safetensors", True),
+        ("model.2of4.safetensors", True),
         ("model.safetensors", False),
         ("model-00001-of-00002.safetensors", False),
         ("model.1-of-3.safetensors", False),

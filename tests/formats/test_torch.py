@@ -186,6 +186,7 @@ def test_two_state_dicts_are_one_too_many(tmp_path) -> None:
         (lambda p: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), p) or p, "TorchScript"),
         (lambda p: (p.write_bytes(b"") and p) or p, "empty file"),
         (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n") and p, "git lfs pull"),
+        (lambda p: p.write_bytes(b"/annex/objects/SHA256E-s9--0.bin\n") and p, "git annex get"),
         (lambda p: p.write_bytes(b"hello") and p, "does not begin as a zip"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import streamconv
-from streamconv.formats import safetensors, shards
+from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
@@ -80,12 +80,16 @@ DEEPSEEK, KIMI = "model-{:05}-of-000004.safetensors", "model-{}-of-4.safetensors
 REFUSED: dict[str, tuple[Make, int, str, str]] = {
     "DeepSeek's names": (in_shards(DEEPSEEK, 3), 3, f"lacks 1 shard: {DEEPSEEK.format(3)}", "download them again"),
     "Kimi's names": (in_shards(KIMI, 3), 3, f"lacks 1 shard: {KIMI.format(3)}", "download them again"),
+    "spaces": (in_shards("model {} of 4.safetensors", 3), 3, "lacks 1 shard: model 3 of 4.safetensors", "download"),
+    "no separators": (in_shards("m{}of4.safetensors", 4), 3, "lacks 1 shard: m4of4.safetensors", "download"),
+    "parentheses": (in_shards("m({}of4).safetensors", 1), 3, "lacks 1 shard: m(1of4).safetensors", "download"),
     "aria2": (next_to("{first}.aria2"), 3, "aria2's control file", "let the download finish"),
+    "a config": (next_to("config.json.part"), 3, "config.json is not complete", "let the download finish"),
     "a browser": (next_to("{first}.crdownload"), 3, "Chrome's partial download", "let the download finish"),
     "a repository's cache": (hub_cache, 3, "holds no weights itself", "models--o--m/snapshots/abc"),
     "a stale index": (stale_index, 3, "model.safetensors would be a whole checkpoint", "give that file, or remove"),
     "ranks": (ranks, 4, "the file of rank 0 of a distributed checkpoint", "mindspore.unified_safetensors"),
-    "an iteration": (iteration, 4, "file 0 of 2 of a distributed checkpoint", "on a single card"),
+    "an iteration": (iteration, 4, "one of the 2 files of a distributed checkpoint", "on a single card"),
 }
 
 
@@ -121,3 +125,19 @@ def test_lightnings_checkpoint_becomes_a_ckpt_and_comes_back(tmp_path: Path, cap
     assert ended.code == 0, ended.err
     assert open_catalog(tmp_path / "out.ckpt").format == "ckpt"
     assert running.call(capsys, "diff", tmp_path / "last.ckpt", tmp_path / "out.ckpt").code == 0
+
+
+def test_shards_of_a_ckpt_are_read_as_one_checkpoint(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "model").mkdir()
+    for number in (1, 2, 3):
+        output = ckpt.lay_out("x", [TensorSpec(f"t{number}", dtypes.F32, (2,))])
+        data = b"".join(data for _, data in output.literals) + bytes([number] * 8)
+        (tmp_path / "model" / f"m-{number}-of-3.ckpt").write_bytes(data)
+    ended = running.call(capsys, "convert", tmp_path / "model", tmp_path / "out.ckpt", "--model", "raw", "--verify")
+    assert ended.code == 0, ended.err
+    assert list(open_catalog(tmp_path / "out.ckpt").tensors) == ["t1", "t2", "t3"]
+    assert running.call(capsys, "diff", tmp_path / "model", tmp_path / "out.ckpt").code == 0
+    (tmp_path / "model" / "m-2-of-3.ckpt").unlink()
+    ended = running.call(capsys, "plan", tmp_path / "model", tmp_path / "dest", "--model", "raw")
+    assert ended.code == 3
+    assert "lacks 1 shard: m-2-of-3.ckpt" in ended.err
