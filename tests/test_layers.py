@@ -23,7 +23,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rules": ("tensors",),
     "formats": ("tensors", "storage"),
     "families": ("rules", "storage.disk"),
-    "configs": ("tensors", "storage", "formats.headers", "formats.header_room", "formats.directory", "rules"),
+    "configs": (
+        *("tensors", "storage", "rules"),
+        *("formats.headers", "formats.header_room", "formats.directory", "formats.downloads"),
+    ),
     "planning": ("tensors", "rules", "families"),
     "engine": ("tensors", "storage", "formats.headers", "formats.header_room", "planning"),
     "output": ("tensors", "storage", "formats", "configs", "rules", "planning"),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ..errors import reading
 from ..formats.directory import FORMATS
+from ..formats.downloads import is_mark
 from ..storage import disk
 from ..text import format_size
 
@@ -159,6 +160,8 @@ def _why_not(entry: _Entry, stay: Mapping[str, str]) -> str | None:
     for pattern, why in () if is_inside else stay.items():
         if fnmatch.fnmatchcase(name, pattern):
             return why
+    if is_mark(entry.path.name):
+        return "what a download left"
     return (_obstacle(entry.path) or None) if goes_along(name) else _UNKNOWN
 
 
@@ -180,4 +183,4 @@ def goes_along(name: str) -> bool:
 
 
 def _is_known(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _KNOWN)
+    return not is_mark(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in _KNOWN)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
 from ..formats.header_room import HeaderRoom
-from ..formats.headers import DOWNLOAD_AGAIN, check_json, is_deep, opened
+from ..formats.headers import DOWNLOAD_AGAIN, check_json, is_deep, opened, refuse_pointer
 from ..rules.config_sections import QUANTISATION, in_every_section, sections
 from ..storage import disk
 from ..tensors.dtypes import TORCH_NAMES, DType
@@ -77,7 +77,9 @@ def _read(path: Path, limit: int) -> bytes:
     with opened(path) as (descriptor, file):
         if file.size > limit:
             raise SourceError(f"{quote(path)} is larger than {limit} bytes, and no config is")
-        return disk.read_up_to(descriptor, limit, 0)
+        text = disk.read_up_to(descriptor, limit, 0)
+    refuse_pointer(text, quote(path))
+    return text
 
 
 def read_json(path: Path, header_room: HeaderRoom | None = None) -> Mapping[str, object]:

@@ -233,7 +233,7 @@ def _reason(path: Path, chosen: Selection) -> str | None:
     with reading(path):
         mode = disk.mode(path)
     if stat.S_ISDIR(mode):
-        return "a subdirectory: not searched"
+        return "a subdirectory: not searched for weights"
     if not stat.S_ISREG(mode):
         return "not a regular file or a link to one"
     if reason := not_the_model(path.name) or ("a variant of the same weights" if is_variant(path.name) else None):

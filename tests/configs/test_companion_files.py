@@ -103,6 +103,12 @@ def test_links(tmp_path: Path) -> None:
     assert found.left == {"round": "a link to a folder", "vocab.json": "not a regular file or a link to one"}
 
 
+def test_what_a_download_left_stays(tmp_path: Path) -> None:
+    found = find(touch(tmp_path, ["tokenizer.json", "tokenizer.json.aria2", "vocab.json.part"]))
+    assert list(found.copies) == ["tokenizer.json"]
+    assert found.left == dict.fromkeys(("tokenizer.json.aria2", "vocab.json.part"), "what a download left")
+
+
 def test_what_is_no_companion_by_size_or_kind(tmp_path: Path, monkeypatch) -> None:
     touch(tmp_path, ["corpus.txt"])
     os.mkfifo(tmp_path / "fifo.json")

@@ -43,6 +43,12 @@ def test_what_is_no_json_object_is_refused(tmp_path, text) -> None:
         load(tmp_path, None)
 
 
+def test_a_pointer_of_git_lfs_is_no_config(tmp_path) -> None:
+    (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    with pytest.raises(SourceError, match=r"git-lfs pointer.*\n.*git lfs pull"):
+        load(tmp_path, None)
+
+
 def test_one_that_is_too_large_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(configs, "LIMIT", 100)
     (tmp_path / "config.json").write_text(json.dumps({"a": "x" * 100}))
