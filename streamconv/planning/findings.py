@@ -17,10 +17,7 @@ from .matching import Application, Matches, Values
 _LISTED = 200
 _COUNTED = 100_000
 
-_USUAL_HINT = (
-    f"check that the model family is right ({setting('model', 'NAME')} sets it) and the source complete; "
-    "nothing was written"
-)
+USUAL_HINT = f"check that the model family is right ({setting('model', 'NAME')} sets it) and the source complete"
 
 #: Values of holes that some required rule has, by the holes.
 _Seen = Mapping[tuple[str, ...], AbstractSet[Values]]
@@ -135,7 +132,7 @@ def raise_all(wrong: Sequence[str], absent: Sequence[str] = (), hints: Sequence[
     Args:
         wrong: findings about tensors that the source has.
         absent: findings about missing tensors.
-        hints: what to do; the usual hint is added.
+        hints: what to do; that nothing was written is added.
 
     Raises:
         UnsupportedError: a tensor does not fit the model.
@@ -150,5 +147,5 @@ def raise_all(wrong: Sequence[str], absent: Sequence[str] = (), hints: Sequence[
     more = [f"and {len(findings) - _LISTED} more"] if len(findings) > _LISTED else []
     raise kind(
         "\n  ".join([f"{count} {verb} not fit the model:", *findings[:_LISTED], *more]),
-        "; ".join([*hints, _USUAL_HINT]),
+        "; ".join([*hints, "nothing was written"]),
     )
