@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
+from ..errors import UnsupportedError
 from ..rules.family import Config, Family
 from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.refs import Catalog
-from . import prefixes
+from . import fused_tensors, prefixes
 from .mapping import Request
 from .options import all_tables, count_lacking, count_unmatched
 
@@ -37,15 +39,26 @@ def fitting_families(families: Iterable[Family], catalog: Catalog, config: Confi
 
 
 def _fits(request: Request) -> bool:
-    names = list(request.catalog)
+    cut = _cut(request)
+    names = list(cut.catalog)
     some = names[:: max(1, len(names) // _TRIED)]
     return any(
         not _takes_anything(table)
         and all(table.matcher.match(name) is not None for name in some)
-        and not count_lacking(request, table)
-        and not count_unmatched(request, table)
-        for table in all_tables(request, {})
+        and not count_lacking(cut, table)
+        and not count_unmatched(cut, table)
+        for table in all_tables(cut, {})
     )
+
+
+def _cut(request: Request) -> Request:
+    """Return the request with its source's fused tensors cut, as a conversion reads them."""
+    if request.direction is Direction.REVERSE:
+        return request
+    with suppress(UnsupportedError):  # fused and by itself, or in FP8
+        found = fused_tensors.separated(request.catalog, request.family.fused)
+        return replace(request, catalog=found.catalog) if found else request
+    return request
 
 
 def _fits_respelled(request: Request) -> bool:

@@ -106,6 +106,13 @@ def test_fused_experts_in_fp8_are_refused_by_their_name() -> None:
     assert 'model="raw"' in error.value.hint
 
 
+def test_an_unknown_model_with_fused_experts_is_told_its_family(tmp_path) -> None:
+    source = store(tmp_path / "hf", "qwen3_moe", fused("qwen3_moe", separate("qwen3_moe")))
+    (source / "config.json").write_text(json.dumps({**MOE, "model_type": "strange"}))
+    with pytest.raises(UnsupportedError, match=r"names of its tensors are those of .*qwen3_moe"):
+        streamconv.plan(source, tmp_path / "a", max_mem="8G")
+
+
 def test_gate_and_up_of_odd_rows_are_not_cut(tmp_path) -> None:
     tensors = fused("qwen3_moe", separate("qwen3_moe"))
     tensors["model.layers.0.mlp.experts.gate_up_proj"] = np.zeros((EXPERTS, 2 * FFN + 1, 20), np.float32)
