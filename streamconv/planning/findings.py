@@ -43,8 +43,13 @@ def missing(matches: Matches, table: Table) -> list[str]:
     return list(islice(_missing(matches, table), _COUNTED))
 
 
-def _missing(matches: Matches, table: Table) -> Iterator[str]:
-    """Yield findings rule by rule.
+def lacks_all_of_a_rule(matches: Matches, table: Table) -> bool:
+    """Return whether the model needs a rule's tensors, in some layer, and the source has none of them in any."""
+    return any(_missing(matches, table, only_whole=True))
+
+
+def _missing(matches: Matches, table: Table, only_whole: bool = False) -> Iterator[str]:
+    """Yield findings rule by rule, or only for rules that no tensor is matched by.
 
     A required rule applies to every layer; an optional one to all of them or to none. Holes without a known range (a
     prefix, the blocks of a stage) must take the same values as in every other required rule that has the same holes.
@@ -59,7 +64,8 @@ def _missing(matches: Matches, table: Table) -> Iterator[str]:
         if not rule.optional:
             seen[unbounded].update(_only(unbounded, rule.shared(table.side), one.values) for one in applications)
     for number, statement in enumerate(table.statements):
-        if isinstance(statement, Rule) and (by_rule[number] or not statement.optional):
+        is_there = bool(by_rule[number])
+        if isinstance(statement, Rule) and (is_there or not statement.optional) and not (is_there and only_whole):
             yield from _missing_of(statement, by_rule[number], table, seen)
 
 

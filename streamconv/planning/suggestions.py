@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import UnsupportedError
+from ..errors import StreamconvError, UnsupportedError
 from ..rules.family import Config, Family
 from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.refs import Catalog
-from . import fused_tensors, prefixes
+from . import findings, fused_tensors, matching, prefixes
+from .fp8_scales import Scales
 from .mapping import Request
 from .options import all_tables, count_lacking, count_unmatched
 
@@ -47,8 +48,18 @@ def _fits(request: Request) -> bool:
         and all(table.matcher.match(name) is not None for name in some)
         and not count_lacking(cut, table)
         and not count_unmatched(cut, table)
+        and not _lacks_layers(cut, table)
         for table in all_tables(cut, {})
     )
+
+
+def _lacks_layers(request: Request, table: Table) -> bool:
+    """Whether no layer has the tensors of some rule that layers need, as models without norms of the heads."""
+    matches = matching.match_names(request.catalog, table, Scales())
+    with suppress(StreamconvError):  # sizes that contradict, or are not given
+        matching.learn_counts(matches, table)
+        return findings.lacks_all_of_a_rule(matches, table)
+    return False
 
 
 def _cut(request: Request) -> Request:

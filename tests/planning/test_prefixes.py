@@ -142,6 +142,18 @@ def test_an_unknown_model_of_one_family_is_told_the_flag(tmp_path) -> None:
         streamconv.plan(source, tmp_path / "ms", max_mem="8G")
 
 
+def test_a_family_whose_layers_need_more_is_not_suggested(tmp_path) -> None:
+    """qwen3 knows all of llama's names, and has norms of the heads besides."""
+    source = stored(tmp_path / "hf", hf(LLAMA), str, {**LLAMA, "model_type": "strange"})
+    with pytest.raises(UnsupportedError, match=r"names of its tensors are those of .*llama") as error:
+        streamconv.plan(source, tmp_path / "ms", max_mem="8G")
+    assert "qwen3" not in error.value.message
+    config = {**LLAMA, "model_type": "qwen3", "head_dim": 4}
+    source = stored(tmp_path / "hf3", hf(config), str, {**config, "model_type": "strange"})
+    with pytest.raises(UnsupportedError, match=r"names of its tensors are those of .*qwen3"):
+        streamconv.plan(source, tmp_path / "ms", max_mem="8G")
+
+
 @pytest.mark.parametrize("model_type", [None, "kimi_k2_next"])
 def test_the_architecture_tells_where_the_type_does_not(tmp_path, model_type) -> None:
     config = {key: value for key, value in LLAMA.items() if key != "model_type"}
