@@ -128,6 +128,8 @@ class Source:
         try:
             return decided_mapping(request, given, recorded, from_yaml(family, self.config.yaml_values))
         except (SourceError, UnsupportedError) as error:
+            if request.keeps_all:
+                raise
             raise self._explained(error) from error
 
     def _check_whole(self, family: Family) -> None:
@@ -160,5 +162,5 @@ class Source:
         return UnsupportedError(
             f"the source is quantised with {method}; only FP8 with block scales can be read\n{error.marked[0]}",
             "convert the model's repository that is not quantised, "
-            f"or keep all tensors as they are with {setting('model', 'raw')}",
+            f"or keep all tensors as they are with {setting('model', 'raw')} {setting('format', 'hf')}",
         )

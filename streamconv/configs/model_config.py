@@ -24,6 +24,7 @@ YAML_LIMIT = 64 << 10
 
 #: The keys that state the dtype, in transformers 4 and 5; the first where there is none.
 _DTYPES = ("torch_dtype", "dtype")
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,19 @@ def read_json(path: Path, header_room: HeaderRoom | None = None) -> Mapping[str,
     return values
 
 
+def _is_float(value: object) -> bool:
+    """Whether a section's dtype is that of weights: a cache may be int8, and nothing is said by null or `auto`."""
+    return isinstance(value, str) and value.removeprefix("torch.") in _FLOATS
+
+
+def _stated_on_top(values: Mapping[str, object]) -> list[str]:
+    """Return the keys that state the model's dtype: those that are there, or one where no section states any."""
+    keys = [key for key in _DTYPES if key in values]
+    if keys or any(_is_float(section.get(key)) for section in sections(values) for key in _DTYPES):
+        return keys
+    return [_DTYPES[0]]
+
+
 def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]) -> bytes:
     """Return the config.json of the converted checkpoint, mended in all its sections.
 
@@ -119,13 +133,13 @@ def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, updates
 
     def mend(section: dict[str, object]) -> None:
         section.update((key, value) for key, value in updates.items() if key in section)
-        if dequantised:
-            section.pop(QUANTISATION, None)
+        was_fp8 = dequantised and section.pop(QUANTISATION, None) is not None
+        stated = [key for key in _DTYPES if key in section and (was_fp8 or _is_float(section[key]))]
         if dtype is not None:
-            section.update((key, TORCH_NAMES[dtype]) for key in _DTYPES if key in section)
+            section.update(dict.fromkeys(stated, TORCH_NAMES[dtype]))
 
     values = in_every_section(config.values, mend)
-    if dtype is not None and not any(key in section for section in sections(values) for key in _DTYPES):
-        values[_DTYPES[0]] = TORCH_NAMES[dtype]
+    if dtype is not None:
+        values.update(dict.fromkeys(_stated_on_top(values), TORCH_NAMES[dtype]))
     # In ASCII, as transformers writes it: a lone surrogate is valid in JSON's escapes only.
     return (json.dumps(values, indent=2) + "\n").encode()

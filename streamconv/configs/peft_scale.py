@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import UnsupportedError
 from ..tensors.refs import TensorSpec
-from ..text import quote
+from ..text import first_few, quote
 
 Config = Mapping[str, object]
 
@@ -35,6 +35,11 @@ class _Unsupported(NamedTuple):
     what: str
 
 
+def _is_pattern(value: object) -> bool:
+    """Whether it is numbers by the modules' names."""
+    return isinstance(value, dict) and all(math.isfinite(_number(one)) for one in value.values())
+
+
 def _is_given(value: object) -> bool:
     return value not in (None, False, [], {}, "", 0)
 
@@ -48,6 +53,11 @@ _UNSUPPORTED = (
     _Unsupported("trainable_token_indices", _is_given, "tokens trained with the adapter"),
     _Unsupported("target_parameters", _is_given, "adapters of parameters that are no module's weight"),
     _Unsupported("layer_replication", _is_given, "layers that are used more than once"),
+    _Unsupported("alora_invocation_tokens", _is_given, "adapters that only act after certain tokens"),
+    _Unsupported("arrow_config", _is_given, "routing between adapters"),
+    _Unsupported("use_qalora", _is_given, "QALoRA, which pools the adapter's input"),
+    _Unsupported("use_bdlora", _is_given, "BD-LoRA, whose adapters are block-diagonal"),
+    _Unsupported("alpha_pattern", lambda value: _is_given(value) and not _is_pattern(value), "scales of this kind"),
 )
 #: What keeps tensors from fitting, though it may be without effect where they do.
 _OF_TENSORS = _Unsupported("rank_pattern", _is_given, "adapters of several ranks")
@@ -84,7 +94,12 @@ def warnings(config: Config, specs: Sequence[TensorSpec]) -> Iterator[str]:
         return
     if reason := unsupported(config):
         raise UnsupportedError(reason, MERGE)
-    yield from _of_the_scale(config, specs)
+    ranks = {_module(spec.name): spec.shape[0] for spec in specs if _A in spec.name and spec.shape}
+    _check_rank(config, ranks.values())
+    if math.isfinite(_number(config.get("lora_alpha"))):
+        yield from _of_the_scale(config, ranks)
+    else:
+        yield _no_alpha(config)
     if config.get("fan_in_fan_out"):
         yield "fan_in_fan_out is ignored, as PEFT ignores it for the linear layers that these models have"
     method = str(config.get("init_lora_weights")).lower().partition("_")[0]
@@ -95,8 +110,24 @@ def warnings(config: Config, specs: Sequence[TensorSpec]) -> Iterator[str]:
         )
 
 
-def _of_the_scale(config: Config, specs: Sequence[TensorSpec]) -> Iterator[str]:
-    ranks = {_module(spec.name): spec.shape[0] for spec in specs if _A in spec.name and spec.shape}
+def _check_rank(config: Config, ranks: Iterable[int]) -> None:
+    """Refuse a rank that the tensors do not have; `rank_pattern` gives some of them another."""
+    stated, found = config.get("r"), sorted(set(ranks))
+    if stated is not None and found and stated not in found and not config.get("rank_pattern"):
+        raise UnsupportedError(
+            f"adapter_config.json says r = {quote(stated)}, but the adapter's tensors have rank "
+            f"{first_few([*map(str, found)])}",
+            "give the adapter_config.json that was saved with these tensors",
+        )
+
+
+def _no_alpha(config: Config) -> str:
+    alpha = config.get("lora_alpha")
+    what = f"lora_alpha = {quote(alpha)}, which is no number" if alpha else "no lora_alpha"
+    return f"adapter_config.json says {what}: nothing tells lora_alpha, by which MindFormers scales the adapter"
+
+
+def _of_the_scale(config: Config, ranks: Mapping[str, int]) -> Iterator[str]:
     scales = {module: _scale(config, module, rank) for module, rank in ranks.items()}
     if not scales or not all(math.isfinite(scale) for scale in scales.values()):
         return

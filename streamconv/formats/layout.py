@@ -95,5 +95,5 @@ def _check_mindspore(tensors: Sequence[TensorSpec]) -> None:
         raise UnsupportedError(
             f"{counted(len(refused), 'tensor')} of a dtype that MindSpore cannot load, first {quote(first.name)} "
             f"({first.dtype})",
-            f"keep them with {setting('format', 'hf')}",
+            f"keep all tensors as they are with {setting('model', 'raw')} {setting('format', 'hf')}",
         )

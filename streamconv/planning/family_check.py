@@ -12,8 +12,9 @@ from ..rules.family import Config, Family, spell
 from ..rules.statements import Direction, Statement
 from ..tensors.refs import Catalog, Extent, SourceFile, TensorRef
 from ..text import counted, first_few, in_python, quote
+from . import fp8_scales
 from .mapping import Request, TensorMapping, map_tensors
-from .options import OptionValues, decided_mapping, inferred_from_names
+from .options import OptionValues, decided, decided_mapping, inferred_from_names
 
 _SHOWN = 5
 
@@ -39,13 +40,24 @@ class Finding:
 def check_family(family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
     """Check, for all options, that every tensor is matched by one rule and comes back in reverse."""
     request = Request(catalog, family, config, Direction.FORWARD)
-    for options in _different_options(request):
-        chosen = ", ".join(f"{name}={spell(value)}" for name, value in options.items()) or "no options"
-        yield Finding(f"{chosen}:", is_error=False)
+    inferred = inferred_from_names(request, {})
+    for options in _different_options(request, inferred):
+        given = {name: value for name, value in options.items() if name not in inferred}
         try:
-            yield from _check_mapping(request, map_tensors(request, options))
+            read, mapping = decided(request, given)
+        except StreamconvError as error:
+            yield from (_chosen(options), Finding(f"  {_in_one(error)}"))
+            continue
+        yield _chosen(mapping.options)
+        try:
+            yield from _check_mapping(read, mapping)
         except StreamconvError as error:
             yield Finding(f"  {_in_one(error)}")
+
+
+def _chosen(options: OptionValues) -> Finding:
+    chosen = ", ".join(f"{name}={spell(value)}" for name, value in options.items()) or "no options"
+    return Finding(f"{chosen}:", is_error=False)
 
 
 def _in_one(error: StreamconvError) -> str:
@@ -53,9 +65,8 @@ def _in_one(error: StreamconvError) -> str:
     return f"{message}\n  hint: {hint}" if hint else message
 
 
-def _different_options(request: Request) -> Iterator[OptionValues]:
+def _different_options(request: Request, inferred: OptionValues) -> Iterator[OptionValues]:
     """Yield all option values that give different tables, except for what is inferred from the source's names."""
-    inferred = inferred_from_names(request, {})
     tables: list[Sequence[Statement]] = []
     values = {o.name: (inferred[o.name],) if o.name in inferred else o.values for o in request.family.options}
     for choice in product(*values.values()):
@@ -75,17 +86,28 @@ def _check_mapping(request: Request, mapping: TensorMapping) -> Iterator[Finding
     if ambiguous:
         yield Finding(f"  ambiguous: {_some(ambiguous)}; the first rule of the table applies")
     reverse = replace(request, catalog=_converted(mapping), direction=Direction.REVERSE)
-    lost = list(_lost(map_tensors(reverse, mapping.options), catalog, mapping.dropped))
+    scales = fp8_scales.pair(catalog, request.config, request.keeps_all)
+    kept = {name: ref for name, ref in catalog.items() if not scales.is_scale(name)}
+    lost = list(_lost(map_tensors(reverse, mapping.options), kept, mapping.dropped))
     if lost:
         yield Finding(f"  not invertible: {_some(lost)}")
     dropped = [f"{quote(name)} ({why})" for name, why in mapping.dropped.items()]
     if dropped:
         yield Finding(f"  dropped: {_some(dropped)}", is_error=False)
+    yield from _notes(mapping)
     yield from _questions(reverse)
     if not (ambiguous or lost):
         back = f"all but {len(dropped)} come back" if dropped else "all come back"
         counts = f"{counted(len(catalog), 'tensor')} -> {counted(len(mapping.outputs), 'tensor')}"
         yield Finding(f"  {counts}; {back}", is_error=False)
+
+
+def _notes(mapping: TensorMapping) -> Iterator[Finding]:
+    for note in mapping.notes:
+        yield Finding(f"  {note}", is_error=False)
+    if mapping.dequantised:
+        tensors = counted(mapping.dequantised, "FP8 tensor")
+        yield Finding(f"  {tensors} dequantised: they come back without scales", is_error=False)
 
 
 def _ambiguous(request: Request, options: OptionValues) -> Iterator[str]:
@@ -104,7 +126,7 @@ def _converted(mapping: TensorMapping) -> Catalog:
     return Catalog(file.path, "safetensors", {ref.name: ref for ref in refs}, (file,))
 
 
-def _lost(back: TensorMapping, catalog: Catalog, dropped: Mapping[str, str]) -> Iterator[str]:
+def _lost(back: TensorMapping, catalog: Mapping[str, TensorRef], dropped: Mapping[str, str]) -> Iterator[str]:
     """Yield what does not come back, or not as it was."""
     given = {output.name: output.view for output in back.outputs}
     for name, ref in catalog.items():

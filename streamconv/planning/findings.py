@@ -17,10 +17,7 @@ from .matching import Application, Matches, Values
 _LISTED = 200
 _COUNTED = 100_000
 
-_USUAL_HINT = (
-    f"check that the model family is right ({setting('model', 'NAME')} sets it) and the source complete; "
-    "nothing was written"
-)
+USUAL_HINT = f"check that the model family is right ({setting('model', 'NAME')} sets it) and the source complete"
 
 #: Values of holes that some required rule has, by the holes.
 _Seen = Mapping[tuple[str, ...], AbstractSet[Values]]
@@ -46,8 +43,13 @@ def missing(matches: Matches, table: Table) -> list[str]:
     return list(islice(_missing(matches, table), _COUNTED))
 
 
-def _missing(matches: Matches, table: Table) -> Iterator[str]:
-    """Yield findings rule by rule.
+def lacks_all_of_a_rule(matches: Matches, table: Table) -> bool:
+    """Return whether the model needs a rule's tensors, in some layer, and the source has none of them in any."""
+    return any(_missing(matches, table, only_whole=True))
+
+
+def _missing(matches: Matches, table: Table, only_whole: bool = False) -> Iterator[str]:
+    """Yield findings rule by rule, or only for rules that no tensor is matched by.
 
     A required rule applies to every layer; an optional one to all of them or to none. Holes without a known range (a
     prefix, the blocks of a stage) must take the same values as in every other required rule that has the same holes.
@@ -62,7 +64,8 @@ def _missing(matches: Matches, table: Table) -> Iterator[str]:
         if not rule.optional:
             seen[unbounded].update(_only(unbounded, rule.shared(table.side), one.values) for one in applications)
     for number, statement in enumerate(table.statements):
-        if isinstance(statement, Rule) and (by_rule[number] or not statement.optional):
+        is_there = bool(by_rule[number])
+        if isinstance(statement, Rule) and (is_there or not statement.optional) and not (is_there and only_whole):
             yield from _missing_of(statement, by_rule[number], table, seen)
 
 
@@ -135,7 +138,7 @@ def raise_all(wrong: Sequence[str], absent: Sequence[str] = (), hints: Sequence[
     Args:
         wrong: findings about tensors that the source has.
         absent: findings about missing tensors.
-        hints: what to do; the usual hint is added.
+        hints: what to do; that nothing was written is added.
 
     Raises:
         UnsupportedError: a tensor does not fit the model.
@@ -150,5 +153,5 @@ def raise_all(wrong: Sequence[str], absent: Sequence[str] = (), hints: Sequence[
     more = [f"and {len(findings) - _LISTED} more"] if len(findings) > _LISTED else []
     raise kind(
         "\n  ".join([f"{count} {verb} not fit the model:", *findings[:_LISTED], *more]),
-        "; ".join([*hints, _USUAL_HINT]),
+        "; ".join([*hints, "nothing was written"]),
     )

@@ -14,9 +14,12 @@ from ..errors import UnsupportedError
 from ..rules.config_sections import quantisation
 from ..tensors.dtypes import F8_E4M3
 from ..tensors.refs import TensorRef
-from ..text import quote
+from ..text import quote, setting
 
 SUFFIX = "_scale_inv"
+#: What keeps FP8 as it is: MindSpore has no such dtype.
+KEEP = f"{setting('model', 'raw')} {setting('format', 'hf')}"
+
 _BLOCK = (128, 128)
 _LEAST = 16  # smaller blocks have so many scales that no window would count them as small
 
@@ -44,16 +47,24 @@ class Scales:
         return self.active and name.endswith(SUFFIX)
 
 
-def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scales:
+def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object], keep: bool = False) -> Scales:
     """Pair the FP8 weights of a checkpoint with their block scales; a checkpoint may have neither.
 
+    Args:
+        tensors: the checkpoint's.
+        config: the model's config.
+        keep: keep weights and scales as they are where the config's blocks cannot be read, instead of raising.
+
     Raises:
-        UnsupportedError: the config's blocks are smaller than 16 x 16.
+        UnsupportedError: the config's blocks are smaller than 16 x 16, or none.
     """
+    block = _block_size(config)
     weights = {name: ref for name, ref in tensors.items() if ref.dtype == F8_E4M3}
     names = [name for name in tensors if name.endswith(SUFFIX)] if weights else []
-    if not weights or not (names or _quantisation(config)):
+    if not weights or not (names or _quantisation(config)) or (keep and block is None):
         return Scales()
+    if block is None:
+        raise _unreadable(config)
     found, surplus = {}, []
     for name in names:
         weight = weights.get(name.removesuffix(SUFFIX))
@@ -62,7 +73,7 @@ def pair(tensors: Mapping[str, TensorRef], config: Mapping[str, object]) -> Scal
         else:
             found[weight.name] = tensors[name]
     missing = [f"{quote(name)}: its scales {quote(name + SUFFIX)} are missing" for name in weights if name not in found]
-    return Scales(found, _block_size(config), tuple(missing), tuple(surplus), active=True)
+    return Scales(found, block, tuple(missing), tuple(surplus), active=True)
 
 
 def _quantisation(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -71,11 +82,17 @@ def _quantisation(config: Mapping[str, object]) -> Mapping[str, object]:
     return entry if "weight_block_size" in entry else {}
 
 
-def _block_size(config: Mapping[str, object]) -> tuple[int, int]:
+def _block_size(config: Mapping[str, object]) -> tuple[int, int] | None:
+    """Return the rows and columns of a block, `None` where the config gives no readable ones."""
     match _quantisation(config).get("weight_block_size", [*_BLOCK]):
         case [int(rows), int(columns)] if min(rows, columns) >= _LEAST:
             return rows, columns
-        case other:
-            raise UnsupportedError(
-                f"config.json: weight_block_size is {quote(other)}, not [rows, columns] of at least {_LEAST} each"
-            )
+    return None
+
+
+def _unreadable(config: Mapping[str, object]) -> UnsupportedError:
+    return UnsupportedError(
+        f"config.json: weight_block_size is {quote(_quantisation(config)['weight_block_size'])}, "
+        f"not [rows, columns] of at least {_LEAST} each",
+        f"convert a repository of the model that is not quantised, or keep all tensors as they are with {KEEP}",
+    )

@@ -27,6 +27,8 @@ from .outputs import Builder, Output
 from .repeats import Repeats, SameBytes, SameStart
 from .shapes import learn_shapes
 
+_RAW = "raw"
+
 
 class EmptyMappingError(UnsupportedError):
     """There is nothing to write."""
@@ -138,6 +140,11 @@ class Request:
     dtype: DType | None = None
     same_start: SameStart = _all_start_the_same
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every tensor keeps its name and layout."""
+        return self.family.name == _RAW
+
     def table(self, options: Options) -> Table:
         """Return the family's table for this model and these options, read from the source's side.
 
@@ -158,19 +165,19 @@ def map_tensors(request: Request, options: Options) -> TensorMapping:
         UsageError: a transform needs a size that neither config nor shapes give.
     """
     catalog, table = request.catalog, request.table(options)
-    scales = fp8_scales.pair(catalog, request.config)
+    scales = fp8_scales.pair(catalog, request.config, request.keeps_all)
     matches = matching.match_names(catalog, table, scales)
     if matches.unknown:
         findings.check_direction([name for name in catalog if not scales.is_scale(name)], table)
     matching.learn_counts(matches, table)
     wrong = [*findings.unknown(matches, table), *findings.out_of_range(matches, table), *scales.surplus]
     wrong += learn_shapes(matches, table)
-    findings.raise_all(wrong, [*scales.missing, *findings.missing(matches, table)], _hints(request.config))
+    findings.raise_all(wrong, [*scales.missing, *findings.missing(matches, table)], _hints(request))
 
     repeats = Repeats(matches, catalog, table, request.same_start)
     build = Builder(table, request.dtype, scales)
     outputs = build.outputs(matches.applications, repeats)
-    findings.raise_all([*build.findings, *_written_twice(outputs)], hints=build.hints)
+    findings.raise_all([*build.findings, *_written_twice(outputs)], hints=build.hints or _hints(request))
     if not outputs:
         raise EmptyMappingError("the source has nothing to write with these options")
     dropped = {**matches.dropped, **repeats.dropped}
@@ -187,12 +194,16 @@ def map_tensors(request: Request, options: Options) -> TensorMapping:
     )
 
 
-def _hints(config: Config) -> list[str]:
-    if config:
-        return []
+def _hints(request: Request) -> list[str]:
+    """Return what to do about tensors that do not fit; no family is to blame where every name is taken."""
+    if request.keeps_all:
+        return ["check that the source is complete"]
+    if request.config:
+        return [findings.USUAL_HINT]
     return [
         f"give config.json with {setting('config', 'FILE')}: "
-        "it says what names cannot, such as whether the head is tied"
+        "it says what names cannot, such as whether the head is tied",
+        findings.USUAL_HINT,
     ]
 
 

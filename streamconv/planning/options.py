@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
+from typing import NamedTuple
 
 from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from ..rules.family import Config, Family, Option, Value, spell, whole_number
@@ -20,6 +21,13 @@ OptionValues = Mapping[str, Value]
 
 #: A model family's name, and the options of it that made a checkpoint, as its manifest records them.
 Recorded = tuple[str, Mapping[str, object]]
+
+
+class Decided(NamedTuple):
+    """A request with its source as it is read, under the family's names and with fused tensors cut; and its mapping."""
+
+    request: Request
+    mapping: TensorMapping
 
 
 def parse_options(family: Family, given: OptionValues) -> dict[str, Value]:
@@ -66,6 +74,13 @@ def decided_mapping(
         UsageError: in reverse, several values of an option fit the source, with different results.
         StreamconvError: the source does not fit the family under any spelling; see `map_tensors`.
     """
+    return decided(request, given, recorded, yaml).mapping
+
+
+def decided(
+    request: Request, given: OptionValues, recorded: Recorded | None = None, yaml: OptionValues | None = None
+) -> Decided:
+    """Map all tensors as `decided_mapping` does, and return the names that they are read under too."""
     is_reverse = request.direction is Direction.REVERSE
     known = {**(yaml or {}), **(_recorded(request.family, recorded) if is_reverse else {}), **given}
     try:
@@ -77,23 +92,24 @@ def decided_mapping(
         first = error
     catalog, spelling = found
     try:
-        mapping = _decided(replace(request, catalog=catalog), known)
+        found_so = _decided(replace(request, catalog=catalog), known)
     except StreamconvError as error:
         error.add(str(spelling))
         raise error from first
-    return replace(mapping, notes=(str(spelling), *mapping.notes))
+    mapping = found_so.mapping
+    return found_so._replace(mapping=replace(mapping, notes=(str(spelling), *mapping.notes)))
 
 
-def _decided(request: Request, known: OptionValues) -> TensorMapping:
+def _decided(request: Request, known: OptionValues) -> Decided:
     """Map all tensors under their names."""
     if request.direction is Direction.REVERSE:
-        return _only_fitting(request, known)
+        return Decided(request, _only_fitting(request, known))
     cut = fused_tensors.separated(request.catalog, request.family.fused)
     if cut:
         request = replace(request, catalog=cut.catalog)
     defaults = {option.name: option.default for option in request.family.options}
     mapping = map_tensors(request, {**defaults, **inferred_from_names(request, known), **known})
-    return replace(mapping, notes=(cut.note,)) if cut else mapping
+    return Decided(request, replace(mapping, notes=(cut.note,)) if cut else mapping)
 
 
 def all_tables(request: Request, known: OptionValues) -> Iterator[Table]:

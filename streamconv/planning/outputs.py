@@ -15,7 +15,7 @@ from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
 from ..tensors.refs import TensorRef, TensorSpec
 from ..tensors.view_nodes import View
-from ..text import first_few, quote
+from ..text import first_few, quote, setting
 from .fp8_scales import Scales
 from .matching import Application
 from .repeats import Repeat, SameBytes
@@ -150,7 +150,7 @@ class Builder:
         if dtype is None or view.dtype.kind == INTEGER:
             return view
         if view.dtype.kind != FLOAT:
-            raise UnsupportedError(f"{view.dtype} cannot be cast to {dtype}")
+            raise UnsupportedError(f"{view.dtype} cannot be cast to {dtype}", f"omit {setting('dtype')}")
         return views.cast(view, dtype)
 
 

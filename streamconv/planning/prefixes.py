@@ -51,10 +51,11 @@ class Spelling:
         """Whether only what wrappers put into names is taken away; a prefix is no prefix if few names have it."""
         return not self.without and not self.added
 
-    def __call__(self, name: str) -> str:
-        """Return what a name is read as."""
+    def __call__(self, name: str, matchers: Sequence[Matcher] = ()) -> str:
+        """Return what a name is read as; nothing is put in front of one that is the model's without it."""
         parts = [part for part in name.split(".") if part not in self.wrappers]
-        return self.added + ".".join(parts).removeprefix(self.without)
+        bare = ".".join(parts).removeprefix(self.without)
+        return bare if _is_known(bare, matchers) else self.added + bare
 
     def __str__(self) -> str:
         away = [f"{wrapper}. ({WRAPPERS[wrapper]})" for wrapper in self.wrappers]
@@ -81,8 +82,8 @@ def respelled(catalog: Catalog, tables: Sequence[Table]) -> tuple[Catalog, Spell
     spellings = [one for one in _spellings(unknown, tables) if one.is_of_wrappers or known < len(unknown)]
     if not spellings:
         return None
-    best = min(spellings, key=lambda spelling: _count_unknown(map(spelling, tried), matchers))
-    names = {name: best(name) for name in unknown}
+    best = min(spellings, key=lambda spelling: _count_unknown((spelling(n, matchers) for n in tried), matchers))
+    names = {name: best(name, matchers) for name in unknown}
     if _count_unknown(names.values(), matchers) == len(unknown) or _collide(names, catalog):
         return None
     return _renamed(catalog, names), best

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
+from ..errors import StreamconvError, UnsupportedError
 from ..rules.family import Config, Family
 from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.refs import Catalog
-from . import prefixes
+from . import findings, fused_tensors, matching, prefixes
+from .fp8_scales import Scales
 from .mapping import Request
 from .options import all_tables, count_lacking, count_unmatched
 
@@ -37,15 +40,36 @@ def fitting_families(families: Iterable[Family], catalog: Catalog, config: Confi
 
 
 def _fits(request: Request) -> bool:
-    names = list(request.catalog)
+    cut = _cut(request)
+    names = list(cut.catalog)
     some = names[:: max(1, len(names) // _TRIED)]
     return any(
         not _takes_anything(table)
         and all(table.matcher.match(name) is not None for name in some)
-        and not count_lacking(request, table)
-        and not count_unmatched(request, table)
-        for table in all_tables(request, {})
+        and not count_lacking(cut, table)
+        and not count_unmatched(cut, table)
+        and not _lacks_layers(cut, table)
+        for table in all_tables(cut, {})
     )
+
+
+def _lacks_layers(request: Request, table: Table) -> bool:
+    """Whether no layer has the tensors of some rule that layers need, as models without norms of the heads."""
+    matches = matching.match_names(request.catalog, table, Scales())
+    with suppress(StreamconvError):  # sizes that contradict, or are not given
+        matching.learn_counts(matches, table)
+        return findings.lacks_all_of_a_rule(matches, table)
+    return False
+
+
+def _cut(request: Request) -> Request:
+    """Return the request with its source's fused tensors cut, as a conversion reads them."""
+    if request.direction is Direction.REVERSE:
+        return request
+    with suppress(UnsupportedError):  # fused and by itself, or in FP8
+        found = fused_tensors.separated(request.catalog, request.family.fused)
+        return replace(request, catalog=found.catalog) if found else request
+    return request
 
 
 def _fits_respelled(request: Request) -> bool:

@@ -67,7 +67,8 @@ def scaled(weight: TensorRef, scale: TensorRef, block: tuple[int, int] = (128, 1
     if len(weight.shape) != 2 or weight.dtype != F8_E4M3 or scale.dtype not in SCALES:
         raise UnsupportedError(
             f"{quote(weight.name)} {list(weight.shape)} {weight.dtype} with scales {list(scale.shape)} {scale.dtype}: "
-            "only F8_E4M3 matrices with scales in F32, BF16 or F16 can be dequantised"
+            "only F8_E4M3 matrices with scales in F32, BF16 or F16 can be dequantised",
+            "convert a repository of the model that is not quantised",
         )
     for ref in (weight, scale):
         if ref.cutout:

@@ -82,6 +82,28 @@ def test_the_copy_says_the_dtype_that_was_asked(values, dtype, expected) -> None
     assert values == before
 
 
+def test_only_a_section_s_float_dtype_is_that_of_its_weights() -> None:
+    """A cache's is its own, and one that says nothing is left to say nothing; on top the weights' is always said."""
+    sections = {
+        "text_config": {"dtype": "float32"},
+        "vision_config": {"torch_dtype": "torch.float16"},
+        "kv_cache_config": {"dtype": "int8"},
+        "generation_config": {"dtype": None},
+        "audio_config": {"dtype": "auto"},
+        "odd_config": {"dtype": ["float32"]},
+    }
+    said = json.loads(updated(ModelConfig(None, {**sections, "dtype": None}), BF16, False, {}))
+    assert said == {
+        **sections,
+        "text_config": {"dtype": "bfloat16"},
+        "vision_config": {"torch_dtype": "bfloat16"},
+        "dtype": "bfloat16",
+    }
+    cache = {"kv_cache_config": {"dtype": "int8"}}
+    said = json.loads(updated(ModelConfig(None, cache), BF16, False, {}))
+    assert said == {**cache, "torch_dtype": "bfloat16"}
+
+
 def test_the_copy_says_what_became_true_of_the_model() -> None:
     values = {"quantization_config": {"quant_method": "fp8"}, "num_nextn_predict_layers": 1, "a": 1}
     settled = {"num_nextn_predict_layers": 0, "unheard_of": 2}

@@ -83,6 +83,15 @@ def test_another_scale_is_said_with_the_number_for_mindformers(tmp_path, more, a
         ({"bias": "lora_only"}, "bias = lora_only"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"lora_bias": True}, "lora_bias"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"arrow_config": {"top_k": 3}}, "arrow_config"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
+        ({"alpha_pattern": {"q_proj": "16"}}, "alpha_pattern"),
+        ({"alpha_pattern": {"no_such": None}}, "alpha_pattern"),
+        ({"r": 8}, "r = 8, but the adapter's tensors have rank 16"),
+        ({"r": "16"}, "r = 16"),
         ({"alpha_pattern": {"(a+)+": 3}}, "no pattern"),
         ({"alpha_pattern": {"[": 3}}, "no pattern"),
         ({"alpha_pattern": {"x" * 101: 3}}, "no pattern"),
@@ -113,9 +122,12 @@ def test_what_changes_nothing_or_the_base_is_said() -> None:
     assert list(warnings({**BASE, "init_lora_weights": True}, specs())) == []
 
 
-@pytest.mark.parametrize("value", ["x", None, True, [], 1e999])
-def test_an_alpha_that_is_no_number_is_left_to_who_needs_it(value) -> None:
-    assert list(warnings({**BASE, "lora_alpha": value}, specs())) == []
+@pytest.mark.parametrize("more", [{}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 16}}], ids=repr)
+@pytest.mark.parametrize("value", ["x", None, True, [], 1e999, 1 << 40])
+def test_an_alpha_that_is_no_number_is_said(value, more) -> None:
+    (said,) = warnings({**BASE, **more, "lora_alpha": value}, specs())
+    assert "nothing tells lora_alpha" in said
+    assert said == next(warnings({k: v for k, v in BASE.items() if k != "lora_alpha"}, specs())) or "no number" in said
     assert unsupported({**BASE, "lora_alpha": value}) == ""
 
 

@@ -90,7 +90,11 @@ def test_scales_that_a_model_has_of_its_own_are_no_quantisation(tmp_path) -> Non
 def test_sections_are_mended_like_the_whole(tmp_path) -> None:
     """Nested configs of vision-language models: dtype, scales and block sizes."""
     inner = {"torch_dtype": "float8", "quantization_config": {"quant_method": "fp8"}, "num_nextn_predict_layers": 1}
-    config = {"text_config": inner, "vision_config": {"dtype": "float32", "deep_config": {"dtype": "x"}}, "a_config": 3}
+    config = {
+        "text_config": inner,
+        "vision_config": {"dtype": "float32", "deep_config": {"dtype": "float16"}},
+        "a_config": 3,
+    }
     mended = json.loads(updated(ModelConfig(None, config), BF16, True, {"num_nextn_predict_layers": 0}))
     assert mended == {
         "text_config": {"torch_dtype": "bfloat16", "num_nextn_predict_layers": 0},

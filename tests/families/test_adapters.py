@@ -10,7 +10,7 @@ import pytest
 
 import streamconv
 from streamconv import testing as samples
-from streamconv.errors import SourceError, UsageError
+from streamconv.errors import SourceError, UnsupportedError, UsageError
 from streamconv.formats.catalog import open_catalog
 from streamconv.tensors.dtypes import BF16, F32
 from streamconv.tensors.refs import TensorSpec
@@ -149,6 +149,9 @@ def test_a_b_without_its_a_is_missing(tmp_path) -> None:
 
 def test_a_rank_that_is_not_the_tensors(tmp_path) -> None:
     source = peft(tmp_path / "peft", adapter("llama"), {**CONFIG, "r": 4})
-    there = convert(source, tmp_path / "ms", model="llama")
+    with pytest.raises(UnsupportedError, match="r = 4, but the adapter's tensors have rank 3"):
+        convert(source, tmp_path / "ms", model="llama")
+    there = convert(peft(tmp_path / "right", adapter("llama"), CONFIG), tmp_path / "ms", model="llama")
+    (there / "adapter_config.json").write_text(json.dumps({**CONFIG, "r": 4}))
     with pytest.raises(SourceError, match="states r = 4, but the adapter's tensors have rank 3"):
         convert(there, tmp_path / "back", model="llama", reverse=True)

@@ -22,7 +22,7 @@ from streamconv.families import registry as families
 from streamconv.formats import safetensors, shards
 from streamconv.formats.catalog import open_catalog
 from streamconv.planning.fp8_scales import SUFFIX
-from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
+from streamconv.tensors.dtypes import BF16, DTYPES, F8_E4M3, F16, F32
 from streamconv.tensors.refs import TensorSpec
 from support import golden
 from support.helpers import planned
@@ -137,7 +137,7 @@ def store(folder: Path, config: Options, model: Tensors, count: int = 3) -> Path
     """Write a checkpoint, its tensors dealt one by one over so many shards."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    kinds = {d.numpy: d for d in (BF16, F16, F32, F8_E4M3)}
+    kinds = {d.numpy: d for d in DTYPES}
     files = {shards.hf_shard_name(i + 1, count): list(model)[i::count] for i in range(count)}
     for file, names in files.items():
         some = [TensorSpec(n, kinds[model[n].dtype.name], model[n].shape) for n in names]
@@ -594,8 +594,8 @@ BROKEN: dict[str, tuple[type[StreamconvError], Tensors, str]] = {
     "more scales": (UnsupportedError, {UP + SUFFIX: np.ones((1, 2), np.float32)}, UP + SUFFIX),
     "scales without axes": (UnsupportedError, {UP + SUFFIX: np.ones((), np.float32)}, UP + SUFFIX),
     "scales of one axis": (UnsupportedError, {UP + SUFFIX: np.ones(1, np.float32)}, UP + SUFFIX),
-    "scales in float16": (UnsupportedError, {UP + SUFFIX: np.ones((1, 1), np.float16)}, UP),
-    "scales in bfloat16": (UnsupportedError, {UP + SUFFIX: np.ones((1, 1), ml_dtypes.bfloat16)}, UP),
+    "scales in float64": (UnsupportedError, {UP + SUFFIX: np.ones((1, 1), np.float64)}, UP),
+    "scales in int32": (UnsupportedError, {UP + SUFFIX: np.ones((1, 1), np.int32)}, UP),
     "a norm in FP8": (
         UnsupportedError,
         {NORM: np.ones(7, ml_dtypes.float8_e4m3fn), NORM + SUFFIX: np.ones(1, np.float32)},
@@ -619,10 +619,38 @@ def test_fp8_that_is_broken_is_refused_by_name(tmp_path, what, arguments) -> Non
 def test_blocks_that_are_none_are_refused(tmp_path, block) -> None:
     config = {**SMALL, "quantization_config": {"weight_block_size": block}}
     source = store(tmp_path / "hf", config, quantised(config))
-    for arguments in ({}, {"model": "raw", "format": "hf"}):
-        with pytest.raises(UnsupportedError, match="weight_block_size is " + re.escape(str(block))):
-            convert(source, tmp_path / "ms", **arguments)
+    with pytest.raises(UnsupportedError, match="weight_block_size is " + re.escape(str(block))) as error:
+        convert(source, tmp_path / "ms")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    assert 'keep all tensors as they are with model="raw" format="hf"' in error.value.hint
+    with pytest.raises(UnsupportedError, match=r"MindSpore cannot load(.|\n)*model=\"raw\" format=\"hf\""):
+        convert(source, tmp_path / "ms", model="raw")
+    kept = convert(source, tmp_path / "kept", model="raw", format="hf")
+    assert golden.found(kept) == golden.found(source)
+    assert json.loads((kept / "config.json").read_text()) == config
+
+
+def test_raw_is_not_told_to_choose_a_family(tmp_path) -> None:
+    """Scales of MX formats are not read: no other family would, and `raw` is what was given."""
+    exponents = {UP + SUFFIX: np.ones((1, 1), ml_dtypes.float8_e8m0fnu)}
+    lonely = {n: t for n, t in quantised(SMALL).items() if n != UP + SUFFIX}
+    config = {**SMALL, "quantization_config": {"weight_block_size": [128, 128]}}
+    for number, (model, hint) in enumerate(
+        [({**quantised(SMALL), **exponents}, "not quantised"), (lonely, "source is complete")]
+    ):
+        source = store(tmp_path / f"hf{number}", config, model)
+        with pytest.raises(StreamconvError) as error:
+            convert(source, tmp_path / "ms", model="raw", format="hf")
+        assert hint in error.value.hint
+        assert "model" not in error.value.hint.replace("repository of the model", "")
+
+
+def test_a_cast_of_fp8_without_scales_says_what_to_omit(tmp_path) -> None:
+    model = {n: t for n, t in quantised(SMALL).items() if not n.endswith(SUFFIX)}
+    source = store(tmp_path / "hf", {**SMALL, "quantization_config": None}, model)
+    with pytest.raises(UnsupportedError, match=r"cannot be cast to BF16(.|\n)*hint: omit dtype"):
+        convert(source, tmp_path / "ms", model="raw", format="hf", dtype="bf16")
+    assert golden.found(convert(source, tmp_path / "ms", model="raw", format="hf")) == golden.found(source)
 
 
 def test_fp8_without_any_scales_has_no_place_in_mindspore(tmp_path) -> None:

@@ -10,6 +10,7 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.api import check
 from streamconv.errors import UsageError
+from streamconv.families import find
 from streamconv.tensors.dtypes import BF16
 from streamconv.tensors.refs import TensorSpec
 from support import hostile, running
@@ -84,6 +85,35 @@ def test_a_known_family_by_its_name(tmp_path) -> None:
     ]
     with pytest.raises(UsageError, match="unknown model 'lama'\nhint: did you mean llama"):
         check("lama", tmp_path / "hf")
+
+
+def errors(family: str, source: Path) -> list[str]:
+    return [finding.text for finding in check(family, source) if finding.is_error]
+
+
+def test_names_in_a_wrapper_fit_as_they_do_in_a_conversion(tmp_path) -> None:
+    specs = [TensorSpec(f"module.{s.name}", s.dtype, s.shape) for s in hf(LLAMA)]
+    samples.write_hf(tmp_path / "hf", LLAMA, specs, 1 << 20)
+    assert errors("llama", tmp_path / "hf") == []
+    assert any("names are read without module." in f.text for f in check("llama", tmp_path / "hf"))
+
+
+def test_fused_experts_fit_as_they_do_in_a_conversion(tmp_path) -> None:
+    config = {**LLAMA, "model_type": "qwen3_moe", "num_experts": 3, "moe_intermediate_size": 6}
+    experts = ".mlp.experts."
+    specs = [s for s in samples.hf_specs(find("qwen3_moe"), config, {}) if experts not in s.name]
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}{experts}"
+        specs += [TensorSpec(at + "gate_up_proj", BF16, (3, 12, 20)), TensorSpec(at + "down_proj", BF16, (3, 20, 6))]
+    samples.write_hf(tmp_path / "hf", config, specs, 1 << 20)
+    assert errors("qwen3_moe", tmp_path / "hf") == []
+
+
+def test_scales_of_fp8_do_not_come_back_on_purpose(tmp_path) -> None:
+    config = {**LLAMA, "quantization_config": {"weight_block_size": [128, 128]}}
+    samples.write_hf(tmp_path / "hf", config, samples.fp8_specs(hf(LLAMA)), 1 << 20)
+    assert errors("llama", tmp_path / "hf") == []
+    assert any("FP8 tensors dequantised" in finding.text for finding in check("llama", tmp_path / "hf"))
 
 
 @pytest.mark.slow

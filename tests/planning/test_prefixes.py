@@ -67,6 +67,15 @@ def test_the_same_model_under_other_names(tmp_path, kind) -> None:
     assert golden.found(tmp_path / "back") == {plain[n]: t for n, t in golden.found(source).items()}
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "net."])
+def test_a_head_that_needs_no_prefix_gets_none(tmp_path, wrapper) -> None:
+    """A model that is bare but for its head, in a wrapper: only the head has its whole name."""
+    source = stored(tmp_path / "hf", hf(LLAMA), lambda name: wrapper + name.removeprefix("model."), LLAMA)
+    plan = streamconv.plan(source, tmp_path / "ms", max_mem="8G")
+    assert "and with model. in front" in str(plan)
+    assert "lm_head.weight" in {output.name for output in plan.outputs}
+
+
 def test_mindspore_s_names_in_a_cell(tmp_path) -> None:
     streamconv.convert(stored(tmp_path / "hf", hf(LLAMA), str, LLAMA), tmp_path / "ms", max_mem="8G")
     refs = open_catalog(tmp_path / "ms").values()
@@ -139,6 +148,18 @@ def test_an_unknown_model_of_one_family_is_told_the_flag(tmp_path) -> None:
     config = {**LLAMA, "model_type": "mixtral", "num_local_experts": 2}
     source = stored(tmp_path / "hf", hf(config), str, {**config, "model_type": "strange"})
     with pytest.raises(UnsupportedError, match=r'are those of mixtral\n.*give model="mixtral"'):
+        streamconv.plan(source, tmp_path / "ms", max_mem="8G")
+
+
+def test_a_family_whose_layers_need_more_is_not_suggested(tmp_path) -> None:
+    """qwen3 knows all of llama's names, and has norms of the heads besides."""
+    source = stored(tmp_path / "hf", hf(LLAMA), str, {**LLAMA, "model_type": "strange"})
+    with pytest.raises(UnsupportedError, match=r"names of its tensors are those of .*llama") as error:
+        streamconv.plan(source, tmp_path / "ms", max_mem="8G")
+    assert "qwen3" not in error.value.message
+    config = {**LLAMA, "model_type": "qwen3", "head_dim": 4}
+    source = stored(tmp_path / "hf3", hf(config), str, {**config, "model_type": "strange"})
+    with pytest.raises(UnsupportedError, match=r"names of its tensors are those of .*qwen3"):
         streamconv.plan(source, tmp_path / "ms", max_mem="8G")
 
 
