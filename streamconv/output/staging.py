@@ -25,6 +25,7 @@ import xxhash
 from ..errors import DestinationError, storing
 from ..storage import disk, whole_files
 from ..text import quote, setting
+from . import leftovers
 from .fingerprint import Fingerprint, differences
 from .journal import Heading, Journal
 from .lock import JournalLock
@@ -63,8 +64,9 @@ class Staging:
             with storing(self.paths.journal, "cannot open"):
                 if disk.exists(self.paths.journal):
                     self._lock.claim()
-                elif disk.exists(self.paths.partial) and not self._is_empty_directory():
-                    raise self._has_no_journal()
+                    leftovers.check_claimed(self.paths)
+                else:
+                    leftovers.check_unclaimed(self.paths)
         except BaseException:
             # Nobody leaves a context that was not entered.
             self._lock.release()
@@ -105,14 +107,6 @@ class Staging:
                 disk.rename(self.paths.pending_manifest, self.paths.manifest)
             disk.sync_directory(self.paths.path.parent)
             self._clean_up()
-
-    def _has_no_journal(self) -> DestinationError:
-        partial = quote(self.paths.partial)
-        return DestinationError(
-            f"{partial} exists, but not its journal, {quote(self.paths.journal.name)}: "
-            "what an interrupted run left there cannot be resumed",
-            f"remove {partial}, or move it if streamconv did not create it; then run again",
-        )
 
     def check_same(self) -> None:
         """Refuse to resume another conversion; but what is no longer there is not in its way.
@@ -168,6 +162,7 @@ class Staging:
         with storing(self.paths.journal, "cannot create"):
             if not self._lock.is_held:
                 self._lock.claim(create=True)
+                leftovers.check_claimed(self.paths)
                 self.check_same()
             self._begun = True
             self.is_worth_keeping = self._heading.has_records
@@ -280,11 +275,6 @@ class Staging:
             if disk.exists(path):
                 whole_files.remove_any(path)
         remove_trial(self.paths)
-
-    def _is_empty_directory(self) -> bool:
-        partial = self.paths.partial
-        is_one = not self.paths.is_file and not disk.is_link(partial) and disk.is_directory(partial)
-        return is_one and not disk.listdir(partial)
 
 
 def _digest(data: bytes) -> str:

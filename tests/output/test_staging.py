@@ -104,6 +104,31 @@ def test_what_is_in_the_journal_s_place_is_left_alone(put, source: Path, tmp_pat
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("linked", ["dest.partial", "dest.partial/ms-model-00001-of-00001.safetensors"])
+def test_nothing_is_removed_through_a_link(linked: str, restart: bool, source: Path, tmp_path: Path) -> None:
+    """Who moved what was built to another disk, and linked to it, keeps it."""
+    stopped(source, tmp_path / "dest")
+    (tmp_path / linked).rename(tmp_path / "moved")
+    (tmp_path / linked).symlink_to(tmp_path / "moved")
+    if linked == "dest.partial":
+        (tmp_path / "moved" / "thesis.pdf").write_text("precious")
+    before = tree(tmp_path)
+    with pytest.raises(DestinationError, match=f"{linked} is a link"):
+        streamconv.convert(source, tmp_path / "dest", restart=restart)
+    assert tree(tmp_path) == before
+
+
+def test_a_file_is_not_built_through_a_link(source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / "dest.ckpt")
+    (tmp_path / "dest.ckpt.partial").rename(tmp_path / "moved")
+    (tmp_path / "dest.ckpt.partial").symlink_to("moved")
+    before = tree(tmp_path)
+    with pytest.raises(DestinationError, match="is a link"):
+        streamconv.convert(source, tmp_path / "dest.ckpt")
+    assert tree(tmp_path) == before
+
+
 def test_an_empty_directory_in_its_place_is_used(source: Path, tmp_path: Path) -> None:
     (tmp_path / "dest.partial").mkdir()
     streamconv.convert(source, tmp_path / "dest")
