@@ -33,6 +33,19 @@ def check_claimed(paths: ResultPaths) -> None:
             )
 
 
+def check_no_other_aside(paths: ResultPaths) -> None:
+    """Refuse what lies where an old result will be put, and is none.
+
+    Raises:
+        DestinationError: something is there.
+    """
+    if not paths.is_file and disk.exists(paths.replaced):
+        raise DestinationError(
+            f"{quote(paths.replaced)} exists, where the old destination may be put for a moment",
+            "move or remove it, then run again",
+        )
+
+
 def _listed(paths: ResultPaths) -> list[str]:
     return disk.listdir(paths.partial) if disk.is_directory(paths.partial) else []
 

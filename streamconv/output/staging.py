@@ -67,6 +67,7 @@ class Staging:
                     leftovers.check_claimed(self.paths)
                 else:
                     leftovers.check_unclaimed(self.paths)
+                self._check_aside()
         except BaseException:
             # Nobody leaves a context that was not entered.
             self._lock.release()
@@ -81,6 +82,13 @@ class Staging:
                 with suppress(OSError):
                     self._restore_replaced()
                     self._remove()
+
+    def _check_aside(self) -> None:
+        """Trust that an old result is aside where the journal says so, and only as long as that is there."""
+        if not self._heading.is_aside:
+            leftovers.check_no_other_aside(self.paths)
+        elif not disk.exists(self.paths.replaced):
+            self._note_aside(False)
 
     # -- an earlier run ------------------------------------------------------------------------------------------------
 
@@ -187,7 +195,7 @@ class Staging:
         self._lock.heading = Heading(is_aside=self._heading.is_aside)
         self._journal.clear()
         if self._heading.is_aside:
-            self._journal.append([["aside"]])
+            self._note_aside(True)
         self._remove_built()
 
     def _make_directory(self, names: Sequence[str]) -> None:
@@ -244,14 +252,18 @@ class Staging:
 
     def _replace_in_two_steps(self) -> None:
         """Move the old result aside and the new one in its place, where the file system cannot swap two names."""
-        self._journal.append([["aside"]])
-        self._heading.is_aside = True
+        self._check_aside()
+        self._note_aside(True)
         disk.rename(self.paths.path, self.paths.replaced)
         try:
             disk.rename(self.paths.partial, self.paths.path)
         except OSError:
             disk.rename(self.paths.replaced, self.paths.path)
             raise
+
+    def _note_aside(self, is_aside: bool) -> None:
+        self._journal.append([["aside", is_aside]])
+        self._heading.is_aside = is_aside
 
     def _restore_replaced(self) -> None:
         """Put the old result back, if a crash came between the two renames and no new one takes its place."""

@@ -311,6 +311,44 @@ def test_replacing_without_an_exchange(source: Path, tmp_path: Path, monkeypatch
     assert beside(tmp_path) == {"dest"}
 
 
+def test_what_lies_where_the_old_one_would_go_is_left_alone(source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", NoExchange)
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    put_directory(tmp_path / "dest.partial.old")
+    before = tree(tmp_path)
+    for restart in (False, True):
+        with pytest.raises(DestinationError, match=r"dest.partial.old exists, where the old destination may be put"):
+            streamconv.convert(source, tmp_path / "dest", overwrite=True, restart=restart)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_old_one_that_is_not_aside_any_more_is_not_taken_for_it(
+    failing: bool, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """After a second rename that failed, or a crash before the first one."""
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    rename = disk.rename
+
+    def second_fails(one: Path, other: Path) -> None:
+        if not failing and other.name == "dest.partial.old":
+            raise KeyboardInterrupt
+        if one.name == "dest.partial":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", NoExchange)
+        patch.setattr(disk, "rename", second_fails)
+        with pytest.raises(StorageError if failing else KeyboardInterrupt):
+            streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    stopped(source, tmp_path / "dest", overwrite=True)
+    put_directory(tmp_path / "dest.partial.old")
+    with pytest.raises(DestinationError, match=r"dest.partial.old exists"):
+        streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    assert tree(tmp_path / "dest.partial.old") == {"theirs": b"x"}
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_rename_that_fails(number: int, source: Path, tmp_path: Path, monkeypatch) -> None:
     """The old one is where it was, or, where the file system cannot swap, at least aside; then all goes on."""
