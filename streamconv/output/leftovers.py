@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import DestinationError
 from ..storage import disk
 from ..text import quote
+from .journal import Heading
 from .paths import ResultPaths
 
 
@@ -18,13 +19,20 @@ def check_unclaimed(paths: ResultPaths) -> None:
         raise _cannot_be_resumed(paths, f"but not its journal, {quote(paths.journal.name)}")
 
 
-def check_claimed(paths: ResultPaths) -> None:
-    """Refuse links where a result is built: what they lead to is not ours to change.
+def check_claimed(paths: ResultPaths, heading: Heading, restart: bool) -> None:
+    """Refuse what no journal speaks of, and links where a result is built: what they lead to is not ours to change.
+
+    Args:
+        paths: the names of the result.
+        heading: what its journal says.
+        restart: what was built is discarded, so that a link in it is removed itself.
 
     Raises:
         DestinationError: there is one.
     """
-    names = [] if paths.is_file or disk.is_link(paths.partial) else _listed(paths)
+    if heading == Heading() and disk.exists(paths.partial) and not _is_empty_directory(paths):
+        raise _cannot_be_resumed(paths, f"but its journal, {quote(paths.journal.name)}, says nothing of it")
+    names = [] if restart or paths.is_file or disk.is_link(paths.partial) else _listed(paths)
     for path in (paths.partial, *(paths.partial / name for name in names)):
         if disk.is_link(path):
             raise DestinationError(

@@ -64,7 +64,7 @@ class Staging:
             with storing(self.paths.journal, "cannot open"):
                 if disk.exists(self.paths.journal):
                     self._lock.claim()
-                    leftovers.check_claimed(self.paths)
+                    leftovers.check_claimed(self.paths, self._heading, self._restart)
                 else:
                     leftovers.check_unclaimed(self.paths)
                 self._check_aside()
@@ -170,7 +170,7 @@ class Staging:
         with storing(self.paths.journal, "cannot create"):
             if not self._lock.is_held:
                 self._lock.claim(create=True)
-                leftovers.check_claimed(self.paths)
+                leftovers.check_claimed(self.paths, self._heading, self._restart)
                 self.check_same()
             self._begun = True
             self.is_worth_keeping = self._heading.has_records
@@ -193,10 +193,12 @@ class Staging:
         """Remove what an earlier run left, and forget its records, but for where it put the old destination."""
         self.is_worth_keeping = False
         self._lock.heading = Heading(is_aside=self._heading.is_aside)
+        # In this order: of what is built without a journal that says so, nobody could tell whose it is.
+        self._remove_built()
+        disk.sync_directory(self.paths.path.parent)
         self._journal.clear()
         if self._heading.is_aside:
             self._note_aside(True)
-        self._remove_built()
 
     def _make_directory(self, names: Sequence[str]) -> None:
         if not disk.exists(self.paths.partial):

@@ -18,7 +18,7 @@ import pytest
 import streamconv
 from streamconv.errors import DestinationError, StorageError
 from streamconv.output import journal, lock, recorder, staging
-from streamconv.storage import disk
+from streamconv.storage import disk, whole_files
 from support import running
 from support.running import stopped, tree
 
@@ -114,6 +114,10 @@ def test_nothing_is_removed_through_a_link(linked: str, restart: bool, source: P
     if linked == "dest.partial":
         (tmp_path / "moved" / "thesis.pdf").write_text("precious")
     before = tree(tmp_path)
+    if restart and linked != "dest.partial":
+        streamconv.convert(source, tmp_path / "dest", restart=True)
+        assert tree(tmp_path)["moved"] == before["moved"]
+        return
     with pytest.raises(DestinationError, match=f"{linked} is a link"):
         streamconv.convert(source, tmp_path / "dest", restart=restart)
     assert tree(tmp_path) == before
@@ -147,16 +151,48 @@ def test_what_does_not_belong_in_it_is_removed(name: str, source: Path, tmp_path
     assert not list(tmp_path.glob("*partial*"))
 
 
-@pytest.mark.slow
 @NAMES
-@pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000, None])
-def test_a_journal_that_says_nothing_is_begun_again(name: str, content, source: Path, tmp_path: Path) -> None:
-    stopped(source, tmp_path / name)
-    path = tmp_path / f"{name}.partial.streamconv"
-    path.write_bytes(path.read_bytes().split(b"\n", 2)[2] if content is None else content)
+def test_a_journal_without_its_first_line_is_begun_again(name: str, source: Path, tmp_path: Path) -> None:
+    """What else it says shows that it is ours."""
+    path = stopped(source, tmp_path / name)
+    path.write_bytes(path.read_bytes().split(b"\n", 2)[2])
     report = streamconv.convert(source, tmp_path / name)
     assert report.tally.resumed == 0
     assert streamconv.verify(tmp_path / name, source=source)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.slow
+@NAMES
+@pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000])
+def test_what_the_journal_does_not_speak_of_is_left_alone(name: str, content, source: Path, tmp_path: Path) -> None:
+    """An empty file of that name makes nothing ours; where nothing is built, it is in nobody's way."""
+    path, partial = tmp_path / f"{name}.partial.streamconv", tmp_path / f"{name}.partial"
+    path.write_bytes(content)
+    (put_directory if name == "dest" else put_file)(partial)
+    before = tree(tmp_path)
+    for restart in (False, True):
+        with pytest.raises(DestinationError, match=r"its journal, .*\.partial\.streamconv, says nothing of it"):
+            streamconv.convert(source, tmp_path / name, restart=restart)
+    assert tree(tmp_path) == before
+    partial.rename(tmp_path / "mine")
+    streamconv.convert(source, tmp_path / name)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@NAMES
+def test_a_run_stopped_while_it_discards_another_can_be_repeated(
+    name: str, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """What is built never lies there without a journal that says so."""
+    stopped(source, tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "append", running.failing(ZeroDivisionError()))
+        patch.setattr(staging.Staging, "__exit__", lambda self, *_: self._lock.release())
+        with pytest.raises(ZeroDivisionError):
+            streamconv.convert(source, tmp_path / name, restart=True)
+    assert not (tmp_path / f"{name}.partial").exists()
+    streamconv.convert(source, tmp_path / name)
     assert not list(tmp_path.glob("*partial*"))
 
 
@@ -197,6 +233,7 @@ def test_the_holder_ends_between_open_and_lock(name: str, source: Path, tmp_path
     def finish_first(descriptor: int) -> bool | None:
         calls.append(descriptor)
         if len(calls) == 1:
+            whole_files.remove_any(tmp_path / f"{name}.partial")
             path.unlink()
         return take(descriptor)
 
