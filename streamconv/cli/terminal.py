@@ -1,4 +1,7 @@
-"""Standard output and standard error: either may be gone, and no work stops for it."""
+"""Standard output and standard error: either may be gone, and no work stops for it.
+
+Importing click takes most of a start; what is needed before signals are handled does without.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TextIO
-
-import click
 
 _LINES = 1000
 
@@ -28,12 +29,16 @@ def open_missing() -> None:
 
 def say(text: str) -> None:
     """Write a line to standard error; a closed pipe there stops no work."""
+    import click
+
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output, many at a time: there may be a hundred thousand."""
+    import click
+
     iterator = iter(lines)
     while some := list(islice(iterator, _LINES)):
         click.echo("\n".join(some))
