@@ -176,6 +176,17 @@ def test_few_descriptors(number: int, tmp_path: Path) -> None:
         assert is_whole(dest, source)
 
 
+@pytest.mark.parametrize("words", [["convert", "--verify"], ["verify"]], ids=" ".join)
+def test_more_files_of_a_result_than_descriptors_are_verified(words: list[str], tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    size = ("--max-shard-size", 300)
+    assert run("convert", source, dest, *size, "--quiet").code == 0
+    assert len(list(dest.glob("*.safetensors"))) == 17
+    more = (*size, "--overwrite") if words[0] == "convert" else ()
+    ended = run(*words, source, dest, *more, "--quiet", prepare=limited(NOFILE=16))
+    assert ended.code == 0, ended.err
+
+
 @pytest.mark.parametrize("size", [0, 1000, 10_000])
 @pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
 def test_limited_sizes_of_files(name: str, size: int, tmp_path: Path) -> None:
