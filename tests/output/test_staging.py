@@ -17,7 +17,7 @@ import pytest
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError
-from streamconv.output import journal, lock, recorder, staging
+from streamconv.output import fingerprint, journal, lock, recorder, staging
 from streamconv.storage import disk, whole_files
 from support import running
 from support.running import stopped, tree
@@ -281,6 +281,22 @@ class TestWithoutLocks:
             streamconv.convert(source, tmp_path / "dest")
         os.utime(path, (time.time() - 700,) * 2)
         assert streamconv.convert(source, tmp_path / "dest").tally.resumed > 0
+
+
+def test_times_that_no_calendar_has_are_said_as_numbers(source: Path, tmp_path: Path, monkeypatch) -> None:
+    path = stopped(source, tmp_path / "dest")
+    shard = next(source.glob("*.safetensors"))
+    identity = fingerprint._identity
+    monkeypatch.setattr(fingerprint, "_identity", lambda file: (identity(file)[0], 10**21, *identity(file)[2:]))
+    with pytest.raises(
+        DestinationError, match=f"{shard.name} was last modified .*, now at 1000000000000 seconds after"
+    ):
+        streamconv.convert(source, tmp_path / "dest")
+    monkeypatch.setattr(disk, "lock", lambda descriptor: False)
+    with path.open("ab") as file:
+        file.write(journal._line(["held", 1, "elsewhere", 1e12]))
+    with pytest.raises(DestinationError, match=r"process 1 on elsewhere \(since 1000000000000 seconds after 1970\)"):
+        streamconv.convert(source, tmp_path / "dest")
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------
