@@ -160,6 +160,25 @@ def test_a_run_without_threads_is_stopped_and_resumed(tmp_path: Path) -> None:
     assert is_whole(dest, source)
 
 
+# -- /proc -----------------------------------------------------------------------------------------------------------
+
+NO_PROC = """
+import psutil
+def gone(*_): raise psutil.NoSuchProcess(1)
+def empty(): raise KeyError(b"MemTotal:")
+psutil.{}
+"""
+
+
+@pytest.mark.parametrize("lack", ["Process = gone", "virtual_memory = empty"])
+def test_without_proc_the_work_is_done(lack: str, tmp_path: Path) -> None:
+    """In a chroot, or where /proc/meminfo is hidden."""
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    for words in (["convert", source, dest, "--verify"], ["verify", source, dest], ["diff", dest, dest]):
+        ended = run(*words, "--quiet", before=NO_PROC.format(lack))
+        assert ended.code == 0, ended.err
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
