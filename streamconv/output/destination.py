@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..configs.companion_files import goes_along, is_of_checkpoint
 from ..errors import DestinationError, StorageError, UsageError, storing
-from ..storage import disk, whole_files
+from ..storage import disk, mounts, whole_files
 from ..tensors.refs import Catalog
 from ..text import format_size, quote, setting
 from .paths import ResultPaths
@@ -81,7 +81,7 @@ class Destination:
 
     @staticmethod
     def _check_mount(path: Path, hint: str) -> None:
-        if disk.is_mount(path):
+        if mounts.is_mount(path):
             raise DestinationError(f"{quote(path)} is a mount point, which cannot be replaced by a rename", hint)
 
     def _check_manifest(self, overwrite: bool) -> None:
