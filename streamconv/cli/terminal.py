@@ -6,6 +6,7 @@ Importing click takes most of a start; what is needed before signals are handled
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,9 +23,25 @@ def open_missing() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The kernel gives the lowest number that is free: the stream's own, for those before it are open.
-            descriptor = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+            setattr(sys, name, _nowhere(mode))
+
+
+def _nowhere(mode: str) -> Any:
+    # The kernel gives the lowest number that is free: the stream's own, for those before it are open.
+    try:
+        return os.fdopen(os.open(os.devnull, os.O_RDWR), mode, closefd=False)
+    except OSError:
+        # A chroot without devices. The root directory takes the number, and nothing can be written to it.
+        os.open(os.sep, os.O_RDONLY)
+        return _Nowhere()
+
+
+class _Nowhere(io.TextIOBase):
+    """A stream whose text is dropped."""
+
+    def write(self, text: str) -> int:
+        """Drop text."""
+        return len(text)
 
 
 def say(text: str) -> None:
@@ -61,4 +78,5 @@ def flush_quietly(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

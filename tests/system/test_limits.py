@@ -89,6 +89,15 @@ def test_without_standard_streams_the_work_is_done(closed: tuple[int, ...], tmp_
     assert is_whole(dest, source)
 
 
+def test_without_standard_streams_and_devices_the_work_is_done(tmp_path: Path) -> None:
+    """As in a chroot."""
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    for words in (("convert", source, dest), ("verify", source, dest), ("inspect", source)):
+        ended = run(*words, prepare=lambda: os.closerange(0, 3), before="import os; os.devnull = '/missing/null'")
+        assert ended.code == 0
+    assert is_whole(dest, source)
+
+
 def test_a_failure_without_standard_streams_has_its_exit_code(tmp_path: Path) -> None:
     assert run("convert", tmp_path / "missing", tmp_path / "dest", prepare=lambda: os.closerange(0, 3)).code == 3
 
