@@ -151,6 +151,8 @@ _NEXT_STEP = {
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
     errno.EIO: "the device reports an I/O error; check it first",
+    # Of a rename beside itself: what an overlay's lower layer holds.
+    errno.EXDEV: "move the old destination away, then run the same conversion again: it resumes and finishes",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs, or raise the system's limit on open files (fs.file-max)",

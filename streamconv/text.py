@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 _QUOTED = 160
 _LISTED = 12
@@ -26,6 +27,14 @@ def quote(text: object) -> str:
     if not shown.isprintable():
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
     return shown if len(shown) <= _QUOTED else f"{shown[: _QUOTED // 2]}…{shown[-_QUOTED // 2 :]}"
+
+
+def format_time(seconds: float) -> str:
+    """Return local time for people: `2026-01-31 12:00:00`; seconds where no calendar has a date for them."""
+    try:
+        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} seconds after 1970"
 
 
 def counted(count: int, noun: str) -> str:

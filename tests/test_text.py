@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.text import did_you_mean, first_few, in_python, in_shell, quote, setting
+from streamconv.text import did_you_mean, first_few, format_time, in_python, in_shell, quote, setting
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,12 @@ def test_several_settings_in_a_message() -> None:
 def test_text_from_outside_never_looks_like_a_setting(text) -> None:
     message = f"{quote(text)} {quote(setting('reverse', True))}"
     assert in_python(message) == in_shell(message) == message
+
+
+@pytest.mark.parametrize("seconds", [300_000_000_000, -(10**15), 1e30, float("inf"), float("nan")])
+def test_a_time_that_no_calendar_has_is_a_number(seconds: float) -> None:
+    assert format_time(seconds).endswith(" seconds after 1970")
+
+
+def test_a_time_is_a_date() -> None:
+    assert format_time(1_000_000_000).startswith("2001-09-0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping
 
@@ -12,12 +11,12 @@ from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, reading
 from ..formats.layout import FileLayout
 from ..output.paths import ResultPaths
-from ..storage import disk
 from ..storage.regions import Placement
 from ..tensors.grids import Box
 from ..tensors.refs import OutputFile, file_spans
 from ..text import quote
 from ..units import CHUNK
+from .open_results import OpenResults
 from .sample import Sample
 
 _CONVERT_AGAIN = "convert again"
@@ -47,7 +46,7 @@ class CompareSink:
     def __init__(self, layout: FileLayout, paths: ResultPaths) -> None:
         self._paths = paths
         self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
-        self._open: dict[str, int] = {}
+        self._open = OpenResults()
         self._files = layout.files
         texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
         try:
@@ -90,22 +89,17 @@ class CompareSink:
 
     def close(self) -> None:
         """Close the files, and drop them from the page cache."""
-        for descriptor in self._open.values():
-            disk.try_drop_cache(descriptor)
-            disk.close_quietly(descriptor)
-        self._open.clear()
+        self._open.close()
 
     def _check_frame(self, file: OutputFile) -> None:
         place = self._paths.file(file.name)
         try:
             with reading(place):
-                descriptor = self._open[file.name] = disk.open_file(place, os.O_RDONLY)
+                size = self._open.size(place)
         except SourceError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise VerificationError(f"{quote(place)} is missing", _CONVERT_AGAIN) from error
             raise
-        with reading(place):
-            size = disk.fstat(descriptor).st_size
         if size != file.size:
             raise VerificationError(f"{quote(place)} has {size} bytes, but should have {file.size}", _CONVERT_AGAIN)
         for offset, data in file.literals_between_slots():
@@ -130,5 +124,6 @@ class CompareSink:
         )
 
     def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
-        with reading(self._paths.file(file.name)):
-            return disk.read_up_to(self._open[file.name], length, offset)
+        place = self._paths.file(file.name)
+        with reading(place):
+            return self._open.read(place, offset, length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 from ..errors import StorageError, UnsupportedError, UsageError, VerificationError
 from ..text import counted, quote, setting
 from ..version import VERSION
+from . import signals
 from .arguments import (
     CONVERSION,
     FAMILY,
@@ -69,6 +71,8 @@ def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
         say(_text(planned))
     with progress_bar(quiet) as progress:
         report = planned.run(progress)
+        # From here on the exit code is that of a result that is in place.
+        signals.ignore()
     try:
         click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     except BrokenPipeError:
@@ -168,8 +172,9 @@ def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
         )
     findings = 0
     for finding in check(*words, **arguments):
-        click.echo(in_shell(finding.marked))
         findings += finding.is_error
+        with suppress(BrokenPipeError):
+            click.echo(in_shell(finding.marked))
     if findings:
         raise UnsupportedError(f"the family does not fit {quote(words[1])}: {counted(findings, 'finding')}")
 
@@ -216,12 +221,11 @@ def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
 
     with progress_bar(quiet) as progress:
         found = diff(a, b, progress=progress, **given(arguments))
-    if as_json:
-        print_lines(found.json_lines())
-    else:
-        print_lines([*found.details(), found.summary])
-    if not found.same:
+    # Whoever reads the first lines only still gets the exit code.
+    with suppress(BrokenPipeError):
+        print_lines(found.json_lines() if as_json else [*found.details(), found.summary])
         sys.stdout.flush()
+    if not found.same:
         raise click.exceptions.Exit(VerificationError.exit_code)
 
 
@@ -232,4 +236,8 @@ def demo(keep: str | None, max_mem: str) -> None:
     """Make a small Mixtral, convert it, verify it, convert it back, and show that the bytes are the same."""
     from .demo import run
 
-    run(keep, max_mem, click.echo)
+    def say_out(text: str) -> None:
+        with suppress(BrokenPipeError):
+            click.echo(text)
+
+    run(keep, max_mem, say_out)

@@ -16,7 +16,7 @@ import xxhash
 from .. import testing as samples
 from ..checkpoint import LazyTensor
 from ..checkpoint import open as open_checkpoint
-from ..errors import InternalError, StreamconvError, UsageError, VerificationError, storage_error
+from ..errors import BudgetError, InternalError, StreamconvError, UsageError, VerificationError, storage_error
 from ..families import find
 from ..storage.memory import peak_bytes
 from ..text import format_size, quote, setting
@@ -96,7 +96,7 @@ def _step(say: Say, limit: int, *words: str | Path) -> None:
     say(f"$ streamconv {shlex.join(arguments)}")
     command = [sys.executable, "-m", "streamconv", *arguments, "--quiet", "--json"]
     started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with _started(command) as process:
         peak = _watch(process)
         output = process.stdout.read() if process.stdout else ""
     seconds = time.monotonic() - started
@@ -109,6 +109,16 @@ def _step(say: Say, limit: int, *words: str | Path) -> None:
     say(f"  {format_size(size)} in {seconds:.1f} s, peak memory {format_size(peak)} of {format_size(limit)} allowed")
     if peak > limit and "--max-mem" in arguments:
         raise InternalError(f"peak memory {peak} is above the limit of {limit} bytes")
+
+
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise BudgetError(
+            f"the system refuses a process for the step above: {error.strerror or error}",
+            "raise the limit on processes (ulimit -u, or the container's pids limit), or run the steps by hand",
+        ) from error
 
 
 def _watch(process: subprocess.Popen[str]) -> int:

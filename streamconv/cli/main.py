@@ -6,14 +6,15 @@ import errno
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
-import click
-
-from ..errors import StreamconvError, UsageError, memory_refused, storage_error
+from ..errors import InterruptedRunError, StreamconvError, UsageError, memory_refused, storage_error
 from ..text import in_shell, quote
 from . import signals
-from .commands import cli
 from .terminal import flush_quietly, open_missing, say
+
+if TYPE_CHECKING:
+    import click
 
 # Nothing here multiplies matrices, and each thread of the library for that, which NumPy starts, costs memory and a
 # process of what the user or the container may have.
@@ -23,10 +24,14 @@ _CANNOT_LOAD = ("cannot allocate memory", "failed to map segment")
 
 def main() -> None:
     """Run the command line; ends the process with the exit code of what happened."""
+    signals.install()
     open_missing()
     os.environ.setdefault(_THREADS_OF_BLAS, "1")
-    signals.install()
-    code = run()
+    try:
+        code = run()
+        signals.ignore()
+    except InterruptedRunError as error:
+        code = error.exit_code
     for stream in (sys.stdout, sys.stderr):
         flush_quietly(stream)
     sys.exit(code)
@@ -35,6 +40,9 @@ def main() -> None:
 def run() -> int:
     """Run the command in `sys.argv`; return its exit code."""
     try:
+        # Only now: what this imports takes most of the start, and a signal or a lack of memory may meet it there.
+        from .commands import cli
+
         code = cli.main(standalone_mode=False)
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has gone (click makes that SystemExit): nothing is left to say, and no one to say it
@@ -51,12 +59,16 @@ def run() -> int:
 
 
 def _help(error: click.ClickException) -> str:
+    import click
+
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"see {context.command_path if context else 'streamconv'} --help"
 
 
 def _explained(error: BaseException) -> tuple[int, str, str]:
     """Return the exit code, the message and the hint for an error."""
+    import click
+
     match error:
         case StreamconvError():
             return error.exit_code, *error.marked

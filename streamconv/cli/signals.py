@@ -30,6 +30,13 @@ def install() -> None:
             signal.signal(number, stop)
 
 
+def ignore() -> None:
+    """Ignore the signals that are handled: all is done, and the exit code says what was."""
+    for number in STOPPED:
+        if isinstance(signal.getsignal(number), Stop):
+            signal.signal(number, signal.SIG_IGN)
+
+
 class Stop:
     """The handler: the first signal stops the run cleanly, or forcibly after 1.5 s; a second stops it at once."""
 

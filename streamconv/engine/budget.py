@@ -151,11 +151,10 @@ def check_planning(memory_limit: int, tensors: int) -> None:
 
 
 def _too_low(memory_limit: int, why: str, least: int) -> BudgetError:
-    return BudgetError(
-        f"a memory limit of {format_size(memory_limit)} is too low: {why}",
-        limit_hint(least),
-        least,
-    )
+    left, hint = address_space_left(), limit_hint(least)
+    if left is not None and left < least - resident_bytes():
+        hint = f"raise the limit on the process's memory (ulimit -v or -d), and {hint}"
+    return BudgetError(f"a memory limit of {format_size(memory_limit)} is too low: {why}", hint, least)
 
 
 def _worker(region: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Set
 from contextlib import suppress
@@ -10,13 +11,15 @@ from pathlib import Path
 
 from ..configs.companion_files import goes_along
 from ..errors import DestinationError, StorageError, StreamconvError, UsageError, storing
-from ..storage import disk
+from ..storage import disk, mounts, whole_files
 from ..tensors.refs import Catalog
 from ..text import format_size, quote, setting
 from . import manifest
 from .paths import ResultPaths
 
 _ANOTHER = "choose another destination"
+#: How a manifest begins.
+_STARTS = re.compile(rb'\s*\{\s*"streamconv":')
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 _OF_GIT = (".gitattributes", ".gitignore")
 
@@ -59,6 +62,8 @@ class Destination:
         if not disk.is_directory(self.path.parent):
             raise UsageError(f"{quote(self.path.parent)} is not a directory", "create it first")
         self._check_apart(source)
+        if self.paths.is_file:
+            self._check_manifest(overwrite)
         if not disk.exists(self.path):
             return
         self._check_kind()
@@ -76,10 +81,26 @@ class Destination:
             raise DestinationError(f"{quote(self.path)} exists and is not a regular file", _ANOTHER)
         if not self.paths.is_file and not disk.is_directory(self.path):
             raise DestinationError(f"{quote(self.path)} exists and is not a directory", _ANOTHER)
-        if disk.is_mount(self.path):
+        self._check_mount(self.path, "choose a directory inside it")
+
+    @staticmethod
+    def _check_mount(path: Path, hint: str) -> None:
+        if mounts.is_mount(path):
+            raise DestinationError(f"{quote(path)} is a mount point, which cannot be replaced by a rename", hint)
+
+    def _check_manifest(self, overwrite: bool) -> None:
+        """Refuse what has the manifest's name and cannot be replaced, or is none, and stands next to no checkpoint."""
+        manifest = self.paths.manifest
+        if not disk.exists(manifest):
+            return
+        if disk.is_link(manifest) or not disk.is_file(manifest):
+            raise DestinationError(f"{quote(manifest)}, where the manifest goes, is not a regular file", _ANOTHER)
+        self._check_mount(manifest, _ANOTHER)
+        self._check_owner()
+        if not overwrite and not disk.exists(self.path) and not _STARTS.match(whole_files.read_file(manifest, 64)):
             raise DestinationError(
-                f"{quote(self.path)} is a mount point, which cannot be replaced by a rename",
-                "choose a directory inside it",
+                f"{quote(manifest)}, where the manifest goes, exists and is none of streamconv",
+                f"{_ANOTHER}, or replace it with {setting('overwrite', True)}",
             )
 
     def _check_owner(self) -> None:

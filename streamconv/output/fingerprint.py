@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 
 import xxhash
 
@@ -15,7 +14,7 @@ from ..rules.family import spell
 from ..storage import mounts
 from ..tensors import dtypes
 from ..tensors.refs import Catalog, SourceFile
-from ..text import first_few, quote, setting
+from ..text import first_few, format_time, quote, setting
 from . import journal
 from .settings import Settings
 
@@ -147,4 +146,4 @@ def _change_of_identity(was: list[object], is_now: list[object]) -> str:
 def _time(nanoseconds: object) -> str:
     if not isinstance(nanoseconds, int):
         return "at an unknown time"
-    return f"at {datetime.fromtimestamp(nanoseconds // 10**9):%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09}"
+    return f"at {format_time(nanoseconds // 10**9)}.{nanoseconds % 10**9:09}"

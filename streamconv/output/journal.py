@@ -6,7 +6,7 @@ A line a record, each with its own checksum, appended only after the data that i
     ["held", process, host, since]                   who writes it
     ["block", file, block, digest, crc]              a 16 MiB block is complete
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
-    ["aside"]                                        the old destination is moved to `DEST.partial.old`
+    ["aside", yes]                                   the old destination is moved to `DEST.partial.old`, or is not
     ["sealed", digest, device, inode]                all is done, under this manifest, and will get its final name
 
 A line whose checksum does not match is ignored, and the data it described is written again. Files and tensors are
@@ -145,8 +145,9 @@ def heading(records: Iterable[object]) -> Heading:
                 found.owner = Owner(process, host, since)
             case ["sealed", str(digest), int(device), int(inode)]:
                 found.sealed = Sealed(digest, device, inode)
-            case ["aside"]:
-                found.is_aside = True
+            case ["aside", *more]:
+                # Earlier versions wrote no more.
+                found.is_aside = more != [False]
             case ["block" | "box", *_]:
                 found.has_records = True
     return found

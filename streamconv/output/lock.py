@@ -6,14 +6,13 @@ import os
 import socket
 import stat
 import time
-from datetime import datetime
 from types import TracebackType
 
 import psutil
 
 from ..errors import DestinationError
 from ..storage import disk
-from ..text import quote
+from ..text import format_time, quote
 from .journal import Heading, Journal, Owner, heading
 from .paths import ResultPaths
 
@@ -114,8 +113,7 @@ class JournalLock:
     def _is_taken(self) -> DestinationError:
         owner, who = self.heading.owner, "another process"
         if owner is not None:
-            since = datetime.fromtimestamp(owner.since)
-            who = f"process {owner.process} on {quote(owner.host)} (since {since:%Y-%m-%d %H:%M:%S})"
+            who = f"process {owner.process} on {quote(owner.host)} (since {format_time(owner.since)})"
         return DestinationError(
             f"{quote(self._paths.partial)} is being written by {who}", "wait for it to finish, or stop it"
         )

@@ -82,8 +82,8 @@ class ResultPaths:
 
     @property
     def trial_target(self) -> Path:
-        """The name that it is given."""
-        return self._beside("partial.trial.to")
+        """The name that it is given: as long as the longest that the run will use, for that is tried too."""
+        return self._beside("partial.trial.to.rename" if self.is_file else "partial.trial.to")
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")

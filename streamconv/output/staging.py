@@ -25,6 +25,7 @@ import xxhash
 from ..errors import DestinationError, storing
 from ..storage import disk, whole_files
 from ..text import quote, setting
+from . import leftovers
 from .fingerprint import Fingerprint, differences
 from .journal import Heading, Journal
 from .lock import JournalLock
@@ -63,8 +64,10 @@ class Staging:
             with storing(self.paths.journal, "cannot open"):
                 if disk.exists(self.paths.journal):
                     self._lock.claim()
-                elif disk.exists(self.paths.partial) and not self._is_empty_directory():
-                    raise self._has_no_journal()
+                    leftovers.check_claimed(self.paths, self._heading, self._restart)
+                else:
+                    leftovers.check_unclaimed(self.paths)
+                self._check_aside()
         except BaseException:
             # Nobody leaves a context that was not entered.
             self._lock.release()
@@ -79,6 +82,13 @@ class Staging:
                 with suppress(OSError):
                     self._restore_replaced()
                     self._remove()
+
+    def _check_aside(self) -> None:
+        """Trust that an old result is aside where the journal says so, and only as long as that is there."""
+        if not self._heading.is_aside:
+            leftovers.check_no_other_aside(self.paths)
+        elif not disk.exists(self.paths.replaced):
+            self._note_aside(False)
 
     # -- an earlier run ------------------------------------------------------------------------------------------------
 
@@ -105,14 +115,6 @@ class Staging:
                 disk.rename(self.paths.pending_manifest, self.paths.manifest)
             disk.sync_directory(self.paths.path.parent)
             self._clean_up()
-
-    def _has_no_journal(self) -> DestinationError:
-        partial = quote(self.paths.partial)
-        return DestinationError(
-            f"{partial} exists, but not its journal, {quote(self.paths.journal.name)}: "
-            "what an interrupted run left there cannot be resumed",
-            f"remove {partial}, or move it if streamconv did not create it; then run again",
-        )
 
     def check_same(self) -> None:
         """Refuse to resume another conversion; but what is no longer there is not in its way.
@@ -168,6 +170,7 @@ class Staging:
         with storing(self.paths.journal, "cannot create"):
             if not self._lock.is_held:
                 self._lock.claim(create=True)
+                leftovers.check_claimed(self.paths, self._heading, self._restart)
                 self.check_same()
             self._begun = True
             self.is_worth_keeping = self._heading.has_records
@@ -190,10 +193,12 @@ class Staging:
         """Remove what an earlier run left, and forget its records, but for where it put the old destination."""
         self.is_worth_keeping = False
         self._lock.heading = Heading(is_aside=self._heading.is_aside)
+        # In this order: of what is built without a journal that says so, nobody could tell whose it is.
+        self._remove_built()
+        disk.sync_directory(self.paths.path.parent)
         self._journal.clear()
         if self._heading.is_aside:
-            self._journal.append([["aside"]])
-        self._remove_built()
+            self._note_aside(True)
 
     def _make_directory(self, names: Sequence[str]) -> None:
         if not disk.exists(self.paths.partial):
@@ -249,14 +254,18 @@ class Staging:
 
     def _replace_in_two_steps(self) -> None:
         """Move the old result aside and the new one in its place, where the file system cannot swap two names."""
-        self._journal.append([["aside"]])
-        self._heading.is_aside = True
+        self._check_aside()
+        self._note_aside(True)
         disk.rename(self.paths.path, self.paths.replaced)
         try:
             disk.rename(self.paths.partial, self.paths.path)
         except OSError:
             disk.rename(self.paths.replaced, self.paths.path)
             raise
+
+    def _note_aside(self, is_aside: bool) -> None:
+        self._journal.append([["aside", is_aside]])
+        self._heading.is_aside = is_aside
 
     def _restore_replaced(self) -> None:
         """Put the old result back, if a crash came between the two renames and no new one takes its place."""
@@ -280,11 +289,6 @@ class Staging:
             if disk.exists(path):
                 whole_files.remove_any(path)
         remove_trial(self.paths)
-
-    def _is_empty_directory(self) -> bool:
-        partial = self.paths.partial
-        is_one = not self.paths.is_file and not disk.is_link(partial) and disk.is_directory(partial)
-        return is_one and not disk.listdir(partial)
 
 
 def _digest(data: bytes) -> str:

@@ -18,7 +18,10 @@ from ..text import quote
 from .paths import ResultPaths
 
 #: Errors that say nothing about what the file system can do.
-_OF_THE_MOMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EMFILE)
+_OF_THE_MOMENT = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.ENAMETOOLONG, errno.EINTR, errno.EAGAIN, errno.ESTALE),
+)
 
 
 def try_place(paths: ResultPaths) -> None:

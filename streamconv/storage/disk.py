@@ -32,6 +32,7 @@ _ONLY_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 #: What a kernel or a file system answers that cannot do what is asked.
 NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_NO_EXCHANGE = (errno.EPERM, errno.EXDEV, errno.ENOTTY, *NOT_OFFERED)
 _NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.
@@ -174,7 +175,7 @@ def rename(one: PathLike, other: PathLike) -> None:
 
 def exchange(one: PathLike, other: PathLike) -> bool:
     """Swap two names in one step; return whether the file system can."""
-    with _if_offered():
+    with _if_offered(_NO_EXCHANGE):
         libc.swap_names(os.fsencode(one), os.fsencode(other))
         return True
     return False
@@ -256,7 +257,7 @@ def is_link(path: PathLike) -> bool:
 
 
 def is_mount(path: PathLike) -> bool:
-    """Return whether a file system is mounted at the path."""
+    """Return whether another file system is mounted at the path; `mounts.is_mount` knows of the same one too."""
     return os.path.ismount(path)
 
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import psutil
 
+from . import memory
+
 try:
     import resource
 except ImportError:  # a build of Python without it
@@ -14,8 +16,12 @@ except ImportError:  # a build of Python without it
 
 def address_space_left() -> int | None:
     """Return the bytes of memory that the process may still ask for (`ulimit -v`, `-d`); `None` without a limit."""
-    used = psutil.Process().memory_info()
-    limits = ((_limit("RLIMIT_AS"), used.vms), (_limit("RLIMIT_DATA"), used.data))
+    try:
+        used = psutil.Process().memory_info()
+        space, data = used.vms, used.data
+    except memory.UNKNOWN:
+        space = data = memory.roughly_resident_bytes()
+    limits = ((_limit("RLIMIT_AS"), space), (_limit("RLIMIT_DATA"), data))
     rooms = [max(0, most - now) for most, now in limits if most is not None]
     return min(rooms, default=None)
 

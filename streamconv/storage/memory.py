@@ -9,15 +9,37 @@ from pathlib import Path
 
 import psutil
 
-from . import whole_files
+from . import pages, whole_files
+
+try:
+    import resource
+except ImportError:  # a build of Python without it
+    resource = None  # type: ignore[assignment]
+
+#: What psutil raises where /proc is missing, or a file of it is empty.
+UNKNOWN = (psutil.Error, OSError, LookupError, ValueError)
 
 _MAPPINGS = "/proc/self/smaps_rollup"
 _LIMIT = 4 << 10
+#: Where nobody knows.
+_ASSUMED = 1 << 30
 
 
 def available_bytes() -> int:
     """Return the bytes of memory available now: the host's, or what the tightest control group (v1 or v2) leaves."""
-    return min([psutil.virtual_memory().available, *cgroup_rooms()])
+    return min([_available_of_host(), *cgroup_rooms()])
+
+
+def _available_of_host() -> int:
+    """Return what /proc says; without it the pages that are free, which leaves out what the page cache would give."""
+    with suppress(*UNKNOWN):
+        if available := int(psutil.virtual_memory().available):
+            return available
+    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
+        with suppress(ValueError, OSError):
+            if (count := os.sysconf(name)) > 0:
+                return count * pages.PAGE
+    return _ASSUMED
 
 
 def resident_bytes() -> int:
@@ -33,8 +55,10 @@ def resident_bytes() -> int:
 
 
 def roughly_resident_bytes() -> int:
-    """Return what the kernel shows of that at no cost."""
-    return int(psutil.Process().memory_info().rss)
+    """Return what the kernel shows of that at no cost; without /proc the most that ever was."""
+    with suppress(*UNKNOWN):
+        return int(psutil.Process().memory_info().rss)
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_bytes(process: int | None = None) -> int:

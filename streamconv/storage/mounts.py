@@ -39,18 +39,33 @@ def mount_of(path: PathLike, table: PathLike = _TABLE) -> Mount | None:
     """
     try:
         place = PurePath(disk.resolve(path))
-        lines = whole_files.read_file(table, _LIMIT).splitlines()
+        lines = _lines(table)
     except OSError:
         return None
     deepest, found = -1, None
     for line in lines:
         mount, _, source = line.partition(b" - ")
-        number, point = mount.split()[2], _path(mount.split()[4])
+        number, point = mount.split()[2], _point(line)
         # Of several mounts at the same place the last is the visible one.
         if place.is_relative_to(point) and len(point.parts) >= deepest:
             kind, device = source.split()[:2]
             deepest, found = len(point.parts), Mount(os.fsdecode(kind), os.fsdecode(_plain(device)), number.decode())
     return found
+
+
+def is_mount(path: PathLike, table: PathLike = _TABLE) -> bool:
+    """Return whether something is mounted at the path, be it a file or a directory of the same file system."""
+    if disk.is_mount(path):
+        return True
+    try:
+        place = PurePath(disk.resolve(path))
+        return any(_point(line) == place for line in _lines(table))
+    except OSError:
+        return False
+
+
+def _lines(table: PathLike) -> list[bytes]:
+    return whole_files.read_file(table, _LIMIT).splitlines()
 
 
 def keeps_inodes(path: PathLike) -> bool:
@@ -67,8 +82,8 @@ def _keeps_inodes(folder: PurePath) -> bool:
     return mount is not None and not mount.kind.startswith(_NUMBERS_ANEW)
 
 
-def _path(escaped: bytes) -> PurePath:
-    return PurePath(os.fsdecode(_plain(escaped)))
+def _point(line: bytes) -> PurePath:
+    return PurePath(os.fsdecode(_plain(line.split()[4])))
 
 
 def _plain(escaped: bytes) -> bytes:

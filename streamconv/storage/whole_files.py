@@ -10,6 +10,9 @@ from ..paths import PathLike
 from ..units import CHUNK
 from . import disk
 
+#: What is in a file is replaced; a link in its place is refused, for it may lead to what is another's.
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | disk.NO_FOLLOW
+
 
 def read_file(path: PathLike, limit: int) -> bytes:
     """Return the first `limit` bytes of a small file."""
@@ -22,7 +25,7 @@ def read_file(path: PathLike, limit: int) -> bytes:
 
 def write_synced(path: PathLike, data: bytes) -> None:
     """Write a small file, durable when this returns."""
-    descriptor = disk.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    descriptor = disk.open_file(path, _NEW)
     try:
         disk.write_all(descriptor, memoryview(data), 0)
         disk.sync(descriptor)
@@ -32,7 +35,7 @@ def write_synced(path: PathLike, data: bytes) -> None:
 
 def copy_synced(source: int, target: PathLike) -> None:
     """Copy the content of an open file, durable when this returns."""
-    descriptor = disk.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    descriptor = disk.open_file(target, _NEW)
     try:
         at = 0
         while data := disk.read(source, CHUNK, at):

@@ -99,3 +99,13 @@ def test_what_is_resident_already_leaves_less_room_for_headers() -> None:
     with mmap.mmap(-1, 40 * MIB) as ballast:  # memory of its own: an allocator may have some that is resident already
         ballast.write(b"x" * (40 * MIB))
         assert budgets.header_room(limit).nbytes < before - MIB
+
+
+@pytest.mark.parametrize(("left", "raised"), [(None, False), (1 << 40, False), (8 << 20, True)])
+def test_a_limit_of_the_system_is_named_where_it_has_to_be_raised(left, raised, monkeypatch) -> None:
+    """Where `ulimit -v` leaves less than is needed, no `max_mem` helps."""
+    monkeypatch.setattr(budgets, "address_space_left", lambda: left)
+    with pytest.raises(BudgetError) as caught:
+        divide(1 << 20, None, 10)
+    raising = "raise the limit on the process's memory (ulimit -v or -d), and give max_mem="
+    assert caught.value.hint.startswith(raising if raised else "give max_mem=")

@@ -10,6 +10,7 @@ import pytest
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError, UsageError
+from streamconv.output import journal
 from streamconv.storage import disk
 from support import golden, running
 from support.running import tree
@@ -220,7 +221,10 @@ def test_the_place_to_build_in_is_a_link_to_the_source(one_file: Path, tmp_path:
         link(tmp_path / "dest.ckpt.partial", one_file)
         raw_refused(one_file, tmp_path / "dest.ckpt", "exists, but not its journal", tmp_path)
         (tmp_path / "dest.ckpt.partial.streamconv").write_text("")
-        raw_refused(one_file, tmp_path / "dest.ckpt", "holds the source model.ckpt", tmp_path)
+        raw_refused(one_file, tmp_path / "dest.ckpt", "says nothing of it", tmp_path)
+        (tmp_path / "dest.ckpt.partial.streamconv").write_bytes(journal._line(["box", 0, [], 0]))
+        words = "holds the source model.ckpt" if link is hard else "dest.ckpt.partial is a link"
+        raw_refused(one_file, tmp_path / "dest.ckpt", words, tmp_path)
         for name in ("dest.ckpt.partial", "dest.ckpt.partial.streamconv"):
             (tmp_path / name).unlink()
 
@@ -279,3 +283,27 @@ def test_the_umask_holds(mask: int, tmp_path: Path) -> None:
     assert len(made) > 8
     for path in made:
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+
+
+# -- the manifest of a file --------------------------------------------------------------------------------------------
+
+
+def test_what_has_the_manifest_s_name_and_is_none_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    place = tmp_path / "dest.ckpt.streamconv.json"
+    place.write_text('{"mine": 1}')
+    refused(source, tmp_path / "dest.ckpt", "exists and is none of streamconv\nhint: .*overwrite=True", tmp_path, False)
+    streamconv.convert(source, tmp_path / "dest.ckpt", overwrite=True)
+    (tmp_path / "dest.ckpt").unlink()
+    streamconv.convert(source, tmp_path / "dest.ckpt")
+    assert streamconv.verify(tmp_path / "dest.ckpt")
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_what_cannot_be_replaced_by_a_manifest(put, old: bool, source: Path, tmp_path: Path) -> None:
+    """The last rename of a run would find it out."""
+    if old:
+        streamconv.convert(source, tmp_path / "dest.ckpt")
+        (tmp_path / "dest.ckpt.streamconv.json").unlink()
+    put(tmp_path / "dest.ckpt.streamconv.json")
+    refused(source, tmp_path / "dest.ckpt", "where the manifest goes, is not a regular file", tmp_path)

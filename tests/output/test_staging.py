@@ -17,8 +17,8 @@ import pytest
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError
-from streamconv.output import journal, lock, recorder, staging
-from streamconv.storage import disk
+from streamconv.output import fingerprint, journal, lock, recorder, staging
+from streamconv.storage import disk, whole_files
 from support import running
 from support.running import stopped, tree
 
@@ -104,6 +104,35 @@ def test_what_is_in_the_journal_s_place_is_left_alone(put, source: Path, tmp_pat
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("linked", ["dest.partial", "dest.partial/ms-model-00001-of-00001.safetensors"])
+def test_nothing_is_removed_through_a_link(linked: str, restart: bool, source: Path, tmp_path: Path) -> None:
+    """Who moved what was built to another disk, and linked to it, keeps it."""
+    stopped(source, tmp_path / "dest")
+    (tmp_path / linked).rename(tmp_path / "moved")
+    (tmp_path / linked).symlink_to(tmp_path / "moved")
+    if linked == "dest.partial":
+        (tmp_path / "moved" / "thesis.pdf").write_text("precious")
+    before = tree(tmp_path)
+    if restart and linked != "dest.partial":
+        streamconv.convert(source, tmp_path / "dest", restart=True)
+        assert tree(tmp_path)["moved"] == before["moved"]
+        return
+    with pytest.raises(DestinationError, match=f"{linked} is a link"):
+        streamconv.convert(source, tmp_path / "dest", restart=restart)
+    assert tree(tmp_path) == before
+
+
+def test_a_file_is_not_built_through_a_link(source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / "dest.ckpt")
+    (tmp_path / "dest.ckpt.partial").rename(tmp_path / "moved")
+    (tmp_path / "dest.ckpt.partial").symlink_to("moved")
+    before = tree(tmp_path)
+    with pytest.raises(DestinationError, match="is a link"):
+        streamconv.convert(source, tmp_path / "dest.ckpt")
+    assert tree(tmp_path) == before
+
+
 def test_an_empty_directory_in_its_place_is_used(source: Path, tmp_path: Path) -> None:
     (tmp_path / "dest.partial").mkdir()
     streamconv.convert(source, tmp_path / "dest")
@@ -122,16 +151,48 @@ def test_what_does_not_belong_in_it_is_removed(name: str, source: Path, tmp_path
     assert not list(tmp_path.glob("*partial*"))
 
 
-@pytest.mark.slow
 @NAMES
-@pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000, None])
-def test_a_journal_that_says_nothing_is_begun_again(name: str, content, source: Path, tmp_path: Path) -> None:
-    stopped(source, tmp_path / name)
-    path = tmp_path / f"{name}.partial.streamconv"
-    path.write_bytes(path.read_bytes().split(b"\n", 2)[2] if content is None else content)
+def test_a_journal_without_its_first_line_is_begun_again(name: str, source: Path, tmp_path: Path) -> None:
+    """What else it says shows that it is ours."""
+    path = stopped(source, tmp_path / name)
+    path.write_bytes(path.read_bytes().split(b"\n", 2)[2])
     report = streamconv.convert(source, tmp_path / name)
     assert report.tally.resumed == 0
     assert streamconv.verify(tmp_path / name, source=source)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.slow
+@NAMES
+@pytest.mark.parametrize("content", [b"", b"\n", b"garbage", b"0" * 70_000_000])
+def test_what_the_journal_does_not_speak_of_is_left_alone(name: str, content, source: Path, tmp_path: Path) -> None:
+    """An empty file of that name makes nothing ours; where nothing is built, it is in nobody's way."""
+    path, partial = tmp_path / f"{name}.partial.streamconv", tmp_path / f"{name}.partial"
+    path.write_bytes(content)
+    (put_directory if name == "dest" else put_file)(partial)
+    before = tree(tmp_path)
+    for restart in (False, True):
+        with pytest.raises(DestinationError, match=r"its journal, .*\.partial\.streamconv, says nothing of it"):
+            streamconv.convert(source, tmp_path / name, restart=restart)
+    assert tree(tmp_path) == before
+    partial.rename(tmp_path / "mine")
+    streamconv.convert(source, tmp_path / name)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@NAMES
+def test_a_run_stopped_while_it_discards_another_can_be_repeated(
+    name: str, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """What is built never lies there without a journal that says so."""
+    stopped(source, tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "append", running.failing(ZeroDivisionError()))
+        patch.setattr(staging.Staging, "__exit__", lambda self, *_: self._lock.release())
+        with pytest.raises(ZeroDivisionError):
+            streamconv.convert(source, tmp_path / name, restart=True)
+    assert not (tmp_path / f"{name}.partial").exists()
+    streamconv.convert(source, tmp_path / name)
     assert not list(tmp_path.glob("*partial*"))
 
 
@@ -172,6 +233,7 @@ def test_the_holder_ends_between_open_and_lock(name: str, source: Path, tmp_path
     def finish_first(descriptor: int) -> bool | None:
         calls.append(descriptor)
         if len(calls) == 1:
+            whole_files.remove_any(tmp_path / f"{name}.partial")
             path.unlink()
         return take(descriptor)
 
@@ -219,6 +281,22 @@ class TestWithoutLocks:
             streamconv.convert(source, tmp_path / "dest")
         os.utime(path, (time.time() - 700,) * 2)
         assert streamconv.convert(source, tmp_path / "dest").tally.resumed > 0
+
+
+def test_times_that_no_calendar_has_are_said_as_numbers(source: Path, tmp_path: Path, monkeypatch) -> None:
+    path = stopped(source, tmp_path / "dest")
+    shard = next(source.glob("*.safetensors"))
+    identity = fingerprint._identity
+    monkeypatch.setattr(fingerprint, "_identity", lambda file: (identity(file)[0], 10**21, *identity(file)[2:]))
+    with pytest.raises(
+        DestinationError, match=f"{shard.name} was last modified .*, now at 1000000000000 seconds after"
+    ):
+        streamconv.convert(source, tmp_path / "dest")
+    monkeypatch.setattr(disk, "lock", lambda descriptor: False)
+    with path.open("ab") as file:
+        file.write(journal._line(["held", 1, "elsewhere", 1e12]))
+    with pytest.raises(DestinationError, match=r"process 1 on elsewhere \(since 1000000000000 seconds after 1970\)"):
+        streamconv.convert(source, tmp_path / "dest")
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------
@@ -284,6 +362,44 @@ def test_replacing_without_an_exchange(source: Path, tmp_path: Path, monkeypatch
     streamconv.convert(source, tmp_path / "dest", overwrite=True)
     assert streamconv.verify(tmp_path / "dest", source=source)
     assert beside(tmp_path) == {"dest"}
+
+
+def test_what_lies_where_the_old_one_would_go_is_left_alone(source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", NoExchange)
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    put_directory(tmp_path / "dest.partial.old")
+    before = tree(tmp_path)
+    for restart in (False, True):
+        with pytest.raises(DestinationError, match=r"dest.partial.old exists, where the old destination may be put"):
+            streamconv.convert(source, tmp_path / "dest", overwrite=True, restart=restart)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_old_one_that_is_not_aside_any_more_is_not_taken_for_it(
+    failing: bool, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """After a second rename that failed, or a crash before the first one."""
+    streamconv.convert(source, tmp_path / "dest", dtype="fp32")
+    rename = disk.rename
+
+    def second_fails(one: Path, other: Path) -> None:
+        if not failing and other.name == "dest.partial.old":
+            raise KeyboardInterrupt
+        if one.name == "dest.partial":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", NoExchange)
+        patch.setattr(disk, "rename", second_fails)
+        with pytest.raises(StorageError if failing else KeyboardInterrupt):
+            streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    stopped(source, tmp_path / "dest", overwrite=True)
+    put_directory(tmp_path / "dest.partial.old")
+    with pytest.raises(DestinationError, match=r"dest.partial.old exists"):
+        streamconv.convert(source, tmp_path / "dest", overwrite=True)
+    assert tree(tmp_path / "dest.partial.old") == {"theirs": b"x"}
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

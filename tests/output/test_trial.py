@@ -13,6 +13,7 @@ import pytest
 
 import streamconv
 from streamconv.errors import DestinationError, StorageError
+from streamconv.output.paths import ResultPaths
 from streamconv.storage import disk, libc
 from support import running
 from support.running import stopped, tree
@@ -104,7 +105,13 @@ def test_a_place_that_can_neither_swap_nor_replace_will_do_for_directories(
 
 
 @NAMES
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EACCES, errno.ENOMEM, errno.ENFILE, errno.EINTR),
+        *(errno.EAGAIN, errno.ENAMETOOLONG),
+    ],
+)
 def test_what_is_wrong_for_the_moment_is_said_as_everywhere(
     number: int, name: str, source: Path, place: Path, monkeypatch: Any
 ) -> None:
@@ -131,11 +138,52 @@ def test_work_that_was_saved_survives_a_failing_trial(name: str, source: Path, p
 
 @NAMES
 def test_what_a_killed_trial_left_is_removed(name: str, source: Path, place: Path) -> None:
-    for left in (f"{name}.partial.trial", f"{name}.partial.trial.to"):
-        (place / left).mkdir()
-        (place / left / "file").touch()
+    paths = ResultPaths(place / name, name != "dest")
+    for left in (paths.trial, paths.trial_target):
+        left.mkdir()
+        (left / "file").touch()
     streamconv.convert(source, place / name)
     assert not list(place.glob("*partial*"))
+
+
+@pytest.mark.parametrize("length", [231, 232, 236])
+def test_the_longest_name_of_a_run_is_tried(length: int, source: Path, place: Path) -> None:
+    dest = place / ("d" * (length - 5) + ".ckpt")
+    paths = ResultPaths(dest, True)
+    assert len(paths.trial_target.name) == len(paths.pending_manifest.name)
+    if length > 231:
+        with pytest.raises(
+            StorageError, match=r"cannot rename a file in .*: File name too long\nhint: choose a shorter"
+        ):
+            streamconv.convert(source, dest, progress=running.failing(AssertionError()))
+        assert tree(place) == {}
+    else:
+        streamconv.convert(source, dest)
+        assert streamconv.verify(dest, source=source)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.ENOTTY])
+def test_where_names_cannot_be_swapped_two_renames_do(number: int, source: Path, place: Path, monkeypatch: Any) -> None:
+    streamconv.convert(source, place / "dest", dtype="fp32")
+    monkeypatch.setattr(libc, "swap_names", running.failing(OSError(number, "no swap")))
+    streamconv.convert(source, place / "dest", overwrite=True)
+    assert streamconv.verify(place / "dest", source=source)
+    assert [path.name for path in place.iterdir()] == ["dest"]
+
+
+def test_what_an_overlay_cannot_rename_is_to_be_moved_away(source: Path, place: Path, monkeypatch: Any) -> None:
+    """Nothing tells before the run; what was built is kept."""
+    streamconv.convert(source, place / "dest", dtype="fp32")
+    before = tree(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(libc, "swap_names", running.failing(OSError(errno.EXDEV, "no swap")))
+        refusing(patch, "replace", errno.EXDEV, lambda one, _: Path(one).name == "dest")
+        with pytest.raises(StorageError, match="hint: move the old destination away, then run the same conversion"):
+            streamconv.convert(source, place / "dest", overwrite=True)
+    assert {name: what for name, what in tree(place).items() if "partial" not in name} == before
+    (place / "dest").rename(place / "away")
+    assert streamconv.convert(source, place / "dest").tally.resumed
+    assert sorted(path.name for path in place.iterdir()) == ["away", "dest"]
 
 
 @NAMES

@@ -172,3 +172,12 @@ def test_holes_of_a_file(tmp_path: Path) -> None:
     assert whole_files.next_hole(reader, 0, 10) is None, "nobody knows"
     os.close(reader)
     os.close(writer)
+
+
+def test_whole_files_are_not_written_through_links(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("precious")
+    for write in (whole_files.write_synced, lambda link, _: whole_files.copy_synced(0, link)):
+        with pytest.raises(OSError, match="symbolic links"):
+            write(tmp_path / "link", b"other")
+    assert (tmp_path / "precious").read_bytes() == b"x"

@@ -52,3 +52,14 @@ def test_where_inodes_last(kind: str, keeps: bool, tmp_path: Path, monkeypatch: 
     mounts._keeps_inodes.cache_clear()
     assert mounts.keeps_inodes(tmp_path / "link") is keeps
     mounts._keeps_inodes.cache_clear()
+
+
+def test_what_is_bound_to_another_name_is_a_mount(tmp_path: Path) -> None:
+    """The device is the same, so that nothing but the table tells."""
+    bound, table = tmp_path / "a b", tmp_path / "mountinfo"
+    bound.touch()
+    table.write_text(f"24 22 8:1 /sub {tmp_path}/a\\040b rw - ext4 /dev/sda1 rw\n")
+    assert mounts.is_mount(bound, table)
+    assert not mounts.is_mount(tmp_path, table)
+    assert not mounts.is_mount(bound, tmp_path / "no table")
+    assert mounts.is_mount("/proc", tmp_path / "no table")

@@ -435,6 +435,79 @@ def test_a_reader_that_has_gone_stops_no_work(stream: str, tmp_path: Path) -> No
     assert golden.found(dest)
 
 
+def unread(*words: object) -> tuple[int, bytes]:
+    """Exit code and messages of a command whose output nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        running.command(*words),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+        env=running.environment(),
+        cwd=nowhere(),
+        timeout=60,
+    )
+    os.close(write)
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=str)
+def test_a_difference_is_7_though_nobody_reads_which(words: list[str], tmp_path: Path) -> None:
+    one, other = running.tiny(tmp_path / "one"), tmp_path / "other"
+    streamconv.convert(one, other)
+    assert unread("diff", one, other, "--quiet", *words)[0] == 7
+    assert unread("diff", one, one, "--quiet", *words)[0] == 0
+
+
+def test_a_family_that_does_not_fit_is_4_though_nobody_reads_why(tmp_path: Path) -> None:
+    code, err = unread("models", "check", "vit", running.tiny(tmp_path / "source"))
+    assert code == 4, err
+    assert b"the family does not fit" in err
+
+
+AT_THE_END = """
+import os, signal
+from streamconv.cli import {module}
+def signalled(*arguments, call={module}.{call}, **more):
+    os.kill(os.getpid(), signal.{number})
+    return call(*arguments, **more)
+{module}.{call} = signalled
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("where", ["report", "flush"])
+def test_a_signal_after_the_result_is_in_place_changes_nothing(where: str, number: str, tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    module, call = ("commands", "click.echo") if where == "report" else ("main", "flush_quietly")
+    ended = run(
+        *("convert", source, dest, "--quiet", "--json"),
+        before=AT_THE_END.format(module=module, call=call, number=number),
+    )
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    assert json.loads(ended.out)
+    assert golden.found(dest)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_command_line_loads(number: signal.Signals) -> None:
+    """What is imported takes longer than anything else of a short command."""
+    hook = (
+        "import os, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click.core':\n"
+        f"            sys.meta_path.remove(self); os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Hook())\n"
+    )
+    ended = run("models", before=hook)
+    assert ended.code == 128 + number
+    assert ended.out == "" and ended.err.startswith("error: ")
+
+
 def test_a_message_that_nobody_hears(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -59,6 +60,17 @@ def test_a_step_that_fails_gives_its_code(tmp_path: Path, monkeypatch, capfd) ->
     assert "give --max-mem" in ended.err
     assert "the step above ended with exit code 6" in ended.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
+    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    monkeypatch.setattr(demo, "_CONFIG", SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.subprocess, "Popen", running.failing(error))
+        ended = call(capsys, "demo", "--keep", tmp_path / "kept")
+    assert ended.code == 6
+    assert "error: the system refuses a process for the step above: Resource temporarily unavailable" in ended.err
+    assert "hint: raise the limit on processes (ulimit -u" in ended.err
 
 
 def test_wrong_words(tmp_path: Path, capsys) -> None:

@@ -89,6 +89,15 @@ def test_without_standard_streams_the_work_is_done(closed: tuple[int, ...], tmp_
     assert is_whole(dest, source)
 
 
+def test_without_standard_streams_and_devices_the_work_is_done(tmp_path: Path) -> None:
+    """As in a chroot."""
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    for words in (("convert", source, dest), ("verify", source, dest), ("inspect", source)):
+        ended = run(*words, prepare=lambda: os.closerange(0, 3), before="import os; os.devnull = '/missing/null'")
+        assert ended.code == 0
+    assert is_whole(dest, source)
+
+
 def test_a_failure_without_standard_streams_has_its_exit_code(tmp_path: Path) -> None:
     assert run("convert", tmp_path / "missing", tmp_path / "dest", prepare=lambda: os.closerange(0, 3)).code == 3
 
@@ -160,6 +169,25 @@ def test_a_run_without_threads_is_stopped_and_resumed(tmp_path: Path) -> None:
     assert is_whole(dest, source)
 
 
+# -- /proc -----------------------------------------------------------------------------------------------------------
+
+NO_PROC = """
+import psutil
+def gone(*_): raise psutil.NoSuchProcess(1)
+def empty(): raise KeyError(b"MemTotal:")
+psutil.{}
+"""
+
+
+@pytest.mark.parametrize("lack", ["Process = gone", "virtual_memory = empty"])
+def test_without_proc_the_work_is_done(lack: str, tmp_path: Path) -> None:
+    """In a chroot, or where /proc/meminfo is hidden."""
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    for words in (["convert", source, dest, "--verify"], ["verify", source, dest], ["diff", dest, dest]):
+        ended = run(*words, "--quiet", before=NO_PROC.format(lack))
+        assert ended.code == 0, ended.err
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +202,17 @@ def test_few_descriptors(number: int, tmp_path: Path) -> None:
         assert "hint: raise the limit on open files (ulimit -n)" in ended.err
     else:
         assert is_whole(dest, source)
+
+
+@pytest.mark.parametrize("words", [["convert", "--verify"], ["verify"]], ids=" ".join)
+def test_more_files_of_a_result_than_descriptors_are_verified(words: list[str], tmp_path: Path) -> None:
+    source, dest = running.tiny(tmp_path / "source"), tmp_path / "dest"
+    size = ("--max-shard-size", 300)
+    assert run("convert", source, dest, *size, "--quiet").code == 0
+    assert len(list(dest.glob("*.safetensors"))) == 17
+    more = (*size, "--overwrite") if words[0] == "convert" else ()
+    ended = run(*words, source, dest, *more, "--quiet", prepare=limited(NOFILE=16))
+    assert ended.code == 0, ended.err
 
 
 @pytest.mark.parametrize("size", [0, 1000, 10_000])

@@ -1,0 +1,71 @@
+"""What lies where a result is built before this run: what an earlier run left, or what only has its name."""
+
+from __future__ import annotations
+
+from ..errors import DestinationError
+from ..storage import disk
+from ..text import quote
+from .journal import Heading
+from .paths import ResultPaths
+
+
+def check_unclaimed(paths: ResultPaths) -> None:
+    """Refuse what is in a result's place without a journal.
+
+    Raises:
+        DestinationError: something is there, and more than an empty directory.
+    """
+    if disk.exists(paths.partial) and not _is_empty_directory(paths):
+        raise _cannot_be_resumed(paths, f"but not its journal, {quote(paths.journal.name)}")
+
+
+def check_claimed(paths: ResultPaths, heading: Heading, restart: bool) -> None:
+    """Refuse what no journal speaks of, and links where a result is built: what they lead to is not ours to change.
+
+    Args:
+        paths: the names of the result.
+        heading: what its journal says.
+        restart: what was built is discarded, so that a link in it is removed itself.
+
+    Raises:
+        DestinationError: there is one.
+    """
+    if heading == Heading() and disk.exists(paths.partial) and not _is_empty_directory(paths):
+        raise _cannot_be_resumed(paths, f"but its journal, {quote(paths.journal.name)}, says nothing of it")
+    names = [] if restart or paths.is_file or disk.is_link(paths.partial) else _listed(paths)
+    for path in (paths.partial, *(paths.partial / name for name in names)):
+        if disk.is_link(path):
+            raise DestinationError(
+                f"{quote(path)} is a link, which an unfinished result cannot be resumed through",
+                "replace the link by what it leads to, or remove it; then run again",
+            )
+
+
+def check_no_other_aside(paths: ResultPaths) -> None:
+    """Refuse what lies where an old result will be put, and is none.
+
+    Raises:
+        DestinationError: something is there.
+    """
+    if not paths.is_file and disk.exists(paths.replaced):
+        raise DestinationError(
+            f"{quote(paths.replaced)} exists, where the old destination may be put for a moment",
+            "move or remove it, then run again",
+        )
+
+
+def _listed(paths: ResultPaths) -> list[str]:
+    return disk.listdir(paths.partial) if disk.is_directory(paths.partial) else []
+
+
+def _is_empty_directory(paths: ResultPaths) -> bool:
+    is_one = not paths.is_file and not disk.is_link(paths.partial) and disk.is_directory(paths.partial)
+    return is_one and not disk.listdir(paths.partial)
+
+
+def _cannot_be_resumed(paths: ResultPaths, why: str) -> DestinationError:
+    partial = quote(paths.partial)
+    return DestinationError(
+        f"{partial} exists, {why}: what an interrupted run left there cannot be resumed",
+        f"remove {partial}, or move it if streamconv did not create it; then run again",
+    )
