@@ -11,6 +11,7 @@ import fnmatch
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,7 +112,9 @@ def find(home: Path, is_repository: bool, kept: tuple[str, ...] = (), dequantise
 def _of_repository(home: Path, stay: Mapping[str, str]) -> Found:
     copies: dict[str, Path] = {}
     left: dict[str, str] = {}
-    for number, entry in enumerate(_walk(home)):
+    with reading(home, "cannot list"):
+        entries = list(islice(_walk(home), _MOST_ENTRIES + 1))
+    for number, entry in enumerate(entries):
         if number == _MOST_ENTRIES:
             said = f"only {_MOST_ENTRIES} of the files next to the weights were looked at; the others stay behind"
             return Found(copies, left, (said,))
@@ -139,7 +142,9 @@ def _walk(home: Path) -> Iterator[_Entry]:
             entries = [_Entry(f"{folder.name}/{name}".lstrip("/"), folder.path / name) for name in names]
             inside = [entry for entry in entries if stat.S_ISDIR(disk.mode(entry.path))]
             links = {entry for entry in inside if disk.is_link(entry.path)}
-        except OSError as error:
+        except PermissionError as error:
+            if not folder.name:
+                raise
             yield folder._replace(why_not=f"cannot be listed: {error.strerror}")
             continue
         if folder.name and any(name.endswith(_WEIGHTS) for name in names):

@@ -140,6 +140,21 @@ def test_what_cannot_be_listed_or_read_stays(tmp_path: Path, monkeypatch) -> Non
     assert found.left == {"lost+found": "cannot be listed: Permission denied", "secret.json": "may not be read"}
 
 
+def test_what_fails_for_a_moment_is_no_reason_to_leave_a_tokenizer(tmp_path: Path, monkeypatch) -> None:
+    touch(tmp_path, ["encoding/x.py", "tokenizer.json"])
+    listdir = disk.listdir
+    for name in (tmp_path.name, "encoding"):
+
+        def failing(path, name=name) -> list[str]:
+            if Path(path).name == name:
+                raise OSError(5, "Input/output error", str(path))
+            return listdir(path)
+
+        monkeypatch.setattr(disk, "listdir", failing)
+        with pytest.raises(SourceError, match="cannot list"):
+            find(tmp_path)
+
+
 def test_one_that_is_gone_when_it_is_copied_is_the_source_s_fault(tmp_path: Path) -> None:
     source = touch(model(tmp_path / "hf"), ["tokenizer.json"])
     plan = streamconv.plan(source, tmp_path / "out", model="raw", format="hf", max_mem="8G")
