@@ -6,11 +6,10 @@ import os
 import re
 import stat
 from collections.abc import Set
-from contextlib import suppress
 from pathlib import Path
 
 from ..configs.companion_files import goes_along
-from ..errors import DestinationError, StorageError, StreamconvError, UsageError, storing
+from ..errors import DestinationError, StorageError, UsageError, storing
 from ..storage import disk, mounts, whole_files
 from ..tensors.refs import Catalog
 from ..text import format_size, quote, setting
@@ -133,7 +132,7 @@ class Destination:
         if not disk.may_write(self.path):
             raise DestinationError(f"{quote(self.path)} holds files that you may not remove", _ANOTHER)
         names = disk.listdir(self.path)
-        written = self._written()
+        written = manifest.companions_in(self.path)
         foreign = [name for name in names if not _is_of_checkpoint(self.path, name, written)]
         if foreign or not any(name.endswith(_WEIGHTS) for name in names):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
@@ -141,13 +140,6 @@ class Destination:
                 f"{quote(self.path)} holds {what}; {setting('overwrite', True)} replaces only checkpoints",
                 "choose another destination, or remove this one yourself",
             )
-
-    def _written(self) -> Set[str]:
-        """Return the names of companions that streamconv wrote here, as the manifest has them."""
-        with suppress(StreamconvError):
-            found = manifest.find(self.path)
-            return found.companions if found else set()
-        return set()
 
     def check_free_space(self, size: int) -> None:
         """Refuse a result that the file system has no space for.

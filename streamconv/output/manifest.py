@@ -17,13 +17,15 @@ from ..formats.header_room import HeaderRoom
 from ..formats.headers import is_deep, is_plain_name, opened, read_json
 from ..formats.layout import FileLayout
 from ..planning.mapping import TensorMapping
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..text import quote
 from .blocks import BLOCK
 from .paths import ResultPaths
 from .settings import Settings, arguments_of
 
 _LIMIT = 256 << 20
+# Room for the names of 10,000 companions.
+_BEGINNING = 1 << 20
 _REMEDY = "remove it, or convert again"
 VERSION = 1
 
@@ -96,12 +98,6 @@ class Manifest:
         return result
 
     @property
-    def companions(self) -> Set[str]:
-        """Names of the files next to the weights that streamconv wrote or copied; they have no digests."""
-        names = self["companions"]
-        return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
-
-    @property
     def tensors(self) -> Mapping[str, tuple[str, Sequence[Sequence[int]]]]:
         """Tensor name → its file and its (offset, length) pairs there."""
         result = {}
@@ -127,6 +123,8 @@ def write(
     values = {
         "streamconv": version,
         "manifest": VERSION,
+        # At the beginning, where `companions_in` looks.
+        "companions": sorted(companions),
         **settings.to_json(),
         "plan": mapping.digest,
         "block": BLOCK,
@@ -134,7 +132,6 @@ def write(
         "dequantised": mapping.dequantised,
         "cast": dict(_casts(mapping)),
         "overflowed": dict(sorted(overflowed.items())),
-        "companions": sorted(companions),
         "files": {
             **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
             **{name: {"size": len(text), "blocks": _block_digests(text)} for name, text in layout.texts.items()},
@@ -144,6 +141,24 @@ def write(
     # One line a tensor, each made on its own: with 46,000 of them the objects would be many times the text.
     tensors = ",\n".join(_lines(layout))
     return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
+
+
+def companions_in(directory: Path) -> Set[str]:
+    """Return the names of the files next to the weights that streamconv wrote or copied to a directory.
+
+    Only the beginning of its manifest is read: that of a large model takes a hundred MiB as objects.
+
+    Raises:
+        OSError: the manifest cannot be read.
+    """
+    place = ResultPaths.of_existing(directory).manifest
+    text = whole_files.read_file(place, _BEGINNING).decode(errors="replace") if disk.is_file(place) else ""
+    _, found, rest = text.partition('\n "companions": ')
+    try:
+        names = json.JSONDecoder().raw_decode(rest)[0] if found else []
+    except (ValueError, RecursionError):  # damaged, or cut off
+        names = []
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 
 
 def _casts(mapping: TensorMapping) -> Iterator[tuple[str, list[str]]]:

@@ -12,6 +12,7 @@ import xxhash
 
 import streamconv
 from streamconv.formats.catalog import open_catalog
+from streamconv.output import manifest
 from streamconv.output.blocks import BLOCK
 from support import golden, running
 from support.running import run, tree
@@ -140,3 +141,37 @@ def test_blocks_of_a_large_file(tmp_path: Path) -> None:
     running.flip(tmp_path / "dest.ckpt", BLOCK + 1)
     with pytest.raises(streamconv.StreamconvError, match=f"between byte {BLOCK} and byte {2 * BLOCK} \\(tensors"):
         streamconv.verify(tmp_path / "dest.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, set()),
+        ("", set()),
+        ("not JSON", set()),
+        (
+            '{\n "streamconv": "1",\n "companions": [\n  "a.py",\n  "b/c.json"\n ],\n "files": {}\n}',
+            {"a.py", "b/c.json"},
+        ),
+        ('{\n "companions": [\n  "a.py", 3, null\n ]}', {"a.py"}),
+        ('{\n "companions": [\n  "a.py",\n  "b', set()),
+        ('{\n "companions": {"a.py": 1}}', set()),
+        ('{\n "companions": ' + "[" * 200_000, set()),
+    ],
+)
+def test_the_companions_are_read_from_the_beginning_alone(tmp_path: Path, text, found) -> None:
+    if text is not None:
+        (tmp_path / "streamconv.json").write_text(text)
+    assert manifest.companions_in(tmp_path) == found
+
+
+def test_a_whole_manifest_is_not_read_to_see_what_may_be_replaced(tmp_path: Path, monkeypatch) -> None:
+    """As objects, that of a large model takes more than the memory limit."""
+    source = running.llama(tmp_path / "hf")
+    (source / "inner").mkdir()
+    (source / "inner" / "x.py").write_text("")
+    arguments = {"max_mem": "8G", "overwrite": True}
+    streamconv.convert(source, tmp_path / "ms", **arguments)
+    assert "inner/x.py" in manifest.companions_in(tmp_path / "ms")
+    monkeypatch.setattr(manifest, "find", lambda place, room=None: None if place == source else pytest.fail(str(place)))
+    streamconv.convert(source, tmp_path / "ms", **arguments)
