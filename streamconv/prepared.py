@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from .configs import companions
 from .configs.companions import Companions, Home
 from .configs.model_config import ModelConfig
-from .configs.peft import ALPHA
+from .configs.peft import ALPHA, has_adapters
 from .engine.boxes import is_scattered
 from .engine.budget import Budget, divide
 from .families import Family
@@ -22,9 +22,6 @@ from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
 from .tensors.refs import Catalog, TensorSpec
 from .text import counted, quote
-
-#: What names of adapters under PEFT's names hold.
-_PEFT = ".lora_A."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -94,7 +91,7 @@ def decide_companions(
         UsageError: nothing says how an adapter is scaled.
         UnsupportedError: MindFormers cannot scale an adapter as PEFT does.
     """
-    keeps_peft = not mapping.is_adapter and any(_PEFT in name for name in catalog)
+    keeps_peft = not mapping.is_adapter and has_adapters(catalog)
     home = Home(config, catalog.directory, catalog.directory == catalog.path, keeps_peft)
     if mapping.is_adapter and mapping.direction is Direction.FORWARD:
         specs = [TensorSpec(ref.name, ref.dtype, ref.shape) for ref in catalog.values()]

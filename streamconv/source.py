@@ -29,8 +29,6 @@ from .units import parse_size
 #: Families that are suggested at most.
 _MOST_SHOWN = 12
 
-_ADAPTER = ".lora_A."
-
 #: What findings say that a slice may cause: of a tensor, or of a pipeline stage.
 _OF_SLICES = ("does not fit [", ": missing")
 
@@ -154,7 +152,7 @@ class Source:
                 "merge the slices of all ranks first, with mindspore.unified_safetensors or, for .ckpt, "
                 "mindspore.transform_checkpoints",
             )
-        if any(_ADAPTER in name for name in self.catalog):
+        if peft.has_adapters(self.catalog):
             reason = peft_scale.unsupported(peft.read(self.config, directory), fits=False)
             return UnsupportedError(reason, peft_scale.MERGE) if reason else error
         if not (method := quantisation.described(self.config.values, directory, self.catalog)):

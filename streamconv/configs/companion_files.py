@@ -100,11 +100,12 @@ def find(home: Path, is_repository: bool, kept: tuple[str, ...] = (), dequantise
     Raises:
         SourceError: the folder cannot be listed.
     """
-    with reading(home, "cannot list"):
-        names = disk.listdir(home)
-    if not (is_repository or any(fnmatch.filter(names, sign) for sign in _SIGNS)):
-        found = [home / name for name in names if _is_known(name)]
-        return Found({path.name: path for path in found if not _obstacle(path)})
+    if not is_repository:
+        with reading(home, "cannot list"):
+            names = disk.listdir(home)
+        if not any(fnmatch.filter(names, sign) for sign in _SIGNS):
+            found = [home / name for name in names if _is_known(name)]
+            return Found({path.name: path for path in found if not _obstacle(path)})
     stay = {**_STAY, **(_OF_QUANTISED if dequantised else {})}
     return _of_repository(home, {pattern: why for pattern, why in stay.items() if pattern not in kept})
 
@@ -140,7 +141,7 @@ def _walk(home: Path) -> Iterator[_Entry]:
         try:
             names = [name for name in disk.listdir(folder.path) if not name.startswith(".") and name != "__pycache__"]
             entries = [_Entry(f"{folder.name}/{name}".lstrip("/"), folder.path / name) for name in names]
-            inside = [entry for entry in entries if stat.S_ISDIR(disk.mode(entry.path))]
+            inside = dict.fromkeys(entry for entry in entries if stat.S_ISDIR(disk.mode(entry.path)))
             links = {entry for entry in inside if disk.is_link(entry.path)}
         except PermissionError as error:
             if not folder.name:

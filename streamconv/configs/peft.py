@@ -7,7 +7,7 @@ the conversion to PEFT needs that YAML, an adapter_config.json next to the adapt
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
@@ -27,6 +27,9 @@ _LARGEST = 512 << 10
 #: What makes PEFT's scale another than lora_alpha / r, which is the one that MindFormers' lora_alpha is meant for.
 _OTHER_SCALES = ("use_rslora", "alpha_pattern", "rank_pattern")
 
+#: What the names of a pair's first tensor hold.
+A = ".lora_A."
+
 _DEFAULTS = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -36,6 +39,11 @@ _DEFAULTS = {
     "inference_mode": True,
     "lora_dropout": 0.0,
 }
+
+
+def has_adapters(names: Iterable[str]) -> bool:
+    """Return whether tensors of these names are adapters under PEFT's names, or some of them are."""
+    return any(A in name for name in names)
 
 
 def peft_config(specs: Sequence[TensorSpec], config: ModelConfig, directory: Path, alpha: object) -> bytes:
@@ -99,7 +107,7 @@ def _pet(config: ModelConfig) -> Mapping[str, object]:
 
 
 def _rank(specs: Sequence[TensorSpec]) -> int:
-    ranks = sorted({spec.shape[0] for spec in specs if ".lora_A." in spec.name})
+    ranks = sorted({spec.shape[0] for spec in specs if A in spec.name})
     if len(ranks) != 1:
         raise SourceError(
             f"the adapter's tensors have the ranks {', '.join(map(str, ranks))}, but PEFT's r is one number"

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from ..errors import UnsupportedError
 from ..tensors.refs import TensorSpec
 from ..text import first_few, quote
+from .peft import A
 
 Config = Mapping[str, object]
 
 #: What to do with an adapter that MindFormers cannot use.
 MERGE = "merge the adapter into its model with PEFT, then convert the model"
 
-_A = ".lora_A."
 _ROOT = "base_model.model."
 
 #: Longer patterns, and those with groups or more repetitions, may take a matcher for ever.
@@ -94,7 +94,7 @@ def warnings(config: Config, specs: Sequence[TensorSpec]) -> Iterator[str]:
         return
     if reason := unsupported(config):
         raise UnsupportedError(reason, MERGE)
-    ranks = {_module(spec.name): spec.shape[0] for spec in specs if _A in spec.name and spec.shape}
+    ranks = {_module(spec.name): spec.shape[0] for spec in specs if A in spec.name and spec.shape}
     _check_rank(config, ranks.values())
     if math.isfinite(_number(config.get("lora_alpha"))):
         yield from _of_the_scale(config, ranks)
@@ -179,7 +179,7 @@ def _checked(pattern: object) -> str:
 
 
 def _module(name: str) -> str:
-    return name.partition(_A)[0].removeprefix(_ROOT)
+    return name.partition(A)[0].removeprefix(_ROOT)
 
 
 def _reasons(config: Config) -> str:

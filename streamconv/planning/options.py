@@ -141,10 +141,11 @@ def inferred_from_names(request: Request, given: OptionValues) -> OptionValues:
         return {}
     others = {option.name: given.get(option.name, option.default) for option in family.options} | dict(given)
     choices = [choice for choice in _choices(inferable, {}) if _go_together(request, {**others, **choice})]
-    unmatched = [count_unmatched(request, request.table({**others, **choice})) for choice in choices]
+    tables = [request.table({**others, **choice}) for choice in choices]
+    unmatched = [count_unmatched(request, table) for table in tables]
     if all(count == len(request.catalog) for count in unmatched):
         return {option.name: option.default for option in inferable}
-    lacking = [count_lacking(request, request.table({**others, **choice})) for choice in choices]
+    lacking = [count_lacking(request, table) for table in tables]
     return min(zip(choices, unmatched, lacking, strict=True), key=lambda one: one[1] + one[2])[0]
 
 
