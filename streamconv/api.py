@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from . import arguments
-from .arguments import PlanOptions, as_path
+from .arguments import Paths, PlanOptions, as_path
 from .checkpoint import open as open_checkpoint
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
@@ -67,6 +67,8 @@ def plan(
     overwrite: bool = False,
     restart: bool = False,
     verify: bool = False,
+    strategy: Paths = None,
+    step: str | int | None = None,
 ) -> Plan:
     """Plan a conversion: names, shapes, dtypes, sizes, memory. Only headers are read, and nothing is written.
 
@@ -88,7 +90,10 @@ def plan(
         crc: append MindSpore's CRC to a `.ckpt`.
         overwrite: replace a checkpoint that exists at `dest`.
         restart: discard what an interrupted run left instead of resuming it.
-        verify: compare the result with the source before it gets its name.
+        verify: compare the result with the source before it gets its name, and all copies of slices with each other.
+        strategy: strategy files of MindSpore, or directories of them: how the ranks of a training hold its tensors.
+            By default those next to the ranks' folders are read.
+        step: which step of a training, such as `"1_10"` or 1000; by default the newest complete one.
 
     Returns:
         The plan: `print` it, look at it, `run` it.
@@ -101,7 +106,7 @@ def plan(
     """
     arguments.check(**locals())
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
-    opened = Source.open(source, max_mem, config)
+    opened = Source.open(source, max_mem, config, strategy, step)
     destination = format_choice.destination(as_path(dest, "dest"))
     direction = Direction.REVERSE if reverse else Direction.FORWARD
     chosen, family_source = opened.family(model, family, direction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +13,9 @@ from .paths import PathLike
 from .rules.family import Value
 from .storage import access
 from .text import setting
+
+#: One path, or several.
+Paths = PathLike | Sequence[PathLike] | None
 
 
 class PlanOptions(TypedDict, total=False):
@@ -33,6 +36,8 @@ class PlanOptions(TypedDict, total=False):
     overwrite: bool
     restart: bool
     verify: bool
+    strategy: Paths
+    step: str | int | None
 
 
 _MOST_WORKERS = 256
@@ -67,6 +72,17 @@ def check(**arguments: object) -> None:
     workers = arguments.get("workers")
     if isinstance(workers, Integral) and not 1 <= int(workers) <= _MOST_WORKERS:
         raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
+
+
+def as_paths(value: Paths, name: str) -> list[Path]:
+    """Return an argument that may be one path, several, or none.
+
+    Raises:
+        UsageError: one is empty.
+    """
+    if value is None:
+        return []
+    return [as_path(one, name) for one in ([value] if isinstance(value, (str, os.PathLike)) else value)]
 
 
 def as_path(value: PathLike, name: str) -> Path:

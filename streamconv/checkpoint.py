@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .arguments import as_path, check
+from .arguments import Paths, as_path, as_paths, check
 from .engine.floats import numpy_dtype
 from .engine.reader import Reader
 from .engine.windows import bits
 from .errors import UnsupportedError, UsageError
-from .formats.catalog import open_catalog
 from .formats.header_room import HeaderRoom
 from .formats.safetensors import read_metadata
 from .paths import PathLike
+from .ranks.opening import open_checkpoint
 from .storage import access
 from .storage.access import Access
 from .tensors import views
 from .tensors.indexing import Index, as_range, expanded
 from .tensors.refs import Catalog, TensorRef
-from .text import counted, format_size, quote
+from .tensors.slices import Slices
+from .text import counted, format_size, in_python, quote
 
 #: Bytes of the source that are in memory at a time, beside the array that is returned.
 _WINDOW = 16 << 20
@@ -235,12 +236,12 @@ class Checkpoint(Mapping[str, LazyTensor]):
         """Yield a line for each tensor (name, dtype, shape, bytes, file), and what they come to."""
         catalog = self._catalog
         for ref in catalog.values():
-            file = quote(ref.extents[0].file.path.name) if ref.extents else ""
-            yield f"{quote(ref.name)}  {ref.dtype}  {list(ref.shape)}  {ref.nbytes}  {file}"
+            yield f"{quote(ref.name)}  {ref.dtype}  {list(ref.shape)}  {ref.nbytes}  {_place(ref)}"
         yield (
             f"{counted(len(catalog), 'tensor')}, {format_size(catalog.nbytes)}, in "
             f"{counted(len(catalog.files), 'file')} of format {catalog.format}"
         )
+        yield from catalog.notes
         yield from (f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items())
         yield from (f"warning: {warning}" for warning in catalog.warnings)
 
@@ -250,20 +251,18 @@ class Checkpoint(Mapping[str, LazyTensor]):
         return {
             "path": str(catalog.path),
             "format": catalog.format,
-            "files": {file.path.name: file.size for file in catalog.files},
+            "files": {catalog.name_of(file): file.size for file in catalog.files},
             "ignored": dict(catalog.ignored),
             "warnings": list(catalog.warnings),
-            "tensors": [
-                {
-                    "name": ref.name,
-                    "dtype": ref.dtype.name,
-                    "shape": list(ref.shape),
-                    "bytes": ref.nbytes,
-                    "extents": [[e.file.path.name, e.offset, e.length] for e in ref.extents],
-                }
-                for ref in catalog.values()
-            ],
+            "notes": [in_python(note) for note in catalog.notes],
+            "tensors": [self._described(ref) for ref in catalog.values()],
         }
+
+    def _described(self, ref: TensorRef) -> dict[str, object]:
+        extents = [[self._catalog.name_of(e.file), e.offset, e.length] for e in ref.places()]
+        values = {"name": ref.name, "dtype": ref.dtype.name, "shape": list(ref.shape), "bytes": ref.nbytes}
+        slices = {} if ref.slices is None else {"slices": _slices(ref.slices)}
+        return {**values, "extents": extents, **slices}
 
     def close(self) -> None:
         """Close the files; tensors of the checkpoint cannot be read any more."""
@@ -278,12 +277,34 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.close()
 
 
-def open(path: PathLike, *, io: str = "auto") -> Checkpoint:  # noqa: A001 - as in gzip.open
+def _place(ref: TensorRef) -> str:
+    """Return where a tensor lies, for people."""
+    if ref.slices is None:
+        return quote(ref.extents[0].file.path.name) if ref.extents else ""
+    copies = ref.slices.most_copies()
+    held = f", each in {counted(copies, 'rank')}" if copies > 1 else ""
+    if len(ref.slices) == 1:
+        return f"whole in {counted(copies, 'rank')}"
+    return f"{len(ref.slices)} slices {list(ref.slices.pieces)} of {list(ref.slices.shape)}{held}"
+
+
+def _slices(slices: Slices) -> dict[str, object]:
+    """Return how a tensor is cut, and which ranks hold each slice: the first of them is read."""
+    ranks = [[copy.rank for copy in slices.copies(number)] for number in range(len(slices))]
+    return {"pieces": list(slices.pieces), "shape": list(slices.shape), "ranks": ranks}
+
+
+def open(  # noqa: A001 - as in gzip.open
+    path: PathLike, *, io: str = "auto", strategy: Paths = None, step: str | int | None = None
+) -> Checkpoint:
     """Open a checkpoint and read its headers; tensor bytes are read when a tensor is indexed.
 
     Args:
         path: a directory or a file, HuggingFace's or MindSpore's, in any supported format.
         io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
+        strategy: strategy files, or directories of them, that tell how the ranks of a training hold its tensors; by
+            default those next to the ranks' folders.
+        step: which step of a training, such as `"1_10"` or 1000; by default the newest complete one.
 
     Raises:
         SourceError: the checkpoint is broken or unreadable.
@@ -291,4 +312,5 @@ def open(path: PathLike, *, io: str = "auto") -> Checkpoint:  # noqa: A001 - as 
         UsageError: `io` is no such word.
     """
     check(io=io)
-    return Checkpoint(open_catalog(as_path(path, "path")), io)
+    strategies, chosen = as_paths(strategy, "strategy"), None if step is None else str(step)
+    return Checkpoint(open_checkpoint(as_path(path, "path"), HeaderRoom, strategies, chosen), io)

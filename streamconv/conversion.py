@@ -13,6 +13,7 @@ from .checks.against_source import CompareSink, chosen_boxes
 from .checks.sample import Sample
 from .engine import workers
 from .engine.budget import Budget
+from .engine.copies import check_copies
 from .engine.open_files import check_unchanged
 from .engine.progress import OnProgress, Progress, Tally
 from .engine.same_bytes import check_same_bytes
@@ -113,6 +114,8 @@ class Plan(Prepared):
         self.destination.check_free_space(self.layout.total - staging.allocated(names))
         for check in self.mapping.checks:
             check_same_bytes(check, budget, self.reading.access)
+        if self.verify:
+            check_copies(self.copied_refs, budget, self.reading.access, progress)
         recorder = self._recorder(staging, names)
         _log.debug("resuming after %d of %d bytes", recorder.durable_bytes, self.mapping.nbytes)
         try:

@@ -20,8 +20,13 @@ from .planning.mapping import TensorMapping
 from .rules.statements import TIED, Direction
 from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
-from .tensors.refs import Catalog, TensorSpec
-from .text import counted, quote
+from .tensors.refs import Catalog, TensorRef, TensorSpec
+from .text import counted, quote, setting
+
+#: What is said of a source whose slices are held by several ranks.
+NOT_COMPARED = (
+    f"one copy of each slice is read; the copies in other ranks are not compared: {setting('verify', True)} does"
+)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -74,7 +79,13 @@ class Prepared:
     @property
     def notes(self) -> Sequence[str]:
         """What was decided that is good to know."""
-        return self.mapping.notes
+        copies = self.catalog.has_copies and not self.verify
+        return *self.catalog.notes, *self.mapping.notes, *([NOT_COMPARED] if copies else [])
+
+    @property
+    def copied_refs(self) -> Sequence[TensorRef]:
+        """The tensors of the source that are written and that several ranks may hold copies of."""
+        return [ref for ref in self.catalog.values() if ref.slices and ref.name not in self.mapping.dropped]
 
     def __repr__(self) -> str:
         source, dest = quote(self.catalog.path), quote(self.destination.path)
@@ -92,7 +103,7 @@ def decide_companions(
         UnsupportedError: MindFormers cannot scale an adapter as PEFT does.
     """
     keeps_peft = not mapping.is_adapter and has_adapters(catalog)
-    home = Home(config, catalog.directory, catalog.directory == catalog.path, keeps_peft)
+    home = Home(config, catalog.directory, catalog.is_repository, keeps_peft)
     if mapping.is_adapter and mapping.direction is Direction.FORWARD:
         specs = [TensorSpec(ref.name, ref.dtype, ref.shape) for ref in catalog.values()]
         found = companions.of_mindspore_adapter(home, specs)

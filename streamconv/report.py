@@ -12,7 +12,7 @@ from .formats.layout import CKPT, HF_SAFETENSORS
 from .planning.mapping import TensorMapping
 from .planning.options import options_that_matter
 from .planning.outputs import Output
-from .prepared import Prepared
+from .prepared import NOT_COMPARED, Prepared
 from .rules.family import spell
 from .tensors.dtypes import FLOAT
 from .text import counted, first_few, format_size, in_python, quote, setting
@@ -90,7 +90,10 @@ class Report:
             f"peak memory {format_size(self.peak_bytes)} of {format_size(self.budget.memory_limit)}"
         )
         if self.prepared.verify:
-            yield "verified: read back from disk, byte-for-byte identical to the source"
+            copies = "; all copies of slices are the same" if self.prepared.catalog.has_copies else ""
+            yield f"verified: read back from disk, byte-for-byte identical to the source{copies}"
+        elif self.prepared.catalog.has_copies:
+            yield f"note: {in_python(NOT_COMPARED)}"
         if self.overflowed:
             yield (
                 f"{counted(sum(self.overflowed.values()), 'value')} overflowed to infinity in "

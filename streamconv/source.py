@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .arguments import as_path
+from .arguments import Paths, as_path, as_paths
 from .configs import model_config, peft, peft_scale, quantisation
 from .configs.model_config import ModelConfig
 from .engine import budget
 from .engine.windows import same_start
 from .errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from .families import registry
-from .formats.catalog import open_catalog
 from .output import manifest
 from .output.manifest import Manifest
 from .paths import PathLike
 from .planning import suggestions
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
+from .ranks.opening import open_checkpoint
 from .rules.family import Family, Value
 from .rules.statements import Direction
 from .tensors.dtypes import DType
@@ -50,15 +50,30 @@ class Source:
     memory_limit: int
 
     @classmethod
-    def open(cls, source: PathLike, max_mem: str | int | None, config: PathLike | None) -> Source:
+    def open(
+        cls,
+        source: PathLike,
+        max_mem: str | int | None,
+        config: PathLike | None,
+        strategy: Paths = None,
+        step: str | int | None = None,
+    ) -> Source:
         """Read the headers of a source, and the small files next to it, within the memory limit.
+
+        Args:
+            source: a checkpoint, or what a training left.
+            max_mem: resident memory allowed.
+            config: the model's config, if it is not next to the source.
+            strategy: what tells how the ranks of a training hold its tensors.
+            step: which step of a training.
 
         Raises:
             StreamconvError: an argument does not parse, a file is broken, or the limit does not suffice.
         """
         limit = budget.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
         path = as_path(source, "source")
-        catalog = open_catalog(path, lambda: budget.header_room(limit))
+        strategies, chosen = as_paths(strategy, "strategy"), None if step is None else str(step)
+        catalog = open_checkpoint(path, lambda: budget.header_room(limit), strategies, chosen)
         budget.check_planning(limit, len(catalog))
         file = None if config is None else as_path(config, "config")
         return cls(

@@ -19,8 +19,8 @@ from ..arguments import as_path, check
 from ..engine import budget as memory
 from ..engine.progress import OnProgress, ProgressReporter
 from ..engine.side_by_side import SideBySide
-from ..formats.catalog import open_catalog
 from ..paths import PathLike
+from ..ranks.opening import open_checkpoint
 from ..storage import access
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, flat_index
@@ -231,8 +231,8 @@ def diff_checkpoints(
     """
     check(io=io)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
-    one = open_catalog(as_path(a, "a"), lambda: memory.header_room(limit))
-    other = open_catalog(as_path(b, "b"), lambda: memory.header_room(limit))
+    one = open_checkpoint(as_path(a, "a"), lambda: memory.header_room(limit))
+    other = open_checkpoint(as_path(b, "b"), lambda: memory.header_room(limit))
     memory.check_planning(limit, len(one) + len(other))
     return _Comparison(one, other, limit, io, progress).run()
 
@@ -279,7 +279,7 @@ class _Comparison:
         def add(box: Box, left: Bits, right: Bits) -> bool:
             found.add(left, right, _numbering(box, one.shape))
             self._done += left.nbytes + right.nbytes
-            self._reporter.report(self._done, one.extents[0].file.path.name)
+            self._reporter.report(self._done, next(one.places()).file.path.name)
             return True
 
         self._pair.read(one, other, add)

@@ -82,6 +82,20 @@ IO = click.option(
     help="Read and write through the page cache, or past it (direct).  [default: auto]",
 )
 
+STRATEGY = click.option(
+    "--strategy",
+    multiple=True,
+    metavar="PATH",
+    help="Strategy file of MindSpore, or a directory of them: how ranks hold tensors; repeatable.  "
+    "[default: found next to the ranks' folders]",
+)
+
+STEP = click.option(
+    "--step",
+    metavar="STEP",
+    help="Which step of a training: EPOCH_STEP, or an iteration's number.  [default: the newest complete one]",
+)
+
 RESOURCES = together(
     MAX_MEM,
     click.option(
@@ -121,13 +135,15 @@ CONVERSION = together(
     click.option("--overwrite", is_flag=True, help="Replace the checkpoint at DEST once the new one is complete."),
     click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run."),
     click.option("--verify", is_flag=True, help="Compare the result with SOURCE before it gets its name."),
+    STRATEGY,
+    STEP,
     RESOURCES,
 )
 
 
 def given(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments that were given; the API has the defaults of the others."""
-    return {name: value for name, value in arguments.items() if value is not None}
+    return {name: value for name, value in arguments.items() if value is not None and value != ()}
 
 
 def one_of(positional: str | None, flag: str | None, name: str, flag_name: str, hint: str) -> str:

@@ -23,6 +23,8 @@ from .arguments import (
     MAX_MEM,
     QUIET,
     RESOURCES,
+    STEP,
+    STRATEGY,
     Commands,
     WithFamilyFlags,
     given,
@@ -116,12 +118,15 @@ def _text(planned: Any) -> str:
 
 @cli.command(short_help="List the tensors of a file or directory.")
 @click.argument("path")
-@JSON
-def inspect(path: str, as_json: bool) -> None:
-    """List the tensors of any supported file or directory: name, dtype, shape, bytes, file."""
+@together(STRATEGY, STEP, JSON)
+def inspect(path: str, as_json: bool, **arguments: Any) -> None:
+    """List the tensors of any supported file or directory: name, dtype, shape, bytes, file.
+
+    Of the ranks of a training: in how many slices each tensor is, what its slices are, and how many ranks have each.
+    """
     from ..checkpoint import open as open_checkpoint
 
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, **given(arguments))
     if as_json:
         click.echo(json.dumps(checkpoint.to_json(), indent=1))
     else:

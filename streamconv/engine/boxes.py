@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
 from ..tensors.grids import Box, box_shape, flat_index
-from ..tensors.view_nodes import Piece, View, Zeros
+from ..tensors.view_nodes import Piece, View
 from .tiles import even_part
 
 #: Runs longer than this gain nothing on any disk measured.
@@ -84,11 +84,7 @@ def is_scattered(view: View, itemsize: int, region_bytes: int) -> bool:
 def source_position(view: View, cell: Box) -> tuple[str, int]:
     """Return where the first element of a cell lies, as path and offset, for sorting."""
     piece = _element(view, [low for low, _ in cell])
-    if not isinstance(piece.leaf, Zeros):
-        ref = piece.leaf.refs()[0]
-        if ref.extents:
-            return str(ref.extents[0].file.path), ref.extents[0].offset + _flat(piece) * ref.dtype.itemsize
-    return "", 0
+    return piece.leaf.position(piece.grid.start)
 
 
 def _box_size(cell: Box, by_source: list[int], itemsize: int, region_bytes: int) -> list[int]:
@@ -143,7 +139,7 @@ def _axes_by_source(view: View, cell: Box) -> list[int]:
         if cell[axis][1] - cell[axis][0] < 2:
             return 0, -axis
         neighbour = _element(view, [c + (a == axis) for a, c in enumerate(corner)])
-        if neighbour.leaf is not first.leaf:
+        if neighbour.leaf != first.leaf:
             return math.inf, -axis
         return abs(_flat(neighbour) - _flat(first)), -axis
 

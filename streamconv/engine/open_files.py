@@ -12,7 +12,7 @@ from ..storage import disk, limits, mounts
 from ..storage.access import Access
 from ..storage.device import InputFile
 from ..storage.regions import Placement, Region
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import quote
 
 _MOST = 8

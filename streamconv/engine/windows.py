@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..storage.regions import Region
 from ..tensors.arrays import Bits, BitType
 from ..tensors.dtypes import BF16, DType
 from ..tensors.grids import Box, box_shape, flat_index, runs
-from ..tensors.refs import TensorRef, overlaps
+from ..tensors.refs import TensorRef
 from ..tensors.view_nodes import Leaf, Scaled, Stored
 from .floats import FLOATS
 from .fp8 import dequantise
@@ -97,14 +96,12 @@ class Windows:
         low = flat_index([a for a, _ in box], ref.shape) * itemsize
         high = (flat_index([b - 1 for _, b in box], ref.shape) + 1) * itemsize
         size = math.prod(shape) * itemsize
-        span, *others = overlaps(_lengths(ref), low, high - low)
         self._files.drop_behind()
-        file, offset = ref.extents[span.number].file, ref.extents[span.number].offset + span.inside
-        if others:
-            return self._read_runs(ref, box)
         if high - low == size:
-            placement = self._files.read_into(self._region, file, offset, size, is_part=size < ref.nbytes)
-            return self._region.array(math.prod(shape), bits(ref.dtype), placement).reshape(shape)
+            span, *others = ref.spans(low, size)
+            if not others:
+                placement = self._files.read_into(self._region, span.file, span.offset, size, is_part=size < ref.nbytes)
+                return self._region.array(math.prod(shape), bits(ref.dtype), placement).reshape(shape)
         return self._read_runs(ref, box)
 
     def _read_runs(self, ref: TensorRef, box: Box) -> Bits:
@@ -119,9 +116,8 @@ class Windows:
 
     def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:
         """Read bytes `offset` … of a tensor, across its extents."""
-        for number, inside, low, high in overlaps(_lengths(ref), offset, len(target)):
-            extent = ref.extents[number]
-            self._files.read(extent.file, extent.offset + inside, target[low:high])
+        for file, at, low, high in ref.spans(offset, len(target)):
+            self._files.read(file, at, target[low:high])
 
 
 def same_start(one: TensorRef, other: TensorRef) -> bool:
@@ -135,7 +131,3 @@ def same_start(one: TensorRef, other: TensorRef) -> bool:
     count = min(one.nbytes, _FIRST)
     with closing(Windows(count or 1, Access.READ)) as windows:
         return windows.first(one, count) == windows.first(other, count)
-
-
-def _lengths(ref: TensorRef) -> Iterator[int]:
-    return (extent.length for extent in ref.extents)

@@ -47,7 +47,7 @@ def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom)
     try:
         with reading(path, "cannot open"):
             is_directory = stat.S_ISDIR(disk.stat(path).st_mode)
-            _refuse_unfinished(path)
+            refuse_unfinished(path)
     except ValueError as error:
         raise SourceError(f"cannot open {quote(path)}: not a path that a file can have: {error}") from error
     rooms: list[HeaderRoom] = []
@@ -62,7 +62,7 @@ def open_catalog(path: Path, header_room: Callable[[], HeaderRoom] = HeaderRoom)
         raise for_all_headers(error, path, rooms[0]) from error
 
 
-def _refuse_unfinished(path: Path) -> None:
+def refuse_unfinished(path: Path) -> None:
     """Refuse what a conversion was stopped in: what is not written yet would be read as zeros."""
     whole = Path(disk.resolve(path))
     for place in (whole, whole.parent):

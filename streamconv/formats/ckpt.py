@@ -22,7 +22,8 @@ from pathlib import Path
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
-from ..tensors.refs import ChecksumSlot, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from ..tensors.extents import Extent, SourceFile
+from ..tensors.refs import ChecksumSlot, OutputFile, TensorRef, TensorSpec
 from ..text import counted, quote, setting
 from .header_room import HeaderRoom
 from .headers import DOWNLOAD_AGAIN, MAX_RANK, opened, read_at, read_head, shape_nbytes

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SourceError, StreamconvError, UnsupportedError
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import quote
 from .header_room import MAX_HEADER
 from .headers import DOWNLOAD_AGAIN, opened, read_at

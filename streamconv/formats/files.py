@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
-from ..tensors.refs import SourceFile, TensorRef
+from ..tensors.extents import SourceFile
+from ..tensors.refs import TensorRef
 from . import ckpt, contents, gaps, safetensors, torch_reader
 from .header_room import HeaderRoom
 

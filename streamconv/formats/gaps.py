@@ -14,7 +14,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..storage import disk, whole_files
-from ..tensors.refs import SourceFile, TensorRef
+from ..tensors.extents import SourceFile
+from ..tensors.refs import TensorRef
 from ..text import counted, quote
 from .headers import opened, read_at
 from .shards import listing

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import SourceError, source_error
 from ..storage import disk
 from ..tensors.dtypes import DType
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import counted, quote
 from ..units import CHUNK
 from .header_room import HeaderRoom

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import SourceError
 from ..storage import disk
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import quote
 from .headers import DOWNLOAD_AGAIN, read_at
 

@@ -14,7 +14,7 @@ the catalog says that it may be a slice. A name such as `lora_rank_16.safetensor
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +25,9 @@ from ..text import quote
 from .shards import listing
 
 _SAVED = re.compile(
-    r"(?:.*_)?rank_(?P<rank>\d+)(?:_\d+)?"
-    r"-(?:(?P<epoch>\d+)_(?P<step>\d+)|(?:network|trainable_params)(?:-\d+_\d+)?)(?:_breakpoint)?"
+    r"(?:.*_)?rank_(?P<rank>\d+)(?P<run>_\d+)?"
+    r"-(?=\w)(?:(?P<what>network|trainable_params)(?:-|(?=[_.])))?(?:(?P<epoch>\d+)_(?P<step>\d+))?"
+    r"(?P<break>_breakpoint)?"
     r"\.(?:ckpt|safetensors)",
     re.DOTALL,
 )
@@ -80,6 +81,11 @@ KINDS = (
 )
 
 
+def model_files(names: Iterable[str]) -> list[str]:
+    """Return the files of weights that MindFormers 2.x saves into the directory of an iteration."""
+    return [name for name in names if (found := _ITERATION.fullmatch(name)) and found["what"] == "model"]
+
+
 def is_optimizer(name: str) -> bool:
     """Return whether a file holds only the state of MindFormers' optimizer."""
     found = _ITERATION.fullmatch(name)
@@ -95,6 +101,48 @@ def folder_rank(name: str) -> int | None:
     """Return the rank that a folder is named after: 3 for `rank_3`."""
     found = _FOLDER.fullmatch(name)
     return int(found["rank"]) if found else None
+
+
+def file_rank(name: str) -> int | None:
+    """Return the rank that a training's file is of, by its name: 3 for `llama_rank_3-1_10.ckpt`."""
+    found = _SAVED.fullmatch(name)
+    return int(found["rank"]) if found else None
+
+
+class Saved(NamedTuple):
+    """At which step of a training a file was saved, and what of it; later steps compare as greater.
+
+    Attributes:
+        epoch, step: the epoch, and the step in it, both from 1; 0 where the name does not say.
+        run: of several runs that saved into one folder, which; 0 for the first.
+        what: `network` or `trainable_params` for a part of the training's parameters, else empty.
+        is_breakpoint: saved because the training failed.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    run: int = 0
+    what: str = ""
+    is_breakpoint: bool = False
+
+    def __str__(self) -> str:
+        step = f"{self.epoch}_{self.step}" if self.epoch or self.step else "unknown"
+        return f"{step}{f' of run {self.run}' if self.run else ''}{' (breakpoint)' if self.is_breakpoint else ''}"
+
+
+def saved_at(name: str) -> Saved:
+    """Return at which step of a training a file of this name was saved, as far as the name says."""
+    found = _SAVED.fullmatch(name)
+    if found is None:
+        return Saved()
+    epoch, step, run = (int((found[key] or "0").lstrip("_")) for key in ("epoch", "step", "run"))
+    return Saved(epoch, step, run, found["what"] or "", bool(found["break"]))
+
+
+def may_be_slices(names: Sequence[str]) -> bool:
+    """Return whether the files of a folder named like a rank may be that rank's: weights, and no whole model."""
+    weights = [name for name in names if name.endswith(_WEIGHTS) and not is_strategy(name)]
+    return bool(weights) and not all(map(_WHOLE.fullmatch, weights))
 
 
 class Doubt(NamedTuple):

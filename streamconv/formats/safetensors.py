@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
-from ..tensors.refs import Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from ..tensors.extents import Extent, SourceFile
+from ..tensors.refs import OutputFile, TensorRef, TensorSpec
 from ..text import quote, setting
 from .header_room import MAX_HEADER, HeaderRoom
 from .headers import (

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import quote
 from . import pickles, zips
 from .header_room import HeaderRoom

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
-from ..tensors.refs import Extent, SourceFile, TensorRef
+from ..tensors.extents import Extent, SourceFile
+from ..tensors.refs import TensorRef
 from ..text import quote
 from . import zips
 from .header_room import HeaderRoom

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import quote
 from .header_room import HeaderRoom
 from .headers import DOWNLOAD_AGAIN, read_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-from ..tensors.refs import Span
+from ..tensors.extents import Span
 
 BLOCK = 16 << 20
 _DIGEST_BYTES = 16

@@ -13,7 +13,8 @@ from ..planning.mapping import TensorMapping
 from ..rules.family import spell
 from ..storage import mounts
 from ..tensors import dtypes
-from ..tensors.refs import Catalog, SourceFile
+from ..tensors.extents import SourceFile
+from ..tensors.refs import Catalog
 from ..text import first_few, format_time, quote, setting
 from . import journal
 from .settings import Settings
@@ -62,10 +63,10 @@ def _source(catalog: Catalog) -> Mapping[str, list[object]]:
     """
     headers = {file.path: xxhash.xxh3_128() for file in catalog.files}
     for ref in catalog.values():
-        for extent in ref.extents:
+        for extent in ref.places():
             text = f"{ref.name}\0{ref.dtype}{ref.shape}{extent.offset}+{extent.length}{ref.cutout}"
             headers[extent.file.path].update(text.encode("utf-8", "surrogatepass"))
-    return {file.path.name: [*_identity(file), headers[file.path].hexdigest()] for file in catalog.files}
+    return {catalog.name_of(file): [*_identity(file), headers[file.path].hexdigest()] for file in catalog.files}
 
 
 def _identity(file: SourceFile) -> tuple[int | None, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import StreamconvError, UsageError
 from ..rules.family import Config, Family, spell
 from ..rules.statements import Direction, Statement
-from ..tensors.refs import Catalog, Extent, SourceFile, TensorRef
+from ..tensors.extents import Extent, SourceFile
+from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, first_few, in_python, quote
 from . import fp8_scales
 from .mapping import Request, TensorMapping, map_tensors

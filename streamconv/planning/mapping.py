@@ -19,8 +19,9 @@ from ..rules.sizes import Ranges
 from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.dtypes import BF16, DType
+from ..tensors.joined import Joined
 from ..tensors.refs import Catalog, TensorRef
-from ..tensors.view_nodes import View
+from ..tensors.view_nodes import Stored, View
 from ..text import quote, setting
 from . import findings, fp8_scales, matching
 from .outputs import Builder, Output
@@ -105,6 +106,8 @@ def _sha256(parts: Iterable[object]) -> str:
 def _structure(value: object) -> object:
     """Return a view as plain values: its operations, their numbers, and its leaves without the files they lie in."""
     match value:
+        case Joined():  # how the source is divided decides nothing
+            return _structure(Stored(value.shape, value.dtype, value.ref))
         case View():
             return [type(value).__name__, *(_structure(getattr(value, field.name)) for field in fields(value))]
         case TensorRef():

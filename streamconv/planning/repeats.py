@@ -154,7 +154,7 @@ def _unequal(other: TensorRef, kept: TensorRef, why: str, hint: str = "") -> Uns
 
 
 def _in_two_files(first: TensorRef, second: TensorRef) -> SourceError:
-    files = " and ".join(quote(ref.extents[0].file.path.name) for ref in (first, second))
+    files = " and ".join(quote(next(ref.places()).file.path.name) for ref in (first, second))
     return SourceError(
         f"{quote(first.name)} is in {files}, and the two differ: it is ambiguous which one is meant",
         "remove the file that does not belong there",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,15 @@ def _mixed_radix(digits: Iterable[tuple[int, int]]) -> int:
     for digit, base in digits:
         number = number * base + digit
     return number
+
+
+@lru_cache(maxsize=1024)
+def slice_numbers(layout: DeviceLayout) -> tuple[int, ...]:
+    """Return for each rank of a stage which slice it holds; slices are numbered in row-major order."""
+    found = []
+    for rank in range(layout.ranks):
+        number = 0
+        for index, count in zip(layout.piece_of(rank), layout.pieces, strict=True):
+            number = number * count + index
+        found.append(number)
+    return tuple(found)

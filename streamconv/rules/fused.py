@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..tensors.refs import Extent, TensorRef, overlaps
+from ..tensors.extents import Extent, overlaps
+from ..tensors.refs import TensorRef
 from .patterns import compile_pattern, fill, holes
 
 
@@ -38,7 +39,7 @@ class Fused:
         """Return the tensors in a fused one, `None` if it is none, or its shape cannot be cut so."""
         pattern = compile_pattern(self.name)
         match = pattern.regex.fullmatch(ref.name)
-        if match is None or ref.cutout:
+        if match is None or ref.cutout or ref.slices:
             return None
         bindings = {hole.name: text for hole, text in zip(pattern.holes, match.groups(), strict=True)}
         if self.stacked is None:

@@ -6,7 +6,10 @@ out by name), and the parameters of its graph and PyNative networks that are not
 
 from __future__ import annotations
 
-from .statements import Drop, Statement
+from functools import cache
+
+from .matcher import Matcher
+from .statements import Drop, Side, Statement
 
 _OPTIMIZER = ("adam_m", "adam_v", "moments", "moment1", "moment2", "muon_m", "accu_grads", "fi_parameter")
 
@@ -34,3 +37,13 @@ TRAINING_STATE: tuple[Statement, ...] = (
         ),
     ),
 )
+
+
+def is_training_state(name: str) -> bool:
+    """Return whether a tensor of a MindSpore checkpoint belongs to the training, not to the model."""
+    return _matcher().match(name) is not None
+
+
+@cache
+def _matcher() -> Matcher:
+    return Matcher(TRAINING_STATE, Side.MS)

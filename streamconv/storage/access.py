@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import UsageError
-from ..tensors.refs import SourceFile
+from ..tensors.extents import SourceFile
 from ..text import format_size, quote, setting
 from . import disk, pages
 from .mounts import mount_of

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..errors import InternalError
 from .dtypes import DType
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file as it was when its header was read; size, time and inode are checked again before every read.
-
-    Attributes:
-        path: where it lies.
-        size: in bytes.
-        modified: when it was written last, in nanoseconds since 1970; `None` where nobody knows.
-        inode: its number in the file system; `None` where nobody knows.
-        changed: when it was written, replaced, renamed, or given other links or permissions last; nobody can set that.
-    """
-
-    path: Path
-    size: int
-    modified: int | None = None
-    inode: int | None = None
-    changed: int | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """`length` bytes at `offset` of `file`."""
-
-    file: SourceFile
-    offset: int
-    length: int
+from .extents import Extent, SourceFile, overlaps
+from .slices import Slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +34,8 @@ class Cutout:
 class TensorRef:
     """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian.
 
-    With a `cutout`, which only torch files have, they hold the array that the tensor is cut out of.
+    With a `cutout`, which only torch files have, they hold the array that the tensor is cut out of. A tensor in
+    `slices` has no extents of its own.
     """
 
     name: str
@@ -66,30 +43,48 @@ class TensorRef:
     shape: tuple[int, ...]
     extents: tuple[Extent, ...]
     cutout: Cutout | None = None
+    slices: Slices | None = None
 
     @property
     def nbytes(self) -> int:
         """The bytes of the tensor, from its shape and dtype."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def slice(self, number: int) -> TensorRef:
+        """Return a slice of a tensor in slices: the copy that is read."""
+        if self.slices is None:
+            raise InternalError(f"{self.name} is not in slices")
+        return TensorRef(self.name, self.dtype, self.slices.shape, self.slices.extents(number))
 
-class Span(NamedTuple):
-    """Bytes `low` … `high` of a range lie in extent `number`, from its byte `inside` on."""
+    def places(self) -> Iterator[Extent]:
+        """Yield all extents that are read for it, slice by slice."""
+        if self.slices is None:
+            yield from self.extents
+        else:
+            yield from (extent for number in range(len(self.slices)) for extent in self.slices.extents(number))
 
-    number: int
-    inside: int
+    def spans(self, offset: int, count: int) -> Iterator[PlacedSpan]:
+        """Yield where `count` bytes from `offset` of the tensor lie, in row-major order."""
+        if self.slices is None:
+            yield from _placed(self.extents, offset, count, 0)
+            return
+        for run in self.slices.runs(self.dtype.itemsize, offset, count):
+            yield from _placed(self.slices.extents(run.number), run.inside, run.high - run.low, run.low)
+
+
+class PlacedSpan(NamedTuple):
+    """Bytes `low` … `high` of a range of a tensor lie in a file from `offset` on."""
+
+    file: SourceFile
+    offset: int
     low: int
     high: int
 
 
-def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[Span]:
-    """Yield where `count` bytes from `offset` lie in consecutive extents of these lengths."""
-    begin = 0
-    for number, length in enumerate(lengths):
-        low, high = max(offset, begin), min(offset + count, begin + length)
-        if low < high:
-            yield Span(number, low - begin, low - offset, high - offset)
-        begin += length
+def _placed(extents: Sequence[Extent], offset: int, count: int, before: int) -> Iterator[PlacedSpan]:
+    for number, inside, low, high in overlaps((extent.length for extent in extents), offset, count):
+        extent = extents[number]
+        yield PlacedSpan(extent.file, extent.offset + inside, before + low, before + high)
 
 
 class FileSpan(NamedTuple):
@@ -119,6 +114,8 @@ class Catalog(Mapping[str, TensorRef]):
         twice: tensors stored in two files, the one in `tensors` first; both must hold the same bytes.
         warnings: what may be wrong with the source although it can be read; plan and report show it.
         slice_of: for a file that is named like that of one rank of a distributed run, what it is then.
+        notes: what is good to know of how it was read: of many ranks, which, and what is not read.
+        of_ranks: whether it is what the ranks of a training left; its directory is no repository then.
     """
 
     path: Path
@@ -129,6 +126,8 @@ class Catalog(Mapping[str, TensorRef]):
     twice: tuple[tuple[TensorRef, TensorRef], ...] = ()
     warnings: tuple[str, ...] = ()
     slice_of: str = ""
+    notes: tuple[str, ...] = ()
+    of_ranks: bool = False
 
     def __getitem__(self, name: str) -> TensorRef:
         return self.tensors[name]
@@ -143,6 +142,20 @@ class Catalog(Mapping[str, TensorRef]):
     def directory(self) -> Path:
         """The directory where `config.json` and the tokenizer are looked for."""
         return self.path.parent if [file.path for file in self.files] == [self.path] else self.path
+
+    def name_of(self, file: SourceFile) -> str:
+        """Return the name of one of its files, from the directory that was opened."""
+        return file.path.relative_to(self.directory).as_posix()
+
+    @cached_property
+    def has_copies(self) -> bool:
+        """Whether several ranks hold the same slice."""
+        return any(ref.slices.most_copies() > 1 for ref in self.values() if ref.slices)
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether its directory holds this checkpoint and what belongs to it, not a file among others."""
+        return self.directory == self.path and not self.of_ranks
 
     @property
     def nbytes(self) -> int:

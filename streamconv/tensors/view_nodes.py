@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from .dtypes import DType
-from .grids import Box, Grid, Loop, box_grid, clip, unmerge
+from .grids import Box, Grid, Loop, box_grid, clip, flat_index, unmerge
 from .refs import TensorRef
 
 Shape = tuple[int, ...]
@@ -61,6 +61,13 @@ class Leaf(View):
     def refs(self) -> tuple[TensorRef, ...]:
         """Return the tensors on disk that it reads."""
         return ()
+
+    def position(self, index: tuple[int, ...]) -> tuple[str, int]:
+        """Return where one of its elements lies, as path and offset, for sorting."""
+        for ref in self.refs():
+            for first in ref.places():
+                return str(first.file.path), first.offset + flat_index(index, self.shape) * ref.dtype.itemsize
+        return "", 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from itertools import accumulate
 from ..errors import UnsupportedError
 from ..text import quote, setting
 from .dtypes import BF16, F8_E4M3, F16, F32, DType
+from .joined import Joined
 from .refs import TensorRef
 from .view_nodes import (
     Array,
@@ -32,7 +33,9 @@ from .view_nodes import (
 
 
 def leaf(ref: TensorRef) -> View:
-    """Return a tensor on disk; one with a `cutout` is cut out of the array that holds it."""
+    """Return a tensor on disk; one with a `cutout` is cut out of the array that holds it, one in slices is joined."""
+    if ref.slices is not None:
+        return Joined(ref.shape, ref.dtype, ref, ref.slices)
     if ref.cutout is None:
         return Stored(ref.shape, ref.dtype, ref)
     array = TensorRef(ref.name, ref.dtype, ref.cutout.shape, ref.extents)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from streamconv.engine.boxes import boxes, cells, is_scattered, source_position
 from streamconv.tensors import views
+from streamconv.tensors.extents import SourceFile
 from streamconv.tensors.grids import Box, box_shape, runs, whole
-from streamconv.tensors.refs import SourceFile
 from support.helpers import arrays, indices, ref, trees
 
 MIB = 1 << 20

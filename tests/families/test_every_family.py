@@ -26,7 +26,8 @@ from streamconv.planning.mapping import Request, map_tensors
 from streamconv.planning.options import decided_mapping
 from streamconv.rules.statements import Direction
 from streamconv.tensors.dtypes import BF16, F32
-from streamconv.tensors.refs import Catalog, Extent, TensorRef, TensorSpec
+from streamconv.tensors.extents import Extent
+from streamconv.tensors.refs import Catalog, TensorRef, TensorSpec
 from support import golden
 from support.helpers import FILE, choices
 

@@ -18,7 +18,8 @@ from streamconv.formats import safetensors
 from streamconv.planning.fused_tensors import separated
 from streamconv.rules.fused import Fused
 from streamconv.tensors.dtypes import F8_E4M3, F32
-from streamconv.tensors.refs import Extent, SourceFile, TensorRef, TensorSpec
+from streamconv.tensors.extents import Extent, SourceFile
+from streamconv.tensors.refs import TensorRef, TensorSpec
 from support import golden
 from support.helpers import LLAMA, catalog
 

@@ -11,7 +11,7 @@ from streamconv.errors import UsageError
 from streamconv.storage import access, pages
 from streamconv.storage.access import Access
 from streamconv.storage.mounts import Mount, mount_of
-from streamconv.tensors.refs import SourceFile
+from streamconv.tensors.extents import SourceFile
 
 FILES = (SourceFile(Path("a"), 1),)
 BY_KIND = {

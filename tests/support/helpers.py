@@ -22,8 +22,9 @@ from streamconv.output.writer import WrittenPart
 from streamconv.planning.mapping import Request, TensorMapping, map_tensors
 from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes, views
+from streamconv.tensors.extents import Extent, SourceFile
 from streamconv.tensors.grids import Box, Grid, box_shape, whole
-from streamconv.tensors.refs import Catalog, Extent, OutputFile, SourceFile, TensorRef, TensorSpec
+from streamconv.tensors.refs import Catalog, OutputFile, TensorRef, TensorSpec
 from streamconv.tensors.view_nodes import View, Zeros
 
 FILE = SourceFile(Path("model.safetensors"), 1 << 60)

@@ -28,7 +28,8 @@ from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats import torch_reader as torch
 from streamconv.formats.header_room import HeaderRoom
 from streamconv.output import manifest, paths
-from streamconv.tensors.refs import SourceFile, TensorRef
+from streamconv.tensors.extents import SourceFile
+from streamconv.tensors.refs import TensorRef
 from support import FIXTURES, helpers, hostile
 from system.fuzz import mutate
 

@@ -1,0 +1,157 @@
+"""The catalog of the folders of ranks: choose the step → read the strategy → read the headers → put slices together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import SourceError, StreamconvError, UnsupportedError
+from ..formats import catalog
+from ..formats.header_room import HeaderRoom
+from ..rules.training_state import is_training_state
+from ..tensors.refs import Catalog
+from ..text import counted, first_few, quote, setting
+from . import complaints, first_bytes, holdings, rank_folders, strategies
+from .assembly import Assembly, assemble
+from .rank_folders import Chosen, RankFolders
+from .strategies import Strategy
+
+_SHOWN = 5
+
+
+def read(
+    path: Path,
+    folders: RankFolders,
+    header_room: Callable[[], HeaderRoom],
+    given: Sequence[Path],
+    step: str | None,
+) -> Catalog:
+    """Return the whole tensors that ranks hold in their folders.
+
+    Args:
+        path: what was opened.
+        folders: the folders.
+        header_room: gives the room for the next header.
+        given: files or directories that tell how tensors are cut; by default those next to the folders.
+        step: which step of the training; by default the newest that all ranks have.
+
+    Raises:
+        SourceError: slices are missing, or do not fit each other or the strategy; a file is broken.
+        UnsupportedError: nothing tells how slices are cut.
+        UsageError: a step that is not there.
+        BudgetError: a header is longer than `header_room` allows.
+    """
+    beside = folders.strategy()
+    paths = [*given] or ([beside] if beside else [])
+    strategy = strategies.read(paths, header_room) if paths else None
+    chosen = rank_folders.choose(folders, step)
+    if strategy is None and len(folders.names) == 1:
+        return replace(catalog.open_catalog(chosen.files[0].path, header_room), path=path, of_ranks=True)
+    if strategy is not None:
+        _check_world(folders, strategy)
+    held = holdings.read(chosen.files, path, _stage_of(strategy), header_room)
+    found = assemble(held, strategy)
+    complaints.refuse(quote(folders.directory), found.findings, "the strategy")
+    if found.lost and strategy:
+        raise _lost(folders, chosen, strategy, found)
+    _check_copies(folders, strategy, found)
+    return Catalog(
+        path=path,
+        format=held.format,
+        tensors=found.tensors,
+        files=tuple(held.files),
+        ignored=held.ignored,
+        twice=tuple(found.twice),
+        warnings=tuple(_warnings(folders, strategy, held.warnings)),
+        notes=tuple(_notes(path, folders, chosen, strategy)),
+        of_ranks=True,
+    )
+
+
+def _stage_of(strategy: Strategy | None) -> Callable[[int], int]:
+    ends = [stage.first_rank + stage.ranks for stage in strategy.stages] if strategy else []
+    return lambda rank: next((number for number, end in enumerate(ends) if rank < end), 0)
+
+
+def _check_world(folders: RankFolders, strategy: Strategy) -> None:
+    """Refuse ranks that the strategy does not know: another training's, or those of a stage it does not describe."""
+    surplus = [rank for rank in folders.names if rank >= strategy.world_size]
+    if surplus:
+        stages = counted(len(strategy.stages), "pipeline stage")
+        raise SourceError(
+            f"the strategy is for {counted(strategy.world_size, 'rank')} in {stages} "
+            f"({first_few([*map(str, strategy.files)], 3, quote)}), and {quote(folders.directory)} holds "
+            f"{len(folders.names)}: also {complaints.ranks(surplus)}",
+            f"give the strategy files of all pipeline stages of this training with {setting('strategy', 'PATH')}",
+        )
+
+
+def _lost(folders: RankFolders, chosen: Chosen, strategy: Strategy, found: Assembly) -> SourceError:
+    absent = sorted({*range(strategy.world_size)} - {file.rank for file in chosen.files})
+    missing = f"; {complaints.ranks(absent)} {'is' if len(absent) == 1 else 'are'} missing" if absent else ""
+    lost = [f"{quote(name)} ({complaints.ranks(ranks)})" for name, ranks in found.lost.items()]
+    return SourceError(
+        f"{quote(folders.directory)}: the strategy is for {counted(strategy.world_size, 'rank')}, and "
+        f"{len(chosen.files)} are here{missing}; no rank here has these slices of {counted(len(lost), 'tensor')}:"
+        f"{complaints.listed(lost)}",
+        "copy the missing files from the hosts that wrote them, or give the strategy of this training "
+        f"with {setting('strategy', 'PATH')}",
+    )
+
+
+def _check_copies(folders: RankFolders, strategy: Strategy | None, found: Assembly) -> None:
+    """Refuse tensors that nothing says how to cut if ranks hold different ones.
+
+    Raises:
+        SourceError, UnsupportedError: which tensor, and which ranks.
+    """
+    refs = (found.tensors[name] for name in found.unlisted if not is_training_state(name))
+    differing = [*first_bytes.differing(refs)]
+    if differing:
+        raise _no_copies(quote(folders.directory), strategy, differing)
+
+
+def _no_copies(where: str, strategy: Strategy | None, differing: Sequence[tuple[str, int, int]]) -> StreamconvError:
+    name, one, other = differing[0]
+    what = f"{where}: {quote(name)} begins with other bytes in rank {other} than in rank {one}"
+    more = f", and so do {len(differing) - 1} more tensors" if len(differing) > 1 else ""
+    if strategy is None:
+        return UnsupportedError(
+            f"{what}{more}: the ranks hold slices, and no strategy tells how they are cut",
+            f"give the training's strategy files with {setting('strategy', 'PATH')}; "
+            "MindFormers saves them in output/strategy",
+        )
+    return SourceError(
+        f"{what}{more}, and the strategy does not tell how it is cut",
+        "give the strategy files of this training, saved with all parameters, not only those that are trained",
+    )
+
+
+def _notes(path: Path, folders: RankFolders, chosen: Chosen, strategy: Strategy | None) -> Iterator[str]:
+    stages = f" in {len(strategy.stages)} pipeline stages" if strategy and len(strategy.stages) > 1 else ""
+    step = f", step {chosen.saved}" if chosen.saved.step else ""
+    where = "" if folders.directory == path else f" in {quote(folders.directory.name)}"
+    yield f"{counted(len(chosen.files), 'rank')}{where}{stages}{step}; {_how_cut(strategy)}"
+    if chosen.others:
+        others = first_few([*map(str, reversed(chosen.others))], _SHOWN)
+        yield f"other steps of the training: {others}; choose with {setting('step', 'EPOCH_STEP')}"
+    if folders.unread:
+        yield f"not read: {first_few(folders.unread, 3, quote)}, of the same training"
+    if strategy and (absent := {*range(strategy.world_size)} - {file.rank for file in chosen.files}):
+        yield f"{complaints.ranks(sorted(absent))} missing; other ranks hold copies of all their slices"
+
+
+def _how_cut(strategy: Strategy | None) -> str:
+    if strategy is None:
+        return "no strategy: every rank is taken to hold whole tensors"
+    if len(strategy.files) == 1:
+        return f"cut as {quote(strategy.files[0])} says"
+    return f"cut as {len(strategy.files)} files in {quote(strategy.files[0].parent)} say"
+
+
+def _warnings(folders: RankFolders, strategy: Strategy | None, of_files: Sequence[str]) -> Iterator[str]:
+    gaps = sorted({*range(max(folders.names) + 1)} - {*folders.names})
+    if strategy is None and gaps:
+        yield f"there is no file of {complaints.ranks(gaps)}: what only they held is missing"
+    yield from complaints.warnings(of_files)

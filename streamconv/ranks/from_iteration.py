@@ -1,0 +1,94 @@
+"""The catalog of an iteration that MindFormers 2.x saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import SourceError
+from ..formats import catalog
+from ..formats.header_room import HeaderRoom
+from ..formats.rank_slices import is_optimizer, model_files
+from ..tensors.refs import Catalog
+from ..text import counted, first_few, quote, setting
+from . import by_metadata, complaints, first_bytes
+from .by_metadata import OfIteration
+from .iterations import METADATA, Iteration
+
+_SHOWN = 5
+_FORMAT = "safetensors"
+
+
+def read(path: Path, iteration: Iteration, header_room: Callable[[], HeaderRoom]) -> Catalog:
+    """Return the whole tensors of an iteration.
+
+    Args:
+        path: what was opened.
+        iteration: the iteration.
+        header_room: gives the room for the next header.
+
+    Raises:
+        SourceError: slices are missing, or not as metadata.json says; a file is broken.
+        BudgetError: a header is longer than `header_room` allows.
+    """
+    models = model_files(iteration.names)
+    if not iteration.has_metadata and len(models) == 1:
+        found = catalog.open_catalog(iteration.directory, header_room)
+        return replace(found, path=path, notes=tuple(_which(path, iteration)), of_ranks=True)
+    where = quote(iteration.directory)
+    if not iteration.has_metadata:
+        raise SourceError(
+            f"{where} holds {len(models)} files of a distributed checkpoint and no {METADATA}, which tells how tensors "
+            "are cut and is written last: the checkpoint was not saved to the end",
+            f"choose another iteration with {setting('step', 'NUMBER')}, or copy {METADATA} too",
+        )
+    held = by_metadata.read(iteration, header_room)
+    complaints.refuse(where, held.findings, METADATA)
+    if held.lost:
+        raise _lost(where, held)
+    if differing := [*first_bytes.differing(held.tensors[name] for name in held.unlisted)]:
+        name, one, other = differing[0]
+        raise SourceError(
+            f"{where}: {quote(name)} begins with other bytes in the file of rank {other} than in that of rank {one}, "
+            f"and {METADATA} does not tell how it is cut",
+            f"copy {METADATA} of this iteration again",
+        )
+    return Catalog(
+        path=path,
+        format=_FORMAT,
+        tensors=held.tensors,
+        files=tuple(held.files),
+        ignored={
+            name: "the state of the optimizer, not of the model" for name in iteration.names if is_optimizer(name)
+        },
+        warnings=complaints.warnings(held.warnings),
+        notes=tuple(_notes(path, iteration, held)),
+        of_ranks=True,
+    )
+
+
+def _lost(where: str, held: OfIteration) -> SourceError:
+    lost = [f"{quote(name)} ({first_few(files, 3, quote)})" for name, files in held.lost.items()]
+    absent = first_few(held.absent, 3, quote)
+    return SourceError(
+        f"{where}: {absent} {'is' if len(held.absent) == 1 else 'are'} missing; no file here has these slices of "
+        f"{counted(len(lost), 'tensor')}:{complaints.listed(lost)}",
+        "copy the missing files from the hosts that wrote them",
+    )
+
+
+def _notes(path: Path, iteration: Iteration, held: OfIteration) -> Iterator[str]:
+    state = f"; {counted(held.optimizer, 'tensor')} of the optimizer not read" if held.optimizer else ""
+    yield f"{counted(len(held.files), 'file')} of ranks, cut as {METADATA} says{state}"
+    yield from _which(path, iteration)
+    if held.absent:
+        yield f"missing: {first_few(held.absent, 3, quote)}; other files hold copies of all their slices"
+
+
+def _which(path: Path, iteration: Iteration) -> Iterator[str]:
+    if iteration.number is not None:
+        yield f"iteration {iteration.number}" + ("" if path == iteration.directory else ", the newest complete one")
+    if iteration.others:
+        others = first_few([str(number) for number in reversed(iteration.others)], _SHOWN)
+        yield f"other iterations of the training: {others}; choose with {setting('step', 'NUMBER')}"

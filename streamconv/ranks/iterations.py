@@ -1,0 +1,108 @@
+"""Which files of a training are read, where MindFormers 2.x saved each iteration into one directory.
+
+    checkpoint/latest_checkpointed_iteration.txt    the number of the newest, written when it is complete
+    checkpoint/iteration_00000010/metadata.json     which file has which slice; not of a training on one card
+    checkpoint/iteration_00000010/[PREFIX-]model-0000000-0000004.safetensors, …-opt-… of the optimizer
+
+Source: MindFormers 1.7 to 2.1, `use_legacy_format: False`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SourceError, UsageError
+from ..formats.headers import opened, read_at
+from ..formats.rank_slices import model_files
+from ..storage import disk
+from ..text import first_few, quote, setting
+
+METADATA = "metadata.json"
+TRACKER = "latest_checkpointed_iteration.txt"
+#: The folder of a training's output that holds its iterations.
+SAVED_IN = "checkpoint"
+_ITERATION = re.compile(r"iteration_(\d{7,})")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The directory of one iteration.
+
+    Attributes:
+        directory: where its files are.
+        names: all of them.
+        number: its number, `None` where the directory's name does not tell it.
+        others: the numbers of other iterations of the training.
+    """
+
+    directory: Path
+    names: Sequence[str]
+    number: int | None
+    others: Sequence[int] = ()
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether it tells how tensors are cut."""
+        return METADATA in self.names
+
+
+def find(path: Path, step: str | None) -> Iteration | None:
+    """Return the iteration that a directory is, or the one to read of those that it holds.
+
+    Args:
+        path: a directory.
+        step: the number of the iteration, if one was asked for.
+
+    Raises:
+        UsageError: it does not hold the iteration that was asked for.
+        SourceError: the newest iteration is not there.
+    """
+    names = _listed(path)
+    own = _ITERATION.fullmatch(path.name)
+    if len(models := model_files(names)) > 1 or (models and METADATA in names):
+        if step is not None and own and step != str(int(own[1])):
+            raise UsageError(f"{quote(path)} is iteration {int(own[1])}, not {step}", f"omit {setting('step')}")
+        return Iteration(path, names, int(own[1]) if own else None)
+    for root in (path, path / SAVED_IN):
+        found = {int(match[1]): name for name in _listed(root) if (match := _ITERATION.fullmatch(name))}
+        numbers = {number: root / name for number, name in found.items() if model_files(_listed(root / name))}
+        if numbers or (found and TRACKER in _listed(root)):
+            number = _chosen(root, numbers, step)
+            return Iteration(numbers[number], _listed(numbers[number]), number, sorted({*numbers} - {number}))
+    return None
+
+
+def _chosen(root: Path, numbers: dict[int, Path], step: str | None) -> int:
+    there = first_few([*map(str, sorted(numbers, reverse=True))], _SHOWN) or "none with weights"
+    if step is not None:
+        if not step.isdecimal() or int(step) not in numbers:
+            raise UsageError(f"{quote(root)} holds no iteration {quote(step)}; there are: {there}")
+        return int(step)
+    newest = _tracked(root)
+    if newest is None:
+        return max((n for n, place in numbers.items() if METADATA in _listed(place)), default=max(numbers))
+    if newest not in numbers:
+        raise SourceError(
+            f"{quote(root / TRACKER)} names iteration {newest}, whose weights are not there; there are: {there}",
+            f"copy it too, or choose another with {setting('step', 'NUMBER')}",
+        )
+    return newest
+
+
+def _tracked(root: Path) -> int | None:
+    """Return the number in the file that names the newest complete iteration, `None` without one."""
+    with suppress(SourceError), opened(root / TRACKER) as (descriptor, file):
+        text = read_at(descriptor, 0, min(file.size, 32), file).decode(errors="replace").strip()
+        return int(text) if text.isdecimal() else None
+    return None
+
+
+def _listed(path: Path) -> list[str]:
+    with suppress(OSError):
+        return sorted(disk.listdir(path))
+    return []

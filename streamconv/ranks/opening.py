@@ -1,0 +1,53 @@
+"""From a path to the catalog of what it holds: one file, a directory, or all ranks of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from ..formats import catalog
+from ..formats.header_room import HeaderRoom
+from ..storage import disk
+from ..tensors.refs import Catalog
+from ..text import quote, setting
+from . import from_folders, from_iteration, iterations, rank_folders
+
+
+def open_checkpoint(
+    path: Path,
+    header_room: Callable[[], HeaderRoom] = HeaderRoom,
+    strategy: Sequence[Path] = (),
+    step: str | None = None,
+) -> Catalog:
+    """Return the tensors of a checkpoint; of one that ranks hold in slices, the whole tensors.
+
+    Args:
+        path: a file, a directory, or what a training left: the directory of its ranks or iterations, or its parent.
+        header_room: gives the room for the next header, and is called before each.
+        strategy: files or directories that tell how tensors are cut; by default those next to the ranks' folders.
+        step: which step or iteration of a training; by default the newest complete one.
+
+    Raises:
+        SourceError: as `open_catalog`; slices are missing, or do not fit each other or what tells how they are cut.
+        BudgetError, UnsupportedError: as `open_catalog`.
+        UsageError: `strategy` or `step` has no effect, or the step is not there.
+    """
+    if disk.is_directory(path):
+        catalog.refuse_unfinished(path)
+        if (folders := rank_folders.find(path)) is not None:
+            return from_folders.read(path, folders, header_room, strategy, step)
+        if (iteration := iterations.find(path, step)) is not None:
+            _refuse(path, "strategy", strategy)
+            return from_iteration.read(path, iteration, header_room)
+    _refuse(path, "strategy", strategy)
+    _refuse(path, "step", step)
+    return catalog.open_catalog(path, header_room)
+
+
+def _refuse(path: Path, name: str, value: object) -> None:
+    if value:
+        raise UsageError(
+            f"{setting(name)} has no effect on {quote(path)}: it does not hold the folders of several ranks",
+            f"omit {setting(name)}, or give the directory that holds the folders of all ranks",
+        )

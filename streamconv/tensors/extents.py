@@ -1,0 +1,55 @@
+"""Extents: which bytes of which files a tensor lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was when its header was read; size, time and inode are checked again before every read.
+
+    Attributes:
+        path: where it lies.
+        size: in bytes.
+        modified: when it was written last, in nanoseconds since 1970; `None` where nobody knows.
+        inode: its number in the file system; `None` where nobody knows.
+        changed: when it was written, replaced, renamed, or given other links or permissions last; nobody can set that.
+    """
+
+    path: Path
+    size: int
+    modified: int | None = None
+    inode: int | None = None
+    changed: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`length` bytes at `offset` of `file`."""
+
+    file: SourceFile
+    offset: int
+    length: int
+
+
+class Span(NamedTuple):
+    """Bytes `low` … `high` of a range lie in extent `number`, from its byte `inside` on."""
+
+    number: int
+    inside: int
+    low: int
+    high: int
+
+
+def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[Span]:
+    """Yield where `count` bytes from `offset` lie in consecutive extents of these lengths."""
+    begin = 0
+    for number, length in enumerate(lengths):
+        low, high = max(offset, begin), min(offset + count, begin + length)
+        if low < high:
+            yield Span(number, low - begin, low - offset, high - offset)
+        begin += length

@@ -1,0 +1,101 @@
+"""Every golden case of many ranks, through the API and the command line: merged to HuggingFace, and put together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import streamconv
+from streamconv.errors import SourceError, VerificationError
+from support import golden, running
+from support.golden_ranks import Expected, RankCase, case, cases
+
+GOOD = [one for one in cases() if not one.is_hostile]
+MODELS = [one for one in GOOD if one.model["model"] != "raw"]
+LIMIT = "160M"
+
+#: Broken cases, and what their errors have to name.
+REFUSED = {
+    "d23": ("rank 2 is missing", "model.layers.0.attention.wq.weight (rank 2)"),
+    "d25": ("the strategy is for 4 ranks, and 2 are here", "lm_head.weight (ranks 2, 3)"),
+    "d26": ("model.layers.0.feed_forward.w2.weight is [12, 16] BF16 in rank 1 and [16, 12] BF16 in rank 0",),
+    "d27": ("lm_head.weight is [12, 16] BF16 in rank 1 and [20, 16] BF16 in rank 0",),
+}
+
+
+def whole(one: RankCase) -> dict[str, Expected]:
+    return {**one.unified, **one.not_in_strategy}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "config.json"
+
+
+def test_all_cases_are_here() -> None:
+    assert (len(GOOD), len(cases())) == (20, 26)
+
+
+@pytest.mark.parametrize("one", GOOD, ids=lambda one: one.name)
+def test_put_together_with_raw(one: RankCase, tmp_path: Path) -> None:
+    report = streamconv.convert(one.folder, tmp_path / "out", model="raw", verify=True, max_mem=LIMIT)
+    assert golden.found(tmp_path / "out") == whole(one)
+    assert report.prepared.catalog.of_ranks
+
+
+@pytest.mark.parametrize("one", MODELS, ids=lambda one: one.name)
+def test_to_huggingface(one: RankCase, tmp_path: Path, config: Path) -> None:
+    config.write_text(json.dumps(one.model["config"]))
+    streamconv.convert(
+        one.folder,
+        tmp_path / "out",
+        reverse=True,
+        model=one.model["model"],
+        options=one.model["options"],
+        config=config,
+        max_mem=LIMIT,
+    )
+    assert golden.found(tmp_path / "out") == one.hf
+
+
+@pytest.mark.parametrize("one", GOOD, ids=lambda one: one.name)
+def test_the_command_line_gives_the_same(one: RankCase, tmp_path: Path, config: Path) -> None:
+    config.write_text(json.dumps(one.model["config"]))
+    options = [word for name, value in one.model["options"].items() for word in ("-o", f"{name}={str(value).lower()}")]
+    chosen = ("--reverse", "--config", config, *options) if one in MODELS else ()
+    for words, expected in (((*chosen, "--model", one.model["model"]), one.hf), (("--model", "raw"), whole(one))):
+        ended = running.run("convert", one.folder, tmp_path / words[-1], *words, "--max-mem", LIMIT)
+        assert ended.code == 0, ended.err
+        assert golden.found(tmp_path / str(words[-1])) == expected
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_broken_ones_are_refused_before_the_first_byte(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        streamconv.convert(case(name).folder, tmp_path / "out", model="raw")
+    assert all(words in str(caught.value) for words in REFUSED[name])
+    ended = running.run("convert", case(name).folder, tmp_path / "out", "--model", "raw")
+    assert ended.code == SourceError.exit_code
+    assert all(words in ended.err for words in REFUSED[name])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_copies_that_differ(tmp_path: Path) -> None:
+    """Without `verify` one copy is read, and the report says so; with it the difference is found."""
+    one = case("d24")
+    report = streamconv.convert(one.folder, tmp_path / "out", model="raw")
+    assert golden.found(tmp_path / "out") == whole(one)
+    assert "copies in other ranks are not compared" in str(report)
+    with pytest.raises(VerificationError, match="in ranks 1 and 3 differ"):
+        streamconv.convert(one.folder, tmp_path / "verified", model="raw", verify=True)
+    ended = running.run("convert", one.folder, tmp_path / "verified", "--model", "raw", "--verify")
+    assert ended.code == 7
+    assert "first at byte" in ended.err
+    assert not (tmp_path / "verified").exists()
+
+
+def test_a_dash_in_a_name(tmp_path: Path) -> None:
+    streamconv.convert(case("d28").folder, tmp_path / "out", model="raw")
+    assert golden.found(tmp_path / "out") == case("d28").unified
