@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..formats import files
@@ -12,7 +12,6 @@ from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from ..text import quote
 from . import metadata
-from .device_layouts import slice_numbers
 from .holdings import Held
 from .iterations import METADATA, Iteration
 from .joining import Row, joined
@@ -55,7 +54,6 @@ def read(iteration: Iteration, header_room: Callable[[], HeaderRoom]) -> OfItera
     stated = metadata.read(iteration.directory / METADATA, header_room())
     wanted = {name: tensor for name, tensor in stated.items() if not all(map(is_optimizer, _file_names(tensor)))}
     found = OfIteration(optimizer=len(stated) - len(wanted))
-    found.findings += _elsewhere(wanted)
     work = _Work(found, wanted)
     for file_name in sorted({name for tensor in wanted.values() for name in _file_names(tensor)}):
         if file_name in iteration.names:
@@ -70,22 +68,6 @@ def read(iteration: Iteration, header_room: Callable[[], HeaderRoom]) -> OfItera
 
 def _file_names(tensor: ShardedTensor) -> set[str]:
     return {holder.file_name for holders in tensor.holders for holder in holders}
-
-
-def _elsewhere(tensors: Mapping[str, ShardedTensor]) -> Iterator[str]:
-    """Yield a finding for every slice that is said to be in the file of a rank which has another slice, or none."""
-    for name, tensor in tensors.items():
-        if tensor.saved is None:
-            continue
-        numbers = dict(zip(tensor.saved.ranks, slice_numbers(tensor.saved.layout), strict=True))
-        for number, holders in enumerate(tensor.holders):
-            for file_name, rank in holders:
-                if numbers.get(rank) != number:
-                    has = f"slice {numbers[rank]}" if rank in numbers else "none of it"
-                    yield (
-                        f"{quote(name)}: slice {number} is said to be in {quote(file_name)}, the file of rank {rank}, "
-                        f"and by its layout that rank has {has}"
-                    )
 
 
 @dataclass

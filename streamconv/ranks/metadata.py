@@ -35,7 +35,7 @@ from ..formats.headers import (
 from ..formats.shards import listing
 from ..tensors.dtypes import DTYPES, DType
 from ..text import counted, quote
-from .device_layouts import DeviceLayout
+from .device_layouts import DeviceLayout, slice_numbers
 from .json_values import entries, integer, integers, items
 from .layout_checks import MAX_RANKS, Stated, layout_of
 
@@ -59,13 +59,7 @@ class SavedLayout(NamedTuple):
 
     def slices(self) -> Mapping[int, int]:
         """Return rank → number of the slice that it has."""
-        return {rank: self._number(self.layout.piece_of(at)) for at, rank in enumerate(self.ranks)}
-
-    def _number(self, piece: Sequence[int]) -> int:
-        number = 0
-        for at, count in zip(piece, self.layout.pieces, strict=True):
-            number = number * count + at
-        return number
+        return dict(zip(self.ranks, slice_numbers(self.layout), strict=True))
 
 
 @dataclass(frozen=True)
