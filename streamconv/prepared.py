@@ -9,7 +9,7 @@ from .configs import companions
 from .configs.companions import Companions, Home
 from .configs.model_config import ModelConfig
 from .configs.peft import ALPHA, has_adapters
-from .engine.boxes import is_scattered
+from .engine.boxes import Cells, is_scattered
 from .engine.budget import Budget, divide
 from .families import Family
 from .formats.layout import FileLayout
@@ -17,6 +17,7 @@ from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
 from .planning.mapping import TensorMapping
+from .planning.outputs import Output
 from .rules.statements import TIED, Direction
 from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
@@ -132,7 +133,7 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
     Raises:
         BudgetError: it does not suffice; the hint names the smallest limit that does.
     """
-    sources = sum(len(output.sources) for output in mapping.outputs)
+    sources = sum(map(_cells, mapping.outputs))
     counts, resident = (len(mapping.outputs), sources, layout.total // BLOCK), resident_bytes()
     most = divide(memory_limit, workers, *counts, resident=resident)
     if workers is not None:
@@ -144,3 +145,9 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
         if not any(is_scattered(output.view, output.widest, budget.region_bytes) for output in kinds):
             return budget
     return most
+
+
+def _cells(output: Output) -> int:
+    """Return how many cells an output is cut into, at most: as many as it has sources, or slices of them."""
+    in_slices = any(ref.slices for leaf in output.view.leaves() for ref in leaf.refs())
+    return max(len(output.sources), len(Cells(output.view)) if in_slices else 0)

@@ -11,6 +11,7 @@ from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from . import ckpt, contents, gaps, safetensors, torch_reader
 from .header_room import HeaderRoom
+from .safetensors import Known
 
 
 class File(NamedTuple):
@@ -39,11 +40,11 @@ class Shard(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def _read_safetensors(path: Path, header_room: HeaderRoom) -> File:
-    return File(*safetensors.read(path, header_room), {})
+def _read_safetensors(path: Path, header_room: HeaderRoom, known: Known | None) -> File:
+    return File(*safetensors.read(path, header_room, known), {})
 
 
-def _read_ckpt(path: Path, header_room: HeaderRoom) -> File:
+def _read_ckpt(path: Path, header_room: HeaderRoom, known: Known | None) -> File:
     """Read a `.ckpt`. An unchecked CRC is listed as ignored, because nothing else would tell of a damaged tensor."""
     file, tensors = ckpt.read(path, header_room)
     crc = ckpt.read_crc_tail(path, file.size)
@@ -51,36 +52,37 @@ def _read_ckpt(path: Path, header_room: HeaderRoom) -> File:
     return File(file, tensors, unread)
 
 
-def _read_torch(path: Path, header_room: HeaderRoom) -> File:
+def _read_torch(path: Path, header_room: HeaderRoom, known: Known | None) -> File:
     return File(*torch_reader.read(path, header_room))
 
 
 _READERS = {"safetensors": _read_safetensors, "ckpt": _read_ckpt, "torch": _read_torch}
 
 
-def read(path: Path, named: str, header_room: HeaderRoom) -> Shard:
+def read(path: Path, named: str, header_room: HeaderRoom, known: Known | None = None) -> Shard:
     """Return what a file holds.
 
     Args:
         path: the file.
         named: the format that its name stands for.
         header_room: bytes that its header may have.
+        known: what the headers of other safetensors files say that were read before; filled here.
 
     Raises:
         SourceError: it is broken, or holds something else.
         BudgetError: the header is longer than `header_room` allows.
         UnsupportedError: a format, a dtype or a kind of file that streamconv does not know.
     """
-    format_, found = _read(path, named, header_room)
+    format_, found = _read(path, named, header_room, known)
     warning = gaps.warning(found.file, found.tensors.values())
     return Shard(format_, *found, (warning,) if warning else ())
 
 
-def _read(path: Path, named: str, header_room: HeaderRoom) -> tuple[str, File]:
+def _read(path: Path, named: str, header_room: HeaderRoom, known: Known | None) -> tuple[str, File]:
     try:
-        return named, _READERS[named](path, header_room)
+        return named, _READERS[named](path, header_room, known)
     except (SourceError, UnsupportedError):
         other = contents.format_of(path) or named
         if other == named:
             raise
-    return other, _READERS[other](path, header_room)
+    return other, _READERS[other](path, header_room, known)

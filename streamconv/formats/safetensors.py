@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import xxhash
 from safetensors import SafetensorError, safe_open
 
 from ..errors import SourceError, UnsupportedError
@@ -52,28 +53,45 @@ class _Entry(NamedTuple):
     end: int
 
 
-def read(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, dict[str, TensorRef]]:
+Known = dict[tuple[bytes, int], Sequence[_Entry]]
+"""What headers say that were read before, by their digests and the sizes of their files."""
+
+
+def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tuple[SourceFile, dict[str, TensorRef]]:
     """Return the tensors of a safetensors file by name, in the order of their bytes. Only the header is read.
 
     Args:
         path: the file.
         header_room: bytes that the header may have; a longer one is refused unread.
+        known: files whose headers say the same, as those of ranks do, are checked once; filled here.
 
     Raises:
         SourceError: unreadable, truncated, damaged or empty.
         BudgetError: the header is longer than `header_room` allows.
         UnsupportedError: a dtype that streamconv does not know.
     """
-    file, length, header = _read_header(path, header_room)
+    file, text = _read_text(path, header_room)
+    key = xxhash.xxh3_128_digest(text), file.size
+    entries = known.get(key) if known else None
+    if entries is None:
+        entries = _entries(file, text)
+        if known is not None:
+            known[key] = entries
+    start = 8 + len(text)
+    return file, {
+        e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, start + e.begin, e.end - e.begin),)) for e in entries
+    }
+
+
+def _entries(file: SourceFile, text: bytes) -> Sequence[_Entry]:
+    """Return what a header says of the tensors, checked."""
+    header = _parsed(file, text)
     header.pop(METADATA, None)
     entries = sorted((_entry(file, *item) for item in header.items()), key=lambda entry: (entry.begin, entry.end))
-    shapes = {entry.shape: entry.shape for entry in entries}
-    _check_tiling(entries, file, data_start := 8 + length)
+    _check_tiling(entries, file, 8 + len(text))
     _ask_library(entries, file)
-    return file, {
-        e.name: TensorRef(e.name, e.dtype, shapes[e.shape], (Extent(file, data_start + e.begin, e.end - e.begin),))
-        for e in entries
-    }
+    shapes = {entry.shape: entry.shape for entry in entries}
+    return [entry._replace(shape=shapes[entry.shape]) for entry in entries]
 
 
 def read_metadata(path: Path, header_room: HeaderRoom) -> Mapping[str, str]:
@@ -83,18 +101,26 @@ def read_metadata(path: Path, header_room: HeaderRoom) -> Mapping[str, str]:
         SourceError: unreadable, truncated or damaged.
         BudgetError: the header is longer than `header_room` allows.
     """
-    _, _, header = _read_header(path, header_room)
+    header = _parsed(*_read_text(path, header_room))
     return cast("Mapping[str, str]", header.get(METADATA) or {})
 
 
-def _read_header(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, int, dict[str, object]]:
-    """The file, the length of its header, and the header with its metadata checked."""
-    where = f"the header of {quote(path.name)}"
+def _read_text(path: Path, header_room: HeaderRoom) -> tuple[SourceFile, bytes]:
+    """Return the file, and its header as it stands there."""
     with opened(path) as (descriptor, file):
         length = _header_length(descriptor, file)
-        header = parse_json_object(read_json(descriptor, file, 8, length, where, header_room), where)
+        return file, read_json(descriptor, file, 8, length, _header_of(path), header_room)
+
+
+def _parsed(file: SourceFile, text: bytes) -> dict[str, object]:
+    """Return the header, its metadata checked."""
+    header = parse_json_object(text, _header_of(file.path))
     _check_metadata(header.get(METADATA), file)
-    return file, length, header
+    return header
+
+
+def _header_of(path: Path) -> str:
+    return f"the header of {quote(path.name)}"
 
 
 def _header_length(descriptor: int, file: SourceFile) -> int:

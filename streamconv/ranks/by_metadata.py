@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..formats import files
 from ..formats.header_room import HeaderRoom
 from ..formats.rank_slices import is_optimizer
+from ..formats.safetensors import Known
 from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from ..text import quote
@@ -55,9 +56,10 @@ def read(iteration: Iteration, header_room: Callable[[], HeaderRoom]) -> OfItera
     wanted = {name: tensor for name, tensor in stated.items() if not all(map(is_optimizer, _file_names(tensor)))}
     found = OfIteration(optimizer=len(stated) - len(wanted))
     work = _Work(found, wanted)
+    known: Known = {}
     for file_name in sorted({name for tensor in wanted.values() for name in _file_names(tensor)}):
         if file_name in iteration.names:
-            shard = files.read(iteration.directory / file_name, "safetensors", header_room())
+            shard = files.read(iteration.directory / file_name, "safetensors", header_room(), known)
             found.warnings += shard.warnings
             work.add(file_name, shard.file, shard.tensors.values())
         else:

@@ -13,6 +13,7 @@ from ..errors import SourceError
 from ..formats import files
 from ..formats.directory import FORMATS
 from ..formats.header_room import HeaderRoom
+from ..formats.safetensors import Known
 from ..tensors.dtypes import DType
 from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
@@ -99,8 +100,9 @@ def read(
     """
     found = Holdings()
     first: dict[str, Path] = {}
+    known: Known = {}
     for rank, path in ranks:
-        shard = files.read(path, FORMATS[path.suffix], header_room())
+        shard = files.read(path, FORMATS[path.suffix], header_room(), known)
         found.add(rank, stage_of(rank), shard.file, shard.tensors.values())
         first.setdefault(shard.format, path)
         found.ignored.update((str(path.relative_to(directory).parent / key), why) for key, why in shard.ignored.items())
