@@ -164,8 +164,7 @@ class Source:
             return UnsupportedError(
                 f"{self.catalog.slice_of}, and its tensors are not those of the whole model: "
                 f"it holds one rank's slices, or the config is another model's\n{error.marked[0]}",
-                "merge the slices of all ranks first, with mindspore.unified_safetensors or, for .ckpt, "
-                "mindspore.transform_checkpoints",
+                "give the directory that holds the files of all ranks, not of one",
             )
         if peft.has_adapters(self.catalog):
             reason = peft_scale.unsupported(peft.read(self.config, directory), fits=False)

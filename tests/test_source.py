@@ -57,7 +57,7 @@ def test_rank_0_alone_is_a_slice_if_its_shapes_are_not_the_config_s(saved, tmp_p
     with pytest.raises(UnsupportedError, match="it holds one rank's slices") as error:
         streamconv.plan(folder, tmp_path / "hf", config=tmp_path / "config.json", **ARGUMENTS)
     assert error.value.message.startswith(name)
-    assert "merge the slices" in error.value.hint
+    assert "the files of all ranks" in error.value.hint
 
 
 def test_rank_0_alone_without_a_config_is_asked_about(saved, tmp_path) -> None:

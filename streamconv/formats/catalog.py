@@ -158,7 +158,7 @@ def _twice(
         raise SourceError(
             f"{quote(directory)} has {counted(len(differing), 'tensor')} in two files, in different shapes or dtypes: "
             f"{listing(differing)}; it is ambiguous which one is meant",
-            "give the file to convert; slices of a distributed checkpoint have to be merged first",
+            "give the file to convert",
         )
 
 

@@ -1,4 +1,4 @@
-"""Files of one rank: what a distributed training saves holds slices of tensors, and is no model before it is merged.
+"""Files of one rank: what a distributed training saves holds slices of tensors, and alone is no model.
 
 Nothing in such a file says so; names do. Source: MindFormers 1.3 to 2.1 and MindSpore 2.10, and files that they wrote.
 
@@ -14,14 +14,14 @@ the catalog says that it may be a slice. A name such as `lora_rank_16.safetensor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
 from ..storage import disk
-from ..text import quote
+from ..text import quote, setting
 from .shards import listing
 
 _SAVED = re.compile(
@@ -42,42 +42,29 @@ _STRATEGY = re.compile(r"(?:merged_)?(?:ckpt_)?strategy(?:_by)?(?:_rank)?(?:_\d+
 _WHOLE = re.compile(r"(?:adapter_)?model\..*|pytorch_model.*|.*-of-\d+.*", re.DOTALL)
 _WEIGHTS = (".ckpt", ".safetensors")
 
-_MERGE_SAFETENSORS = (
-    "merge them first, with mindspore.unified_safetensors or MindFormers' toolkit/safetensors/unified_safetensors.py, "
-    "and give the result"
-)
-_MERGE_CKPT = (
-    "merge them first, with mindspore.transform_checkpoints or MindFormers' mindformers/tools/transform_ckpt.py, "
-    "and give the result"
-)
-_WHOLE_COPIES = (
-    "; after data-parallel training each rank may hold the whole model: then move rank 0's file to a new directory"
-)
-_ONE_CARD = (
-    "MindFormers has no tool that merges these files: load them there on a single card, which puts the slices "
-    "together, and convert what it saves"
-)
+_ALL_RANKS = "give {home}, which holds the files of all ranks"
+_ONE_RANK = "copy the files of all ranks to {home}, each in a folder of its own (rank_0, rank_1, ...), and give that"
 
 
 class Kind(NamedTuple):
-    """How the slices of one program are named, what they are, and what to do with them (per ending, `.ckpt` first)."""
+    """How the slices of one program are named, what they are, and what to do with one, or with all of them."""
 
     names: re.Pattern[str]
     what: str
     hints: tuple[str, str]
 
 
-_SAVED_KIND = Kind(
-    _SAVED,
-    "the file of rank {rank} of a distributed checkpoint",
-    (_MERGE_CKPT + _WHOLE_COPIES, _MERGE_SAFETENSORS + _WHOLE_COPIES),
-)
+_SAVED_KIND = Kind(_SAVED, "the file of rank {rank} of a distributed checkpoint", (_ONE_RANK, _ALL_RANKS))
 
 #: Files that are slices, unless rank 0's is the only one, or they are one of one.
 KINDS = (
     _SAVED_KIND,
-    Kind(_ITERATION, "one of the {count} files of a distributed checkpoint", (_ONE_CARD, _ONE_CARD)),
-    Kind(_VLLM, "vLLM's slice for rank {rank}", ("", "give the checkpoint that vLLM's slices were made from")),
+    Kind(
+        _ITERATION,
+        "one of the {count} files of a distributed checkpoint",
+        ("copy all of its files to {home}, metadata.json too, and give that", "give {home}, which holds all of them"),
+    ),
+    Kind(_VLLM, "vLLM's slice for rank {rank}", ("give the checkpoint that vLLM's slices were made from",) * 2),
 )
 
 
@@ -176,7 +163,7 @@ def check(directory: Path, names: Sequence[str], neighbours: Sequence[str]) -> D
         found = [match for match in map(kind.names.fullmatch, names) if match]
         ranks = {int(match["rank"]) for match in map(kind.names.fullmatch, neighbours) if match}
         if found and (ranks - {0} or any(int(match.groupdict().get("count") or 1) > 1 for match in found)):
-            raise _slices(kind, found)
+            raise _slices(kind, found, directory, ranks)
     of_folder = _by_folder(directory, names)
     return _by_name(directory, names) or of_folder
 
@@ -191,7 +178,8 @@ def check_file(path: Path) -> Doubt:
     if is_strategy(path.name):
         raise UnsupportedError(
             f"{quote(path.name)} is a strategy file of MindSpore: it says how tensors are cut, and holds none",
-            "give the checkpoint itself",
+            "give the directory of the checkpoint; strategy files are read from there, or given with "
+            f"{setting('strategy', 'PATH')}",
         )
     if folder_rank(directory.name) is None and not any(kind.names.fullmatch(path.name) for kind in KINDS):
         return NO_DOUBT
@@ -205,18 +193,18 @@ def _listed(directory: Path) -> list[str]:
     return []
 
 
-def _slices(kind: Kind, found: Sequence[re.Match[str]]) -> UnsupportedError:
-    name = found[0].string
+def _slices(kind: Kind, found: Sequence[re.Match[str]], directory: Path, ranks: Collection[int]) -> UnsupportedError:
     more = f", like {len(found) - 1} more" if len(found) > 1 else ""
     numbers = {key: int(text) for key, text in found[0].groupdict().items() if text and text.isdecimal()}
-    return _refused(f"{quote(name)} is {kind.what.format(**numbers)}{more}", kind, name)
+    what = f"{quote(found[0].string)} is {kind.what.format(**numbers)}{more}"
+    own = folder_rank(directory.name)
+    if own is None:
+        return _refused(what, kind, directory, len(ranks) > 1)
+    return _refused(what, kind, directory.parent, len(_ranks_beside(directory, own)) > 1)
 
 
-def _refused(what: str, kind: Kind, name: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{what}: slices of tensors, not a model, and streamconv does not merge slices yet",
-        kind.hints[name.endswith(".safetensors")],
-    )
+def _refused(what: str, kind: Kind, home: Path, has_all: bool) -> UnsupportedError:
+    return UnsupportedError(f"{what}: slices of tensors, not a model", kind.hints[has_all].format(home=quote(home)))
 
 
 def _by_name(directory: Path, names: Sequence[str]) -> Doubt | None:
@@ -238,12 +226,17 @@ def _by_folder(directory: Path, names: Sequence[str]) -> Doubt:
     own = folder_rank(directory.name)
     if own is None or all(map(_WHOLE.fullmatch, names)):
         return NO_DOUBT
-    others = [name for name in _listed(directory.parent) if folder_rank(name) not in (None, own)]
-    ranks = {own, *(folder_rank(name) for name in others if _has_weights(directory.parent / name))}
+    ranks = _ranks_beside(directory, own)
     if len(ranks) > 1 and 0 in ranks:
         what = f"{quote(directory)} holds {_SAVED_KIND.what.format(rank=own)}, one of {len(ranks)}"
-        raise _refused(what, _SAVED_KIND, names[0])
+        raise _refused(what, _SAVED_KIND, directory.parent, True)
     return Doubt(f"{quote(names[0])} is in a folder named like that of one rank, {directory.name}", own > 0)
+
+
+def _ranks_beside(directory: Path, own: int) -> set[int]:
+    """Return the ranks of the folders with weights next to a rank's, with its own."""
+    others = ((folder_rank(name), directory.parent / name) for name in _listed(directory.parent))
+    return {own, *(rank for rank, folder in others if rank not in (None, own) and _has_weights(folder))}
 
 
 def _has_weights(folder: Path) -> bool:
