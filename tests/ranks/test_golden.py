@@ -40,7 +40,7 @@ def test_all_cases_are_here() -> None:
 
 @pytest.mark.parametrize("one", GOOD, ids=lambda one: one.name)
 def test_put_together_with_raw(one: RankCase, tmp_path: Path) -> None:
-    report = streamconv.convert(one.folder, tmp_path / "out", model="raw", verify=True, max_mem=LIMIT)
+    report = streamconv.convert(one.folder, tmp_path / "out", model="raw", verify=True)
     assert golden.found(tmp_path / "out") == whole(one)
     assert report.prepared.catalog.of_ranks
 
@@ -55,7 +55,6 @@ def test_to_huggingface(one: RankCase, tmp_path: Path, config: Path) -> None:
         model=one.model["model"],
         options=one.model["options"],
         config=config,
-        max_mem=LIMIT,
     )
     assert golden.found(tmp_path / "out") == one.hf
 
