@@ -241,6 +241,12 @@ def is_plain_name(name: str, portable: bool = False) -> bool:
     return not (portable and "\\" in name)
 
 
+def is_name_inside(name: str) -> bool:
+    """Return whether a file of this name lies in the directory where it is looked up, or in a folder of that."""
+    folder, slash, rest = name.rpartition("/")
+    return all(is_plain_name(part, portable=bool(slash)) for part in ([folder, rest] if slash else [rest]))
+
+
 def shape_nbytes(shape: Sequence[int], dtype: DType, where: str) -> int:
     """Return the bytes of a tensor of this shape and dtype; `where` begins the error messages.
 

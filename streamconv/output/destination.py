@@ -14,6 +14,7 @@ from ..storage import disk, mounts, whole_files
 from ..tensors.refs import Catalog
 from ..text import format_size, quote, setting
 from . import manifest
+from .leftovers import names_in
 from .paths import ResultPaths
 
 _ANOTHER = "choose another destination"
@@ -117,7 +118,7 @@ class Destination:
     def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
         inside = {disk.device_and_inode(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
-        entries = [self.path / name for name in disk.listdir(self.path)] if disk.is_directory(self.path) else []
+        entries = [self.path / name for name in names_in(self.path)] if disk.is_directory(self.path) else []
         held = {disk.device_and_inode(p) for p in (self.path, self.paths.partial, *entries) if disk.mode(p)}
         if disk.is_directory(source.path) and disk.device_and_inode(source.path) in inside:
             raise DestinationError(
@@ -134,7 +135,7 @@ class Destination:
         names = disk.listdir(self.path)
         written = manifest.companions_in(self.path)
         foreign = [name for name in names if not _is_of_checkpoint(self.path, name, written)]
-        if foreign or not any(name.endswith(_WEIGHTS) for name in names):
+        if foreign or not any(name.endswith(_WEIGHTS) for name in (*names, *written)):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
                 f"{quote(self.path)} holds {what}; {setting('overwrite', True)} replaces only checkpoints",

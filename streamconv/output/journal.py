@@ -31,7 +31,7 @@ from ..tensors.grids import Box, box_shape, flat_index, joined, runs, whole, wit
 from ..tensors.refs import OutputFile
 from ..units import CHUNK
 from .blocks import Blocks
-from .writer import WrittenPart
+from .file_writer import WrittenPart
 
 VERSION = 2
 

@@ -33,13 +33,14 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 #: What a kernel or a file system answers that cannot do what is asked.
 NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _NO_EXCHANGE = (errno.EPERM, errno.EXDEV, errno.ENOTTY, *NOT_OFFERED)
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, *NOT_OFFERED)
 _NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
     *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate", "seek"),
     *("sync", "sync_data", "drop_cache", "fstat", "stat", "may_read", "may_write", "listdir"),
-    *("make_directory", "remove_directory", "remove", "rename", "exchange", "lock", "free_bytes"),
+    *("make_directory", "remove_directory", "remove", "rename", "exchange", "hard_link", "lock", "free_bytes"),
 )
 
 # -- primitives --------------------------------------------------------------------------------------------------------
@@ -177,6 +178,14 @@ def exchange(one: PathLike, other: PathLike) -> bool:
     """Swap two names in one step; return whether the file system can."""
     with _if_offered(_NO_EXCHANGE):
         libc.swap_names(os.fsencode(one), os.fsencode(other))
+        return True
+    return False
+
+
+def hard_link(path: PathLike, name: PathLike) -> bool:
+    """Give a file another name; return whether the file system can."""
+    with _if_offered(_NO_LINKS):
+        os.link(path, name)
         return True
     return False
 
