@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 
@@ -30,12 +30,29 @@ class DeviceLayout:
         optimizer_shards: into how many parts optimizer sharding cuts dimension 0 of a slice: 0 for not at all, -1 for
             as many as the free axes have.
         shape: the whole tensor's shape, where that is stated.
+        may_be_list: whether `axes` come from one list of numbers, with which a strategy says one axis for each of
+            several dimensions, and also several axes of one dimension; `for_dims` settles it. Not compared.
     """
 
     devices: tuple[int, ...]
     axes: tuple[tuple[int, ...], ...]
     optimizer_shards: int = 0
     shape: tuple[int, ...] | None = None
+    may_be_list: bool = field(default=False, compare=False)
+
+    def for_dims(self, dims: int) -> DeviceLayout | None:
+        """Return the layout as it is for a tensor of so many dimensions, `None` if it is for another number.
+
+        Args:
+            dims: how many the tensor has, whole or in slices.
+        """
+        if dims == len(self.axes):
+            return replace(self, may_be_list=False) if self.may_be_list else self
+        if dims == 0 and not any(self.axes):
+            return replace(self, axes=(), may_be_list=False)
+        if dims != 1 or not self.may_be_list:
+            return None
+        return replace(self, axes=(tuple(axis for axes in self.axes for axis in axes),), may_be_list=False)
 
     @property
     def ranks(self) -> int:
@@ -46,9 +63,24 @@ class DeviceLayout:
     def pieces(self) -> tuple[int, ...]:
         """Into how many equal parts each dimension is cut, by tensor maps and by optimizer sharding."""
         cut = [math.prod(self._sizes(axes)) for axes in self.axes]
-        if self._shards > 1:
-            cut[0] *= self._shards
+        if self.shards > 1:
+            cut[0] *= self.shards
         return tuple(cut)
+
+    @cached_property
+    def free(self) -> tuple[int, ...]:
+        """Positions in the device matrix that no dimension names."""
+        named = {self._position(axis) for axes in self.axes for axis in axes}
+        return tuple(p for p, size in enumerate(self.devices) if size > 1 and p not in named)
+
+    @cached_property
+    def shards(self) -> int:
+        """Into how many parts optimizer sharding cuts dimension 0 of a slice, 1 where it does not."""
+        if not self.axes or not self.optimizer_shards:
+            return 1
+        if self.optimizer_shards < 0:
+            return math.prod(self.devices[position] for position in self.free)
+        return self.optimizer_shards
 
     def piece_of(self, rank: int) -> tuple[int, ...]:
         """Return which part of each dimension a rank holds.
@@ -61,24 +93,10 @@ class DeviceLayout:
             _mixed_radix(((at[self._position(axis)]), self.devices[self._position(axis)]) for axis in axes)
             for axes in self.axes
         ]
-        if self._shards > 1:
-            part = _mixed_radix((at[position], self.devices[position]) for position in self._free) % self._shards
-            index[0] = index[0] * self._shards + part
+        if self.shards > 1:
+            part = _mixed_radix((at[position], self.devices[position]) for position in self.free) % self.shards
+            index[0] = index[0] * self.shards + part
         return tuple(index)
-
-    @cached_property
-    def _free(self) -> tuple[int, ...]:
-        """Positions in the device matrix that no dimension names."""
-        named = {self._position(axis) for axes in self.axes for axis in axes}
-        return tuple(p for p, size in enumerate(self.devices) if size > 1 and p not in named)
-
-    @cached_property
-    def _shards(self) -> int:
-        if not self.axes or not self.optimizer_shards:
-            return 1
-        if self.optimizer_shards < 0:
-            return math.prod(self.devices[position] for position in self._free)
-        return self.optimizer_shards
 
     def _position(self, axis: int) -> int:
         return len(self.devices) - 1 - axis
