@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .arguments import as_path
 from .configs import model_config, peft, peft_scale, quantisation
@@ -19,6 +20,8 @@ from .paths import PathLike
 from .planning import suggestions
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
+from .ranks import strategies
+from .ranks.strategies import Strategy
 from .rules.family import Family, Value
 from .rules.statements import Direction
 from .tensors.dtypes import DType
@@ -111,6 +114,16 @@ class Source:
                 f"omit {setting('model')}",
             )
         return family
+
+    def strategy(self, paths: Sequence[Path]) -> Strategy | None:
+        """Read the strategy of a training within the memory limit, `None` of no path.
+
+        Raises:
+            StreamconvError: a file is broken, or does not go with the others.
+        """
+        if not paths:
+            return None
+        return strategies.read(paths, lambda: budget.header_room(self.memory_limit, len(self.catalog)))
 
     def map(
         self, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]

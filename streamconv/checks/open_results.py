@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+from ..errors import reading
 from ..storage import disk, limits
 
 _MOST = 32
@@ -75,3 +76,13 @@ class OpenResults:
         disk.try_drop_cache(descriptor)
         disk.close_quietly(descriptor)
         return True
+
+
+def are_same_file(one: Path, other: Path) -> bool:
+    """Return whether two names are one file; not where one of them is missing.
+
+    Raises:
+        SourceError: the system cannot tell.
+    """
+    with reading(one, "cannot stat"):
+        return bool(disk.mode(one) and disk.mode(other)) and disk.device_and_inode(one) == disk.device_and_inode(other)

@@ -101,7 +101,8 @@ def _plan(arguments: dict[str, Any], hint: str) -> Any:
 
     source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
     dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
-    planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"])}))
+    links = not arguments.pop("no_links")
+    planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))
     planned.check_destination()
     return planned
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DestinationError
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..text import quote
 from .journal import Heading
 from .paths import ResultPaths
@@ -54,6 +55,18 @@ def check_no_other_aside(paths: ResultPaths) -> None:
             f"{quote(paths.replaced)} exists, where the old destination may be put for a moment",
             "move or remove it, then run again",
         )
+
+
+def remove_others(paths: ResultPaths, names: Sequence[str]) -> None:
+    """Remove from where a directory is built all but the files of these names.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    kept = {*names, *(str(Path(name).parent) for name in names)}
+    for name in names_in(paths.partial):
+        if name not in kept and disk.exists(paths.partial / name):
+            whole_files.remove_any(paths.partial / name)
 
 
 def names_in(directory: Path) -> list[str]:

@@ -18,7 +18,8 @@ from ..formats.header_room import HeaderRoom
 from ..formats.headers import is_deep, is_name_inside, opened, read_json
 from ..formats.layout import FileLayout
 from ..formats.rank_layout import STRATEGY
-from ..planning.mapping import RAW, TensorMapping
+from ..planning.mapping import TensorMapping
+from ..rules.family import RAW
 from ..storage import disk, whole_files
 from ..text import quote
 from .blocks import BLOCK
@@ -147,7 +148,7 @@ def write(
     values = {
         "streamconv": version,
         "manifest": VERSION,
-        # At the beginning, where `companions_in` looks; with the weights of ranks, whose names do not tell whose they are.
+        # At the beginning, where `companions_in` looks. The names of the weights of ranks do not tell whose they are.
         "companions": sorted([*companions, *layout.in_folders]),
         **settings.to_json(),
         "plan": mapping.digest,

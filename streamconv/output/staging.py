@@ -204,10 +204,7 @@ class Staging:
         if not disk.exists(self.paths.partial):
             disk.make_directory(self.paths.partial)
             disk.sync_directory(self.paths.path.parent)
-        kept = {*names, *(str(Path(name).parent) for name in names)}
-        for name in leftovers.names_in(self.paths.partial):
-            if name not in kept and disk.exists(self.paths.partial / name):
-                whole_files.remove_any(self.paths.partial / name)
+        leftovers.remove_others(self.paths, names)
         for folder in sorted({Path(name).parent for name in names}):
             whole_files.make_directories(self.paths.partial, folder)
 

@@ -52,7 +52,7 @@ def _try_place(paths: ResultPaths, kind: str) -> None:
 
 
 def offers_links(paths: ResultPaths) -> bool:
-    """Return whether the place of a directory has hard links from one folder to another: without them, files are copied.
+    """Return whether the place of a directory has hard links from one folder to another.
 
     Raises:
         OSError: the file system refuses something else.

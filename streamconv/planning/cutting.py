@@ -104,7 +104,7 @@ class _Cuts:
         if layout is None:
             yield from [self._number(output, (1,) * len(output.view.shape), (0,) * len(output.view.shape))] * ranks
             return
-        _check_fits(output, layout)
+        layout = _fitting(output, layout)
         if layout not in self._pieces:
             self._pieces[layout] = [layout.piece_of(rank) for rank in range(ranks)]
         numbers: dict[Piece, int] = {}
@@ -134,22 +134,27 @@ def _slice(output: Output, pieces: Piece, piece: Piece) -> Output:
     return replace(output, name=f"{output.name}[{', '.join(words)}]", view=view, slice_of=output.name)
 
 
-def _check_fits(output: Output, layout: DeviceLayout) -> None:
-    """Refuse to cut a tensor into parts that are not equal; what MindSpore does then depends on its version."""
+def _fitting(output: Output, layout: DeviceLayout) -> DeviceLayout:
+    """Return a layout as it is for a tensor.
+
+    Refuse parts that are not equal: MindSpore loads such a tensor whole, or not at all.
+    """
     shape, name = output.view.shape, quote(output.name)
-    if layout.shape not in (None, shape):
-        raise UnsupportedError(
-            f"{name} has shape {list(shape)}, but the strategy is for {list(layout.shape or ())}", _OTHER_STRATEGY
-        )
-    if len(layout.axes) != len(shape):
+    fitting = layout.for_dims(len(shape))
+    if fitting is None:
         dimensions = counted(len(layout.axes), "dimension")
         raise UnsupportedError(
             f"{name} has shape {list(shape)}, but the strategy is for a tensor of {dimensions}", _OTHER_STRATEGY
         )
-    if any(size % count for size, count in zip(shape, layout.pieces, strict=True)):
+    if fitting.shape not in (None, shape):
         raise UnsupportedError(
-            f"{name} of shape {list(shape)} cannot be cut into {list(layout.pieces)} equal pieces", _OTHER_STRATEGY
+            f"{name} has shape {list(shape)}, but the strategy is for {list(fitting.shape or ())}", _OTHER_STRATEGY
         )
+    if any(size % count for size, count in zip(shape, fitting.pieces, strict=True)):
+        raise UnsupportedError(
+            f"{name} of shape {list(shape)} cannot be cut into {list(fitting.pieces)} equal pieces", _OTHER_STRATEGY
+        )
+    return fitting
 
 
 def _check_stages(mapping: TensorMapping, strategy: Strategy) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 
 from ..errors import UnsupportedError
-from ..rules.family import Config, Family, Options, spell
+from ..rules.family import RAW, Config, Family, Options, spell
 from ..rules.sizes import Ranges
 from ..rules.statements import Direction
 from ..rules.table import Table
@@ -26,9 +26,6 @@ from . import findings, fp8_scales, matching
 from .outputs import Builder, Output
 from .repeats import Repeats, SameBytes, SameStart
 from .shapes import learn_shapes
-
-#: The family that keeps every name and layout.
-RAW = "raw"
 
 
 class EmptyMappingError(UnsupportedError):
@@ -117,7 +114,7 @@ class TensorMapping:
 
     @cached_property
     def cut(self) -> str:
-        """What tells one way to cut these outputs from another, and how its ranks hold them; empty where none is cut."""
+        """What tells one way to cut outputs for ranks from another; empty where none is cut."""
         parts: Iterator[object] = chain(([output.name] for output in self.outputs), self._holdings())
         return _sha256(parts)[:16] if self.rank_files else ""
 
@@ -128,7 +125,8 @@ class TensorMapping:
         yield from self._holdings()
 
     def _holdings(self) -> Iterator[list[object]]:
-        yield from ([file.ranks, file.outputs] for file in self.rank_files)
+        for file in self.rank_files:
+            yield [file.ranks, file.outputs]
 
 
 def _sha256(parts: Iterable[object]) -> str:
