@@ -4,8 +4,8 @@
                                    "chunk": [{"global_offset": [SLICE], "local_shape"}, …]}, …}
     "storage_data":        {"(NAME, (SLICE,))": [{"file_name", "storage_rank", "rank_group"}, …], …}
 
-Dimensions are cut into `axis_fragmentations` equal parts; `global_offset` is no offset but the number of a slice, the first
-dimension the most significant. A key of `storage_data` is Python's `repr`. `layout` is null for a whole tensor
+Dimensions are cut into `axis_fragmentations` equal parts; `global_offset` is no offset but the number of a slice, the
+first dimension the most significant. A key of `storage_data` is Python's `repr`. `layout` is null for a whole tensor
 (2.0 on), `rank_group` is there from 1.9 on. Optimizer sharding is part of the layout. Measured with 1.7.0 to 2.1.0.
 
 MindFormers loads what metadata names without a look at what a file holds, and so may load another rank's slice. A rank
