@@ -13,6 +13,7 @@ from ..engine.progress import OnProgress, ProgressReporter
 from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, reading
 from ..formats import ckpt, safetensors
 from ..formats.catalog import open_catalog
+from ..formats.header_room import HeaderRoom
 from ..output.blocks import BLOCK
 from ..output.manifest import Manifest
 from ..output.paths import ResultPaths
@@ -139,7 +140,7 @@ def _places_by_rank(paths: ResultPaths, manifest: Manifest) -> dict[str, list[tu
     found = {}
     for file in dict.fromkeys(file for file, _ in manifest.tensors.values()):
         path = paths.file(file)
-        _, tensors = ckpt.read(path) if path.suffix == ".ckpt" else safetensors.read(path)
+        _, tensors = ckpt.read(path) if path.suffix == ".ckpt" else safetensors.read(path, HeaderRoom())
         for name, ref in tensors.items():
             found[f"{file}: {name}"] = _places((file, e.offset, e.length) for e in ref.extents)
     return found

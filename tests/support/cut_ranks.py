@@ -1,101 +1,83 @@
-"""Golden cases of ranks the other way round: their whole tensors, and what files of ranks hold."""
+"""The golden cases of ranks the other way round: a whole file to be cut, and what the files of ranks hold then."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamconv.formats import ckpt, safetensors
-from streamconv.formats.catalog import open_catalog
-from streamconv.ranks import strategies
-from streamconv.tensors.refs import TensorRef, TensorSpec
-from support import golden
+from streamconv.formats.header_room import HeaderRoom
+from streamconv.ranks.device_layouts import DeviceLayout
+from streamconv.tensors import dtypes
+from streamconv.tensors.refs import TensorSpec
+from support import golden, golden_ranks
+from support.golden_ranks import Expected, RankCase
 
-FOLDER = Path(__file__).parent.parent / "golden_ranks"
-
-
-class Tensor(NamedTuple):
-    """A tensor and its bytes."""
-
-    spec: TensorSpec
-    data: bytes
-
-    @property
-    def described(self) -> list[object]:
-        """As the cases describe it."""
-        return [self.spec.dtype.name, list(self.spec.shape), hashlib.sha256(self.data).hexdigest()]
+#: Cases with slices, and a strategy that says how they were cut.
+CUT = [case for case in golden_ranks.legacy_cases() if case.strategy_files]
 
 
-def case(name: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((FOLDER / name / "case.json").read_text())
-    return values
+def whole_tensors(case: RankCase) -> dict[str, tuple[Expected, bytes]]:
+    """All tensors of a case, put together from the files of its ranks, and as the case says that they are."""
+    expected, found = {**case.unified, **case.not_in_strategy}, {}
+    held = {rank: golden_ranks.arrays(path) for rank, path in case.rank_files.items()}
+    for name, (dtype, shape, digest) in expected.items():
+        data = _joined(name, shape, case, held).tobytes()
+        assert hashlib.sha256(data).hexdigest() == digest, name
+        found[name] = (dtype, shape, digest), data
+    return found
 
 
-def cut_cases() -> list[str]:
-    """Those that have a strategy, and slices of whole tensors that are known."""
-    names = sorted(path.name for path in FOLDER.iterdir() if (path / "case.json").exists())
-    return [name for name in names if (found := case(name))["kind"] == "merge" and found.get("strategy")]
+def _joined(
+    name: str, shape: tuple[int, ...], case: RankCase, held: Mapping[int, Mapping[str, NDArray[Any]]]
+) -> NDArray[Any]:
+    whole: NDArray[Any] | None = None
+    for rank, layout in _holders(name, case):
+        if name in held.get(rank, {}):
+            one = held[rank][name]
+            whole = np.empty(shape, one.dtype) if whole is None else whole
+            piece = layout.piece_of(rank % layout.ranks) if layout else (0,) * one.ndim
+            whole[tuple(slice(i * n, (i + 1) * n) for i, n in zip(piece, one.shape, strict=True))] = one
+    assert whole is not None, name
+    return whole
 
 
-def strategy_files(name: str) -> list[Path]:
-    return [FOLDER / name / file for file in case(name)["strategy"]]
+def _holders(name: str, case: RankCase) -> Iterator[tuple[int, DeviceLayout | None]]:
+    """The ranks that may hold a tensor, and how it is cut for them: of the first stage that has it."""
+    per_stage = case.world_size // len(case.layouts)
+    stages = [stage for stage, layouts in case.layouts.items() if name in layouts]
+    for rank in range(stages[0] * per_stage, (stages[0] + 1) * per_stage) if stages else range(case.world_size):
+        yield rank, case.layouts[stages[0]][name] if stages else None
 
 
-def tensors_in(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file."""
-    return {name: Tensor(TensorSpec(name, ref.dtype, ref.shape), _bytes(ref)) for name, ref in open_catalog(path).items()}
-
-
-def _bytes(ref: TensorRef) -> bytes:
-    return b"".join(e.file.path.read_bytes()[e.offset : e.offset + e.length] for e in ref.extents)
-
-
-def whole_tensors(name: str) -> dict[str, Tensor]:
-    """All tensors of a case, put together from its files, and compared with what the case says."""
-    found = case(name)
-    strategy = strategies.read(strategy_files(name))
-    files = {int(r): tensors_in(FOLDER / name / entry["file"]) for r, entry in found["ranks"].items()}
-    whole: dict[str, Tensor] = {}
-    for stage in strategy.stages:
-        for rank in range(stage.first_rank, stage.first_rank + stage.ranks):
-            for one, held in files.get(rank, {}).items():
-                _place(whole, one, held, stage, rank - stage.first_rank)
-    expected = {**found["unified"], **found["not_in_strategy"]}
-    return {one: tensor for one, tensor in whole.items() if one in expected and tensor.described == expected[one]}
-
-
-def _place(whole: dict[str, Tensor], name: str, held: Tensor, stage: strategies.Stage, rank: int) -> None:
-    layout = stage.layouts.get(name)
-    fitting = layout.for_dims(len(held.spec.shape)) if layout else None
-    if fitting is None:
-        whole[name] = held
-        return
-    shape = tuple(size * count for size, count in zip(held.spec.shape, fitting.pieces, strict=True))
-    array = _array(whole[name] if name in whole else Tensor(held.spec, bytes()), shape, held.spec.dtype.itemsize)
-    at = zip(fitting.piece_of(rank), held.spec.shape, strict=True)
-    array[tuple(slice(i * size, (i + 1) * size) for i, size in at)] = _array(
-        held, held.spec.shape, held.spec.dtype.itemsize
-    )
-    whole[name] = Tensor(TensorSpec(name, held.spec.dtype, shape), array.tobytes())
-
-
-def _array(tensor: Tensor, shape: tuple[int, ...], itemsize: int) -> NDArray[Any]:
-    kind = np.dtype(f"<u{itemsize}")
-    return np.frombuffer(tensor.data, kind).reshape(shape).copy() if tensor.data else np.zeros(shape, kind)
-
-
-def write_whole(path: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """Write one file with all tensors, and return it."""
-    specs = [tensor.spec for tensor in tensors.values()]
+def write_whole(path: Path, case: RankCase) -> Path:
+    """Write one file with all tensors of a case, and return it."""
+    tensors = whole_tensors(case)
+    specs = [
+        TensorSpec(name, dtypes.from_safetensors(dtype, "here"), shape)
+        for name, ((dtype, shape, _), _) in tensors.items()
+    ]
     if path.suffix == ".ckpt":
         file = ckpt.lay_out(path.name, specs)
     else:
         file = safetensors.lay_out(path.name, specs, {"format": "ms"})
-    golden.write(path, file, {name: tensor.data for name, tensor in tensors.items()})
+    golden.write(path, file, {name: data for name, (_, data) in tensors.items()})
     return path
+
+
+def described(path: Path) -> dict[str, Expected]:
+    """The tensors of one file, as cases say them."""
+    names = {spec.name: spec.dtype.name for spec in _refs(path).values()}
+    return {
+        name: (names[name], array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+        for name, array in golden_ranks.arrays(path).items()
+    }
+
+
+def _refs(path: Path) -> Mapping[str, Any]:
+    return ckpt.read(path)[1] if path.suffix == ".ckpt" else safetensors.read(path, HeaderRoom())[1]
