@@ -154,7 +154,9 @@ class Plan(Prepared):
         journal = staging.begin(names)
         done = DoneBoxes(self.mapping.outputs, self.layout.files)
         with storing(staging.paths.journal, "cannot read"):
-            done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
+            lost = done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
+        if lost:
+            journal.append([["lost", number] for number in lost])
         return Recorder(journal, done, {name: number for number, name in enumerate(names)})
 
     def _build(
