@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Protocol
@@ -75,7 +75,6 @@ def cut_for_ranks(mapping: TensorMapping, strategy: Strategy) -> TensorMapping:
             if layout is not None or output.name in everywhere:
                 for rank, number in zip(_ranks(stage), cuts.of(output, layout, stage.ranks), strict=True):
                     held[rank].append(number)
-    _check_names(cuts.outputs)
     notes = [*mapping.notes, *_notes(unlisted, _unknown(mapping, strategy))]
     return replace(mapping, outputs=tuple(cuts.outputs), notes=tuple(notes), rank_files=_grouped(held))
 
@@ -118,6 +117,8 @@ class _Cuts:
         number = self._numbers.setdefault(sliced.name, len(self.outputs))
         if number == len(self.outputs):
             self.outputs.append(sliced)
+        elif self.outputs[number].tensor != sliced.tensor:
+            raise UnsupportedError(f"tensor {quote(sliced.name)} is named like a slice of another one", "rename it")
         return number
 
 
@@ -174,14 +175,6 @@ def _check_stages(mapping: TensorMapping, strategy: Strategy) -> None:
             f"pipeline stage {held.index(False)} of the strategy has none of the tensors that are written",
             _OTHER_STRATEGY,
         )
-
-
-def _check_names(outputs: Iterable[Output]) -> None:
-    """Refuse a tensor that is named like a slice of another one."""
-    seen: dict[str, str] = {}
-    for output in outputs:
-        if seen.setdefault(output.name, output.tensor) != output.tensor:
-            raise UnsupportedError(f"tensor {quote(output.name)} is named like a slice of another one", "rename it")
 
 
 def _unknown(mapping: TensorMapping, strategy: Strategy) -> list[str]:
