@@ -27,7 +27,6 @@ from .output.manifest import Manifest
 from .output.settings import Settings
 from .paths import PathLike
 from .planning import family_check
-from .planning.cutting import cut_for_ranks
 from .planning.family_check import Finding
 from .planning.options import parse_options
 from .prepared import decide_budget, decide_companions, decide_layout
@@ -118,7 +117,7 @@ def plan(
     given = parse_options(chosen, options or {})
     mapping = opened.map(chosen, direction, dtypes.target(dtype), given)
     cut = opened.strategy(to_ranks)
-    mapping = cut_for_ranks(mapping, cut) if cut else mapping
+    mapping = opened.cut(mapping, cut) if cut else mapping
     kind = PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind
     settings = Settings.of(mapping, kind, shard_size, crc, links)
     placed = decide_layout(mapping, settings, destination.path.name, chosen.torch_root, cut)

@@ -17,7 +17,7 @@ from .formats.catalog import open_catalog
 from .output import manifest
 from .output.manifest import Manifest
 from .paths import PathLike
-from .planning import suggestions
+from .planning import cutting, suggestions
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
 from .ranks import strategies
@@ -124,6 +124,16 @@ class Source:
         if not paths:
             return None
         return strategies.read(paths, lambda: budget.header_room(self.memory_limit, len(self.catalog)))
+
+    def cut(self, mapping: TensorMapping, strategy: Strategy) -> TensorMapping:
+        """Cut the outputs for the ranks of a training.
+
+        Raises:
+            BudgetError: planning so many slices takes more than the memory limit.
+            UnsupportedError: the strategy does not fit them.
+        """
+        budget.check_planning(self.memory_limit, cutting.slices(mapping, strategy))
+        return cutting.cut_for_ranks(mapping, strategy)
 
     def map(
         self, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from ..errors import reading
-from ..storage import disk, limits
+from ..storage import disk, limits, whole_files
 
 _MOST = 32
 # Of the files that the process may have open; the source's readers have shares of their own.
@@ -37,7 +37,7 @@ class OpenResults:
         """Read; return fewer bytes only at the end of the file."""
         descriptor = self._taken(path)
         try:
-            return disk.read_up_to(descriptor, length, offset)
+            return whole_files.read_up_to(descriptor, length, offset)
         finally:
             self._give_back(path, descriptor)
 

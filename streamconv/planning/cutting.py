@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -77,6 +78,12 @@ def cut_for_ranks(mapping: TensorMapping, strategy: Strategy) -> TensorMapping:
                     held[rank].append(number)
     notes = [*mapping.notes, *_notes(unlisted, _unknown(mapping, strategy))]
     return replace(mapping, outputs=tuple(cuts.outputs), notes=tuple(notes), rank_files=_grouped(held))
+
+
+def slices(mapping: TensorMapping, strategy: Strategy) -> int:
+    """Return how many slices there will be at the most, without making one."""
+    layouts = (stage.layouts.get(output.name) for output in mapping.outputs for stage in strategy.stages)
+    return sum(math.prod(layout.pieces) for layout in layouts if layout is not None)
 
 
 def written_layouts(mapping: TensorMapping, stage: Stage) -> dict[str, DeviceLayout]:

@@ -150,7 +150,7 @@ class ResultFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Read through the page cache; return fewer bytes only at the end of the file."""
-        return disk.read_up_to(self._descriptor, length, offset)
+        return whole_files.read_up_to(self._descriptor, length, offset)
 
     def write(self, offset: int, data: memoryview, cached: int = 0) -> None:
         """Write past the page cache what is long and placed as in the file, and the rest through it.

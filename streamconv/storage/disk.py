@@ -281,15 +281,6 @@ def resolve(path: PathLike) -> str:
     return os.path.realpath(path)
 
 
-def read_up_to(descriptor: int, length: int, offset: int) -> bytes:
-    """Read `length` bytes at `offset`; return fewer only at the end of the file."""
-    pieces = []
-    while length and (piece := read(descriptor, length, offset)):
-        pieces.append(piece)
-        offset, length = offset + len(piece), length - len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all of `data` at `offset`."""
     done = 0

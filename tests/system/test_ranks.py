@@ -246,6 +246,14 @@ def test_the_plan_says_who_holds_what(tmp_path: Path) -> None:
     assert f"wrote {tensors} tensors" in str(planned.run())
 
 
+def test_too_many_slices_to_plan_are_refused_before_one_is_made(tmp_path: Path) -> None:
+    source = large(tmp_path, 1 << 17, 16)
+    layout = DeviceLayout((1 << 16,), ((0,), ()))
+    strategy = one_strategy(tmp_path / "strategy", "w.weight", layout)
+    with pytest.raises(streamconv.BudgetError, match="planning 65536 tensors alone"):
+        streamconv.plan(source, tmp_path / "dest", model="raw", dest_strategy=strategy, max_mem="112M")
+
+
 def test_another_model_s_strategy(tmp_path: Path) -> None:
     source = running.tiny(tmp_path / "source")
     strategy = one_strategy(tmp_path / "strategy", "w.weight", DeviceLayout((2,), ((0,),)))
