@@ -7,6 +7,7 @@ reader does: numbers packed or one by one, fields in any order, unknown fields.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from ..errors import SourceError
@@ -17,6 +18,8 @@ from ..text import quote
 _FIXED = {1: 8, 5: 4}
 _LONGEST_VARINT = 10
 _64_BITS = 1 << 64
+# A device matrix or a tensor map has few; `param_split_shape` has one for each part of an embedding.
+_MOST_NUMBERS = 1 << 16
 
 
 class Message(NamedTuple):
@@ -67,7 +70,9 @@ class Message(NamedTuple):
             if key == FIRST_NUMBER:
                 found.append(signed(value))
             elif key == FIRST_BYTES:
-                found.extend(inner.packed())
+                found.extend(islice(inner.packed(), _MOST_NUMBERS + 1))
+            if len(found) > _MOST_NUMBERS:
+                raise self.broken(0, f"a list has more than {_MOST_NUMBERS} numbers")
         return tuple(found)
 
     def packed(self) -> Iterator[int]:

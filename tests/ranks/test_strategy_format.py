@@ -224,6 +224,8 @@ def test_merged_names_are_split_at_the_first_dash_only_where_all_have_one():
         (item() + item(b"v", (4,)), "cuts w for 2 ranks, v for 4"),
         (item(b"0-w") + item(b"0-v", (4,)), "cuts w for 2 ranks, v for 4"),
         (bytes_field(3, bytes_field(1, b"w")), "byte 2: a layout has no name, or a name no layout"),
+        (item(more=bytes_field(3, b"\x08\x00" * 70000)), "a list has more than 65536 numbers"),
+        (item(more=bytes_field(3, bytes_field(1, bytes(70000)))), "a list has more than 65536 numbers"),
         (b"\x1b", "byte 0: a field has the wire type 3"),
         (b"\x02\x00", "the number 0"),
         (b"\x1a\x7f", "byte 0: a field reaches 127 bytes past the end"),
