@@ -21,17 +21,15 @@ from .conversion import Plan, compare
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
 from .families import Value, registry
-from .formats import layout
-from .formats.layout import HF_SAFETENSORS, PEFT, FileLayout
+from .formats.layout import HF_SAFETENSORS, PEFT
 from .output import format_choice, manifest
 from .output.manifest import Manifest
 from .output.settings import Settings
 from .paths import PathLike
 from .planning import family_check
 from .planning.family_check import Finding
-from .planning.mapping import TensorMapping
 from .planning.options import parse_options
-from .prepared import decide_budget, decide_companions
+from .prepared import decide_budget, decide_companions, decide_layout
 from .report import Report
 from .rules.statements import Direction
 from .source import Source
@@ -64,11 +62,13 @@ def plan(
     config: PathLike | None = None,
     io: str = "auto",
     crc: bool = False,
+    strategy: Paths | None = None,
+    step: str | int | None = None,
+    dest_strategy: Paths | None = None,
+    links: bool = True,
     overwrite: bool = False,
     restart: bool = False,
     verify: bool = False,
-    strategy: Paths = None,
-    step: str | int | None = None,
 ) -> Plan:
     """Plan a conversion: names, shapes, dtypes, sizes, memory. Only headers are read, and nothing is written.
 
@@ -88,12 +88,15 @@ def plan(
         config: the model's config.json if it is not next to the weights, or a MindFormers YAML.
         io: `read` and write through the page cache, or `direct`, past it; or `auto`, by file system.
         crc: append MindSpore's CRC to a `.ckpt`.
+        strategy: strategy files of a training, or their directory, which say how MindSpore's side is cut for ranks:
+            `dest` becomes a directory with a file for each rank; in reverse, and with model `raw`, those of the
+            source, by default what lies next to the ranks' folders.
+        step: which step of a training, such as `"1_10"` or 1000; by default the newest complete one.
+        dest_strategy: with model `raw`, where `strategy` is the source's, that of the destination.
+        links: where ranks hold the same, write one file and link the others to it.
         overwrite: replace a checkpoint that exists at `dest`.
         restart: discard what an interrupted run left instead of resuming it.
         verify: compare the result with the source before it gets its name, and all copies of slices with each other.
-        strategy: strategy files of MindSpore, or directories of them: how the ranks of a training hold its tensors.
-            By default those next to the ranks' folders are read.
-        step: which step of a training, such as `"1_10"` or 1000; by default the newest complete one.
 
     Returns:
         The plan: `print` it, look at it, `run` it.
@@ -106,15 +109,19 @@ def plan(
     """
     arguments.check(**locals())
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
-    opened = Source.open(source, max_mem, config, strategy, step)
+    from_ranks, to_ranks = arguments.strategies(strategy, dest_strategy, reverse=reverse, model=model)
+    opened = Source.open(source, max_mem, config, from_ranks, step)
     destination = format_choice.destination(as_path(dest, "dest"))
     direction = Direction.REVERSE if reverse else Direction.FORWARD
     chosen, family_source = opened.family(model, family, direction)
-    kind = format_choice.choose_format(format, destination, direction, chosen, crc)
+    kind = format_choice.choose_format(format, destination, direction, chosen, crc, bool(to_ranks))
     given = parse_options(chosen, options or {})
     mapping = opened.map(chosen, direction, dtypes.target(dtype), given)
-    settings = Settings.of(mapping, PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind, shard_size, crc)
-    placed = _lay_out(mapping, settings, destination.path.name, chosen.torch_root)
+    cut = opened.strategy(to_ranks)
+    mapping = opened.cut(mapping, cut) if cut else mapping
+    kind = PEFT if mapping.is_adapter and kind == HF_SAFETENSORS else kind
+    settings = Settings.of(mapping, kind, shard_size, crc, links)
+    placed = decide_layout(mapping, settings, destination.path.name, chosen.torch_root, cut)
     return Plan(
         catalog=opened.catalog,
         destination=destination,
@@ -257,11 +264,6 @@ def inspect(path: PathLike) -> dict[str, object]:
         UnsupportedError: its format, or a dtype in it, is not supported.
     """
     return open_checkpoint(path).to_json()
-
-
-def _lay_out(mapping: TensorMapping, settings: Settings, name: str, torch_root: str | None) -> FileLayout:
-    specs = [output.spec for output in mapping.outputs]
-    return layout.lay_out(specs, settings.format, name, settings.max_shard_size, settings.crc, torch_root)
 
 
 def _verify_alone(

@@ -10,12 +10,12 @@ from typing import TypedDict
 
 from .errors import UsageError
 from .paths import PathLike
-from .rules.family import Value
+from .rules.family import RAW, Value
 from .storage import access
 from .text import setting
 
 #: One path, or several.
-Paths = PathLike | Sequence[PathLike] | None
+Paths = PathLike | Sequence[PathLike]
 
 
 class PlanOptions(TypedDict, total=False):
@@ -33,11 +33,13 @@ class PlanOptions(TypedDict, total=False):
     config: PathLike | None
     io: str
     crc: bool
+    strategy: Paths | None
+    step: str | int | None
+    dest_strategy: Paths | None
+    links: bool
     overwrite: bool
     restart: bool
     verify: bool
-    strategy: Paths
-    step: str | int | None
 
 
 _MOST_WORKERS = 256
@@ -45,7 +47,7 @@ _MOST_WORKERS = 256
 # Sizes and paths are checked where they are parsed.
 _TYPES: Mapping[str, tuple[type, str]] = {
     **dict.fromkeys(("model", "dtype", "format", "io"), (str, "str")),
-    **dict.fromkeys(("reverse", "crc", "overwrite", "restart", "verify"), (bool, "bool")),
+    **dict.fromkeys(("reverse", "crc", "links", "overwrite", "restart", "verify"), (bool, "bool")),
     "options": (Mapping, "Mapping"),
     "workers": (Integral, "int"),
 }
@@ -74,15 +76,33 @@ def check(**arguments: object) -> None:
         raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
 
 
-def as_paths(value: Paths, name: str) -> list[Path]:
-    """Return an argument that may be one path, several, or none.
+def as_paths(value: Paths | None, name: str) -> list[Path]:
+    """Return an argument that is a path, or several, as paths.
 
     Raises:
-        UsageError: one is empty.
+        UsageError: it is something else, or one is empty.
     """
-    if value is None:
-        return []
-    return [as_path(one, name) for one in ([value] if isinstance(value, (str, os.PathLike)) else value)]
+    several = [] if value is None else [value] if isinstance(value, str | os.PathLike) else list(value)
+    return [as_path(path, name) for path in several]
+
+
+def strategies(
+    strategy: Paths | None, dest_strategy: Paths | None, *, reverse: bool, model: str | None
+) -> tuple[list[Path], list[Path]]:
+    """Return the strategy files of the source, and those of the destination.
+
+    A conversion has one side that is MindSpore's; where tensors keep their names, both may be.
+
+    Raises:
+        UsageError: `dest_strategy` is given although the destination's is `strategy`, or there can be none.
+    """
+    given, dest = as_paths(strategy, "strategy"), as_paths(dest_strategy, "dest_strategy")
+    if model == RAW:
+        return given, dest
+    if dest:
+        hint = "HuggingFace's side has no strategy" if reverse else f"use {setting('strategy')}, which says the same"
+        raise UsageError(f"{setting('dest_strategy')} goes with {setting('model', RAW)} only", hint)
+    return (given, []) if reverse else ([], given)
 
 
 def as_path(value: PathLike, name: str) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import inspection
 from .arguments import Paths, as_path, as_paths, check
 from .engine.floats import numpy_dtype
 from .engine.reader import Reader
@@ -27,7 +28,6 @@ from .storage.access import Access
 from .tensors import views
 from .tensors.indexing import Index, as_range, expanded
 from .tensors.refs import Catalog, TensorRef
-from .tensors.slices import Slices
 from .text import counted, format_size, in_python, quote
 
 #: Bytes of the source that are in memory at a time, beside the array that is returned.
@@ -234,35 +234,15 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each tensor (name, dtype, shape, bytes, file), and what they come to."""
-        catalog = self._catalog
-        for ref in catalog.values():
-            yield f"{quote(ref.name)}  {ref.dtype}  {list(ref.shape)}  {ref.nbytes}  {_place(ref)}"
-        yield (
-            f"{counted(len(catalog), 'tensor')}, {format_size(catalog.nbytes)}, in "
-            f"{counted(len(catalog.files), 'file')} of format {catalog.format}"
-        )
-        yield from catalog.notes
-        yield from (f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items())
-        yield from (f"warning: {warning}" for warning in catalog.warnings)
+        return map(in_python, self.marked_lines())
+
+    def marked_lines(self) -> Iterator[str]:
+        """Yield these lines with settings in them marked (`text.setting`)."""
+        return inspection.lines(self._catalog)
 
     def to_json(self) -> dict[str, object]:
         """Return what the checkpoint holds as plain values; every extent is [file, offset, length]."""
-        catalog = self._catalog
-        return {
-            "path": str(catalog.path),
-            "format": catalog.format,
-            "files": {catalog.name_of(file): file.size for file in catalog.files},
-            "ignored": dict(catalog.ignored),
-            "warnings": list(catalog.warnings),
-            "notes": [in_python(note) for note in catalog.notes],
-            "tensors": [self._described(ref) for ref in catalog.values()],
-        }
-
-    def _described(self, ref: TensorRef) -> dict[str, object]:
-        extents = [[self._catalog.name_of(e.file), e.offset, e.length] for e in ref.places()]
-        values = {"name": ref.name, "dtype": ref.dtype.name, "shape": list(ref.shape), "bytes": ref.nbytes}
-        slices = {} if ref.slices is None else {"slices": _slices(ref.slices)}
-        return {**values, "extents": extents, **slices}
+        return inspection.values(self._catalog)
 
     def close(self) -> None:
         """Close the files; tensors of the checkpoint cannot be read any more."""
@@ -277,25 +257,8 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.close()
 
 
-def _place(ref: TensorRef) -> str:
-    """Return where a tensor lies, for people."""
-    if ref.slices is None:
-        return quote(ref.extents[0].file.path.name) if ref.extents else ""
-    copies = ref.slices.most_copies()
-    held = f", each in {counted(copies, 'rank')}" if copies > 1 else ""
-    if len(ref.slices) == 1:
-        return f"whole in {counted(copies, 'rank')}"
-    return f"{len(ref.slices)} slices {list(ref.slices.pieces)} of {list(ref.slices.shape)}{held}"
-
-
-def _slices(slices: Slices) -> dict[str, object]:
-    """Return how a tensor is cut, and which ranks hold each slice: the first of them is read."""
-    ranks = [[copy.rank for copy in slices.copies(number)] for number in range(len(slices))]
-    return {"pieces": list(slices.pieces), "shape": list(slices.shape), "ranks": ranks}
-
-
 def open(  # noqa: A001 - as in gzip.open
-    path: PathLike, *, io: str = "auto", strategy: Paths = None, step: str | int | None = None
+    path: PathLike, *, io: str = "auto", strategy: Paths | None = None, step: str | int | None = None
 ) -> Checkpoint:
     """Open a checkpoint and read its headers; tensor bytes are read when a tensor is indexed.
 

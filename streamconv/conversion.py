@@ -21,9 +21,11 @@ from .errors import SourceChangedError, StreamconvError, VerificationError, stor
 from .formats.headers import opened
 from .output import fingerprint, manifest
 from .output.journal import DoneBoxes
+from .output.links import make_links
 from .output.paths import ResultPaths
 from .output.recorder import Recorder
 from .output.staging import Staging
+from .output.trial import offers_links
 from .output.writer import FileSink
 from .planning.outputs import Output
 from .prepared import Prepared, decide_budget
@@ -117,6 +119,7 @@ class Plan(Prepared):
         if self.verify:
             check_copies(self.copied_refs, budget, self.reading.access, progress)
         recorder = self._recorder(staging, names)
+        self._check_copies(staging, names)
         _log.debug("resuming after %d of %d bytes", recorder.durable_bytes, self.mapping.nbytes)
         try:
             tally, digests = self._build(recorder, budget, progress)
@@ -133,6 +136,16 @@ class Plan(Prepared):
             raise
         return tally
 
+    def _check_copies(self, staging: Staging, names: list[str]) -> None:
+        """Refuse a result that has no space where the file system has no links, so that files are copied."""
+        paths, copies = self.destination.paths, self.layout.linked
+        if not copies:
+            return
+        with storing(paths.path.parent):
+            has_links = offers_links(paths)
+        if not has_links:
+            self.destination.check_free_space(self.layout.total + copies - staging.allocated(names))
+
     def _manifest(self, digests: Mapping[str, Sequence[str]], tally: Tally) -> bytes:
         names = (*self.companions.texts, *self.companions.copies)
         return manifest.write(
@@ -144,7 +157,9 @@ class Plan(Prepared):
         journal = staging.begin(names)
         done = DoneBoxes(self.mapping.outputs, self.layout.files)
         with storing(staging.paths.journal, "cannot read"):
-            done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
+            lost = done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
+        if lost:
+            journal.append([["lost", number] for number in lost])
         return Recorder(journal, done, {name: number for number, name in enumerate(names)})
 
     def _build(
@@ -165,6 +180,7 @@ class Plan(Prepared):
             digests = sink.finish()
         finally:
             sink.close()
+        make_links(self.layout.files, self.destination.paths.built)
         if not self.destination.paths.is_file:
             self._write_companions(self.destination.paths.partial)
         return tally, digests
@@ -194,16 +210,17 @@ class Plan(Prepared):
 
     def _write_companions(self, place: Path) -> None:
         """Write indices and config, and copy tokenizer, generation and code files."""
+        texts, copies = {**self.layout.texts, **self.companions.texts}, self.companions.copies
         with storing(place, "cannot write into"):
-            for name, data in {**self.layout.texts, **self.companions.texts}.items():
-                whole_files.write_synced(place / name, data)
-            for name in self.companions.copies:
+            for name in (*texts, *copies):
                 whole_files.make_directories(place, Path(name).parent)
-        for name, path in self.companions.copies.items():
+            for name, data in texts.items():
+                whole_files.write_synced(place / name, data)
+        for name, path in copies.items():
             with opened(path) as (descriptor, _), storing(place, "cannot write into"):
                 whole_files.copy_synced(descriptor, place / name)
         with storing(place, "cannot write into"):
-            for folder in {Path(name).parent for name in self.companions.copies}:
+            for folder in {Path(name).parent for name in (*self.layout.in_folders, *copies)}:
                 disk.sync_directory(place / folder)
 
 
@@ -227,5 +244,5 @@ def compare(
             sink.finish()
     finally:
         sink.close()
-    files = len(planned.layout.files) + len(planned.layout.texts)
-    return Verified(files, len(planned.mapping.outputs), tally.done, planned.mapping.nbytes)
+    files = sum(1 for _ in planned.layout.names)
+    return Verified(files, planned.mapping.tensors, tally.done, planned.mapping.nbytes)

@@ -12,12 +12,17 @@ from .configs.peft import ALPHA, has_adapters
 from .engine.boxes import Cells, is_scattered
 from .engine.budget import Budget, divide
 from .families import Family
+from .formats import layout as layouts
+from .formats import rank_layout
 from .formats.layout import FileLayout
+from .formats.rank_layout import Content
 from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
-from .planning.mapping import TensorMapping
+from .planning.cutting import Strategy, written_layouts
+from .planning.mapping import RankFile, TensorMapping
 from .planning.outputs import Output
+from .ranks import strategy_format
 from .rules.statements import TIED, Direction
 from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
@@ -90,7 +95,7 @@ class Prepared:
 
     def __repr__(self) -> str:
         source, dest = quote(self.catalog.path), quote(self.destination.path)
-        return f"<{type(self).__name__} {source} to {dest}: {counted(len(self.mapping.outputs), 'tensor')}>"
+        return f"<{type(self).__name__} {source} to {dest}: {counted(self.mapping.tensors, 'tensor')}>"
 
 
 def decide_companions(
@@ -118,6 +123,38 @@ def decide_companions(
     return replace(found, texts={}, copies={}, left={}) if destination.paths.is_file else found
 
 
+def decide_layout(
+    mapping: TensorMapping, settings: Settings, name: str, torch_root: str | None, strategy: Strategy | None
+) -> FileLayout:
+    """Lay the result out to the byte.
+
+    Args:
+        mapping: the tensors to be written.
+        settings: what decides the result's bytes.
+        name: the destination's name, which a result of one file has.
+        torch_root: the key under which a torch file holds the tensors; `None` for the top level.
+        strategy: how the tensors are cut for ranks, if they are.
+
+    Raises:
+        UnsupportedError: the format cannot hold a tensor.
+    """
+    if strategy is None:
+        specs = [output.spec for output in mapping.outputs]
+        return layouts.lay_out(specs, settings.format, name, settings.max_shard_size, settings.crc, torch_root)
+    texts = {
+        rank_layout.strategy_file(stage.first_rank): strategy_format.encode(number, written_layouts(mapping, stage))
+        for number, stage in enumerate(strategy.stages)
+    }
+    contents = (_content(mapping, file) for file in mapping.rank_files)
+    return rank_layout.lay_out_ranks(contents, settings.format, settings.crc, settings.links, texts)
+
+
+def _content(mapping: TensorMapping, file: RankFile) -> Content:
+    held = [mapping.outputs[number] for number in file.outputs]
+    specs = [TensorSpec(output.tensor, output.dtype, output.view.shape) for output in held]
+    return Content(file.ranks, [output.name for output in held], specs)
+
+
 def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:
     """Divide the memory limit, from what is resident now.
 
@@ -134,7 +171,8 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
         BudgetError: it does not suffice; the hint names the smallest limit that does.
     """
     sources = sum(map(_cells, mapping.outputs))
-    counts, resident = (len(mapping.outputs), sources, layout.total // BLOCK), resident_bytes()
+    written = sum(len(file.extents) for file in layout.files)
+    counts, resident = (written, sources, layout.total // BLOCK), resident_bytes()
     most = divide(memory_limit, workers, *counts, resident=resident)
     if workers is not None:
         return most

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .engine.budget import Budget, least_limit
 from .engine.progress import Tally
-from .formats.layout import CKPT, HF_SAFETENSORS
+from .formats.layout import CKPT, HF_SAFETENSORS, FileLayout
 from .planning.mapping import TensorMapping
 from .planning.options import options_that_matter
 from .planning.outputs import Output
@@ -79,7 +79,7 @@ class Report:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        path, tensors = quote(self.prepared.destination.path), counted(len(self.prepared.mapping.outputs), "tensor")
+        path, tensors = quote(self.prepared.destination.path), counted(self.prepared.mapping.tensors, "tensor")
         if self.resumed_bytes == self.tally.total > 0:
             yield f"{path} is already complete: {tensors}, {format_size(self.resumed_bytes)}"
             return
@@ -119,13 +119,15 @@ def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
     yield (
         "dest",
         f"{quote(prepared.destination.path)}: {layout.format}, "
-        + _amount(len(mapping.outputs), len(layout.files), layout.total, (o.dtype.name for o in mapping.outputs)),
+        + _amount(mapping.tensors, len(layout.files), layout.total, _dtypes(mapping).values()),
     )
+    if mapping.ranks:
+        yield "ranks", _ranks(mapping, layout)
     yield "dtype", str(mapping.dtype or "unchanged")
     yield from _exceptions(mapping)
     yield "memory", _memory(prepared.budget)
     yield "io", f"source {prepared.reading}; result {prepared.writing}"
-    if layout.format != CKPT:
+    if layout.format != CKPT and not mapping.ranks:
         yield "shards", f"at most {prepared.settings.max_shard_size:,} bytes each"
     if mapping.dropped:
         yield "dropped", f"{len(mapping.dropped)}: {_with_reasons(mapping.dropped)}"
@@ -154,9 +156,25 @@ def _amount(tensors: int, files: int, nbytes: int, dtypes: Iterable[str]) -> str
     return f"{counted(tensors, 'tensor')} in {counted(files, 'file')}, {format_size(nbytes)}, {names}"
 
 
+def _dtypes(mapping: TensorMapping) -> Mapping[str, str]:
+    """Return the dtype of every tensor, that of slices once."""
+    return {output.tensor: output.dtype.name for output in mapping.outputs}
+
+
+def _ranks(mapping: TensorMapping, layout: FileLayout) -> str:
+    """Say what the files of the ranks hold."""
+    slices = len({o.name for o in mapping.outputs if o.slice_of})
+    cut = len({o.slice_of for o in mapping.outputs if o.slice_of})
+    links = sum(len(file.links) for file in layout.files)
+    linked = f", {counted(links, 'link')} to them" if links else ""
+    files = counted(len(layout.files), "file")
+    return f"{mapping.ranks}: {counted(cut, 'tensor')} cut into {counted(slices, 'slice')}; {files}{linked}"
+
+
 def _exceptions(mapping: TensorMapping) -> Iterator[tuple[str, str]]:
     """Where the dtype is not the one asked for, or not the source's."""
-    kept = [o.name for o in mapping.outputs if mapping.dtype and o.dtype.kind == FLOAT and o.dtype != mapping.dtype]
+    others = (o for o in mapping.outputs if mapping.dtype and o.dtype.kind == FLOAT and o.dtype != mapping.dtype)
+    kept = list(dict.fromkeys(o.tensor for o in others))
     if kept:
         yield "fp32", f"{counted(len(kept), 'tensor')} that the model keeps in float32: {first_few(kept, 3, quote)}"
     if mapping.dequantised:
@@ -198,6 +216,7 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "io": {"reading": str(prepared.reading), "writing": str(prepared.writing)},
         "digest": mapping.digest,
         "files": {file.name: file.size for file in layout.files},
+        **({"linked": {name: file.name for file in layout.files for name in file.links}} if mapping.ranks else {}),
         "dropped": dict(mapping.dropped),
         "ignored": dict(catalog.ignored),
         "copied": list(prepared.companions.copies),

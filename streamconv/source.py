@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from .arguments import Paths, as_path, as_paths
+from .arguments import as_path
 from .configs import model_config, peft, peft_scale, quantisation
 from .configs.model_config import ModelConfig
 from .engine import budget
@@ -15,10 +16,12 @@ from .families import registry
 from .output import manifest
 from .output.manifest import Manifest
 from .paths import PathLike
-from .planning import suggestions
+from .planning import cutting, suggestions
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
+from .ranks import strategies
 from .ranks.opening import open_checkpoint
+from .ranks.strategies import Strategy
 from .rules.family import Family, Value
 from .rules.statements import Direction
 from .tensors.dtypes import DType
@@ -55,7 +58,7 @@ class Source:
         source: PathLike,
         max_mem: str | int | None,
         config: PathLike | None,
-        strategy: Paths = None,
+        strategy: Sequence[Path] = (),
         step: str | int | None = None,
     ) -> Source:
         """Read the headers of a source, and the small files next to it, within the memory limit.
@@ -72,8 +75,9 @@ class Source:
         """
         limit = budget.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
         path = as_path(source, "source")
-        strategies, chosen = as_paths(strategy, "strategy"), None if step is None else str(step)
-        catalog = open_checkpoint(path, lambda: budget.header_room(limit), strategies, chosen)
+        catalog = open_checkpoint(
+            path, lambda: budget.header_room(limit), strategy, None if step is None else str(step)
+        )
         budget.check_planning(limit, len(catalog))
         file = None if config is None else as_path(config, "config")
         return cls(
@@ -126,6 +130,26 @@ class Source:
                 f"omit {setting('model')}",
             )
         return family
+
+    def strategy(self, paths: Sequence[Path]) -> Strategy | None:
+        """Read the strategy of a training within the memory limit, `None` of no path.
+
+        Raises:
+            StreamconvError: a file is broken, or does not go with the others.
+        """
+        if not paths:
+            return None
+        return strategies.read(paths, lambda: budget.header_room(self.memory_limit, len(self.catalog)))
+
+    def cut(self, mapping: TensorMapping, strategy: Strategy) -> TensorMapping:
+        """Cut the outputs for the ranks of a training.
+
+        Raises:
+            BudgetError: planning so many slices takes more than the memory limit.
+            UnsupportedError: the strategy does not fit them.
+        """
+        budget.check_planning(self.memory_limit, cutting.slices(mapping, strategy))
+        return cutting.cut_for_ranks(mapping, strategy)
 
     def map(
         self, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]

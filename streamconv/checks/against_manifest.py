@@ -11,13 +11,16 @@ import xxhash
 
 from ..engine.progress import OnProgress, ProgressReporter
 from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, reading
+from ..formats import ckpt, safetensors
 from ..formats.catalog import open_catalog
+from ..formats.header_room import HeaderRoom
 from ..output.blocks import BLOCK
 from ..output.manifest import Manifest
 from ..output.paths import ResultPaths
 from ..storage import disk
 from ..text import first_few, quote, setting
 from ..units import CHUNK
+from .open_results import are_same_file
 from .sample import Sample
 
 _SHOWN = 5
@@ -57,6 +60,9 @@ def verify_blocks(
         paths = ResultPaths.of_existing(path)
     files = manifest.files
     chosen = _chosen_blocks(manifest, sample)
+    for name, same in manifest.links.items():
+        if are_same_file(paths.file(name), paths.file(same)):
+            chosen[name] = ()
     total = sum(_block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
     done, reporter = 0, ProgressReporter(on_progress, total)
     for name, (size, digests) in files.items():
@@ -71,7 +77,7 @@ def verify_blocks(
     return Verified(len(files), len(manifest.tensors), total, sum(size for size, _ in files.values()))
 
 
-def _chosen_blocks(manifest: Manifest, sample: Sample | None) -> Mapping[str, Sequence[int]]:
+def _chosen_blocks(manifest: Manifest, sample: Sample | None) -> dict[str, Sequence[int]]:
     """Return for each file the numbers of the blocks to read."""
     chosen: dict[str, Sequence[int]] = {}
     heads, before = _heads(manifest) if sample else {}, 0
@@ -91,6 +97,7 @@ def _heads(manifest: Manifest) -> Mapping[str, int]:
     for file, extents in manifest.tensors.values():
         for offset, _ in extents:
             heads[file] = max(0, min(heads.get(file, offset), offset))
+    heads.update((name, heads[same]) for name, same in manifest.links.items() if same in heads)
     return heads
 
 
@@ -106,13 +113,12 @@ def _check_places(paths: ResultPaths, manifest: Manifest) -> None:
         SourceError: a file cannot be read.
     """
     try:
-        catalog = open_catalog(paths.path)
+        found = _places_by_rank(paths, manifest) if manifest.is_cut else _places_in(paths.path)
     except (SourceError, UnsupportedError) as error:
         if isinstance(error.__cause__, OSError):
             raise
         message, hint = error.marked
         raise VerificationError(f"{message}; the manifest says otherwise", hint) from error
-    found = {n: _places((e.file.path.name, e.offset, e.length) for e in ref.extents) for n, ref in catalog.items()}
     known = {n: _places((file, *e) for e in extents) for n, (file, extents) in manifest.tensors.items()}
     if paths.is_file:
         found, known = ({n: [p[1:] for p in places] for n, places in each.items()} for each in (found, known))
@@ -121,6 +127,23 @@ def _check_places(paths: ResultPaths, manifest: Manifest) -> None:
             raise VerificationError(
                 f"the headers of {quote(paths.path)} and its manifest disagree on tensor {quote(name)}", _AGAIN
             )
+
+
+def _places_in(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Return where the tensors of a checkpoint lie by its headers."""
+    found = open_catalog(path)
+    return {name: _places((e.file.path.name, e.offset, e.length) for e in ref.extents) for name, ref in found.items()}
+
+
+def _places_by_rank(paths: ResultPaths, manifest: Manifest) -> dict[str, list[tuple[object, ...]]]:
+    """Return where the tensors of each rank lie by the headers, under the names that they have in the manifest."""
+    found = {}
+    for file in dict.fromkeys(file for file, _ in manifest.tensors.values()):
+        path = paths.file(file)
+        _, tensors = ckpt.read(path) if path.suffix == ".ckpt" else safetensors.read(path, HeaderRoom())
+        for name, ref in tensors.items():
+            found[f"{file}: {name}"] = _places((file, e.offset, e.length) for e in ref.extents)
+    return found
 
 
 def _places(extents: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:

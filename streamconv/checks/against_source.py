@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,10 +14,10 @@ from ..formats.layout import FileLayout
 from ..output.paths import ResultPaths
 from ..storage.regions import Placement
 from ..tensors.grids import Box
-from ..tensors.refs import OutputFile, file_spans
+from ..tensors.refs import OutputFile, file_spans, files_by_tensor
 from ..text import quote
 from ..units import CHUNK
-from .open_results import OpenResults
+from .open_results import OpenResults, are_same_file
 from .sample import Sample
 
 _CONVERT_AGAIN = "convert again"
@@ -45,12 +46,12 @@ class CompareSink:
 
     def __init__(self, layout: FileLayout, paths: ResultPaths) -> None:
         self._paths = paths
-        self._by_tensor: Mapping[str, OutputFile] = {name: file for file in layout.files for name in file.extents}
         self._open = OpenResults()
-        self._files = layout.files
+        self._files = [one for file in layout.files for one in (file, *_apart(file, paths))]
+        self._by_tensor = files_by_tensor(self._files)
         texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
         try:
-            for file in (*layout.files, *texts):
+            for file in (*self._files, *texts):
                 self._check_frame(file)
         except BaseException:
             self.close()
@@ -62,12 +63,13 @@ class CompareSink:
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Compare bytes `offset` … of tensor `name`."""
-        file = self._by_tensor[name]
-        for span in file_spans(file.extents[name], offset, len(data)):
-            for begin in range(span.low, span.high, CHUNK):
-                part, place = data[begin : min(span.high, begin + CHUNK)], span.offset + begin - span.low
-                self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
-        return file.name
+        files = self._by_tensor[name]
+        for file in files:
+            for span in file_spans(file.extents[name], offset, len(data)):
+                for begin in range(span.low, span.high, CHUNK):
+                    part, place = data[begin : min(span.high, begin + CHUNK)], span.offset + begin - span.low
+                    self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
+        return files[0].name
 
     def finish(self) -> None:
         """Compare the checksums, of bytes that are verified by now. Not for samples: their bytes are not all verified.
@@ -127,3 +129,10 @@ class CompareSink:
         place = self._paths.file(file.name)
         with reading(place):
             return self._open.read(place, offset, length)
+
+
+def _apart(file: OutputFile, paths: ResultPaths) -> Iterator[OutputFile]:
+    """Yield those of a file's links that are files of their own by now: copies."""
+    for name in file.links:
+        if not are_same_file(paths.file(file.name), paths.file(name)):
+            yield replace(file, name=name, links=())

@@ -7,7 +7,8 @@ import os
 import threading
 from pathlib import Path
 
-from ..storage import disk, limits
+from ..errors import reading
+from ..storage import disk, limits, whole_files
 
 _MOST = 32
 # Of the files that the process may have open; the source's readers have shares of their own.
@@ -36,7 +37,7 @@ class OpenResults:
         """Read; return fewer bytes only at the end of the file."""
         descriptor = self._taken(path)
         try:
-            return disk.read_up_to(descriptor, length, offset)
+            return whole_files.read_up_to(descriptor, length, offset)
         finally:
             self._give_back(path, descriptor)
 
@@ -75,3 +76,13 @@ class OpenResults:
         disk.try_drop_cache(descriptor)
         disk.close_quietly(descriptor)
         return True
+
+
+def are_same_file(one: Path, other: Path) -> bool:
+    """Return whether two names are one file; not where one of them is missing.
+
+    Raises:
+        SourceError: the system cannot tell.
+    """
+    with reading(one, "cannot stat"):
+        return bool(disk.mode(one) and disk.mode(other)) and disk.device_and_inode(one) == disk.device_and_inode(other)

@@ -132,11 +132,24 @@ CONVERSION = together(
         help=f"Size of an output shard at most; 5GB is 5*10^9 bytes.  [default: {DEFAULT_SHARD_SIZE}]",
     ),
     click.option("--crc", is_flag=True, help="Append MindSpore's CRC to a .ckpt; MindSpore 2.3 and later read it."),
+    click.option(
+        "--strategy",
+        multiple=True,
+        metavar="PATH",
+        help="Strategy file of a training, or their directory: how MindSpore's side is cut for ranks; repeatable.  "
+        "[default: in reverse, those next to the ranks' folders]",
+    ),
+    STEP,
+    click.option(
+        "--dest-strategy",
+        multiple=True,
+        metavar="PATH",
+        help="With --model raw, where --strategy is SOURCE's: the strategy of DEST; repeatable.",
+    ),
+    click.option("--no-links", is_flag=True, help="Write a file of its own for each rank, where ranks hold the same."),
     click.option("--overwrite", is_flag=True, help="Replace the checkpoint at DEST once the new one is complete."),
     click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run."),
     click.option("--verify", is_flag=True, help="Compare the result with SOURCE before it gets its name."),
-    STRATEGY,
-    STEP,
     RESOURCES,
 )
 

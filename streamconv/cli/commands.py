@@ -103,7 +103,8 @@ def _plan(arguments: dict[str, Any], hint: str) -> Any:
 
     source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
     dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
-    planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"])}))
+    links = not arguments.pop("no_links")
+    planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))
     planned.check_destination()
     return planned
 
@@ -125,12 +126,13 @@ def inspect(path: str, as_json: bool, **arguments: Any) -> None:
     Of the ranks of a training: in how many slices each tensor is, what its slices are, and how many ranks have each.
     """
     from ..checkpoint import open as open_checkpoint
+    from ..text import in_shell
 
     checkpoint = open_checkpoint(path, **given(arguments))
     if as_json:
         click.echo(json.dumps(checkpoint.to_json(), indent=1))
     else:
-        print_lines(checkpoint.lines())
+        print_lines(map(in_shell, checkpoint.marked_lines()))
 
 
 @cli.command(help=_MODELS_HELP, short_help="List the model families, their options and tables.")

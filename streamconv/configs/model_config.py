@@ -11,7 +11,7 @@ from ..errors import SourceError, UsageError, reading
 from ..formats.header_room import HeaderRoom
 from ..formats.headers import DOWNLOAD_AGAIN, check_json, is_deep, opened, refuse_pointer
 from ..rules.config_sections import QUANTISATION, in_every_section, sections
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
 from . import mindformers_yaml
@@ -78,7 +78,7 @@ def _read(path: Path, limit: int) -> bytes:
     with opened(path) as (descriptor, file):
         if file.size > limit:
             raise SourceError(f"{quote(path)} is larger than {limit} bytes, and no config is")
-        text = disk.read_up_to(descriptor, limit, 0)
+        text = whole_files.read_up_to(descriptor, limit, 0)
     refuse_pointer(text, quote(path))
     return text
 

@@ -56,6 +56,17 @@ class OpenFiles:
         self._read_rest(found, file, offset, target)
         self._note_read(found, offset, len(target))
 
+    def read_runs(self, file: SourceFile, offsets: Iterable[int], size: int, target: memoryview) -> None:
+        """Read ranges of `size` bytes one behind the other, as `read` does each; the file is checked once.
+
+        Raises:
+            SourceError: the file was changed, or cannot be read.
+        """
+        found = self._opened(file)
+        for number, offset in enumerate(offsets):
+            self._read_rest(found, file, offset, target[number * size : (number + 1) * size])
+            self._note_read(found, offset, size)
+
     def read_into(self, region: Region, file: SourceFile, offset: int, length: int, is_part: bool) -> Placement:
         """Read a range into a region, past the page cache where that pays; return where in the region it begins.
 

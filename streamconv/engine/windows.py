@@ -110,8 +110,13 @@ class Windows:
         target = self._region.array(math.prod(shape), bits(ref.dtype))
         run, starts = runs(box, ref.shape)
         view, size = target.view(np.uint8).data, run * itemsize
-        for number, first in enumerate(starts):
-            self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
+        if len(ref.extents) == 1:
+            extent = ref.extents[0]
+            offsets = (extent.offset + first * itemsize for first in starts)
+            self._files.read_runs(extent.file, offsets, size, view)
+        else:
+            for number, first in enumerate(starts):
+                self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
         return target.reshape(shape)
 
     def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:

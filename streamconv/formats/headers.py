@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import SourceError, source_error
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..tensors.dtypes import DType
 from ..tensors.extents import SourceFile
 from ..text import counted, quote
@@ -93,7 +93,7 @@ def read_at(descriptor: int, offset: int, length: int, file: SourceFile) -> byte
     Raises:
         SourceError: the file was truncated since it was opened.
     """
-    data = disk.read_up_to(descriptor, length, offset)
+    data = whole_files.read_up_to(descriptor, length, offset)
     if len(data) < length:
         raise SourceError(
             f"{quote(file.path)} was truncated while its header was read: it had {file.size} bytes",
@@ -172,7 +172,9 @@ def _check_values(length: int, commas: int, what: str, header_room: HeaderRoom) 
 def _count_commas(descriptor: int, offset: int, length: int) -> int:
     if length > _MOST_COUNTED:
         return length
-    chunks = (disk.read_up_to(descriptor, min(CHUNK, length - at), offset + at) for at in range(0, length, CHUNK))
+    chunks = (
+        whole_files.read_up_to(descriptor, min(CHUNK, length - at), offset + at) for at in range(0, length, CHUNK)
+    )
     return sum(chunk.count(b",") for chunk in chunks)
 
 
@@ -239,6 +241,12 @@ def is_plain_name(name: str, portable: bool = False) -> bool:
     except UnicodeEncodeError:
         return False
     return not (portable and "\\" in name)
+
+
+def is_name_inside(name: str) -> bool:
+    """Return whether a file of this name lies in the directory where it is looked up, or in a folder of that."""
+    folder, slash, rest = name.rpartition("/")
+    return all(is_plain_name(part, portable=bool(slash)) for part in ([folder, rest] if slash else [rest]))
 
 
 def shape_nbytes(shape: Sequence[int], dtype: DType, where: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UnsupportedError
@@ -32,8 +32,24 @@ class FileLayout:
 
     @property
     def total(self) -> int:
-        """The bytes of all files."""
+        """The bytes of all files, those of links not counted."""
         return sum(file.size for file in self.files) + sum(map(len, self.texts.values()))
+
+    @property
+    def linked(self) -> int:
+        """The bytes that files would have which are links to others."""
+        return sum(file.size * len(file.links) for file in self.files)
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The names of all files."""
+        yield from (name for file in self.files for name in (file.name, *file.links))
+        yield from self.texts
+
+    @property
+    def in_folders(self) -> list[str]:
+        """The names of the files that lie in folders of the destination."""
+        return [name for name in self.names if "/" in name]
 
 
 def lay_out(
@@ -68,7 +84,7 @@ def lay_out(
         return _sharded(
             kind, groups, shards.hf_shard_name, {"format": "pt"}, shards.HF_INDEX if len(groups) > 1 else None
         )
-    _check_mindspore(tensors)
+    check_mindspore(tensors)
     return _sharded(kind, groups, shards.ms_shard_name, {"format": "ms"}, shards.MS_MAP)
 
 
@@ -87,7 +103,7 @@ def _sharded(
     return FileLayout(kind, files, {index: shards.index_bytes(total, weight_map)} if index else {})
 
 
-def _check_mindspore(tensors: Sequence[TensorSpec]) -> None:
+def check_mindspore(tensors: Sequence[TensorSpec]) -> None:
     """Refuse dtypes that MindSpore does not know: it would refuse the whole file."""
     refused = [tensor for tensor in tensors if tensor.dtype.mindspore is None]
     if refused:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BudgetError, StreamconvError
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..units import CHUNK
 from .header_room import HeaderRoom, limit_hint
 from .headers import json_cost, opened, read_head
@@ -80,7 +80,7 @@ def _of_json(path: Path) -> _Need:
 def _counted(descriptor: int, offset: int, length: int) -> _Need:
     commas = tensors = 0
     for at in range(0, length, CHUNK):
-        chunk = disk.read_up_to(descriptor, min(CHUNK, length - at), offset + at)
+        chunk = whole_files.read_up_to(descriptor, min(CHUNK, length - at), offset + at)
         commas += chunk.count(b",")
         tensors += chunk.count(b'"dtype"')
     return _Need(json_cost(length, commas), tensors)

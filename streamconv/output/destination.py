@@ -19,6 +19,7 @@ from .paths import ResultPaths
 _ANOTHER = "choose another destination"
 #: How a manifest begins.
 _STARTS = re.compile(rb'\s*\{\s*"streamconv":')
+_RANK = re.compile(r"rank_\d+")
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 _OF_GIT = (".gitattributes", ".gitignore")
 
@@ -117,7 +118,7 @@ class Destination:
     def _check_apart(self, source: Catalog) -> None:
         """By inode: a name says nothing about what lies behind links and mounts."""
         inside = {disk.device_and_inode(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
-        entries = [self.path / name for name in disk.listdir(self.path)] if disk.is_directory(self.path) else []
+        entries = _entries(self.path) if disk.is_directory(self.path) else []
         held = {disk.device_and_inode(p) for p in (self.path, self.paths.partial, *entries) if disk.mode(p)}
         if disk.is_directory(source.path) and disk.device_and_inode(source.path) in inside:
             raise DestinationError(
@@ -134,7 +135,7 @@ class Destination:
         names = disk.listdir(self.path)
         written = manifest.companions_in(self.path)
         foreign = [name for name in names if not _is_of_checkpoint(self.path, name, written)]
-        if foreign or not any(name.endswith(_WEIGHTS) for name in names):
+        if foreign or not any(name.endswith(_WEIGHTS) for name in (*names, *written)):
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
                 f"{quote(self.path)} holds {what}; {setting('overwrite', True)} replaces only checkpoints",
@@ -169,6 +170,13 @@ def _nameable(path: Path) -> Path:
     if not path.name:
         raise UsageError(f"{quote(path)} is the root of the file system", "choose a directory in it")
     return path
+
+
+def _entries(path: Path) -> list[Path]:
+    """Return what is in a directory, and in the folders of ranks there."""
+    names = disk.listdir(path)
+    folders = [path / name for name in names if _RANK.fullmatch(name) and disk.is_directory(path / name)]
+    return [*(path / name for name in names), *(folder / name for folder in folders for name in disk.listdir(folder))]
 
 
 def _is_of_checkpoint(root: Path, name: str, written: Set[str]) -> bool:

@@ -35,6 +35,9 @@ _NAMES = {
     "bytes_version": "the version of what streamconv writes",
     "direction": "the direction",
     **{name: setting(name) for name in ("model", "dtype", "format", "max_shard_size", "crc")},
+    "ranks": "the number of ranks",
+    "strategy": "the strategy",
+    "links": "whether ranks share files",
 }
 
 
@@ -77,9 +80,9 @@ def _identity(file: SourceFile) -> tuple[int | None, ...]:
 def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
     """Say how a conversion differs from one that was begun; return nothing where they are the same."""
     found = [
-        f"{name} was {_shown(begun.get(key), key)}, is {_shown(now[key], key)}"
+        f"{name} was {_shown(begun.get(key), key)}, is {_shown(now.get(key), key)}"
         for key, name in _NAMES.items()
-        if begun.get(key) != now[key]
+        if begun.get(key) != now.get(key)
     ]
     found += [*_options(_table(begun, "options"), _table(now, "options"))]
     found += [*_files(_table(begun, "source"), _table(now, "source"))]

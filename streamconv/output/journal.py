@@ -6,6 +6,7 @@ A line a record, each with its own checksum, appended only after the data that i
     ["held", process, host, since]                   who writes it
     ["block", file, block, digest, crc]              a 16 MiB block is complete
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
+    ["lost", file]                                   a file is gone: what is on record of it so far no longer holds
     ["aside", yes]                                   the old destination is moved to `DEST.partial.old`, or is not
     ["sealed", digest, device, inode]                all is done, under this manifest, and will get its final name
 
@@ -19,6 +20,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +33,7 @@ from ..tensors.grids import Box, box_shape, flat_index, joined, runs, whole, wit
 from ..tensors.refs import OutputFile
 from ..units import CHUNK
 from .blocks import Blocks
-from .writer import WrittenPart
+from .file_writer import WrittenPart
 
 VERSION = 2
 
@@ -166,21 +168,40 @@ class DoneBoxes:
         self._blocks = {file.name: Blocks(file.size) for file in files}
         self._whole = bytearray(len(outputs))
         self._parts: dict[int, list[Box]] = {}
-        self._numbers: dict[str, int] = {}
+        self._has_parts = False
         self.overflowed: dict[str, int] = {}
 
-    def load(self, records: Iterable[object], is_there: Callable[[OutputFile], bool]) -> None:
-        """Take over the records, except those of files that are missing or have another size."""
-        gone = {number for number, file in enumerate(self._files) if not is_there(file)}
-        lost = {name for number in gone for name in self._files[number].extents}
+    def load(self, records: Iterable[object], is_there: Callable[[OutputFile], bool]) -> list[int]:
+        """Take over the records, except those of files that are missing or have another size.
+
+        Returns:
+            The numbers of these files, as far as there were records of them. That they were lost has to be on record
+            before they are made again: what is on record of them is of files that are gone.
+        """
         for record in records:
             match record:
-                case ["block", int(file), int(number), str(digest), int(crc)] if file not in gone:
+                case ["block", int(file), int(number), str(digest), int(crc)]:
                     self._load_block(file, number, bytes.fromhex(digest), crc)
-                case ["box", int(number), list(box), int(overflowed)] if self._outputs[number].name not in lost:
+                case ["box", int(number), list(box), int(overflowed)]:
                     self._load_box(number, tuple((low, high) for low, high in box), overflowed)
-        if any(self._whole) or self._parts:
-            self._numbers = {output.name: number for number, output in enumerate(self._outputs)}
+                case ["lost", int(file)]:
+                    self._forget(file)
+        self._has_parts = any(self._whole) or bool(self._parts)
+        if not (self._has_parts or any(self._blocks.values())):
+            return []
+        return [number for number, file in enumerate(self._files) if not is_there(file) and self._forget(number)]
+
+    def _forget(self, number: int) -> bool:
+        """Forget a file and the tensors in it, also where other files hold them too; return whether any was known."""
+        file = self._files[number]
+        tensors = [self._numbers[name] for name in file.extents]
+        is_known = bool(self._blocks[file.name]) or any(self._whole[n] or n in self._parts for n in tensors)
+        self._blocks[file.name] = Blocks(file.size)
+        for tensor in tensors:
+            self._whole[tensor] = 0
+            self._parts.pop(tensor, None)
+            self.overflowed.pop(self._outputs[tensor].name, None)
+        return is_known
 
     def _load_block(self, file: int, number: int, digest: bytes, crc: int) -> None:
         self._blocks[self._files[file].name].put(number, digest, crc)
@@ -197,6 +218,11 @@ class DoneBoxes:
         if box == whole(output.view.shape):
             self._whole[number] = 1
             del self._parts[number]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Tensor -> its number; not made where nothing is on record."""
+        return {output.name: number for number, output in enumerate(self._outputs)}
 
     @property
     def nbytes(self) -> int:
@@ -223,9 +249,9 @@ class DoneBoxes:
 
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """Yield what is written of a tensor, in its bytes."""
-        number = self._numbers.get(tensor)
-        if number is None:
+        if not self._has_parts:
             return
+        number = self._numbers[tensor]
         output = self._outputs[number]
         shape, itemsize = output.view.shape, output.dtype.itemsize
         boxes = [whole(shape)] if self._whole[number] else self._parts.get(number, ())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from ..errors import DestinationError
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..text import quote
 from .journal import Heading
 from .paths import ResultPaths
@@ -32,7 +35,7 @@ def check_claimed(paths: ResultPaths, heading: Heading, restart: bool) -> None:
     """
     if heading == Heading() and disk.exists(paths.partial) and not _is_empty_directory(paths):
         raise _cannot_be_resumed(paths, f"but its journal, {quote(paths.journal.name)}, says nothing of it")
-    names = [] if restart or paths.is_file or disk.is_link(paths.partial) else _listed(paths)
+    names = [] if restart or paths.is_file or disk.is_link(paths.partial) else names_in(paths.partial)
     for path in (paths.partial, *(paths.partial / name for name in names)):
         if disk.is_link(path):
             raise DestinationError(
@@ -54,8 +57,26 @@ def check_no_other_aside(paths: ResultPaths) -> None:
         )
 
 
-def _listed(paths: ResultPaths) -> list[str]:
-    return disk.listdir(paths.partial) if disk.is_directory(paths.partial) else []
+def remove_others(paths: ResultPaths, names: Sequence[str]) -> None:
+    """Remove from where a directory is built all but the files of these names.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    kept = {*names, *(str(Path(name).parent) for name in names)}
+    for name in names_in(paths.partial):
+        if name not in kept and disk.exists(paths.partial / name):
+            whole_files.remove_any(paths.partial / name)
+
+
+def names_in(directory: Path) -> list[str]:
+    """Return the names in a directory, and those in its folders: `rank_0`, `rank_0/checkpoint_0.ckpt`."""
+    names = _listed(directory)
+    return [*names, *(f"{name}/{inner}" for name in names for inner in _listed(directory / name))]
+
+
+def _listed(directory: Path) -> list[str]:
+    return disk.listdir(directory) if not disk.is_link(directory) and disk.is_directory(directory) else []
 
 
 def _is_empty_directory(paths: ResultPaths) -> bool:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import xxhash
 
 from ..errors import SourceError, reading
 from ..formats.header_room import HeaderRoom
-from ..formats.headers import is_deep, is_plain_name, opened, read_json
+from ..formats.headers import is_deep, is_name_inside, opened, read_json
 from ..formats.layout import FileLayout
+from ..formats.rank_layout import STRATEGY
 from ..planning.mapping import TensorMapping
+from ..rules.family import RAW
 from ..storage import disk, whole_files
 from ..text import quote
 from .blocks import BLOCK
@@ -74,9 +77,21 @@ class Manifest:
         size, crc = self.number("max_shard_size"), bool(self["crc"])
         values = {**texts, "options": self.options, "dtype": dtype, "max_shard_size": size, "crc": crc}
         try:
-            return arguments_of(values)
+            return {**arguments_of(values), **self._arguments_of_ranks()}
         except KeyError as error:
             raise _broken(self, f"dtype is not as streamconv writes it: {quote(error)}") from None
+
+    def _arguments_of_ranks(self) -> dict[str, object]:
+        """The arguments that cut a result for ranks: it holds its strategy itself."""
+        if not self.is_cut:
+            return {}
+        name = "dest_strategy" if self["model"] == RAW else "strategy"
+        return {name: self.path.parent / STRATEGY, "links": bool(self["links"])}
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the tensors are cut for the ranks of a training."""
+        return self["ranks"] is not None
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -86,16 +101,26 @@ class Manifest:
     @property
     def files(self) -> Mapping[str, tuple[int, Sequence[str]]]:
         """File name → its size and the digests of its blocks."""
-        result = {}
+        return self._files[0]
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """File name → the file that has the same content, and was the same file when they were written."""
+        return self._files[1]
+
+    @cached_property
+    def _files(self) -> tuple[dict[str, tuple[int, Sequence[str]]], dict[str, str]]:
+        files: dict[str, tuple[int, Sequence[str]]] = {}
+        links: dict[str, str] = {}
         for name, entry in _object(self, "files").items():
             match entry:
-                case {"size": int(size), "blocks": list(blocks)} if is_plain_name(name) and all(
-                    isinstance(b, str) for b in blocks
-                ):
-                    result[name] = (size, blocks)
-                case _:
-                    raise _broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
-        return result
+                case {"size": int(size), "blocks": list(blocks)} if all(isinstance(b, str) for b in blocks):
+                    files[name] = (size, blocks)
+                case {"same": str(same)} if same in files and same not in links:
+                    files[name], links[name] = files[same], same
+            if name not in files or not is_name_inside(name):
+                raise _broken(self, f"its entry for {quote(name)} is not as streamconv writes it")
+        return files, links
 
     @property
     def tensors(self) -> Mapping[str, tuple[str, Sequence[Sequence[int]]]]:
@@ -123,8 +148,8 @@ def write(
     values = {
         "streamconv": version,
         "manifest": VERSION,
-        # At the beginning, where `companions_in` looks.
-        "companions": sorted(companions),
+        # At the beginning, where `companions_in` looks. The names of the weights of ranks do not tell whose they are.
+        "companions": sorted([*companions, *layout.in_folders]),
         **settings.to_json(),
         "plan": mapping.digest,
         "block": BLOCK,
@@ -134,6 +159,7 @@ def write(
         "overflowed": dict(sorted(overflowed.items())),
         "files": {
             **{file.name: {"size": file.size, "blocks": list(digests[file.name])} for file in layout.files},
+            **{name: {"same": file.name} for file in layout.files for name in file.links},
             **{name: {"size": len(text), "blocks": _block_digests(text)} for name, text in layout.texts.items()},
         },
     }
@@ -144,7 +170,7 @@ def write(
 
 
 def companions_in(directory: Path) -> Set[str]:
-    """Return the names of the files next to the weights that streamconv wrote or copied to a directory.
+    """Return the names of the files next to the weights, and in folders, that streamconv wrote to a directory.
 
     Only the beginning of its manifest is read: that of a large model takes a hundred MiB as objects.
 
@@ -166,14 +192,15 @@ def _casts(mapping: TensorMapping) -> Iterator[tuple[str, list[str]]]:
     for output in mapping.outputs:
         dtypes = {leaf.dtype for leaf in output.view.leaves()}
         if dtypes != {output.dtype}:
-            yield output.name, sorted(map(str, dtypes))
+            yield output.tensor, sorted(map(str, dtypes))
 
 
 def _lines(layout: FileLayout) -> Iterator[str]:
     for file in layout.files:
         for name, extents in file.extents.items():
             entry = {"file": file.name, "extents": extents}
-            yield f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
+            key = f"{file.name}: {file.names[name]}" if file.names else name
+            yield f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
 
 
 def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from ..errors import StreamconvError
 from ..tensors.grids import Box
 from .blocks import Blocks
+from .file_writer import WrittenPart
 from .journal import DoneBoxes, Journal
-from .writer import WrittenPart
 
 #: Bytes written and not recorded, at most.
 MAX_UNRECORDED = 64 << 20

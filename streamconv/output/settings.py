@@ -24,6 +24,9 @@ class Settings:
         format: of the result: `safetensors`, `ckpt`, `hf`, `peft` or `torch`.
         max_shard_size: bytes of an output shard at most.
         crc: whether MindSpore's CRC is appended to a `.ckpt`.
+        ranks: for how many ranks tensors are cut, 0 where they are whole.
+        strategy: what tells one way to cut them from another.
+        links: whether ranks that hold the same share a file.
     """
 
     model: str
@@ -33,9 +36,12 @@ class Settings:
     format: str
     max_shard_size: int
     crc: bool
+    ranks: int = 0
+    strategy: str = ""
+    links: bool = True
 
     @classmethod
-    def of(cls, mapping: TensorMapping, kind: str, max_shard_size: int, crc: bool) -> Settings:
+    def of(cls, mapping: TensorMapping, kind: str, max_shard_size: int, crc: bool, links: bool = True) -> Settings:
         """Return the settings of a mapping that is written in this format."""
         return cls(
             model=mapping.family,
@@ -45,6 +51,9 @@ class Settings:
             format=kind,
             max_shard_size=max_shard_size,
             crc=crc,
+            ranks=mapping.ranks,
+            strategy=mapping.cut,
+            links=links,
         )
 
     def to_json(self) -> dict[str, object]:
@@ -57,6 +66,7 @@ class Settings:
             "format": self.format,
             "max_shard_size": self.max_shard_size,
             "crc": self.crc,
+            **({"ranks": self.ranks, "strategy": self.strategy, "links": self.links} if self.ranks else {}),
         }
 
 

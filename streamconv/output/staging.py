@@ -204,9 +204,9 @@ class Staging:
         if not disk.exists(self.paths.partial):
             disk.make_directory(self.paths.partial)
             disk.sync_directory(self.paths.path.parent)
-        for name in disk.listdir(self.paths.partial):
-            if name not in names:
-                whole_files.remove_any(self.paths.partial / name)
+        leftovers.remove_others(self.paths, names)
+        for folder in sorted({Path(name).parent for name in names}):
+            whole_files.make_directories(self.paths.partial, folder)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

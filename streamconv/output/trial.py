@@ -51,6 +51,21 @@ def _try_place(paths: ResultPaths, kind: str) -> None:
         remove_trial(paths)
 
 
+def offers_links(paths: ResultPaths) -> bool:
+    """Return whether the place of a directory has hard links from one folder to another.
+
+    Raises:
+        OSError: the file system refuses something else.
+    """
+    remove_trial(paths)
+    disk.make_directory(paths.trial)
+    file = paths.trial / "file"
+    disk.close_quietly(disk.open_file(file, os.O_RDWR | os.O_CREAT | disk.NO_FOLLOW))
+    found = disk.hard_link(file, paths.trial_target)
+    remove_trial(paths)
+    return found
+
+
 def remove_trial(paths: ResultPaths) -> None:
     """Remove what a trial left."""
     for path in (paths.trial, paths.trial_target):

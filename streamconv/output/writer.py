@@ -1,119 +1,27 @@
-"""Write boxes to their place in the output files, and headers around them; digest blocks on the way."""
+"""Write boxes to their place in the output files."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 from ..errors import storage_error, storing
 from ..formats.layout import FileLayout
 from ..storage import disk
-from ..storage.device import ResultFile, placement_to_write
+from ..storage.device import placement_to_write
 from ..storage.regions import Placement
-from ..tensors.refs import OutputFile, file_spans
-from .blocks import Blocks
-from .digests import BlockDigests
+from ..tensors.refs import OutputFile, file_spans, files_by_tensor
+from .file_writer import FileWriter, ResumeState
+from .open_writers import OpenWriters
 from .paths import ResultPaths
-
-
-class WrittenPart(NamedTuple):
-    """A part of a tensor that an earlier run wrote: bytes `begin` … `end` of it, in these runs (offset, length)."""
-
-    begin: int
-    end: int
-    runs: Iterable[tuple[int, int]]
-
-
-class ResumeState(Protocol):
-    """State of an interrupted run, and the listener for blocks finished by this one."""
-
-    def blocks(self, file: str) -> Blocks:
-        """Return the finished blocks of a file."""
-        ...
-
-    def parts(self, tensor: str) -> Iterator[WrittenPart]:
-        """Yield what is written of a tensor."""
-        ...
-
-    def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
-        """Take note of a finished block."""
-        ...
-
-
-class FileWriter:
-    """One output file being written, from the start or on top of what an earlier run left.
-
-    Args:
-        path: where it lies.
-        file: what it has to be.
-        past: what an earlier run left.
-        direct: write past the page cache what is long enough.
-    """
-
-    def __init__(self, path: Path, file: OutputFile, past: ResumeState, direct: bool = False) -> None:
-        self.path = path
-        self.file = file
-        self.is_finishing = False
-        self._lock = threading.Lock()
-        self._open = ResultFile(path, direct)
-        on_block = partial(past.note_block, file.name)
-        self.digests = BlockDigests(file, past.blocks(file.name), self._open.read, self._open.write, on_block)
-        try:
-            self._open.set_size(file.size)
-            self._take_over(past)
-            for offset, data in file.literals_between_slots():
-                self.write(offset, data)
-            self.digests.finish_ready()
-        except BaseException:
-            self.close()
-            raise
-
-    def _take_over(self, past: ResumeState) -> None:
-        """Note what an earlier run wrote into blocks that it did not finish."""
-        for name, extents in self.file.extents.items():
-            for part in past.parts(name):
-                whole = file_spans(extents, part.begin, part.end - part.begin)
-                if not all(self.digests.finished_earlier(span.offset, span.high - span.low) for span in whole):
-                    for offset, length in part.runs:
-                        for span in file_spans(extents, offset, length):
-                            self.digests.note_resumed(span.offset, span.high - span.low)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes at `offset`, but for those in blocks that an earlier run finished."""
-        for low, high in self.digests.to_write(offset, len(data)):
-            part, place = data[low:high], offset + low
-            self._open.write(place, part, cached=self.digests.digest(place, part))
-            self.digests.wrote(place, len(part))
-
-    def finish(self) -> list[str]:
-        """Make the complete file durable, and return the digests of its blocks."""
-        self._open.sync()
-        self._open.try_drop_cache()
-        return self.digests.hexdigests()
-
-    def sync(self) -> None:
-        """Make durable what was written so far, and drop finished blocks from the page cache: nobody reads them."""
-        with self._lock:
-            if self._open.is_open:
-                finished = self.digests.take_finished()
-                self._open.sync_data()
-                for offset, length in finished:
-                    self._open.try_drop_cache(offset, length)
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._open.close()
 
 
 class FileSink:
     """Writes tensors into the files of a layout. Used by several threads at once.
 
     Args:
-        layout: where every byte goes.
+        layout: where every byte goes; a tensor may go into several files.
         paths: where the files lie while they are built.
         past: what earlier runs left there.
         direct: write past the page cache what is long enough, and lies in memory as in the file.
@@ -121,12 +29,11 @@ class FileSink:
 
     def __init__(self, layout: FileLayout, paths: ResultPaths, past: ResumeState, direct: bool = False) -> None:
         self._paths = paths
-        self._by_tensor = {name: file for file in layout.files for name in file.extents}
-        self._open: dict[str, FileWriter] = {}
+        self._by_tensor = files_by_tensor(layout.files)
+        self._open = OpenWriters(lambda file: FileWriter(self._path(file), file, past, direct))
         self._lock = threading.Lock()
-        self._has_new_names = False
         self.digests: dict[str, list[str]] = {}
-        self._layout, self._past, self._direct = layout, past, direct
+        self._layout, self._direct = layout, direct
 
     def placement(self, name: str, offset: int, count: int) -> Placement | None:
         """Return how bytes of a tensor should lie in memory, `None` where it does not matter.
@@ -137,27 +44,34 @@ class FileSink:
         """
         if not self._direct:
             return None
-        span = next(file_spans(self._by_tensor[name].extents[name], offset, count))
+        span = next(file_spans(self._by_tensor[name][0].extents[name], offset, count))
         return placement_to_write(span.offset, count)
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
-        """Write bytes `offset` … of tensor `name`.
+        """Write bytes `offset` … of tensor `name` into every file that holds it.
+
+        Returns:
+            The name of the first of them.
 
         Raises:
             StorageError: the file system refuses them.
         """
-        file = self._by_tensor[name]
-        if file.name in self.digests:
-            return file.name  # an earlier run wrote these bytes too, and was stopped before it noted that
-        try:
-            target = self._opened(file)
-            for span in file_spans(file.extents[name], offset, len(data)):
+        files = self._by_tensor[name]
+        for file in files:
+            # Where it is complete, an earlier run wrote these bytes too, and was stopped before it noted that.
+            if file.name not in self.digests:
+                try:
+                    self._put(file, file.extents[name], offset, data)
+                except OSError as error:
+                    raise storage_error(error, "cannot write", self._path(file)) from error
+        return files[0].name
+
+    def _put(self, file: OutputFile, extents: Sequence[tuple[int, int]], offset: int, data: memoryview) -> None:
+        with self._open.using(file) as target:
+            for span in file_spans(extents, offset, len(data)):
                 target.write(span.offset, data[span.low : span.high])
             if target.digests.complete:
                 self._finish(target)
-        except OSError as error:
-            raise storage_error(error, "cannot write", self._path(file)) from error
-        return file.name
 
     def sync(self) -> None:
         """Make durable all that was put so far.
@@ -165,11 +79,10 @@ class FileSink:
         Raises:
             StorageError: the file system refuses.
         """
-        with self._lock:
-            targets, self._has_new_names, is_new = list(self._open.values()), False, self._has_new_names
-        if is_new:
-            with storing(self._paths.path):
-                disk.sync_directory(self._paths.directory)
+        targets, folders = self._open.begun()
+        for folder in folders:
+            with storing(folder):
+                disk.sync_directory(folder)
         for target in targets:
             with storing(target.path):
                 target.sync()
@@ -182,22 +95,14 @@ class FileSink:
         """
         for file in self._layout.files:
             if file.name not in self.digests:
-                with storing(self._path(file)):
-                    self._finish(self._opened(file))
+                with storing(self._path(file)), self._open.using(file) as target:
+                    self._finish(target)
+        self.sync()
         return {file.name: self.digests[file.name] for file in self._layout.files}
 
     def close(self) -> None:
         """Close all files."""
-        for target in self._open.values():
-            target.close()
-        self._open.clear()
-
-    def _opened(self, file: OutputFile) -> FileWriter:
-        with self._lock:
-            if file.name not in self._open:
-                self._open[file.name] = FileWriter(self._path(file), file, self._past, self._direct)
-                self._has_new_names = True
-            return self._open[file.name]
+        self._open.close()
 
     def _finish(self, target: FileWriter) -> None:
         with self._lock:
@@ -206,9 +111,7 @@ class FileSink:
             target.is_finishing = True
         self.digests[target.file.name] = target.finish()
         # Not before: whoever syncs all open files counts on this one among them.
-        with self._lock:
-            del self._open[target.file.name]
-        target.close()
+        self._open.drop(target)
 
     def _path(self, file: OutputFile) -> Path:
         return self._paths.file(file.name)

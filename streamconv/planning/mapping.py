@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 
 from ..errors import UnsupportedError
-from ..rules.family import Config, Family, Options, spell
+from ..rules.family import RAW, Config, Family, Options, spell
 from ..rules.sizes import Ranges
 from ..rules.statements import Direction
 from ..rules.table import Table
@@ -28,11 +28,22 @@ from .outputs import Builder, Output
 from .repeats import Repeats, SameBytes, SameStart
 from .shapes import learn_shapes
 
-_RAW = "raw"
-
 
 class EmptyMappingError(UnsupportedError):
     """There is nothing to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankFile:
+    """What the files of one or several ranks hold.
+
+    Attributes:
+        ranks: the ranks that hold just this, ascending.
+        outputs: the places of the outputs in `TensorMapping.outputs`, ascending.
+    """
+
+    ranks: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class TensorMapping:
         dequantised: how many source tensors are FP8 with block scales.
         untied: the config ties the head to the embedding, but the source's head differs.
         notes: what the plan says besides: how names are read.
+        rank_files: who holds which outputs, where they are cut for the ranks of a training; every rank is in one.
     """
 
     family: str
@@ -62,6 +74,17 @@ class TensorMapping:
     dequantised: int = 0
     untied: bool = False
     notes: tuple[str, ...] = ()
+    rank_files: tuple[RankFile, ...] = ()
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors the result has, slices of one counted once."""
+        return len({output.tensor for output in self.outputs})
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks the outputs are cut for, 0 where they are whole."""
+        return sum(len(file.ranks) for file in self.rank_files)
 
     @property
     def nbytes(self) -> int:
@@ -90,10 +113,21 @@ class TensorMapping:
         """SHA-256 of what is written and what is dropped: different options may have the same effect."""
         return _sha256(self._effect())
 
+    @cached_property
+    def cut(self) -> str:
+        """What tells one way to cut outputs for ranks from another; empty where none is cut."""
+        parts: Iterator[object] = chain(([output.name] for output in self.outputs), self._holdings())
+        return _sha256(parts)[:16] if self.rank_files else ""
+
     def _effect(self) -> Iterator[list[object]]:
         yield [*sorted(self.dropped.items())]
         for output in self.outputs:
             yield [output.name, output.dtype.name, output.view.shape, output.sources, _structure(output.view)]
+        yield from self._holdings()
+
+    def _holdings(self) -> Iterator[list[object]]:
+        for file in self.rank_files:
+            yield [file.ranks, file.outputs]
 
 
 def _sha256(parts: Iterable[object]) -> str:
@@ -146,7 +180,7 @@ class Request:
     @property
     def keeps_all(self) -> bool:
         """Whether every tensor keeps its name and layout."""
-        return self.family.name == _RAW
+        return self.family.name == RAW
 
     def table(self, options: Options) -> Table:
         """Return the family's table for this model and these options, read from the source's side.

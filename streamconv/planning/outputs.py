@@ -28,16 +28,23 @@ class Output:
     """A tensor to be written.
 
     Attributes:
-        name: its name.
+        name: its name, which no other output of the plan has.
         dtype: its dtype.
         view: what is in it.
         sources: names of the tensors that it is made from.
+        slice_of: the name of the tensor that it is a slice of, and that files call it by; empty where it is whole.
     """
 
     name: str
     dtype: DType
     view: View
     sources: tuple[str, ...]
+    slice_of: str = ""
+
+    @property
+    def tensor(self) -> str:
+        """The name of the tensor that it is, or that it is a slice of."""
+        return self.slice_of or self.name
 
     @property
     def spec(self) -> TensorSpec:

@@ -12,6 +12,9 @@ from .sizes import Sizes
 from .statements import Statement
 from .training_state import TRAINING_STATE
 
+#: The family that keeps every name and layout.
+RAW = "raw"
+
 Value = bool | int | str
 Options = Mapping[str, Value]
 Config = Mapping[str, object]

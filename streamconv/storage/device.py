@@ -110,14 +110,23 @@ class ResultFile:
     """A file open for writing and reading back, created where there is none. Every method may raise `OSError`."""
 
     def __init__(self, path: Path, direct: bool) -> None:
-        self._path = path
-        self._open: int | None = disk.open_file(path, os.O_RDWR | os.O_CREAT | disk.NO_FOLLOW)
-        self._direct = _DirectFile.open(self._open, os.O_WRONLY) if direct else None
+        self._path, self._goes_direct = path, direct
+        self._open: int | None = None
+        self._direct: _DirectFile | None = None
+        self._open_with(os.O_CREAT)
+
+    def _open_with(self, flag: int) -> None:
+        self._open = disk.open_file(self._path, os.O_RDWR | flag | disk.NO_FOLLOW)
+        self._direct = _DirectFile.open(self._open, os.O_WRONLY) if self._goes_direct else None
 
     @property
     def is_open(self) -> bool:
-        """Whether `close` has not been called."""
+        """Whether `close` was not called, or `reopen` after it."""
         return self._open is not None
+
+    def reopen(self) -> None:
+        """Open the file again after `close`."""
+        self._open_with(0)
 
     @property
     def _descriptor(self) -> int:
@@ -141,7 +150,7 @@ class ResultFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Read through the page cache; return fewer bytes only at the end of the file."""
-        return disk.read_up_to(self._descriptor, length, offset)
+        return whole_files.read_up_to(self._descriptor, length, offset)
 
     def write(self, offset: int, data: memoryview, cached: int = 0) -> None:
         """Write past the page cache what is long and placed as in the file, and the rest through it.

@@ -33,13 +33,14 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 #: What a kernel or a file system answers that cannot do what is asked.
 NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _NO_EXCHANGE = (errno.EPERM, errno.EXDEV, errno.ENOTTY, *NOT_OFFERED)
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, *NOT_OFFERED)
 _NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.
 PRIMITIVES = (
     *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate", "seek"),
     *("sync", "sync_data", "drop_cache", "fstat", "stat", "may_read", "may_write", "listdir"),
-    *("make_directory", "remove_directory", "remove", "rename", "exchange", "lock", "free_bytes"),
+    *("make_directory", "remove_directory", "remove", "rename", "exchange", "hard_link", "lock", "free_bytes"),
 )
 
 # -- primitives --------------------------------------------------------------------------------------------------------
@@ -181,6 +182,14 @@ def exchange(one: PathLike, other: PathLike) -> bool:
     return False
 
 
+def hard_link(path: PathLike, name: PathLike) -> bool:
+    """Give a file another name; return whether the file system can."""
+    with _if_offered(_NO_LINKS):
+        os.link(path, name)
+        return True
+    return False
+
+
 def lock(descriptor: int) -> bool | None:
     """Try to lock a file until it is closed; return whether that worked, `None` where there are no locks."""
     try:
@@ -270,15 +279,6 @@ def device_and_inode(path: PathLike) -> tuple[int, int]:
 def resolve(path: PathLike) -> str:
     """Return the absolute path with links followed, as far as it exists."""
     return os.path.realpath(path)
-
-
-def read_up_to(descriptor: int, length: int, offset: int) -> bytes:
-    """Read `length` bytes at `offset`; return fewer only at the end of the file."""
-    pieces = []
-    while length and (piece := read(descriptor, length, offset)):
-        pieces.append(piece)
-        offset, length = offset + len(piece), length - len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -14,11 +14,20 @@ from . import disk
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | disk.NO_FOLLOW
 
 
+def read_up_to(descriptor: int, length: int, offset: int) -> bytes:
+    """Read `length` bytes at `offset`; return fewer only at the end of the file."""
+    pieces = []
+    while length and (piece := disk.read(descriptor, length, offset)):
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 def read_file(path: PathLike, limit: int) -> bytes:
     """Return the first `limit` bytes of a small file."""
     descriptor = disk.open_file(path, os.O_RDONLY)
     try:
-        return disk.read_up_to(descriptor, limit, 0)
+        return read_up_to(descriptor, limit, 0)
     finally:
         disk.close_quietly(descriptor)
 

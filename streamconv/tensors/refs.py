@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -203,12 +203,14 @@ class OutputFile:
     """One file to be written, known to the byte before anything is.
 
     Attributes:
-        name: its name in the destination directory.
+        name: its name in the destination directory, or its place there: `rank_0/checkpoint_0.ckpt`.
         size: its size in bytes, tail included.
         literals: (offset, bytes) of everything that is not tensor data: headers, record heads, ascending.
         extents: tensor name → (offset, length) pairs in this file that hold its bytes, in order.
         slots: checksums of ranges that do not overlap, ascending; the literals have zeros in their place. All have as
             many copies, and the first copies of all stand before the second ones.
+        names: what tensors are called in the file, where that is not their name in `extents`: slices.
+        links: names of further files with the same content.
     """
 
     name: str
@@ -216,6 +218,8 @@ class OutputFile:
     literals: tuple[tuple[int, bytes], ...]
     extents: Mapping[str, tuple[tuple[int, int], ...]]
     slots: tuple[ChecksumSlot, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[str, ...] = ()
 
     def slot_offsets(self) -> Iterator[tuple[int, ChecksumSlot]]:
         """Yield the offset of every copy of every checksum, ascending, with its slot."""
@@ -234,3 +238,13 @@ class OutputFile:
                 begin = at + length
                 at, length = next(slots, behind)
             yield begin, view[begin - offset :]
+
+
+def files_by_tensor(files: Iterable[OutputFile]) -> Mapping[str, tuple[OutputFile, ...]]:
+    """Return for each tensor the files that hold it: most tensors are in one."""
+    found: dict[str, tuple[OutputFile, ...]] = {}
+    for file in files:
+        alone = (file,)
+        for name in file.extents:
+            found[name] = (*found[name], file) if name in found else alone
+    return found

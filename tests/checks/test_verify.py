@@ -216,6 +216,15 @@ BROKEN = {
     "no files": lambda m: json.dumps({**m, "files": None}),
     "a path": lambda m: json.dumps({**m, "files": {"../../etc/passwd": {"size": 1, "blocks": []}}}),
     "the directory": lambda m: json.dumps({**m, "files": {"..": {"size": 1, "blocks": []}}}),
+    "a path in a folder": lambda m: json.dumps({**m, "files": {"rank_0/../../a": {"size": 1, "blocks": []}}}),
+    "a folder above": lambda m: json.dumps({**m, "files": {"../a": {"size": 1, "blocks": []}}}),
+    "an absolute path": lambda m: json.dumps({**m, "files": {"/a": {"size": 1, "blocks": []}}}),
+    "a backslash in a folder": lambda m: json.dumps({**m, "files": {"..\\a/a": {"size": 1, "blocks": []}}}),
+    "two folders": lambda m: json.dumps({**m, "files": {"a/b/c": {"size": 1, "blocks": []}}}),
+    "the same as nothing": lambda m: json.dumps({**m, "files": {"a": {"same": "b"}}}),
+    "the same as a link": lambda m: json.dumps(
+        {**m, "files": {"a": {"size": 1, "blocks": []}, "b": {"same": "a"}, "c": {"same": "b"}}}
+    ),
     "no size": lambda m: json.dumps({**m, "files": {"a": {"blocks": []}}}),
     "numbers as digests": lambda m: json.dumps({**m, "files": {"a": {"size": 1, "blocks": [1]}}}),
     "no tensors": lambda m: json.dumps({**m, "tensors": []}),

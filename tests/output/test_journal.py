@@ -148,3 +148,19 @@ def test_overflow_is_summed_and_files_that_are_gone_are_not_believed() -> None:
     assert 0 not in gone.blocks("a.ckpt")
     assert gone.nbytes == 0
     assert gone.left(1, ((0, 5),)) == [((0, 5),)]
+
+
+def test_what_is_on_record_of_a_file_that_was_lost_holds_no_more_when_it_is_made_again() -> None:
+    records: list[object] = [["box", 1, [[0, 2]], 3], ["block", 0, 0, "00" * 16, 7]]
+    done = DoneBoxes(OUTPUTS, FILES)
+    assert done.load(records, lambda file: False) == [0]
+    records += [["lost", 0], ["box", 1, [[2, 5]], 4]]
+    again = DoneBoxes(OUTPUTS, FILES)
+    assert again.load(records, lambda file: True) == []
+    assert 0 not in again.blocks("a.ckpt")
+    assert again.left(1, ((0, 5),)) == [((0, 2),)]
+    assert again.overflowed == {"t1": 4}
+
+
+def test_files_that_nothing_is_on_record_of_are_not_lost() -> None:
+    assert DoneBoxes(OUTPUTS, FILES).load([], lambda file: False) == []

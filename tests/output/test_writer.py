@@ -19,8 +19,9 @@ from streamconv.formats import ckpt, layout
 from streamconv.formats.layout import CKPT, MS_SAFETENSORS
 from streamconv.output import blocks, checksums
 from streamconv.output.blocks import BLOCK
+from streamconv.output.file_writer import FileWriter
 from streamconv.output.paths import ResultPaths
-from streamconv.output.writer import FileSink, FileWriter
+from streamconv.output.writer import FileSink
 from streamconv.storage import access, device, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes

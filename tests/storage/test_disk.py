@@ -181,3 +181,15 @@ def test_whole_files_are_not_written_through_links(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="symbolic links"):
             write(tmp_path / "link", b"other")
     assert (tmp_path / "precious").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("error", ["EPERM", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_links_says_so_in_many_ways(error: str, tmp_path: Path, monkeypatch) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(getattr(errno, error), error)
+
+    (tmp_path / "a").touch()
+    assert disk.hard_link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+    monkeypatch.setattr(os, "link", refusing)
+    assert not disk.hard_link(tmp_path / "a", tmp_path / "c")

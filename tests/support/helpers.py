@@ -18,7 +18,7 @@ from streamconv.errors import StreamconvError, UsageError
 from streamconv.families import Family, Value
 from streamconv.families import registry as families
 from streamconv.output.blocks import Blocks
-from streamconv.output.writer import WrittenPart
+from streamconv.output.file_writer import WrittenPart
 from streamconv.planning.mapping import Request, TensorMapping, map_tensors
 from streamconv.rules.statements import Direction
 from streamconv.tensors import dtypes, views

@@ -34,7 +34,7 @@ from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
 from streamconv.output import blocks, manifest, recorder
 from streamconv.storage import access, device, disk
-from support import running
+from support import running, strategies
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR", "ENOMEM", "short")
 _SHORT = {"read": 1, "read_into": 1, "write": 1}
@@ -118,7 +118,7 @@ def command(*words: object) -> tuple[int, str]:
 @dataclass(frozen=True)
 class Scenario:
     """A conversion: the destination's name, more words, whether an old result is replaced, whether names swap,
-    and whether an earlier run was stopped half way.
+    whether an earlier run was stopped half way, and whether tensors are cut for ranks.
     """
 
     name: str
@@ -127,6 +127,7 @@ class Scenario:
     reverse: bool = False
     swaps: bool = True
     begun: bool = False
+    ranks: bool = False
 
 
 SCENARIOS = {
@@ -140,6 +141,9 @@ SCENARIOS = {
     "past the page cache": Scenario("dest", ("--io", "direct", "--dtype", "fp16")),
     "verified": Scenario("dest", ("--verify",)),
     "resumed": Scenario("dest", ("--io", "read", "--dtype", "fp16"), begun=True),
+    "ranks": Scenario("dest", ("--io", "read"), ranks=True),
+    "ranks, resumed": Scenario("dest", ("--no-links",), begun=True, ranks=True),
+    "ranks, ckpt with CRC": Scenario("dest", ("--format", "ckpt", "--crc"), ranks=True),
 }
 
 
@@ -154,6 +158,10 @@ class Bench:
         if scenario.reverse:
             streamconv.convert(self._source, root / "ms")
             self._source = root / "ms"
+        self._more: list[object] = []
+        if scenario.ranks:
+            plan = streamconv.plan(self._source, root / "no")
+            self._more = ["--strategy", strategies.write(root / "strategy", plan, (2, 2), 2)]
         self.work = root / "work"
         self._old: dict[str, Any] = {}
         self.prepare()
@@ -173,12 +181,12 @@ class Bench:
 
     def _begin(self) -> None:
         """A run that meets a full disk after so many writes."""
-        with Fault(20, "ENOSPC", lasting=True).installed(only=("write",)):
+        with Fault(70 if self.scenario.ranks else 20, "ENOSPC", lasting=True).installed(only=("write",)):
             code, said = self.convert()
         assert code == 5 and " saved in " in said, said
 
     def words(self) -> list[object]:
-        words = ["convert", self._source, self.work / self.scenario.name, *self.scenario.words, "--quiet"]
+        words = ["convert", self._source, self.work / self.scenario.name, *self.scenario.words, *self._more, "--quiet"]
         return [*words, "--workers", 1, "--max-mem", "8G", *(["--overwrite"] if self.scenario.old else [])]
 
     def convert(self) -> tuple[int, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconv.output.writer import FileWriter
+from streamconv.output.file_writer import FileWriter
 from streamconv.storage import disk, whole_files
 from system import sweep_power
 from system.sweep_faults import SCENARIOS, Bench, small_units

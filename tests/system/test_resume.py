@@ -350,3 +350,16 @@ def test_the_journal_takes_the_umask(tmp_path: Path) -> None:
     records = list(journal.Journal(path, descriptor).records())
     disk.close_quietly(descriptor)
     assert records[1][0] == "held"
+
+
+def test_a_file_that_is_lost_and_begun_again_is_not_taken_for_the_first(tmp_path: Path, small_units) -> None:
+    """Its records are of the file that is gone, also for the run after the one that made it again."""
+    source, dest = running.tiny(tmp_path / "source", 4000), tmp_path / "other" / "dest.ckpt"
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    streamconv.convert(source, tmp_path / "one" / "dest.ckpt")
+    assert not converted(source, dest, 20, 1000, 1)
+    dest.with_name("dest.ckpt.partial").unlink()
+    assert not converted(source, dest, 2, 1000, 1)
+    assert converted(source, dest, None, 1000, 1)
+    assert tree(tmp_path / "other") == tree(tmp_path / "one")
