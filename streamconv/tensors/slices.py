@@ -93,7 +93,10 @@ class Slices:
             itemsize: bytes of an element.
             offset, count: the range, in bytes.
         """
-        last = max((axis for axis, pieces in enumerate(self.pieces) if pieces > 1), default=0)
+        last = max((axis for axis, pieces in enumerate(self.pieces) if pieces > 1), default=None)
+        if last is None:
+            yield Run(0, offset, 0, count)
+            return
         length = math.prod(self.shape[last:]) * itemsize
         at = offset
         while at < offset + count:
