@@ -25,13 +25,14 @@ from ..text import quote, setting
 from .shards import listing
 
 _SAVED = re.compile(
-    r"(?:.*_)?rank_(?P<rank>\d+)(?P<run>_\d+)?"
-    r"-(?=\w)(?:(?P<what>network|trainable_params)(?:-|(?=[_.])))?(?:(?P<epoch>\d+)_(?P<step>\d+))?"
+    r"(?:.*_)?rank_(?P<rank>[0-9]{1,7})(?P<run>_[0-9]{1,7})?"
+    r"-(?=\w)(?:(?P<what>network|trainable_params)(?:-|(?=[_.])))?(?:(?P<epoch>[0-9]{1,18})_(?P<step>[0-9]{1,18}))?"
     r"(?P<break>_breakpoint)?"
     r"\.(?:ckpt|safetensors)",
     re.DOTALL,
 )
-_FOLDER = re.compile(r"rank_(?P<rank>\d+)")
+# Without leading zeros, as everybody writes it, and no number that only damage or malice makes.
+_FOLDER = re.compile(r"rank_(?P<rank>0|[1-9][0-9]{0,6})")
 _ITERATION = re.compile(
     r"(?:.+-)?(?P<what>model|opt)-(?P<rank>\d{7})-(?P<count>\d{7})\.safetensors",
     re.DOTALL,
@@ -96,8 +97,12 @@ def file_rank(name: str) -> int | None:
     return int(found["rank"]) if found else None
 
 
+#: What of a training's parameters a file may hold, in the order in which it is read if all are of one step.
+_PARTS = ("trainable_params", "network", "")
+
+
 class Saved(NamedTuple):
-    """At which step of a training a file was saved, and what of it; later steps compare as greater.
+    """At which step of a training a file was saved, and what of it.
 
     Attributes:
         epoch, step: the epoch, and the step in it, both from 1; 0 where the name does not say.
@@ -112,9 +117,17 @@ class Saved(NamedTuple):
     what: str = ""
     is_breakpoint: bool = False
 
+    @property
+    def order(self) -> tuple[bool, int, int, int, int, bool]:
+        """Of several, the one that is read has the greatest: parameters that are trained are no whole model."""
+        of_model = self.what != _PARTS[0]
+        return of_model, self.epoch, self.step, self.run, _PARTS.index(self.what), self.is_breakpoint
+
     def __str__(self) -> str:
+        """Return what chooses it: `1_10`, `1_10-network`, `1_10 of run 1`."""
         step = f"{self.epoch}_{self.step}" if self.epoch or self.step else "unknown"
-        return f"{step}{f' of run {self.run}' if self.run else ''}{' (breakpoint)' if self.is_breakpoint else ''}"
+        words = (f"-{self.what}" if self.what else "", f" of run {self.run}" if self.run else "")
+        return f"{step}{''.join(words)}{' (breakpoint)' if self.is_breakpoint else ''}"
 
 
 def saved_at(name: str) -> Saved:

@@ -26,6 +26,7 @@ from ..text import first_few, quote, setting
 SAVED_IN = ("checkpoint", "checkpoint_network", "checkpoint_trainable")
 STRATEGY = "strategy"
 _ENDINGS = (".ckpt", ".safetensors")
+_SHOWN = 8
 
 
 class RankFile(NamedTuple):
@@ -50,11 +51,11 @@ class RankFolders:
     unread: tuple[str, ...] = ()
 
     def strategy(self) -> Path | None:
-        """Return the folder that tells how tensors are cut: inside, or next to them."""
+        """Return the folder that tells how tensors are cut: inside, next to them, or the one of the ranks itself."""
         for place in (self.directory / STRATEGY, self.directory.parent / STRATEGY):
             if any(is_strategy(name) or name.endswith(".json") for name in _listed(place)):
                 return place
-        return None
+        return self.directory if any(map(is_strategy, _listed(self.directory))) else None
 
 
 class Chosen(NamedTuple):
@@ -72,8 +73,11 @@ def find(path: Path) -> RankFolders | None:
     if not found or (found[0][0] != path and _has_weights(path)):
         return None
     (first, names), *others = found
-    by_step = {rank: _by_step(names[rank]) for rank in sorted(names)}
-    return RankFolders(first, by_step, tuple(place.name for place, _ in others))
+    by_step = {rank: steps for rank in sorted(names) if (steps := _by_step(names[rank]))}
+    if not by_step:
+        return None
+    iterations = [name for name in _listed(first) if name.startswith("iteration_")]
+    return RankFolders(first, by_step, (*(place.name for place, _ in others), *iterations))
 
 
 def _has_weights(path: Path) -> bool:
@@ -122,35 +126,38 @@ def choose(folders: RankFolders, step: str | None) -> Chosen:
     """
     every = {saved for steps in folders.names.values() for saved in steps}
     complete = {saved for saved in every if all(saved in steps for steps in folders.names.values())}
-    saved = max(complete, default=None) if step is None else _asked(folders, step, every)
+    newest = max(complete, key=lambda saved: saved.order, default=None)
+    saved = newest if step is None else _asked(folders, step, every)
     if saved is None:
         raise SourceError(
             f"{quote(folders.directory)}: no step was saved by all ranks: {_newest(folders)}",
-            f"choose one with {setting('step', 'EPOCH_STEP')}; slices that no rank has of it are named then",
+            f"choose one with {setting('step', 'EPOCH_STEP')}: the ranks that have it may hold every slice of it",
         )
     files = [
         RankFile(rank, folders.directory / _only(folders, rank, steps[saved]))
         for rank, steps in folders.names.items()
         if saved in steps
     ]
-    return Chosen(files, saved, sorted(every - {saved}))
+    return Chosen(files, saved, sorted(every - {saved}, key=lambda other: other.order))
 
 
 def _asked(folders: RankFolders, step: str, every: Iterable[Saved]) -> Saved:
-    found = [saved for saved in every if step in (f"{saved.epoch}_{saved.step}", str(saved.step), str(saved))]
+    found = [saved for saved in every if step == str(saved)]
+    found = found or [saved for saved in every if step in (f"{saved.epoch}_{saved.step}", str(saved.step))]
     if not found:
-        there = first_few(sorted(map(str, every)), 8)
+        there = first_few([*map(str, sorted(every, key=lambda saved: saved.order))], _SHOWN)
         raise UsageError(f"{quote(folders.directory)} holds no step {quote(step)}; there are: {there}")
     if len({(saved.epoch, saved.step) for saved in found}) > 1:
         raise UsageError(
             f"{setting('step', step)} may be {first_few(sorted(map(str, found)))}",
             f"name the epoch too, such as {setting('step', f'{found[0].epoch}_{found[0].step}')}",
         )
-    return max(found)
+    return max(found, key=lambda saved: saved.order)
 
 
 def _newest(folders: RankFolders) -> str:
-    return first_few([f"rank {rank} has {max(steps)}" for rank, steps in folders.names.items()], 4)
+    newest = {rank: max(steps, key=lambda saved: saved.order) for rank, steps in folders.names.items()}
+    return first_few([f"rank {rank} has {saved}" for rank, saved in newest.items()], 4)
 
 
 def _only(folders: RankFolders, rank: int, names: Sequence[str]) -> str:
