@@ -35,7 +35,7 @@ def read(path: Path, iteration: Iteration, header_room: Callable[[], HeaderRoom]
     models = model_files(iteration.names)
     if not iteration.has_metadata and len(models) == 1:
         found = catalog.open_catalog(iteration.directory, header_room)
-        return replace(found, path=path, notes=tuple(_which(path, iteration)), of_ranks=True)
+        return replace(found, path=path, notes=tuple(_which(iteration)), of_ranks=True)
     where = quote(iteration.directory)
     if not iteration.has_metadata:
         raise SourceError(
@@ -63,7 +63,7 @@ def read(path: Path, iteration: Iteration, header_room: Callable[[], HeaderRoom]
             name: "the state of the optimizer, not of the model" for name in iteration.names if is_optimizer(name)
         },
         warnings=complaints.warnings(held.warnings),
-        notes=tuple(_notes(path, iteration, held)),
+        notes=tuple(_notes(iteration, held)),
         of_ranks=True,
     )
 
@@ -78,17 +78,19 @@ def _lost(where: str, held: OfIteration) -> SourceError:
     )
 
 
-def _notes(path: Path, iteration: Iteration, held: OfIteration) -> Iterator[str]:
+def _notes(iteration: Iteration, held: OfIteration) -> Iterator[str]:
     state = f"; {counted(held.optimizer, 'tensor')} of the optimizer not read" if held.optimizer else ""
     yield f"{counted(len(held.files), 'file')} of ranks, cut as {METADATA} says{state}"
-    yield from _which(path, iteration)
+    yield from _which(iteration)
     if held.absent:
         yield f"missing: {first_few(held.absent, 3, quote)}; other files hold copies of all their slices"
+    if held.unlisted:
+        yield f"not in {METADATA}, so taken to be whole in every file: {first_few(held.unlisted, _SHOWN, quote)}"
 
 
-def _which(path: Path, iteration: Iteration) -> Iterator[str]:
+def _which(iteration: Iteration) -> Iterator[str]:
     if iteration.number is not None:
-        yield f"iteration {iteration.number}" + ("" if path == iteration.directory else ", the newest complete one")
+        yield f"iteration {iteration.number}" + (f", {iteration.why}" if iteration.why else "")
     if iteration.others:
         others = first_few([str(number) for number in reversed(iteration.others)], _SHOWN)
         yield f"other iterations of the training: {others}; choose with {setting('step', 'NUMBER')}"

@@ -27,6 +27,8 @@ TRACKER = "latest_checkpointed_iteration.txt"
 SAVED_IN = "checkpoint"
 _ITERATION = re.compile(r"iteration_(\d{7,})")
 _SHOWN = 5
+# Of a number in a file, with more room than any has.
+_DIGITS = 32
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Iteration:
         directory: where its files are.
         names: all of them.
         number: its number, `None` where the directory's name does not tell it.
+        why: why this one is read, where others may be there.
         others: the numbers of other iterations of the training.
     """
 
@@ -44,6 +47,7 @@ class Iteration:
     names: Sequence[str]
     number: int | None
     others: Sequence[int] = ()
+    why: str = ""
 
     @property
     def has_metadata(self) -> bool:
@@ -72,33 +76,36 @@ def find(path: Path, step: str | None) -> Iteration | None:
         found = {int(match[1]): name for name in _listed(root) if (match := _ITERATION.fullmatch(name))}
         numbers = {number: root / name for number, name in found.items() if model_files(_listed(root / name))}
         if numbers or (found and TRACKER in _listed(root)):
-            number = _chosen(root, numbers, step)
-            return Iteration(numbers[number], _listed(numbers[number]), number, sorted({*numbers} - {number}))
+            number, why = _chosen(root, numbers, step)
+            return Iteration(numbers[number], _listed(numbers[number]), number, sorted({*numbers} - {number}), why)
     return None
 
 
-def _chosen(root: Path, numbers: dict[int, Path], step: str | None) -> int:
-    there = first_few([*map(str, sorted(numbers, reverse=True))], _SHOWN) or "none with weights"
+def _chosen(root: Path, numbers: dict[int, Path], step: str | None) -> tuple[int, str]:
+    """Return the number of the iteration to read, and why it is that one."""
+    listed = first_few([*map(str, sorted(numbers, reverse=True))], _SHOWN)
+    there = f"there are: {listed}" if listed else "no iteration has its weights"
     if step is not None:
         if not step.isdecimal() or int(step) not in numbers:
-            raise UsageError(f"{quote(root)} holds no iteration {quote(step)}; there are: {there}")
-        return int(step)
+            raise UsageError(f"{quote(root)} holds no iteration {quote(step)}; {there}")
+        return int(step), ""
     newest = _tracked(root)
     if newest is None:
-        return max((n for n, place in numbers.items() if METADATA in _listed(place)), default=max(numbers))
+        complete = [number for number, place in numbers.items() if METADATA in _listed(place)]
+        return max(complete or numbers), "the newest complete one" if complete else "the newest"
     if newest not in numbers:
         raise SourceError(
-            f"{quote(root / TRACKER)} names iteration {newest}, whose weights are not there; there are: {there}",
-            f"copy it too, or choose another with {setting('step', 'NUMBER')}",
+            f"{quote(root / TRACKER)} names iteration {newest}, whose weights are missing; {there}",
+            "copy its files too" + (f", or choose another with {setting('step', 'NUMBER')}" if numbers else ""),
         )
-    return newest
+    return newest, f"the one that {TRACKER} names"
 
 
 def _tracked(root: Path) -> int | None:
     """Return the number in the file that names the newest complete iteration, `None` without one."""
     with suppress(SourceError), opened(root / TRACKER) as (descriptor, file):
-        text = read_at(descriptor, 0, min(file.size, 32), file).decode(errors="replace").strip()
-        return int(text) if text.isdecimal() else None
+        text = read_at(descriptor, 0, min(file.size, _DIGITS), file).decode(errors="replace").strip()
+        return int(text) if text.isdecimal() and file.size < _DIGITS else None
     return None
 
 
