@@ -10,7 +10,7 @@ from ..rules.patterns import fill, holes
 from ..rules.statements import TIED, Copy, Rule, Side, Tied
 from ..rules.table import Table
 from ..tensors.refs import Catalog, TensorRef
-from ..text import quote
+from ..text import quote, setting
 from .matching import Matches
 
 #: Whether two tensors begin with the same bytes: all that planning may ask of tensor data.
@@ -77,7 +77,7 @@ class Repeats:
     def _check_equal(self) -> None:
         """Check tensors that are in two files, and dropped tensors that must equal another."""
         for first, second in self._catalog.twice:
-            self.checks.append(SameBytes(first, second, _in_two_files(first, second)))
+            self.checks.append(SameBytes(first, second, _in_two_files(first, second, self._catalog.of_ranks)))
         for name, other in self._matches.must_equal.items():
             if other in self._catalog:
                 kept, dropped = self._catalog[other], self._catalog[name]
@@ -153,8 +153,15 @@ def _unequal(other: TensorRef, kept: TensorRef, why: str, hint: str = "") -> Uns
     return UnsupportedError(f"{quote(other.name)} differs from {quote(kept.name)}, but {why}", hint)
 
 
-def _in_two_files(first: TensorRef, second: TensorRef) -> SourceError:
+def _in_two_files(first: TensorRef, second: TensorRef, of_ranks: bool) -> SourceError:
     files = " and ".join(quote(next(ref.places()).file.path.name) for ref in (first, second))
+    if of_ranks:
+        return SourceError(
+            f"{quote(first.name)} is in two pipeline stages, in {files} and others, and the two differ: "
+            "it is ambiguous which one is meant",
+            f"choose another step of the training with {setting('step', 'STEP')}: the stages may have saved different "
+            "ones",
+        )
     return SourceError(
         f"{quote(first.name)} is in {files}, and the two differ: it is ambiguous which one is meant",
         "remove the file that does not belong there",

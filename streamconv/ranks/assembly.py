@@ -24,6 +24,7 @@ class Assembly:
         findings: slices of other shapes or dtypes than their neighbours', and layouts that do not fit them.
         lost: tensor → the ranks that would hold slices of it which no rank holds.
         unlisted: names of tensors that no layout names: every rank holds them whole.
+        of_cut: names of training state that no layout names although its parameter is cut: it may be cut any way.
         twice: tensors that two pipeline stages hold, the one in `tensors` first.
     """
 
@@ -31,6 +32,7 @@ class Assembly:
     findings: list[str] = field(default_factory=list)
     lost: dict[str, Sequence[int]] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
+    of_cut: list[str] = field(default_factory=list)
     twice: list[tuple[TensorRef, TensorRef]] = field(default_factory=list)
 
 
@@ -62,10 +64,18 @@ class _Work:
         layouts = {stage: self.stages[stage].layouts.get(name) if self.stages else None for stage in by_stage}
         if wrong:
             self.found.findings += wrong
-        elif not any(layouts.values()):
-            self._add_whole(name, [*by_stage.values()])
-        else:
+        elif any(layouts.values()):
             self._add_cut(name, by_stage, layouts)
+        elif self._is_of_cut(name):
+            self.found.of_cut.append(name)
+        else:
+            self._add_whole(name, [*by_stage.values()])
+
+    def _is_of_cut(self, name: str) -> bool:
+        """Return whether a tensor is the state of a parameter that is cut, such as `adam_m.NAME`."""
+        parameter = name.partition(".")[2]
+        layouts = (stage.layouts.get(parameter) for stage in self.stages)
+        return is_training_state(name) and any(layout and max(layout.pieces, default=1) > 1 for layout in layouts)
 
     def _add_whole(self, name: str, held: Sequence[Held]) -> None:
         first, *others = held
@@ -91,11 +101,12 @@ class _Work:
                 )
             elif ref := self._joined(name, held, layout, self.stages[stage]):
                 whole.append(ref)
-        if whole and (other := next((ref for ref in whole if ref.shape != whole[0].shape), None)):
-            self.found.findings.append(
-                f"{quote(name)} is {list(whole[0].shape)} by the strategy of one pipeline stage, "
-                f"and {list(other.shape)} by that of another"
-            )
+        if whole:
+            # What another pipeline stage holds completely is not lost.
+            self.found.lost.pop(name, None)
+        kinds = {(ref.shape, ref.dtype): f"{list(ref.shape)} {ref.dtype}" for ref in whole}
+        if len(kinds) > 1:
+            self.found.findings.append(f"{quote(name)} is {' and '.join(kinds.values())} by its pipeline stages")
         elif whole:
             self.found.tensors[name] = whole[0]
             self.found.twice += [(whole[0], other) for other in whole[1:]]

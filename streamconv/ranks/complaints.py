@@ -34,7 +34,8 @@ def refuse(where: str, findings: Sequence[str], by: str) -> None:
     """
     if findings:
         raise SourceError(
-            f"{where}: slices do not fit each other or {by}, {counted(len(findings), 'time')}:{listed(findings)}",
+            f"{where}: {counted(len(findings), 'tensor')} in slices that do not fit each other or {by}:"
+            f"{listed(findings)}",
             f"check that all files are of one training and one step, and {by} too",
         )
 

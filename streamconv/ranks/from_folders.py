@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ..errors import SourceError, StreamconvError, UnsupportedError
@@ -55,7 +56,7 @@ def read(
     complaints.refuse(quote(folders.directory), found.findings, "the strategy")
     if found.lost and strategy:
         raise _lost(folders, chosen, strategy, found)
-    _check_copies(folders, strategy, found)
+    unread = [*found.of_cut, *_check_copies(folders, strategy, found)]
     return Catalog(
         path=path,
         format=held.format,
@@ -63,8 +64,8 @@ def read(
         files=tuple(held.files),
         ignored=held.ignored,
         twice=tuple(found.twice),
-        warnings=tuple(_warnings(folders, strategy, held.warnings)),
-        notes=tuple(_notes(path, folders, chosen, strategy)),
+        warnings=tuple(_warnings(chosen, strategy, found, held.warnings)),
+        notes=(*_notes(path, folders, chosen, strategy), *_notes_of_unlisted(strategy, found, unread)),
         of_ranks=True,
     )
 
@@ -81,8 +82,8 @@ def _check_world(folders: RankFolders, strategy: Strategy) -> None:
         stages = counted(len(strategy.stages), "pipeline stage")
         raise SourceError(
             f"the strategy is for {counted(strategy.world_size, 'rank')} in {stages} "
-            f"({first_few([*map(str, strategy.files)], 3, quote)}), and {quote(folders.directory)} holds "
-            f"{len(folders.names)}: also {complaints.ranks(surplus)}",
+            f"({first_few([*map(str, strategy.files)], 3, quote)}), and {quote(folders.directory)} also holds files "
+            f"of {complaints.ranks(surplus)}",
             f"give the strategy files of all pipeline stages of this training with {setting('strategy', 'PATH')}",
         )
 
@@ -91,31 +92,39 @@ def _lost(folders: RankFolders, chosen: Chosen, strategy: Strategy, found: Assem
     absent = sorted({*range(strategy.world_size)} - {file.rank for file in chosen.files})
     missing = f"; {complaints.ranks(absent)} {'is' if len(absent) == 1 else 'are'} missing" if absent else ""
     lost = [f"{quote(name)} ({complaints.ranks(ranks)})" for name, ranks in found.lost.items()]
+    here, step = len(chosen.files), f" at step {chosen.saved}" if chosen.others else ""
+    other = f", choose another step with {setting('step', 'EPOCH_STEP')}" if chosen.others else ""
     return SourceError(
         f"{quote(folders.directory)}: the strategy is for {counted(strategy.world_size, 'rank')}, and "
-        f"{len(chosen.files)} are here{missing}; no rank here has these slices of {counted(len(lost), 'tensor')}:"
-        f"{complaints.listed(lost)}",
-        "copy the missing files from the hosts that wrote them, or give the strategy of this training "
+        f"{here} {'is' if here == 1 else 'are'} here{step}{missing}; no rank here has these slices of "
+        f"{counted(len(lost), 'tensor')}:{complaints.listed(lost)}",
+        f"copy the missing files from the hosts that wrote them{other}, or give the strategy of this training "
         f"with {setting('strategy', 'PATH')}",
     )
 
 
-def _check_copies(folders: RankFolders, strategy: Strategy | None, found: Assembly) -> None:
-    """Refuse tensors that nothing says how to cut if ranks hold different ones.
+def _check_copies(folders: RankFolders, strategy: Strategy | None, found: Assembly) -> list[str]:
+    """Refuse tensors that nothing says how to cut if ranks hold different ones; remove such state of the training.
+
+    Returns:
+        The names that were removed.
 
     Raises:
         SourceError, UnsupportedError: which tensor, and which ranks.
     """
-    refs = (found.tensors[name] for name in found.unlisted if not is_training_state(name))
-    differing = [*first_bytes.differing(refs)]
-    if differing:
-        raise _no_copies(quote(folders.directory), strategy, differing)
+    differing = [*first_bytes.differing(found.tensors[name] for name in found.unlisted)]
+    if of_model := [one for one in differing if not is_training_state(one[0])]:
+        raise _no_copies(quote(folders.directory), strategy, of_model)
+    for name, _, _ in differing:
+        del found.tensors[name]
+    return [name for name, _, _ in differing]
 
 
 def _no_copies(where: str, strategy: Strategy | None, differing: Sequence[tuple[str, int, int]]) -> StreamconvError:
     name, one, other = differing[0]
     what = f"{where}: {quote(name)} begins with other bytes in rank {other} than in rank {one}"
-    more = f", and so do {len(differing) - 1} more tensors" if len(differing) > 1 else ""
+    rest = len(differing) - 1
+    more = f", and so {'does' if rest == 1 else 'do'} {counted(rest, 'more tensor')}" if rest else ""
     if strategy is None:
         return UnsupportedError(
             f"{what}{more}: the ranks hold slices, and no strategy tells how they are cut",
@@ -142,6 +151,17 @@ def _notes(path: Path, folders: RankFolders, chosen: Chosen, strategy: Strategy 
         yield f"{complaints.ranks(sorted(absent))} missing; other ranks hold copies of all their slices"
 
 
+def _notes_of_unlisted(strategy: Strategy | None, found: Assembly, unread: Sequence[str]) -> Iterator[str]:
+    if unread:
+        yield (
+            f"{counted(len(unread), 'tensor')} of the training's state not read, because no strategy tells how "
+            f"they are cut: {first_few(unread, _SHOWN, quote)}"
+        )
+    unlisted = [name for name in found.unlisted if not is_training_state(name)] if strategy else []
+    if unlisted:
+        yield f"not in the strategy, so taken to be whole in every rank: {first_few(unlisted, _SHOWN, quote)}"
+
+
 def _how_cut(strategy: Strategy | None) -> str:
     if strategy is None:
         return "no strategy: every rank is taken to hold whole tensors"
@@ -150,8 +170,24 @@ def _how_cut(strategy: Strategy | None) -> str:
     return f"cut as {len(strategy.files)} files in {quote(strategy.files[0].parent)} say"
 
 
-def _warnings(folders: RankFolders, strategy: Strategy | None, of_files: Sequence[str]) -> Iterator[str]:
-    gaps = sorted({*range(max(folders.names) + 1)} - {*folders.names})
+def _warnings(chosen: Chosen, strategy: Strategy | None, found: Assembly, of_files: Sequence[str]) -> Iterator[str]:
+    here = {file.rank for file in chosen.files}
+    gaps = [*islice((rank for rank in range(max(here)) if rank not in here), _SHOWN)]
     if strategy is None and gaps:
-        yield f"there is no file of {complaints.ranks(gaps)}: what only they held is missing"
+        is_or_are = "is" if len(gaps) == 1 else "are"
+        yield (
+            f"{complaints.ranks(gaps)} {is_or_are} missing, and no strategy tells whether other ranks hold all that "
+            f"{'it' if len(gaps) == 1 else 'they'} held"
+        )
+    elif strategy is None and _is_divided(found, len(here)):
+        yield (
+            "ranks hold different tensors, and no strategy tells how many ranks there were: "
+            f"what ranks after rank {max(here)} held is missing, if there were any"
+        )
     yield from complaints.warnings(of_files)
+
+
+def _is_divided(found: Assembly, ranks: int) -> bool:
+    """Return whether some tensors of the model are not in all ranks."""
+    refs = (found.tensors[name] for name in found.unlisted if not is_training_state(name))
+    return any((ref.slices.most_copies() if ref.slices else 1) < ranks for ref in refs)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from ..errors import SourceError
+from ..errors import SourceError, UnsupportedError
 from ..formats import files
 from ..formats.directory import FORMATS
 from ..formats.header_room import HeaderRoom
+from ..formats.rank_slices import file_rank
 from ..formats.safetensors import Known
 from ..tensors.dtypes import DType
 from ..tensors.extents import SourceFile
@@ -102,7 +104,8 @@ def read(
     first: dict[str, Path] = {}
     known: Known = {}
     for rank, path in ranks:
-        shard = files.read(path, FORMATS[path.suffix], header_room(), known)
+        with _named(rank, path):
+            shard = files.read(path, FORMATS[path.suffix], header_room(), known)
         found.add(rank, stage_of(rank), shard.file, shard.tensors.values())
         first.setdefault(shard.format, path)
         found.ignored.update((str(path.relative_to(directory).parent / key), why) for key, why in shard.ignored.items())
@@ -110,6 +113,17 @@ def read(
     _refuse_mixed(first)
     found.format = next(iter(first))
     return found
+
+
+@contextmanager
+def _named(rank: int, path: Path) -> Iterator[None]:
+    """Name the rank in errors of its file, whose name may be that of every rank's."""
+    try:
+        yield
+    except (SourceError, UnsupportedError) as error:
+        if file_rank(path.name) is None:
+            error.add(f"it is the file of rank {rank}: {quote(path)}")
+        raise
 
 
 def _refuse_mixed(first: Mapping[str, Path]) -> None:

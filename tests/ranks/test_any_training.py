@@ -65,7 +65,12 @@ MODELS: dict[str, tuple[Mapping[str, Sequence[Any]], dict[str, Any]]] = {
 }
 #: What training adds; no strategy names the last four, and every rank has them whole.
 OPTIMIZER = ("adam_m.", "adam_v.")
-OF_THE_RUN = {"global_step": ("I32", (1,)), "epoch_num": ("I64", ()), "loss_scale": ("F32", ()), "adam_m.nothing": ("F32", (0, 3))}
+OF_THE_RUN = {
+    "global_step": ("I32", (1,)),
+    "epoch_num": ("I64", ()),
+    "loss_scale": ("F32", ()),
+    "adam_m.nothing": ("F32", (0, 3)),
+}
 
 # A training is one number to hypothesis: there is nothing to shrink.
 QUICK = settings(
@@ -188,7 +193,9 @@ def test_folders_of_ranks(tmp_path_factory, patch, drawn, region, ending, kind, 
     (folder / "config.json").write_text(json.dumps(drawn.config))
     held = training.without_copies(drawn.random.choice) if copies == "removed" else training.all_held()
     gone = lost_ranks(drawn, held) if copies == "some ranks" else []
-    write_ranks(folder / "output", {r: one for r, one in held.items() if r not in gone}, "tiny_rank_{rank}-1_10" + ending)
+    write_ranks(
+        folder / "output", {r: one for r, one in held.items() if r not in gone}, "tiny_rank_{rank}-1_10" + ending
+    )
     strategy = write_strategies(folder / ("output" if beside else "elsewhere"), training, kind)
     given_strategy = {} if beside else {"strategy": strategy}
     check(drawn, folder / "output", folder, [*training.tensors], **given_strategy, verify=drawn.random.random() < 0.3)

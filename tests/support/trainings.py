@@ -1,4 +1,4 @@
-"""What a training leaves, cut by NumPy alone: an account of MindSpore's slices that shares no code with what reads them."""
+"""What a training leaves, cut by NumPy alone: MindSpore's slices, by a rule that shares no code with what reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from support import golden
 Array = NDArray[Any]
 
 #: MindSpore's names of dtypes in metadata.json.
-MINDSPORE = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "I32": "int32", "I64": "int64", "F8_E4M3": "float8_e4m3fn"}
+MINDSPORE = {
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "I32": "int32",
+    "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn",
+}
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,10 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 
 
 def write_ranks(
-    root: Path, held: Mapping[int, Mapping[str, Tensor]], name: str = "tiny_rank_{rank}-1_10.ckpt", folder: str = "checkpoint"
+    root: Path,
+    held: Mapping[int, Mapping[str, Tensor]],
+    name: str = "tiny_rank_{rank}-1_10.ckpt",
+    folder: str = "checkpoint",
 ) -> Path:
     """Write a file for each rank into folders as MindFormers does; return the root."""
     for rank, tensors in held.items():

@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def cut(draw, most=4):
         data = whole[box].tobytes()
         for copy in range(draw(st.integers(1, 3))):
             edges = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=2))})
-            for low, high in zip(edges, edges[1:], strict=False):
+            for low, high in pairwise(edges):
                 content = files[(number + copy) % len(FILES)]
                 table.extend((copy, (number + copy) % len(FILES), len(content), high - low))
                 content += data[low:high] + b"\xff" * draw(st.integers(0, 2))
