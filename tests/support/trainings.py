@@ -1,4 +1,4 @@
-"""What a training leaves, cut by NumPy alone: MindSpore's slices, by a rule that shares no code with what reads them."""
+"""What a training leaves, cut by NumPy alone: slices by a rule that shares no code with what reads them."""
 
 from __future__ import annotations
 
