@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ..errors import SourceError
 from ..formats import files
 from ..formats.header_room import HeaderRoom
+from ..formats.headers import DOWNLOAD_AGAIN
 from ..formats.rank_slices import is_optimizer
 from ..formats.safetensors import Known
 from ..tensors.extents import SourceFile
@@ -52,7 +54,11 @@ def read(iteration: Iteration, header_room: Callable[[], HeaderRoom]) -> OfItera
         BudgetError: one is longer than `header_room` allows.
         UnsupportedError: a dtype that streamconv does not know, or interleaved slices.
     """
-    stated = metadata.read(iteration.directory / METADATA, header_room())
+    try:
+        stated = metadata.read(iteration.directory / METADATA, header_room())
+    except SourceError as error:
+        error.add("", DOWNLOAD_AGAIN)
+        raise
     wanted = {name: tensor for name, tensor in stated.items() if not all(map(is_optimizer, _file_names(tensor)))}
     found = OfIteration(optimizer=len(stated) - len(wanted))
     work = _Work(found, wanted)

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import streamconv
+from streamconv import conversion
+from streamconv.engine.budget import Budget
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import golden
@@ -169,11 +171,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def patch():
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        yield lambda region: patch.setattr(conversion, "decide_budget", lambda *_: Budget(1 << 30, 1 << 20, 2, region))
 
 
 #: Of a worker: larger than all tensors here, or smaller than many of the large models.
-REGIONS = st.sampled_from([128 << 20, 4096])
+REGIONS = st.sampled_from([1 << 20, 4096, 200])
 
 
 @pytest.mark.slow
@@ -187,7 +189,7 @@ REGIONS = st.sampled_from([128 << 20, 4096])
     st.booleans(),
 )
 def test_folders_of_ranks(tmp_path_factory, patch, drawn, region, ending, kind, copies, beside) -> None:
-    patch.setattr("streamconv.engine.budget.MAX_REGION", region)
+    patch(region)
     folder, training = tmp_path_factory.mktemp("ranks"), drawn.training
     add_run(training)
     (folder / "config.json").write_text(json.dumps(drawn.config))
@@ -212,7 +214,7 @@ def test_folders_of_ranks(tmp_path_factory, patch, drawn, region, ending, kind, 
     st.booleans(),
 )
 def test_iterations(tmp_path_factory, patch, drawn, region, version, removes, prefix, split) -> None:
-    patch.setattr("streamconv.engine.budget.MAX_REGION", region)
+    patch(region)
     folder, training = tmp_path_factory.mktemp("iterations"), drawn.training
     (folder / "config.json").write_text(json.dumps(drawn.config))
     held = training.without_copies(drawn.random.choice) if removes else training.all_held()
