@@ -189,11 +189,11 @@ def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
 @cli.command(short_help="Prove a result against its manifest, or against its source.")
 @click.argument("words", nargs=-1, metavar="[SOURCE] DEST")
 @click.option("--sample", metavar="SHARE", help="Read only a share, another one each time: 5%, or 0.05.")
-@together(RESOURCES, FAMILY, QUIET, JSON)
+@together(STRATEGY, STEP, RESOURCES, FAMILY, QUIET, JSON)
 def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Prove that DEST is what streamconv wrote, against its manifest, or with SOURCE against what SOURCE gives.
 
-    --max-mem, --workers, --config, --io and --family go with SOURCE only.
+    --strategy, --step, --max-mem, --workers, --config, --io and --family go with SOURCE only.
     """
     from ..api import verify
 

@@ -71,7 +71,7 @@ def test_any_copy_of_a_slice_will_do(saved, parallel):
 def test_lost_slices_are_named_with_their_ranks(saved, parallel):
     refused(
         saved(parallel, without(parallel, 0, 2)),
-        "the strategy is for 4 ranks, and 2 are here; ranks 0, 2 are missing; no rank here has these slices of 2 tensors",
+        "the strategy is for 4 ranks, and 2 are here; ranks 0, 2 are missing; no rank here has these slices",
         "\n  wq (ranks 0, 2)\n  wo (ranks 0, 2)\nhint: copy the missing files from the hosts that wrote them",
     )
 
@@ -162,7 +162,7 @@ def test_a_shared_embedding_that_differs(saved, staged, tmp_path):
     held[3]["emb"] = Tensor("BF16", held[3]["emb"].bits + 1)
     source = saved(staged, held)
     with pytest.raises(
-        SourceError, match="emb is in two pipeline stages, in .*rank_0-1_10.ckpt and .*, and the two diff"
+        SourceError, match=r"emb is in two pipeline stages, in .*rank_0-1_10.ckpt and .*, and the two diff"
     ):
         streamconv.convert(source, tmp_path.parent / "out", model="raw")
 

@@ -78,7 +78,7 @@ def test_a_directory_of_any_name_with_their_files(make):
 def test_a_step_that_is_not_there(make, root, step):
     place = make(10)
     make(20)
-    with pytest.raises(UsageError, match="holds no iteration .*; there are: 20, 10"):
+    with pytest.raises(UsageError, match=r"holds no iteration .*; there are: 20, 10"):
         read(root, step)
     with pytest.raises(UsageError, match="is iteration 10, not "):
         read(place, step)
@@ -95,5 +95,5 @@ def test_the_tracker_names_one_that_is_missing(make, root):
 def test_the_tracker_names_one_without_weights_and_there_are_no_others(make, root):
     make(10, "opt-0000000-0000001.safetensors")
     (root / TRACKER).write_text("10")
-    with pytest.raises(SourceError, match="no iteration has its weights\nhint: copy its files too$"):
+    with pytest.raises(SourceError, match=r"no iteration has its weights\nhint: copy its files too$"):
         read(root)

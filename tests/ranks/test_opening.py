@@ -16,6 +16,7 @@ from streamconv.output.writer import FileSink
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import golden, running
+from support.helpers import LLAMA
 from support.running import StoppedError
 from support.trainings import Cut, Stage, Tensor, Training, write_file, write_iteration, write_ranks, write_strategies
 
@@ -54,7 +55,7 @@ def test_a_strategy_has_no_effect_on_an_iteration(training, tmp_path):
 
 
 def test_a_strategy_that_is_missing_or_none(output):
-    with pytest.raises(SourceError, match="cannot open .*nothing"):
+    with pytest.raises(SourceError, match=r"cannot open .*nothing"):
         streamconv.open(output, strategy=output / "nothing")
     with pytest.raises(SourceError, match="holds no strategy file of MindSpore"):
         streamconv.open(output, strategy=output / "checkpoint/rank_0")
@@ -108,11 +109,23 @@ def test_inspect(output):
     assert (refused.code, "holds no step 11; there are: 1_10" in refused.err) == (2, True)
 
 
-def test_diff_and_verify_with_the_merged_result(output, tmp_path):
+def flipped(tensors):
+    return {name: Tensor(one.dtype, one.bits ^ 1) for name, one in tensors.items()}
+
+
+def test_diff_and_verify_with_the_merged_result(output, training, tmp_path):
     streamconv.convert(output, tmp_path / "merged", model="raw")
     assert streamconv.diff(output, tmp_path / "merged").same
     streamconv.verify(tmp_path / "merged", source=output)
-    held = tmp_path / "merged/model.safetensors"
+    # Of another step the same names hold other values.
+    write_ranks(output, {rank: flipped(training.held(rank)) for rank in range(4)}, "tiny_rank_{rank}-1_20.ckpt")
+    assert running.run("verify", output, tmp_path / "merged").code == 7
+    assert running.run("verify", output, tmp_path / "merged", "--step", "10").code == 0
+    (output / "strategy").rename(tmp_path / "strategy")
+    words = ("--step", "10", "--strategy", tmp_path / "strategy")
+    assert running.run("verify", output, tmp_path / "merged", *words).code == 0
+    (tmp_path / "strategy").rename(output / "strategy")
+    (held,) = (tmp_path / "merged").glob("*.safetensors")
     data = bytearray(held.read_bytes())
     data[-1] ^= 1
     held.write_bytes(data)
@@ -144,7 +157,7 @@ def test_a_rank_file_that_is_replaced_during_the_run(output, training, tmp_path)
     path = output / "checkpoint/rank_1/tiny_rank_1-1_10.ckpt"
     shutil.copy(path, tmp_path / "copy")
     (tmp_path / "copy").replace(path)
-    with pytest.raises(SourceChangedError, match="rank_1-1_10.ckpt"):
+    with pytest.raises(SourceChangedError, match=r"rank_1-1_10.ckpt"):
         planned.run()
     assert not (tmp_path / "out").exists()
 
@@ -179,3 +192,21 @@ def test_fp8_in_slices(tmp_path, axes):
     for source in ("output", "whole.safetensors"):
         streamconv.convert(tmp_path / source, tmp_path / f"{source}.out", model="raw", dtype="bf16")
     assert running.tree(tmp_path / "output.out") == running.tree(tmp_path / "whole.safetensors.out")
+
+
+def test_an_adapter_of_its_own_folder(tmp_path):
+    """What is trained with LoRA is saved apart, as slices too."""
+    names = [f"model.layers.{i}.attention.wq.mindpet_delta_lora_{part}" for i in range(2) for part in "ab"]
+    tensors = {name: tensor(name, (4, 20) if name.endswith("a") else (24, 4)) for name in names}
+    cuts = {name: Cut((2,), ((), (0,)) if name.endswith("a") else ((0,), ())) for name in names}
+    training = Training(tensors, [Stage(cuts)], (2,))
+    ending = "llama_rank_{rank}-trainable_params-1_10.safetensors"
+    write_ranks(tmp_path / "output", training.all_held(), ending, "checkpoint_trainable")
+    write_strategies(tmp_path / "output", training)
+    write_file(tmp_path / "whole.safetensors", tensors)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    words = {"model": "llama", "reverse": True, "options": {"lora_alpha": 8, "is_lora": True}}
+    for source in ("output", "whole.safetensors"):
+        streamconv.convert(tmp_path / source, tmp_path / f"{source}.out", config=tmp_path / "config.json", **words)
+    assert running.tree(tmp_path / "output.out") == running.tree(tmp_path / "whole.safetensors.out")
+    assert "adapter_config.json" in {path.name for path in (tmp_path / "output.out").iterdir()}

@@ -138,7 +138,9 @@ def test_steps_that_are_not_there_or_not_clear(find):
     found = find(*named("-1_10.ckpt", "-2_10.ckpt"))
     with pytest.raises(UsageError, match="holds no step 3; there are: 1_10, 2_10"):
         rank_folders.choose(found, "3")
-    with pytest.raises(UsageError, match='step=10 may be 1_10, 2_10\nhint: name the epoch too, such as step="[12]_10"'):
+    with pytest.raises(
+        UsageError, match=r'step=10 may be 1_10, 2_10\nhint: name the epoch too, such as step="[12]_10"'
+    ):
         rank_folders.choose(found, "10")
 
 
