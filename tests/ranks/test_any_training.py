@@ -76,7 +76,7 @@ OF_THE_RUN = {
 
 # A training is one number to hypothesis: there is nothing to shrink.
 QUICK = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
