@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from . import arguments
 from .arguments import Paths, PlanOptions, as_path
-from .checkpoint import open as open_checkpoint
+from .checkpoint import inspected
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
 from .checks.sample import Sample, parse_sample
@@ -210,6 +210,8 @@ def diff(
     *,
     max_mem: str | int | None = None,
     io: str = "auto",
+    strategy: Paths | None = None,
+    step: str | int | None = None,
     progress: OnProgress | None = None,
 ) -> Diff:
     """Compare two checkpoints of any supported formats by name, shape, dtype and value.
@@ -219,6 +221,7 @@ def diff(
         b: another one; names are compared as they are.
         max_mem: resident memory allowed, in bytes or as a size such as `"16G"`.
         io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
+        strategy, step: how the ranks of a training hold their tensors, and which step is meant, as for `plan`.
         progress: called a few times a second; counts bytes of both sides.
 
     Raises:
@@ -227,7 +230,7 @@ def diff(
         BudgetError: `max_mem` is too small.
         UsageError: `max_mem` or `io` does not parse.
     """
-    return diff_checkpoints(a, b, max_mem=max_mem, io=io, progress=progress)
+    return diff_checkpoints(a, b, max_mem=max_mem, io=io, strategy=strategy, step=step, progress=progress)
 
 
 def check(
@@ -253,25 +256,22 @@ def check(
     return family_check.check_family(chosen, opened.catalog, opened.config.values)
 
 
-def inspect(path: PathLike) -> dict[str, object]:
+def inspect(path: PathLike, *, strategy: Paths | None = None, step: str | int | None = None) -> dict[str, object]:
     """Return what a checkpoint holds as plain values: its files, and each tensor's dtype, shape and place.
 
     Args:
         path: a directory or a file, in any supported format; only headers are read.
+        strategy, step: how the ranks of a training hold its tensors, and which step to look at, as for `plan`.
 
     Raises:
         SourceError: it is broken or unreadable.
         UnsupportedError: its format, or a dtype in it, is not supported.
     """
-    return open_checkpoint(path).to_json()
+    return inspected(path, strategy, step).to_json()
 
 
 def _verify_alone(
-    path: Path,
-    found: Manifest | None,
-    sample: Sample | None,
-    progress: OnProgress | None,
-    options: PlanOptions,
+    path: Path, found: Manifest | None, sample: Sample | None, progress: OnProgress | None, options: PlanOptions
 ) -> Verified:
     """Verify against the manifest, which needs no conversion, and so none of its options."""
     if options:

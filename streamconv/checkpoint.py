@@ -22,6 +22,7 @@ from .errors import UnsupportedError, UsageError
 from .formats.header_room import HeaderRoom
 from .formats.safetensors import read_metadata
 from .paths import PathLike
+from .ranks.complaints import IncompleteError
 from .ranks.opening import open_checkpoint
 from .storage import access
 from .storage.access import Access
@@ -255,6 +256,21 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def inspected(path: PathLike, strategy: Paths | None = None, step: str | int | None = None) -> Checkpoint:
+    """Open a checkpoint to look at it: of ranks whose slices are missing, too, what is there and what is not.
+
+    Args:
+        path, strategy, step: as for `open`.
+
+    Raises:
+        StreamconvError: as `open`.
+    """
+    try:
+        return open(path, strategy=strategy, step=step)
+    except IncompleteError as error:
+        return Checkpoint(error.catalog)
 
 
 def open(  # noqa: A001 - as in gzip.open

@@ -21,6 +21,7 @@ def lines(catalog: Catalog) -> Iterator[str]:
         f"{counted(len(catalog.files), 'file')} of format {catalog.format}"
     )
     yield from catalog.notes
+    yield from (f"missing: slices of {line}" for line in catalog.lost)
     yield from (f"ignored: {quote(name)} ({why})" for name, why in catalog.ignored.items())
     yield from (f"warning: {warning}" for warning in catalog.warnings)
 
@@ -33,6 +34,7 @@ def values(catalog: Catalog) -> dict[str, object]:
         "files": {catalog.name_of(file): file.size for file in catalog.files},
         "ignored": dict(catalog.ignored),
         "warnings": list(catalog.warnings),
+        **({"missing": list(catalog.lost)} if catalog.lost else {}),
         "notes": [in_python(note) for note in catalog.notes],
         "tensors": [_described(catalog, ref) for ref in catalog.values()],
     }

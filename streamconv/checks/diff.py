@@ -15,12 +15,12 @@ from itertools import islice
 
 import numpy as np
 
-from ..arguments import as_path, check
+from ..arguments import Paths, as_path, as_paths, check
 from ..engine import budget as memory
 from ..engine.progress import OnProgress, ProgressReporter
 from ..engine.side_by_side import SideBySide
 from ..paths import PathLike
-from ..ranks.opening import open_checkpoint
+from ..ranks.opening import open_each
 from ..storage import access
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box, box_shape, flat_index
@@ -213,26 +213,22 @@ def diff_checkpoints(
     *,
     max_mem: str | int | None = None,
     io: str = "auto",
+    strategy: Paths | None = None,
+    step: str | int | None = None,
     progress: OnProgress | None = None,
 ) -> Diff:
     """Compare two checkpoints of any supported formats, by name, shape, dtype and value.
 
     Args:
-        a, b: a directory or a file each; names are compared as they are.
-        max_mem: bytes of resident memory, or a size such as `"16G"`.
-        io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
-        progress: called now and then; counts bytes of both sides.
+        a, b, max_mem, io, strategy, step, progress: as `streamconv.diff` takes them.
 
     Raises:
-        SourceError: one is damaged or unreadable, or changes while it is read.
-        UnsupportedError: one is of a format or holds a dtype that is not supported.
-        BudgetError: the memory limit is too low.
-        UsageError: a size or `io` that does not parse.
+        StreamconvError: as `streamconv.diff`.
     """
     check(io=io)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
-    one = open_checkpoint(as_path(a, "a"), lambda: memory.header_room(limit))
-    other = open_checkpoint(as_path(b, "b"), lambda: memory.header_room(limit))
+    paths, room = (as_path(a, "a"), as_path(b, "b")), lambda: memory.header_room(limit)
+    one, other = open_each(paths, room, as_paths(strategy, "strategy"), None if step is None else str(step))
     memory.check_planning(limit, len(one) + len(other))
     return _Comparison(one, other, limit, io, progress).run()
 

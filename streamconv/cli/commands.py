@@ -125,10 +125,10 @@ def inspect(path: str, as_json: bool, **arguments: Any) -> None:
 
     Of the ranks of a training: in how many slices each tensor is, what its slices are, and how many ranks have each.
     """
-    from ..checkpoint import open as open_checkpoint
+    from ..checkpoint import inspected
     from ..text import in_shell
 
-    checkpoint = open_checkpoint(path, **given(arguments))
+    checkpoint = inspected(path, **given(arguments))
     if as_json:
         click.echo(json.dumps(checkpoint.to_json(), indent=1))
     else:
@@ -217,7 +217,7 @@ def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: boo
 @cli.command(short_help="Show what differs between two checkpoints.")
 @click.argument("a")
 @click.argument("b")
-@together(MAX_MEM, IO, QUIET, JSON)
+@together(MAX_MEM, IO, STRATEGY, STEP, QUIET, JSON)
 def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Show what differs between A and B, checkpoints of any format: names, shapes, dtypes, values.
 

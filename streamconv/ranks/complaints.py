@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..errors import SourceError
+from ..tensors.refs import Catalog
 from ..text import counted, first_few
 
 _SHOWN = 5
+_LISTED = 100
+
+
+class IncompleteError(SourceError):
+    """Slices are missing.
+
+    Attributes:
+        catalog: the rest, and what is missing.
+    """
+
+    def __init__(self, message: str, hint: str, catalog: Catalog) -> None:
+        super().__init__(message, hint)
+        self.catalog = catalog
 
 
 def ranks(numbers: Sequence[int]) -> str:
@@ -17,8 +31,8 @@ def ranks(numbers: Sequence[int]) -> str:
 
 def listed(lines: Collection[str]) -> str:
     """Return the first few of these, a line for each, and how many more there are."""
-    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return "".join(f"\n  {line}" for line in [*lines][:_SHOWN]) + more
+    more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return "".join(f"\n  {line}" for line in [*lines][:_LISTED]) + more
 
 
 def refuse(where: str, findings: Sequence[str], by: str) -> None:

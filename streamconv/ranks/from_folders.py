@@ -15,6 +15,7 @@ from ..tensors.refs import Catalog
 from ..text import counted, first_few, quote, setting
 from . import complaints, first_bytes, holdings, rank_folders, strategies
 from .assembly import Assembly, assemble
+from .complaints import IncompleteError
 from .rank_folders import Chosen, RankFolders
 from .strategies import Strategy
 
@@ -54,10 +55,8 @@ def read(
     held = holdings.read(chosen.files, path, _stage_of(strategy), header_room)
     found = assemble(held, strategy)
     complaints.refuse(quote(folders.directory), found.findings, "the strategy")
-    if found.lost and strategy:
-        raise _lost(folders, chosen, strategy, found)
     unread = [*found.of_cut, *_check_copies(folders, strategy, found)]
-    return Catalog(
+    whole = Catalog(
         path=path,
         format=held.format,
         tensors=found.tensors,
@@ -65,9 +64,13 @@ def read(
         ignored=held.ignored,
         twice=tuple(found.twice),
         warnings=tuple(_warnings(chosen, strategy, found, held.warnings)),
-        notes=(*_notes(path, folders, chosen, strategy), *_notes_of_unlisted(strategy, found, unread)),
+        notes=(*_notes(path, folders, chosen, strategy, found), *_notes_of_unlisted(strategy, found, unread)),
+        lost=tuple(f"{quote(name)} ({complaints.ranks(ranks)})" for name, ranks in found.lost.items()),
         of_ranks=True,
     )
+    if whole.lost and strategy:
+        raise _incomplete(folders, chosen, strategy, whole)
+    return whole
 
 
 def _stage_of(strategy: Strategy | None) -> Callable[[int], int]:
@@ -88,18 +91,18 @@ def _check_world(folders: RankFolders, strategy: Strategy) -> None:
         )
 
 
-def _lost(folders: RankFolders, chosen: Chosen, strategy: Strategy, found: Assembly) -> SourceError:
+def _incomplete(folders: RankFolders, chosen: Chosen, strategy: Strategy, found: Catalog) -> IncompleteError:
     absent = sorted({*range(strategy.world_size)} - {file.rank for file in chosen.files})
     missing = f"; {complaints.ranks(absent)} {'is' if len(absent) == 1 else 'are'} missing" if absent else ""
-    lost = [f"{quote(name)} ({complaints.ranks(ranks)})" for name, ranks in found.lost.items()]
     here, step = len(chosen.files), f" at step {chosen.saved}" if chosen.others else ""
     other = f", choose another step with {setting('step', 'EPOCH_STEP')}" if chosen.others else ""
-    return SourceError(
+    return IncompleteError(
         f"{quote(folders.directory)}: the strategy is for {counted(strategy.world_size, 'rank')}, and "
         f"{here} {'is' if here == 1 else 'are'} here{step}{missing}; no rank here has these slices of "
-        f"{counted(len(lost), 'tensor')}:{complaints.listed(lost)}",
+        f"{counted(len(found.lost), 'tensor')}:{complaints.listed(found.lost)}",
         f"copy the missing files from the hosts that wrote them{other}, or give the strategy of this training "
         f"with {setting('strategy', 'PATH')}",
+        found,
     )
 
 
@@ -137,7 +140,9 @@ def _no_copies(where: str, strategy: Strategy | None, differing: Sequence[tuple[
     )
 
 
-def _notes(path: Path, folders: RankFolders, chosen: Chosen, strategy: Strategy | None) -> Iterator[str]:
+def _notes(
+    path: Path, folders: RankFolders, chosen: Chosen, strategy: Strategy | None, found: Assembly
+) -> Iterator[str]:
     stages = f" in {len(strategy.stages)} pipeline stages" if strategy and len(strategy.stages) > 1 else ""
     step = f", step {chosen.saved}" if chosen.saved.step else ""
     where = "" if folders.directory == path else f" in {quote(folders.directory.name)}"
@@ -147,7 +152,7 @@ def _notes(path: Path, folders: RankFolders, chosen: Chosen, strategy: Strategy 
         yield f"other steps of the training: {others}; choose with {setting('step', 'EPOCH_STEP')}"
     if folders.unread:
         yield f"not read: {first_few(folders.unread, 3, quote)}, of the same training"
-    if strategy and (absent := {*range(strategy.world_size)} - {file.rank for file in chosen.files}):
+    if strategy and not found.lost and (absent := {*range(strategy.world_size)} - {file.rank for file in chosen.files}):
         yield f"{complaints.ranks(sorted(absent))} missing; other ranks hold copies of all their slices"
 
 

@@ -14,6 +14,7 @@ from ..tensors.refs import Catalog
 from ..text import counted, first_few, quote, setting
 from . import by_metadata, complaints, first_bytes
 from .by_metadata import OfIteration
+from .complaints import IncompleteError
 from .iterations import METADATA, Iteration
 
 _SHOWN = 5
@@ -45,8 +46,6 @@ def read(path: Path, iteration: Iteration, header_room: Callable[[], HeaderRoom]
         )
     held = by_metadata.read(iteration, header_room)
     complaints.refuse(where, held.findings, METADATA)
-    if held.lost:
-        raise _lost(where, held)
     if differing := [*first_bytes.differing(held.tensors[name] for name in held.unlisted)]:
         name, one, other = differing[0]
         raise SourceError(
@@ -54,7 +53,7 @@ def read(path: Path, iteration: Iteration, header_room: Callable[[], HeaderRoom]
             f"and {METADATA} does not tell how it is cut",
             f"copy {METADATA} of this iteration again",
         )
-    return Catalog(
+    found = Catalog(
         path=path,
         format=_FORMAT,
         tensors=held.tensors,
@@ -64,17 +63,21 @@ def read(path: Path, iteration: Iteration, header_room: Callable[[], HeaderRoom]
         },
         warnings=complaints.warnings(held.warnings),
         notes=tuple(_notes(iteration, held)),
+        lost=tuple(f"{quote(name)} ({first_few(files, 3, quote)})" for name, files in held.lost.items()),
         of_ranks=True,
     )
+    if found.lost:
+        raise _incomplete(where, held, found)
+    return found
 
 
-def _lost(where: str, held: OfIteration) -> SourceError:
-    lost = [f"{quote(name)} ({first_few(files, 3, quote)})" for name, files in held.lost.items()]
+def _incomplete(where: str, held: OfIteration, found: Catalog) -> IncompleteError:
     absent = first_few(held.absent, 3, quote)
-    return SourceError(
+    return IncompleteError(
         f"{where}: {absent} {'is' if len(held.absent) == 1 else 'are'} missing; no file here has these slices of "
-        f"{counted(len(lost), 'tensor')}:{complaints.listed(lost)}",
+        f"{counted(len(found.lost), 'tensor')}:{complaints.listed(found.lost)}",
         "copy the missing files from the hosts that wrote them",
+        found,
     )
 
 
@@ -82,7 +85,7 @@ def _notes(iteration: Iteration, held: OfIteration) -> Iterator[str]:
     state = f"; {counted(held.optimizer, 'tensor')} of the optimizer not read" if held.optimizer else ""
     yield f"{counted(len(held.files), 'file')} of ranks, cut as {METADATA} says{state}"
     yield from _which(iteration)
-    if held.absent:
+    if held.absent and not held.lost:
         yield f"missing: {first_few(held.absent, 3, quote)}; other files hold copies of all their slices"
     if held.unlisted:
         yield f"not in {METADATA}, so taken to be whole in every file: {first_few(held.unlisted, _SHOWN, quote)}"

@@ -45,6 +45,32 @@ def open_checkpoint(
     return catalog.open_catalog(path, header_room)
 
 
+def open_each(
+    paths: Sequence[Path], header_room: Callable[[], HeaderRoom], strategy: Sequence[Path], step: str | None
+) -> list[Catalog]:
+    """Return the tensors of several checkpoints; `strategy` and `step` are for those that ranks left.
+
+    Args:
+        paths: the checkpoints.
+        header_room, strategy, step: as for `open_checkpoint`.
+
+    Raises:
+        StreamconvError: as `open_checkpoint`; also if ranks left none of them.
+    """
+    left = [_is_left_by_ranks(path, step) for path in paths]
+    if not any(left):
+        _refuse(paths[0], "strategy", strategy)
+        _refuse(paths[0], "step", step)
+    return [
+        open_checkpoint(path, header_room, *((strategy, step) if by_ranks else ()))
+        for path, by_ranks in zip(paths, left, strict=True)
+    ]
+
+
+def _is_left_by_ranks(path: Path, step: str | None) -> bool:
+    return disk.is_directory(path) and (rank_folders.find(path) or iterations.find(path, step)) is not None
+
+
 def _refuse(path: Path, name: str, value: object) -> None:
     if value:
         raise UsageError(

@@ -115,6 +115,7 @@ class Catalog(Mapping[str, TensorRef]):
         warnings: what may be wrong with the source although it can be read; plan and report show it.
         slice_of: for a file that is named like that of one rank of a distributed run, what it is then.
         notes: what is good to know of how it was read: of many ranks, which, and what is not read.
+        lost: tensors whose slices are missing, each with where they should be; such a catalog is only for looking at.
         of_ranks: whether it is what the ranks of a training left; its directory is no repository then.
     """
 
@@ -127,6 +128,7 @@ class Catalog(Mapping[str, TensorRef]):
     warnings: tuple[str, ...] = ()
     slice_of: str = ""
     notes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     of_ranks: bool = False
 
     def __getitem__(self, name: str) -> TensorRef:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import streamconv
-from streamconv.errors import SourceError, VerificationError
+from streamconv.errors import SourceError, UsageError, VerificationError
 from streamconv.formats import ckpt, safetensors
 from streamconv.formats.header_room import HeaderRoom
 from support import golden, running
@@ -123,3 +124,26 @@ def test_copies_that_differ(tmp_path: Path) -> None:
 def test_a_dash_in_a_name(tmp_path: Path) -> None:
     streamconv.convert(case("d28").folder, tmp_path / "out", model="raw")
     assert golden.found(tmp_path / "out") == case("d28").unified
+
+
+def test_inspect_shows_what_is_there_and_what_is_missing() -> None:
+    values = streamconv.inspect(case("d23").folder)
+    assert "model.layers.0.attention.wq.weight (rank 2)" in values["missing"]
+    assert {tensor["name"] for tensor in values["tensors"]} >= {"model.norm_out.weight"}
+    ended = running.run("inspect", case("d23").folder)
+    assert ended.code == 0
+    assert "missing: slices of lm_head.weight (rank 2)" in ended.out
+    assert "hold copies of all" not in ended.out
+    assert "missing" not in streamconv.inspect(case("d18").folder)
+
+
+def test_diff_of_one_training_with_another(tmp_path: Path) -> None:
+    """Where the strategy is elsewhere; a side that no ranks left needs none."""
+    one = case("d01")
+    shutil.copytree(one.checkpoint, tmp_path / "ranks")
+    streamconv.convert(one.folder, tmp_path / "whole", model="raw")
+    strategy = one.strategy_files[0].parent
+    assert streamconv.diff(tmp_path / "ranks", tmp_path / "whole", strategy=strategy).same
+    assert running.run("diff", tmp_path / "whole", tmp_path / "ranks", "--strategy", strategy).code == 0
+    with pytest.raises(UsageError, match="strategy has no effect"):
+        streamconv.diff(tmp_path / "whole", tmp_path / "whole", strategy=strategy)
