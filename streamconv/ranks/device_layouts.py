@@ -14,9 +14,11 @@ axis at position 0 with a tensor map that does not descend; what a training save
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+
+from ..tensors.grids import flat_index, unravelled
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,15 @@ class DeviceLayout:
         Args:
             rank: its number in the stage, from 0.
         """
-        at = self._coordinates(rank)
-        index = [
-            _mixed_radix(((at[self._position(axis)]), self.devices[self._position(axis)]) for axis in axes)
-            for axes in self.axes
-        ]
+        at = unravelled(rank, self.devices)
+        index = [self._number(at, [*map(self._position, axes)]) for axes in self.axes]
         if self.shards > 1:
-            part = _mixed_radix((at[position], self.devices[position]) for position in self.free) % self.shards
-            index[0] = index[0] * self.shards + part
+            index[0] = index[0] * self.shards + self._number(at, self.free) % self.shards
         return tuple(index)
+
+    def _number(self, at: Sequence[int], positions: Sequence[int]) -> int:
+        """Return the number that some of a rank's coordinates are, the first the most significant."""
+        return flat_index([at[p] for p in positions], [self.devices[p] for p in positions])
 
     def _position(self, axis: int) -> int:
         return len(self.devices) - 1 - axis
@@ -104,29 +106,8 @@ class DeviceLayout:
     def _sizes(self, axes: Iterable[int]) -> Iterable[int]:
         return (self.devices[self._position(axis)] for axis in axes)
 
-    def _coordinates(self, rank: int) -> tuple[int, ...]:
-        found = []
-        for size in reversed(self.devices):
-            rank, at = divmod(rank, size)
-            found.append(at)
-        return tuple(reversed(found))
-
-
-def _mixed_radix(digits: Iterable[tuple[int, int]]) -> int:
-    """Return the number of these digits, each with its base, the first the most significant."""
-    number = 0
-    for digit, base in digits:
-        number = number * base + digit
-    return number
-
 
 @lru_cache(maxsize=1024)
 def slice_numbers(layout: DeviceLayout) -> tuple[int, ...]:
     """Return for each rank of a stage which slice it holds; slices are numbered in row-major order."""
-    found = []
-    for rank in range(layout.ranks):
-        number = 0
-        for index, count in zip(layout.piece_of(rank), layout.pieces, strict=True):
-            number = number * count + index
-        found.append(number)
-    return tuple(found)
+    return tuple(flat_index(layout.piece_of(rank), layout.pieces) for rank in range(layout.ranks))

@@ -8,7 +8,7 @@ of any tree of operations ends as a few grids over tensors on disk: plain stride
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -81,12 +81,21 @@ def box_shape(box: Box) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in box)
 
 
-def flat_index(index: Iterable[int], shape: tuple[int, ...]) -> int:
+def flat_index(index: Iterable[int], shape: Sequence[int]) -> int:
     """Return the row-major number of an element."""
     flat = 0
     for coordinate, size in zip(index, shape, strict=True):
         flat = flat * size + coordinate
     return flat
+
+
+def unravelled(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the index of the element with a row-major number."""
+    index = []
+    for size in reversed(shape):
+        flat, at = divmod(flat, size)
+        index.append(at)
+    return tuple(reversed(index))
 
 
 def runs(box: Box, shape: tuple[int, ...]) -> tuple[int, Iterator[int]]:

@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from .extents import Extent, SourceFile
+from .grids import unravelled
 
 #: How many numbers a row of the table has.
 COLUMNS = 4
@@ -74,17 +75,10 @@ class Slices:
             default=0,
         )
 
-    def piece(self, number: int) -> tuple[int, ...]:
-        """Return which part of each axis a slice is."""
-        found = []
-        for count in reversed(self.pieces):
-            number, index = divmod(number, count)
-            found.append(index)
-        return tuple(reversed(found))
-
     def origin(self, number: int) -> tuple[int, ...]:
         """Return where in the tensor the first element of a slice is."""
-        return tuple(index * size for index, size in zip(self.piece(number), self.shape, strict=True))
+        index = unravelled(number, self.pieces)
+        return tuple(at * size for at, size in zip(index, self.shape, strict=True))
 
     def runs(self, itemsize: int, offset: int, count: int) -> Iterator[Run]:
         """Yield where `count` bytes from `offset` of the tensor, in row-major order, lie in its slices.
