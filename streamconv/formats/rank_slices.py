@@ -38,7 +38,7 @@ _ITERATION = re.compile(
     re.DOTALL,
 )
 _VLLM = re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.safetensors")
-_STRATEGY = re.compile(r"(?:merged_)?(?:ckpt_)?strategy(?:_by)?(?:_rank)?(?:_\d+)?\.ckpt")
+_STRATEGY = re.compile(r"(?:merged_)?(?:ckpt_)?strategy(?:_by)?(?:_rank)?(?:_(?P<number>\d+))?\.ckpt")
 # HuggingFace's names: such a file in a folder `rank_8` is an experiment's, with a LoRA of rank 8.
 _WHOLE = re.compile(r"(?:adapter_)?model\..*|pytorch_model.*|.*-of-\d+.*", re.DOTALL)
 _WEIGHTS = (".ckpt", ".safetensors")
@@ -137,6 +137,11 @@ def saved_at(name: str) -> Saved:
         return Saved()
     epoch, step, run = (int((found[key] or "0").lstrip("_")) for key in ("epoch", "step", "run"))
     return Saved(epoch, step, run, found["what"] or "", bool(found["break"]))
+
+
+def is_whole(name: str) -> bool:
+    """Return whether a file of weights is named as HuggingFace names those of a model."""
+    return _WHOLE.fullmatch(name) is not None
 
 
 def may_be_slices(names: Sequence[str]) -> bool:
@@ -247,9 +252,14 @@ def _by_folder(directory: Path, names: Sequence[str]) -> Doubt:
 
 
 def _ranks_beside(directory: Path, own: int) -> set[int]:
-    """Return the ranks of the folders with weights next to a rank's, with its own."""
+    """Return the ranks that have folders with weights next to a rank's, or strategy files, with its own."""
     others = ((folder_rank(name), directory.parent / name) for name in _listed(directory.parent))
-    return {own, *(rank for rank, folder in others if rank not in (None, own) and _has_weights(folder))}
+    return {own, *(rank for rank, folder in others if rank not in (None, own) and _has_weights(folder))} | {
+        int(found["number"])
+        for place in (directory.parent, directory.parent.parent)
+        for found in map(_STRATEGY.fullmatch, _listed(place / "strategy"))
+        if found and found["number"]
+    }
 
 
 def _has_weights(folder: Path) -> bool:

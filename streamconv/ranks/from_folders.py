@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..text import counted, first_few, quote, setting
 from . import complaints, first_bytes, holdings, rank_folders, strategies
 from .assembly import Assembly, assemble
 from .complaints import IncompleteError
+from .holdings import Holdings
 from .rank_folders import Chosen, RankFolders
 from .strategies import Strategy
 
@@ -49,12 +50,16 @@ def read(
     strategy = strategies.read(paths, header_room) if paths else None
     chosen = rank_folders.choose(folders, step)
     if strategy is None and len(folders.names) == 1:
-        return replace(catalog.open_catalog(chosen.files[0].path, header_room), path=path, of_ranks=True)
+        only = catalog.open_catalog(chosen.files[0].path, header_room)
+        warnings = (*only.warnings, *_of_missing(folders, {file.rank for file in chosen.files}))
+        return replace(only, path=path, warnings=warnings, of_ranks=True)
     if strategy is not None:
         _check_world(folders, strategy)
-    held = holdings.read(chosen.files, path, _stage_of(strategy), header_room)
+    held = _read(chosen, path, strategy, header_room)
+    _check_names(folders, strategy, held)
     found = assemble(held, strategy)
     complaints.refuse(quote(folders.directory), found.findings, "the strategy")
+    _check_ranks(folders, chosen, strategy, found)
     unread = [*found.of_cut, *_check_copies(folders, strategy, found)]
     whole = Catalog(
         path=path,
@@ -63,7 +68,7 @@ def read(
         files=tuple(held.files),
         ignored=held.ignored,
         twice=tuple(found.twice),
-        warnings=tuple(_warnings(chosen, strategy, found, held.warnings)),
+        warnings=tuple(_warnings(folders, chosen, strategy, found, held.warnings)),
         notes=(*_notes(path, folders, chosen, strategy, found), *_notes_of_unlisted(strategy, found, unread)),
         lost=tuple(f"{quote(name)} ({complaints.ranks(ranks)})" for name, ranks in found.lost.items()),
         of_ranks=True,
@@ -76,6 +81,41 @@ def read(
 def _stage_of(strategy: Strategy | None) -> Callable[[int], int]:
     ends = [stage.first_rank + stage.ranks for stage in strategy.stages] if strategy else []
     return lambda rank: next((number for number, end in enumerate(ends) if rank < end), 0)
+
+
+def _read(chosen: Chosen, path: Path, strategy: Strategy | None, header_room: Callable[[], HeaderRoom]) -> Holdings:
+    try:
+        return holdings.read(chosen.files, path, _stage_of(strategy), header_room)
+    except SourceError as error:
+        if not chosen.others:
+            raise
+        message, hint = error.marked
+        another = f"choose another step with {setting('step', 'EPOCH_STEP')}"
+        raise type(error)(message, f"{hint}, or {another}" if hint else another) from error
+
+
+def _check_names(folders: RankFolders, strategy: Strategy | None, held: Holdings) -> None:
+    """Refuse the strategy of another model."""
+    if strategy is not None and not any(name in stage.layouts for stage in strategy.stages for name in held.tensors):
+        theirs = first_few([name for stage in strategy.stages for name in stage.layouts], 2, quote)
+        raise SourceError(
+            f"{quote(folders.directory)}: the strategy in {quote(strategy.files[0].parent)} names none of the tensors "
+            f"that the ranks hold: it has {theirs}, they have {first_few([*held.tensors], 2, quote)}",
+            f"give the strategy of this training with {setting('strategy', 'PATH')}",
+        )
+
+
+def _check_ranks(folders: RankFolders, chosen: Chosen, strategy: Strategy | None, found: Assembly) -> None:
+    """Refuse ranks of which some are missing if every rank holds other tensors, and nothing tells which."""
+    here = {file.rank for file in chosen.files}
+    missing = _missing(folders, here)
+    if strategy is None and missing and _is_divided(found, len(here)):
+        raise SourceError(
+            f"{quote(folders.directory)}: every rank holds other tensors, and {complaints.ranks(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing: what only {'it' if len(missing) == 1 else 'they'} held "
+            "is lost",
+            "copy the missing files from the hosts that wrote them",
+        )
 
 
 def _check_world(folders: RankFolders, strategy: Strategy) -> None:
@@ -175,16 +215,27 @@ def _how_cut(strategy: Strategy | None) -> str:
     return f"cut as {len(strategy.files)} files in {quote(strategy.files[0].parent)} say"
 
 
-def _warnings(chosen: Chosen, strategy: Strategy | None, found: Assembly, of_files: Sequence[str]) -> Iterator[str]:
-    here = {file.rank for file in chosen.files}
-    gaps = [*islice((rank for rank in range(max(here)) if rank not in here), _SHOWN)]
-    if strategy is None and gaps:
-        is_or_are = "is" if len(gaps) == 1 else "are"
+def _missing(folders: RankFolders, here: Collection[int]) -> list[int]:
+    """Return the first of the ranks that there must have been, by the numbers of others or by empty folders."""
+    most = max((*here, *folders.empty))
+    return [*islice((rank for rank in range(most + 1) if rank not in here), _SHOWN)]
+
+
+def _of_missing(folders: RankFolders, here: Collection[int]) -> Iterator[str]:
+    if missing := _missing(folders, here):
         yield (
-            f"{complaints.ranks(gaps)} {is_or_are} missing, and no strategy tells whether other ranks hold all that "
-            f"{'it' if len(gaps) == 1 else 'they'} held"
+            f"{complaints.ranks(missing)} {'is' if len(missing) == 1 else 'are'} missing, and no strategy tells "
+            f"whether other ranks hold all that {'it' if len(missing) == 1 else 'they'} held"
         )
-    elif strategy is None and _is_divided(found, len(here)):
+
+
+def _warnings(
+    folders: RankFolders, chosen: Chosen, strategy: Strategy | None, found: Assembly, of_files: Sequence[str]
+) -> Iterator[str]:
+    here = {file.rank for file in chosen.files}
+    if strategy is None:
+        yield from _of_missing(folders, here)
+    if strategy is None and not _missing(folders, here) and _is_divided(found, len(here)):
         yield (
             "ranks hold different tensors, and no strategy tells how many ranks there were: "
             f"what ranks after rank {max(here)} held is missing, if there were any"

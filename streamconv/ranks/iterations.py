@@ -55,6 +55,12 @@ class Iteration:
         return METADATA in self.names
 
 
+def number_of(name: str) -> str | None:
+    """Return the number of the iteration that a directory of this name holds, as it is written."""
+    found = _ITERATION.fullmatch(name)
+    return str(int(found[1])) if found else None
+
+
 def find(path: Path, step: str | None) -> Iteration | None:
     """Return the iteration that a directory is, or the one to read of those that it holds.
 
@@ -67,7 +73,7 @@ def find(path: Path, step: str | None) -> Iteration | None:
         SourceError: the newest iteration is not there.
     """
     names = _listed(path)
-    own = _ITERATION.fullmatch(path.name)
+    own = _ITERATION.fullmatch(Path(disk.resolve(path)).name)
     if len(models := model_files(names)) > 1 or (models and METADATA in names):
         if step is not None and own and step != str(int(own[1])):
             raise UsageError(f"{quote(path)} is iteration {int(own[1])}, not {step}", f"omit {setting('step')}")

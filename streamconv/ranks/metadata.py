@@ -57,7 +57,7 @@ class SavedLayout(NamedTuple):
     layout: DeviceLayout
     ranks: tuple[int, ...]
 
-    def slices(self) -> Mapping[int, int]:
+    def slices(self) -> dict[int, int]:
         """Return rank → number of the slice that it has."""
         return dict(zip(self.ranks, slice_numbers(self.layout), strict=True))
 
@@ -126,7 +126,7 @@ class _Storage:
         # Thousands of tensors have the same few holders.
         self._known: dict[tuple[Holder, ...], tuple[Holder, ...]] = {}
         self._ranks: dict[str, tuple[Holder, str]] = {}
-        self._slices: dict[SavedLayout, Mapping[int, int]] = {}
+        self._slices: dict[SavedLayout, dict[int, int]] = {}
 
     def holders(self, name: str, number: int) -> tuple[Holder, ...]:
         """Return who holds this slice of a tensor; at least one."""
@@ -141,22 +141,19 @@ class _Storage:
     def check_ranks(self, saved: SavedLayout, holders: Sequence[Sequence[Holder]], where: str) -> None:
         """Refuse a slice that is stored by a rank which has another one, by the tensor's layout.
 
-        Layouts with several axes on a dimension are left out: in which order MindFormers 2.1 lists them in PyNative
-        mode was not measured.
+        In which order MindFormers 2.1 lists several axes of a dimension in PyNative mode was not measured. Tensors of
+        such a layout have to agree with each other.
         """
-        if any(len(axes) > 1 for axes in saved.layout.axes):
-            return
+        is_measured = all(len(axes) < 2 for axes in saved.layout.axes)
         if saved not in self._slices:
-            self._slices[saved] = saved.slices()
-        known = self._slices[saved]
+            self._slices[saved] = saved.slices() if is_measured else {}
+        known, by = self._slices[saved], "its layout" if is_measured else "other tensors of its layout"
         for number, some in enumerate(holders):
-            for rank in (holder.rank for holder in some if known.get(holder.rank) != number):
-                has = (
-                    f"by its layout that rank has slice {known[rank]}"
-                    if rank in known
-                    else "its layout is for other ranks"
-                )
-                raise SourceError(f"{where}, slice {number} is stored by rank {rank}, and {has}", _SAVE_AGAIN)
+            for rank in (holder.rank for holder in some):
+                has = known.get(rank) if is_measured else known.setdefault(rank, number)
+                if has != number:
+                    words = "its layout is for other ranks" if has is None else f"by {by} that rank has slice {has}"
+                    raise SourceError(f"{where}, slice {number} is stored by rank {rank}, and {words}", _SAVE_AGAIN)
 
     def refuse_rest(self) -> None:
         """Refuse entries of no tensor: MindFormers lists both from one list, so a tensor's shape is lost here."""

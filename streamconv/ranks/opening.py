@@ -12,6 +12,7 @@ from ..storage import disk
 from ..tensors.refs import Catalog
 from ..text import quote, setting
 from . import from_folders, from_iteration, iterations, rank_folders
+from .rank_folders import RankFolders
 
 
 def open_checkpoint(
@@ -36,6 +37,7 @@ def open_checkpoint(
     if disk.is_directory(path):
         catalog.refuse_unfinished(path)
         if (folders := rank_folders.find(path)) is not None:
+            _refuse_two_steps(path, folders, step)
             return from_folders.read(path, folders, header_room, strategy, step)
         if (iteration := iterations.find(path, step)) is not None:
             _refuse(path, "strategy", strategy)
@@ -43,6 +45,16 @@ def open_checkpoint(
     _refuse(path, "strategy", strategy)
     _refuse(path, "step", step)
     return catalog.open_catalog(path, header_room)
+
+
+def _refuse_two_steps(path: Path, folders: RankFolders, step: str | None) -> None:
+    """Refuse a step that may be one of ranks' folders, and an iteration next to them."""
+    names = [name for name in folders.unread if step is not None and iterations.number_of(name) == step]
+    if names:
+        raise UsageError(
+            f"{setting('step', step)} may be {quote(names[0])}, or a step in the folders of ranks next to it",
+            f"give {quote(folders.directory / names[0])}, or the step as EPOCH_STEP",
+        )
 
 
 def open_each(

@@ -10,17 +10,17 @@ Source: MindFormers 1.3 to 2.1 (`CheckpointMonitor`, `_get_src_strategy`) and Mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, reading
 from ..formats.directory import FORMATS, not_the_model
-from ..formats.rank_slices import Saved, file_rank, folder_rank, is_strategy, may_be_slices, saved_at
+from ..formats.rank_slices import Saved, file_rank, folder_rank, is_strategy, is_whole, may_be_slices, saved_at
 from ..storage import disk
-from ..text import first_few, quote, setting
+from ..text import counted, first_few, quote, setting
 
 #: Folders of a training's output that hold those of its ranks; what is in the first there is read.
 SAVED_IN = ("checkpoint", "checkpoint_network", "checkpoint_trainable")
@@ -44,15 +44,19 @@ class RankFolders:
         directory: where the folders of the ranks are, or their files.
         names: rank → when it was saved → the names of such files, from the directory.
         unread: other folders of the same training.
+        empty: ranks whose folders hold no weights.
     """
 
     directory: Path
     names: Mapping[int, Mapping[Saved, Sequence[str]]]
     unread: tuple[str, ...] = ()
+    empty: tuple[int, ...] = ()
 
     def strategy(self) -> Path | None:
         """Return the folder that tells how tensors are cut: inside, next to them, or the one of the ranks itself."""
-        for place in (self.directory / STRATEGY, self.directory.parent / STRATEGY):
+        # The parent of `.` is elsewhere, and so may be that of a link.
+        above = (self.directory.parent, Path(disk.resolve(self.directory)).parent)
+        for place in (self.directory / STRATEGY, *(parent / STRATEGY for parent in above)):
             if any(is_strategy(name) or name.endswith(".json") for name in _listed(place)):
                 return place
         return self.directory if any(map(is_strategy, _listed(self.directory))) else None
@@ -70,27 +74,56 @@ def find(path: Path) -> RankFolders | None:
     """Return the files of the ranks in a directory, or in those of its folders where a training saves checkpoints."""
     places = [path, *(path / name for name in SAVED_IN)]
     found = [(place, names) for place in places if (names := _in_folders(place) or _side_by_side(place))]
-    if not found or (found[0][0] != path and _has_weights(path)):
+    if not found:
         return None
     (first, names), *others = found
     by_step = {rank: steps for rank in sorted(names) if (steps := _by_step(names[rank]))}
     if not by_step:
         return None
+    if any(is_whole(name) for place in (first, path) for name in _weights(place)):
+        return None
+    _refuse_ambiguous(path, first, by_step)
+    folders = [name for name in _listed(first) if name.startswith("rank_") and disk.is_directory(first / name)]
+    strange = [name for name in folders if folder_rank(name) is None]
     iterations = [name for name in _listed(first) if name.startswith("iteration_")]
-    return RankFolders(first, by_step, (*(place.name for place, _ in others), *iterations))
+    empty = sorted({rank for name in folders if (rank := folder_rank(name)) is not None} - {*by_step})
+    return RankFolders(first, by_step, (*(place.name for place, _ in others), *iterations, *strange), tuple(empty))
 
 
-def _has_weights(path: Path) -> bool:
-    return any(name.endswith(tuple(FORMATS)) and not not_the_model(name) for name in _listed(path))
+def _refuse_ambiguous(path: Path, first: Path, ranks: Collection[int]) -> None:
+    """Refuse whole weights next to those of ranks.
+
+    Raises:
+        SourceError: nothing tells which are meant.
+    """
+    of_ranks = {name for name in _listed(first) if file_rank(name) is not None}
+    for place in dict.fromkeys((first, path)):
+        if whole := [name for name in _weights(place) if name not in of_ranks]:
+            raise SourceError(
+                f"{quote(place)} holds {first_few(whole, 3, quote)}, and {quote(first)} the files of "
+                f"{counted(len(ranks), 'rank')}: it is ambiguous which are meant",
+                "give the file, or move it to another directory",
+            )
+
+
+def _weights(path: Path) -> list[str]:
+    return [name for name in _listed(path) if name.endswith(tuple(FORMATS)) and not not_the_model(name)]
 
 
 def _in_folders(path: Path) -> dict[int, list[str]]:
-    """Return the files in the folders of ranks, if there are such folders and no weights next to them."""
-    found: dict[int, list[str]] = {}
-    for name in _listed(path):
-        if (rank := folder_rank(name)) is not None and may_be_slices(names := _listed(path / name)):
-            found[rank] = [f"{name}/{file}" for file in names]
-    return {} if found and _has_weights(path) else found
+    """Return the files in the folders of ranks.
+
+    Raises:
+        SourceError: one of them cannot be listed.
+    """
+    folders = {name: rank for name in _listed(path) if (rank := folder_rank(name)) is not None}
+    found = {rank: [f"{name}/{file}" for file in _listed(path / name)] for name, rank in folders.items()}
+    found = {rank: names for rank, names in found.items() if may_be_slices([Path(name).name for name in names])}
+    for name in folders if found else ():
+        # A disk that is not mounted must not pass for a rank that saved nothing.
+        with reading(path / name, "cannot list"), suppress(NotADirectoryError):
+            disk.listdir(path / name)
+    return found
 
 
 def _side_by_side(path: Path) -> dict[int, list[str]]:
@@ -134,7 +167,7 @@ def choose(folders: RankFolders, step: str | None) -> Chosen:
             f"choose one with {setting('step', 'EPOCH_STEP')}: the ranks that have it may hold every slice of it",
         )
     files = [
-        RankFile(rank, folders.directory / _only(folders, rank, steps[saved]))
+        RankFile(rank, folders.directory / _own(folders, rank, steps[saved]))
         for rank, steps in folders.names.items()
         if saved in steps
     ]
@@ -142,6 +175,8 @@ def choose(folders: RankFolders, step: str | None) -> Chosen:
 
 
 def _asked(folders: RankFolders, step: str, every: Iterable[Saved]) -> Saved:
+    if not step:
+        raise UsageError(f"{setting('step')} is empty", f"name one, or omit {setting('step')}")
     found = [saved for saved in every if step == str(saved)]
     found = found or [saved for saved in every if step in (f"{saved.epoch}_{saved.step}", str(saved.step))]
     if not found:
@@ -160,11 +195,18 @@ def _newest(folders: RankFolders) -> str:
     return first_few([f"rank {rank} has {saved}" for rank, saved in newest.items()], 4)
 
 
-def _only(folders: RankFolders, rank: int, names: Sequence[str]) -> str:
+def _own(folders: RankFolders, rank: int, names: Sequence[str]) -> str:
+    """Return the only file of a rank, whose name is of no other rank."""
     if len(names) > 1:
         raise SourceError(
             f"{quote(folders.directory)} holds {len(names)} files of rank {rank} of one step: "
             f"{first_few(names, 3, quote)}; it is ambiguous which is meant",
             "move all but one of them to another directory, for every rank",
+        )
+    if file_rank(Path(names[0]).name) not in (None, rank):
+        raise SourceError(
+            f"{quote(folders.directory / names[0])} is named like the file of rank {file_rank(Path(names[0]).name)}, "
+            f"and is in the folder of rank {rank}: it is ambiguous whose slices it holds",
+            "put every rank's file into its own folder",
         )
     return names[0]

@@ -262,8 +262,9 @@ class TestWithoutAStrategy:
 
     def test_a_rank_is_missing(self, saved, whole):
         source = saved(whole, {0: {"a": whole.tensors["a"]}, 5_000_000: {"b": whole.tensors["b"]}}, strategy=False)
-        (warning,) = streamconv.open(source).to_json()["warnings"]
-        assert warning.startswith("ranks 1, 2, 3, 4, 5 are missing, and no strategy tells whether other ranks hold all")
+        refused(
+            source, "every rank holds other tensors, and ranks 1, 2, 3, 4, 5 are missing: what only they held is lost"
+        )
 
     def test_one_rank_may_be_the_whole_model(self, saved, whole):
         source = saved(whole, {0: whole.tensors}, strategy=False)
