@@ -1,4 +1,4 @@
-"""Trainings as people leave them: moved, mixed up, half there. What nothing tells is asked; nothing is lost in silence."""
+"""Trainings as people leave them: moved, mixed up, half there. Nothing is guessed, and nothing is lost in silence."""
 
 from __future__ import annotations
 

@@ -59,12 +59,12 @@ def stale_index(folder: Path) -> Path:
     return folder
 
 
-def ranks(folder: Path) -> Path:
+def one_rank(folder: Path) -> Path:
     for rank in (0, 1):
         target = folder.parent / "checkpoint" / f"rank_{rank}"
         target.mkdir(parents=True)
         shutil.copy(next(folder.glob("*.safetensors")), target / f"llama_rank_{rank}-1_5.safetensors")
-    return folder.parent / "checkpoint"
+    return folder.parent / "checkpoint" / "rank_1"
 
 
 def iteration(folder: Path) -> Path:
@@ -88,8 +88,8 @@ REFUSED: dict[str, tuple[Make, int, str, str]] = {
     "a browser": (next_to("{first}.crdownload"), 3, "Chrome's partial download", "let the download finish"),
     "a repository's cache": (hub_cache, 3, "holds no weights itself", "models--o--m/snapshots/abc"),
     "a stale index": (stale_index, 3, "model.safetensors would be a whole checkpoint", "give that file, or remove"),
-    "ranks": (ranks, 4, "the file of rank 0 of a distributed checkpoint", "mindspore.unified_safetensors"),
-    "an iteration": (iteration, 4, "one of the 2 files of a distributed checkpoint", "on a single card"),
+    "one rank": (one_rank, 4, "the file of rank 1 of a distributed checkpoint", "which holds the files of all ranks"),
+    "an iteration": (iteration, 3, "2 files of a distributed checkpoint and no metadata.json", "another iteration"),
 }
 
 
