@@ -7,7 +7,7 @@ budget gives it: a grid that would need a larger one, or that is mostly holes, i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..tensors.grids import Box, Grid, box_shape, runs
 from ..tensors.view_nodes import Leaf, Piece, Scaled, Stored, View, Zeros
 from .fp8 import dequantise
 from .kernels import cast
+from .sharing import shared_window
 from .windows import Windows, bits
 
 _FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes next to it
@@ -47,6 +48,19 @@ class Reader:
     def bytes_read(self) -> int:
         """Bytes read so far."""
         return self._windows.bytes_read
+
+    def share(self, reads: Sequence[tuple[View, Box]]) -> None:
+        """Read what several boxes need, where that is one window: each `read` then takes its part of it.
+
+        Args:
+            reads: the views and their boxes, which are read next.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        found = shared_window(reads, self.region_bytes)
+        if found is not None:
+            self._windows.hold(*found)
 
     def read(
         self, view: View, box: Box, dtype: DType, spare: Region, placement: Placement | None = None
@@ -99,7 +113,7 @@ class Reader:
 
     def _copy(self, leaf: Leaf, grid: Grid, target: Bits, dtype: DType) -> int:
         """Do one strided copy. The window is gone when this returns: the next one must not be held next to it."""
-        if isinstance(leaf, Scaled) and _is_box(grid):
+        if isinstance(leaf, Scaled) and grid.is_box:
             weight, scale = self._windows.quantised(leaf, grid.bounds())
             top, left = grid.start
             return dequantise(weight, scale, _as_box(target, grid), dtype, top, left, leaf.block)
@@ -123,7 +137,7 @@ class Reader:
         size = math.prod(box_shape(grid.bounds()))
         itemsize = leaf.dtype.itemsize
         if isinstance(leaf, Scaled):
-            itemsize = F8_E4M3.itemsize if _is_box(grid) else _FP8_AND_BF16
+            itemsize = F8_E4M3.itemsize if grid.is_box else _FP8_AND_BF16
         if (size * itemsize <= self.region_bytes and size <= 2 * grid.count) or grid.count == 1:
             yield grid
             return
@@ -143,12 +157,6 @@ def _strided(flat: Bits, grid: Grid, bounds: Box | None) -> Bits:
         base = flat
         strides = [loop.step * flat.strides[loop.axis] for loop in grid.loops]
     return np.lib.stride_tricks.as_strided(base, shape, strides)
-
-
-def _is_box(grid: Grid) -> bool:
-    """Whether the grid is all of its bounds, each axis one loop: the axes may lie in any order in the buffer."""
-    axes = {loop.axis for loop in grid.loops}
-    return len(axes) == len(grid.loops) and all(loop.step == 1 for loop in grid.loops)
 
 
 def _as_box(flat: Bits, grid: Grid) -> Bits:

@@ -6,16 +6,16 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, count
 from typing import Protocol
 
 import numpy as np
 
 from ..planning.mapping import TensorMapping
-from ..planning.outputs import Output
 from ..tensors.grids import Box, box_shape
 from .boxes import Cells, boxes, source_position
+from .sharing import Task, neighbors, shared_boxes
 
 #: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
 BoxFilter = Callable[[int, str, Box], bool]
@@ -43,40 +43,58 @@ class Unrecorded:
         return nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A box to convert, of output `number` of the plan."""
-
-    number: int
-    output: Output
-    box: Box
+Work = tuple[Task, ...]
+"""Boxes that one worker converts one after the other: those that share a window, or a single one."""
 
 
 def total_bytes(mapping: TensorMapping, region_bytes: int, chosen: BoxFilter | None) -> int:
     """Return the bytes of output to make."""
     if chosen is None:
         return mapping.nbytes
-    every = tasks(mapping, region_bytes, Unrecorded(), chosen)
+    every = chain.from_iterable(tasks(mapping, region_bytes, Unrecorded(), chosen))
     return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in every)
 
 
-def tasks(mapping: TensorMapping, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Task]:
+def tasks(mapping: TensorMapping, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Work]:
     """Yield the boxes to convert."""
     every = _work(mapping, region_bytes, record)
-    return every if chosen is None else (t for n, t in enumerate(every) if chosen(n, t.output.name, t.box))
+    return every if chosen is None else _chosen(every, chosen)
 
 
-def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator[Task]:
+def _chosen(every: Iterable[Work], chosen: BoxFilter) -> Iterator[Work]:
+    numbers = count()
+    for work in every:
+        if kept := tuple(task for task in work if chosen(next(numbers), task.output.name, task.box)):
+            yield kept
+
+
+def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator[Work]:
     """Yield all boxes that are left to convert, in the order in which their sources lie on disk."""
+    widest = lru_cache(maxsize=64)(lambda number: mapping.outputs[number].widest)
+    for group in neighbors(_cells(mapping)):
+        shares = False
+        for row in shared_boxes(group, region_bytes):
+            shares = True
+            if work := tuple(_left(row, record)):
+                yield work
+        for task in () if shares else _left(group, record):
+            for box in boxes(task.output.view, task.box, widest(task.number), region_bytes):
+                yield (Task(task.number, task.output, box),)
+
+
+def _left(every: Iterable[Task], record: Record) -> Iterator[Task]:
+    for task in every:
+        for part in record.left(task.number, task.box):
+            yield Task(task.number, task.output, part)
+
+
+def _cells(mapping: TensorMapping) -> Iterator[Task]:
+    """Yield all cells, in the order in which their sources lie on disk."""
     outputs = mapping.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
     cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
-    widest = lru_cache(maxsize=64)(lambda number: outputs[number].widest)
     for number, cell in _in_source_order(mapping):
-        output = outputs[number]
-        for part in record.left(number, cells_of(number).box(cell)):
-            for box in boxes(output.view, part, widest(number), region_bytes):
-                yield Task(number, output, box)
+        yield Task(number, outputs[number], cells_of(number).box(cell))
 
 
 def _in_source_order(mapping: TensorMapping) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,23 @@ def bits(dtype: DType) -> BitType:
     return _BITS[dtype.itemsize]
 
 
+class _Held(NamedTuple):
+    """A window that was read for several boxes, with its scales if it is one of an FP8 matrix."""
+
+    ref: TensorRef
+    box: Box
+    data: Bits
+    scale: NDArray[np.float32] | None
+
+    def has(self, ref: TensorRef, box: Box) -> bool:
+        """Return whether a box of a tensor lies in the window."""
+        return ref == self.ref and all(c <= a and b <= d for (a, b), (c, d) in zip(box, self.box, strict=True))
+
+    def part(self, box: Box) -> Bits:
+        """Return a box that lies in the window."""
+        return self.data[_inside(self.box, box)]
+
+
 class Windows:
     """One window at a time: each call makes the result of the one before invalid.
 
@@ -40,6 +58,7 @@ class Windows:
     def __init__(self, region_bytes: int, access: Access, drops: bool = False) -> None:
         self._region = Region(region_bytes)
         self._files = OpenFiles(access, drops)
+        self._held: _Held | None = None
 
     def close(self) -> None:
         """Close the files."""
@@ -49,6 +68,18 @@ class Windows:
     def bytes_read(self) -> int:
         """Bytes read so far."""
         return self._files.bytes_read
+
+    def hold(self, leaf: Leaf, box: Box) -> None:
+        """Read a box of a tensor on disk, and take parts of it from memory until something else is read.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        if isinstance(leaf, Scaled):
+            weight, scale = self.quantised(leaf, box)
+            self._held = _Held(leaf.weight, box, weight, scale)
+        if isinstance(leaf, Stored):
+            self._held = _Held(leaf.ref, box, self._stored(leaf.ref, box), None)
 
     def window(self, leaf: Leaf, box: Box) -> Bits:
         """Return a box of a leaf, in the leaf's dtype, as an array of the box's shape.
@@ -68,9 +99,9 @@ class Windows:
         Raises:
             SourceError: a file was changed, or cannot be read.
         """
-        (top, bottom), (left, right) = box
-        rows, columns = leaf.block
-        scale_box = ((top // rows, -(-bottom // rows)), (left // columns, -(-right // columns)))
+        held, scale_box = self._held, _scale_box(leaf, box)
+        if held is not None and held.scale is not None and held.has(leaf.weight, box):
+            return held.part(box), held.scale[_inside(_scale_box(leaf, held.box), scale_box)]
         scale = self._stored(leaf.scale, scale_box).view(FLOATS[leaf.scale.dtype].numpy).astype(np.float32)
         return self._stored(leaf.weight, box), scale
 
@@ -86,12 +117,21 @@ class Windows:
 
     def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
         """Return a box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the region."""
+        # Behind the weights is no room next to a window that is held.
+        self._held = None
         weight, scale = self.quantised(leaf, box)
         target = self._region.array_behind(weight.size, weight.size, bits(BF16)).reshape(weight.shape)
         dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
         return target
 
     def _stored(self, ref: TensorRef, box: Box) -> Bits:
+        """Return a box of a tensor: from the window that is held, or read over it."""
+        if self._held is not None and self._held.has(ref, box):
+            return self._held.part(box)
+        self._held = None
+        return self._read_box(ref, box)
+
+    def _read_box(self, ref: TensorRef, box: Box) -> Bits:
         itemsize, shape = ref.dtype.itemsize, box_shape(box)
         low = flat_index([a for a, _ in box], ref.shape) * itemsize
         high = (flat_index([b - 1 for _, b in box], ref.shape) + 1) * itemsize
@@ -123,6 +163,16 @@ class Windows:
         """Read bytes `offset` … of a tensor, across its extents."""
         for file, at, low, high in ref.spans(offset, len(target)):
             self._files.read(file, at, target[low:high])
+
+
+def _scale_box(leaf: Scaled, box: Box) -> Box:
+    """Return the scale blocks that a box of an FP8 matrix touches."""
+    return tuple((low // size, -(-high // size)) for (low, high), size in zip(box, leaf.block, strict=True))
+
+
+def _inside(window: Box, box: Box) -> tuple[slice, ...]:
+    """Return where in a window a box lies."""
+    return tuple(slice(low - first, high - first) for (low, high), (first, _) in zip(box, window, strict=True))
 
 
 def same_start(one: TensorRef, other: TensorRef) -> bool:

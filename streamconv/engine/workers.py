@@ -26,7 +26,8 @@ from ..tensors.grids import Box, box_parts, box_shape, runs
 from .budget import Budget
 from .progress import OnProgress, ProgressReporter, Tally
 from .reader import Reader
-from .tasks import BoxFilter, Record, Task, Unrecorded, tasks, total_bytes
+from .sharing import Task
+from .tasks import BoxFilter, Record, Unrecorded, Work, tasks, total_bytes
 
 _TICK = 0.1
 
@@ -128,20 +129,20 @@ def _started(workers: Sequence[_Worker], report: Callable[[], None]) -> Sequence
 
 
 class _Shared:
-    """Hands out tasks to the workers until it is stopped."""
+    """Hands out work to the workers until it is stopped."""
 
-    def __init__(self, work: Iterator[Task]) -> None:
-        self._tasks = work
+    def __init__(self, work: Iterator[Work]) -> None:
+        self._every = work
         self._lock = threading.Lock()
         self._stopped = False
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[Work]:
         while True:
             with self._lock:
-                task = None if self._stopped else next(self._tasks, None)
-            if task is None:
+                work = None if self._stopped else next(self._every, None)
+            if work is None:
                 return
-            yield task
+            yield work
 
     @property
     def is_stopped(self) -> bool:
@@ -164,8 +165,11 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         try:
-            for task in self._work:
-                self._convert(task)
+            for work in self._work:
+                if len(work) > 1:
+                    self.reader.share([(task.output.view, task.box) for task in work])
+                for task in work:
+                    self._convert(task)
         except BaseException as error:  # handed to the main thread, which raises it
             self.error = error
             self._work.stop()

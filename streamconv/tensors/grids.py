@@ -39,6 +39,12 @@ class Grid:
         """Number of elements."""
         return math.prod(loop.count for loop in self.loops)
 
+    @property
+    def is_box(self) -> bool:
+        """Whether it is all of its bounds, each axis one loop: the axes may lie in any order in the buffer."""
+        axes = {loop.axis for loop in self.loops}
+        return len(axes) == len(self.loops) and all(loop.step == 1 for loop in self.loops)
+
     def span(self, axis: int) -> int:
         """Return the distance between the lowest and the highest coordinate on `axis`."""
         return sum((loop.count - 1) * loop.step for loop in self.loops if loop.axis == axis)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import streamconv
+from streamconv.engine import sharing, tasks
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.formats import safetensors
 from streamconv.ranks.device_layouts import DeviceLayout
@@ -22,7 +23,7 @@ from streamconv.tensors.refs import TensorSpec
 from support import cut_ranks, golden, golden_ranks, running, strategies
 from support.golden_ranks import RankCase
 from support.mindspore_loader import loaded
-from support.running import run, tree
+from support.running import run, tree, with_large_values
 
 needs_mindspore = pytest.mark.skipif(not importlib.util.find_spec("mindspore"), reason="no wheel for this Python")
 
@@ -152,6 +153,62 @@ def test_a_tensor_larger_than_the_memory_limit(axis: int, tmp_path: Path) -> Non
     whole = golden_ranks.arrays(source)["w.weight"]
     parts = [golden_ranks.arrays(tmp_path / f"ranks/rank_{r}/checkpoint_{r}.safetensors")["w.weight"] for r in range(8)]
     assert np.array_equal(np.concatenate(parts, axis), whole)
+
+
+@pytest.mark.parametrize("case", cut_ranks.CUT, ids=lambda case: case.name)
+@pytest.mark.parametrize("links", [True, False])
+def test_slices_are_the_same_one_by_one(case: RankCase, links: bool, tmp_path: Path, monkeypatch) -> None:
+    """Whether or not slices share windows of the source."""
+    (tmp_path / "one").mkdir()
+    dest = cut(case, tmp_path, links=links)
+    monkeypatch.setattr(sharing, "_MOST", 1)
+    assert tree(cut(case, tmp_path / "one", links=links)) == tree(dest)
+
+
+def test_overflow_is_counted_once_for_each_slice(tmp_path: Path, monkeypatch) -> None:
+    source = with_large_values(running.tiny(tmp_path / "source"))
+    strategy = strategies.write(tmp_path / "strategy", streamconv.plan(source, tmp_path / "no"), (2, 2), 2)
+    streamconv.convert(source, tmp_path / "one", strategy=strategy, dtype="fp16")
+    assert streamconv.verify(tmp_path / "one", source=source).tensors
+    for seed in range(10):
+        assert streamconv.verify(tmp_path / "one", source=source, sample=0.3, seed=seed).tensors
+    with monkeypatch.context() as patch:
+        patch.setattr(sharing, "_MOST", 1)
+        streamconv.convert(source, tmp_path / "other", strategy=strategy, dtype="fp16")
+    assert tree(tmp_path / "other") == tree(tmp_path / "one")
+    assert '"overflowed": {}' not in next((tmp_path / "one").glob("*streamconv.json")).read_text()
+
+
+@pytest.mark.parametrize("before", [(4, 1), (1, 2), (1, 4), (2, 2), (1, 8)], ids=str)
+def test_slices_cut_for_other_ranks(before: tuple[int, int], tmp_path: Path) -> None:
+    """A window is then shared by the slices that lie in one slice of the source."""
+    source = large(tmp_path, 256, 512)
+    first = one_strategy(tmp_path / "first", "w.weight", DeviceLayout(before, ((1,), (0,))))
+    then = one_strategy(tmp_path / "then", "w.weight", DeviceLayout((4,), ((), (0,))))
+    streamconv.convert(source, tmp_path / "ranks", model="raw", dest_strategy=first)
+    arguments = {"model": "raw", "strategy": first, "dest_strategy": then}
+    planned = streamconv.plan(tmp_path / "ranks", tmp_path / "again", **arguments)
+    planned.run()
+    work = tasks.tasks(planned.mapping, 1 << 20, tasks.Unrecorded(), None)
+    assert any(len(one) > 1 for one in work) is (before[1] < 4)
+    whole = golden_ranks.arrays(source)["w.weight"]
+    for rank, expected in enumerate(np.split(whole, 4, 1)):
+        held = golden_ranks.arrays(tmp_path / f"again/rank_{rank}/checkpoint_{rank}.safetensors")["w.weight"]
+        assert np.array_equal(held, expected)
+    assert streamconv.verify(tmp_path / "again", source=tmp_path / "ranks", **arguments).tensors == 1
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_a_byte_that_differs_is_found_in_any_slice(rank: int, tmp_path: Path) -> None:
+    source = large(tmp_path, 64, 512)
+    strategy = one_strategy(tmp_path / "strategy", "w.weight", DeviceLayout((4,), ((), (0,))))
+    streamconv.convert(source, tmp_path / "ranks", model="raw", dest_strategy=strategy)
+    path = tmp_path / f"ranks/rank_{rank}/checkpoint_{rank}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(streamconv.VerificationError, match=f"rank_{rank}"):
+        streamconv.verify(tmp_path / "ranks", source=source)
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -19,7 +19,7 @@ from streamconv.output import blocks, fingerprint, journal
 from streamconv.output.writer import FileSink
 from streamconv.storage import disk, whole_files
 from support import running
-from support.running import StoppedError, run, stopped, tree
+from support.running import StoppedError, run, stopped, tree, with_large_values
 from system import sweep_faults
 
 
@@ -51,17 +51,6 @@ def converted(source: Path, dest: Path, after: int | None, region: int, workers:
 
 #: What makes a destination of that name one whose files have checksums, where its format has any.
 FORMATS: dict[str, dict[str, object]] = {"dest": {}, "dest.ckpt": {"crc": True}, "dest.bin": {"model": "raw"}}
-
-
-def with_large_values(source: Path) -> Path:
-    """Every 50th value is one that fp16 does not hold."""
-    for shard in source.glob("*.safetensors"):
-        data = bytearray(shard.read_bytes())
-        begin = 8 + int.from_bytes(data[:8], "little")
-        for at in range(begin, len(data) - 1, 100):
-            data[at : at + 2] = b"\x7f\x7f"
-        shard.write_bytes(data)
-    return source
 
 
 @pytest.mark.parametrize("dest", ["dest", "dest.ckpt", "dest.bin"])

@@ -10,6 +10,7 @@ import pytest
 
 import streamconv
 from streamconv import conversion
+from streamconv.engine import sharing
 from streamconv.engine.budget import Budget
 from streamconv.output import open_writers
 from streamconv.output.open_writers import OpenWriters
@@ -88,6 +89,27 @@ def test_any_file_may_be_gone(seed: int, shards: int, ending: str, source: Path,
             assert stopped_or_done(source, other, None, chance, **arguments)
     assert tree(tmp_path / "other") == tree(tmp_path / "one")
     assert streamconv.verify(other).files == streamconv.verify(other, source=source).files
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_run_resumes_with_and_without_shared_windows(
+    seed: int, ending: str, source: Path, tmp_path: Path, small_units, monkeypatch
+) -> None:
+    """Stopped anywhere, with slices one by one or together: the manifest too is the same, with its overflows."""
+    chance = random.Random(seed)
+    running.with_large_values(source)
+    strategy = strategies.write(tmp_path / "strategy", streamconv.plan(source, tmp_path / "no"), (2, 2), seed % 3)
+    arguments = {"strategy": strategy, "format": ending, "dtype": "fp16", "links": seed % 2 == 0}
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    streamconv.convert(source, tmp_path / "one" / "dest", **arguments)
+    for after in [*(chance.randint(0, 60) for _ in range(chance.randint(1, 4))), None]:
+        monkeypatch.setattr(sharing, "_MOST", chance.choice([1, 2, 512]))
+        if stopped_or_done(source, tmp_path / "other" / "dest", after, chance, **arguments):
+            break
+    assert tree(tmp_path / "other") == tree(tmp_path / "one")
+    assert streamconv.verify(tmp_path / "other" / "dest", source=source, sample=0.4, seed=seed).tensors
 
 
 def test_another_strategy_is_another_conversion(source: Path, tmp_path: Path, small_units) -> None:
