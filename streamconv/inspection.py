@@ -55,10 +55,10 @@ def _place(ref: TensorRef) -> str:
     held = f", each in {counted(copies, 'rank')}" if copies > 1 else ""
     if len(ref.slices) == 1:
         return f"whole in {counted(copies, 'rank')}"
-    return f"{len(ref.slices)} slices {list(ref.slices.pieces)} of {list(ref.slices.shape)}{held}"
+    return f"{len(ref.slices)} slices {list(ref.slices.divisions)} of {list(ref.slices.shape)}{held}"
 
 
 def _slices(slices: Slices) -> dict[str, object]:
     """Return how a tensor is cut, and which ranks hold each slice: the first of them is read."""
     ranks = [[copy.rank for copy in slices.copies(number)] for number in range(len(slices))]
-    return {"pieces": list(slices.pieces), "shape": list(slices.shape), "ranks": ranks}
+    return {"divisions": list(slices.divisions), "shape": list(slices.shape), "ranks": ranks}

@@ -10,9 +10,7 @@ from typing import Protocol
 
 from ..errors import UnsupportedError
 from ..ranks.device_layouts import DeviceLayout
-from ..rules.matcher import Matcher
-from ..rules.statements import Side
-from ..rules.training_state import TRAINING_STATE
+from ..rules.training_state import is_training_state
 from ..tensors import views
 from ..text import counted, first_few, quote
 from .mapping import RankFile, TensorMapping
@@ -21,7 +19,7 @@ from .outputs import Output
 _SHOWN = 3
 _OTHER_STRATEGY = "give the strategy that MindFormers writes for this model and this number of devices"
 
-Piece = tuple[int, ...]
+Index = tuple[int, ...]
 """Which part of each dimension."""
 
 
@@ -83,7 +81,7 @@ def cut_for_ranks(mapping: TensorMapping, strategy: Strategy) -> TensorMapping:
 def slices(mapping: TensorMapping, strategy: Strategy) -> int:
     """Return how many slices there will be at the most, without making one."""
     layouts = (stage.layouts.get(output.name) for output in mapping.outputs for stage in strategy.stages)
-    return sum(math.prod(layout.pieces) for layout in layouts if layout is not None)
+    return sum(math.prod(layout.divisions) for layout in layouts if layout is not None)
 
 
 def written_layouts(mapping: TensorMapping, stage: Stage) -> dict[str, DeviceLayout]:
@@ -103,7 +101,7 @@ class _Cuts:
         self.outputs: list[Output] = []
         self._numbers: dict[str, int] = {}
         # Few layouts are shared by all tensors.
-        self._pieces: dict[DeviceLayout, list[Piece]] = {}
+        self._indices: dict[DeviceLayout, list[Index]] = {}
 
     def of(self, output: Output, layout: DeviceLayout | None, ranks: int) -> Iterator[int]:
         """Yield for each rank of a stage the place in `outputs` of what it holds of a tensor."""
@@ -111,16 +109,16 @@ class _Cuts:
             yield from [self._number(output, (1,) * len(output.view.shape), (0,) * len(output.view.shape))] * ranks
             return
         layout = _fitting(output, layout)
-        if layout not in self._pieces:
-            self._pieces[layout] = [layout.piece_of(rank) for rank in range(ranks)]
-        numbers: dict[Piece, int] = {}
-        for piece in self._pieces[layout]:
-            if piece not in numbers:
-                numbers[piece] = self._number(output, layout.pieces, piece)
-            yield numbers[piece]
+        if layout not in self._indices:
+            self._indices[layout] = [layout.index_of(rank) for rank in range(ranks)]
+        numbers: dict[Index, int] = {}
+        for index in self._indices[layout]:
+            if index not in numbers:
+                numbers[index] = self._number(output, layout.divisions, index)
+            yield numbers[index]
 
-    def _number(self, output: Output, pieces: Piece, piece: Piece) -> int:
-        sliced = _slice(output, pieces, piece)
+    def _number(self, output: Output, divisions: Index, index: Index) -> int:
+        sliced = _slice(output, divisions, index)
         number = self._numbers.setdefault(sliced.name, len(self.outputs))
         if number == len(self.outputs):
             self.outputs.append(sliced)
@@ -129,10 +127,10 @@ class _Cuts:
         return number
 
 
-def _slice(output: Output, pieces: Piece, piece: Piece) -> Output:
+def _slice(output: Output, divisions: Index, index: Index) -> Output:
     """Return one slice of a tensor as an output; the tensor itself where it is not cut."""
     view, words = output.view, []
-    for axis, (count, at) in enumerate(zip(pieces, piece, strict=True)):
+    for axis, (count, at) in enumerate(zip(divisions, index, strict=True)):
         size = output.view.shape[axis] // count
         words.append(f"{at * size}:{(at + 1) * size}" if count > 1 else ":")
         if count > 1:
@@ -158,9 +156,9 @@ def _fitting(output: Output, layout: DeviceLayout) -> DeviceLayout:
         raise UnsupportedError(
             f"{name} has shape {list(shape)}, but the strategy is for {list(fitting.shape or ())}", _OTHER_STRATEGY
         )
-    if any(size % count for size, count in zip(shape, fitting.pieces, strict=True)):
+    if any(size % count for size, count in zip(shape, fitting.divisions, strict=True)):
         raise UnsupportedError(
-            f"{name} of shape {list(shape)} cannot be cut into {list(fitting.pieces)} equal pieces", _OTHER_STRATEGY
+            f"{name} of shape {list(shape)} cannot be cut into {list(fitting.divisions)} equal parts", _OTHER_STRATEGY
         )
     return fitting
 
@@ -186,9 +184,9 @@ def _check_stages(mapping: TensorMapping, strategy: Strategy) -> None:
 
 def _unknown(mapping: TensorMapping, strategy: Strategy) -> list[str]:
     """Return the names of the strategy that are neither written nor known to be of the training alone."""
-    names, training = {output.name for output in mapping.outputs}, Matcher(TRAINING_STATE, Side.MS)
+    names = {output.name for output in mapping.outputs}
     others = dict.fromkeys(n for stage in strategy.stages for n in stage.layouts if n not in names)
-    return [name for name in others if training.match(name) is None]
+    return [name for name in others if not is_training_state(name)]
 
 
 def _notes(unlisted: Sequence[str], unknown: Sequence[str]) -> Iterator[str]:

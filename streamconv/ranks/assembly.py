@@ -75,7 +75,7 @@ class _Work:
         """Return whether a tensor is the state of a parameter that is cut, such as `adam_m.NAME`."""
         parameter = name.partition(".")[2]
         layouts = (stage.layouts.get(parameter) for stage in self.stages)
-        return is_training_state(name) and any(layout and max(layout.pieces, default=1) > 1 for layout in layouts)
+        return is_training_state(name) and any(layout and max(layout.divisions, default=1) > 1 for layout in layouts)
 
     def _add_whole(self, name: str, held: Sequence[Held]) -> None:
         first, *others = held
@@ -84,8 +84,8 @@ class _Work:
             self.found.findings.append(_differs(name, first, differing.rank, differing.shape, differing.dtype.name))
             return
         rows = [rows for _, rows in sorted(chain.from_iterable(one.by_rank() for one in held))]
-        pieces = (1,) * len(first.shape)
-        self.found.tensors[name] = joined(name, first.dtype, first.shape, pieces, {0: rows}, self.holdings.files)
+        divisions = (1,) * len(first.shape)
+        self.found.tensors[name] = joined(name, first.dtype, first.shape, divisions, {0: rows}, self.holdings.files)
         self.found.unlisted.append(name)
 
     def _add_cut(self, name: str, by_stage: Mapping[int, Held], layouts: Mapping[int, DeviceLayout | None]) -> None:
@@ -128,7 +128,7 @@ class _Work:
         if missing:
             self.found.lost[name] = [stage.first_rank + rank for rank, n in enumerate(numbers) if n in missing]
             return None
-        ref = joined(name, held.dtype, held.shape, layout.pieces, copies, self.holdings.files)
+        ref = joined(name, held.dtype, held.shape, layout.divisions, copies, self.holdings.files)
         if layout.shape not in (None, ref.shape):
             self.found.findings.append(
                 f"{quote(name)} is {list(held.shape)} in rank {held.rank}, so {list(ref.shape)} as a whole, "

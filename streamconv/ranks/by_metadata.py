@@ -145,10 +145,10 @@ class _Work:
                 self.found.lost[name] = [tensor.holders[number][0].file_name for number in missing]
             else:
                 self.found.tensors[name] = joined(
-                    name, tensor.dtype, tensor.slice_shape, tensor.pieces, copies, self.found.files
+                    name, tensor.dtype, tensor.slice_shape, tensor.divisions, copies, self.found.files
                 )
         for name, held in self.others.items():
             rows = [rows for _, rows in held.by_rank()]
-            pieces = (1,) * len(held.shape)
-            self.found.tensors[name] = joined(name, held.dtype, held.shape, pieces, {0: rows}, self.found.files)
+            divisions = (1,) * len(held.shape)
+            self.found.tensors[name] = joined(name, held.dtype, held.shape, divisions, {0: rows}, self.found.files)
             self.found.unlisted.append(name)

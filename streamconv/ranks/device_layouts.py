@@ -62,7 +62,7 @@ class DeviceLayout:
         return math.prod(self.devices)
 
     @cached_property
-    def pieces(self) -> tuple[int, ...]:
+    def divisions(self) -> tuple[int, ...]:
         """Into how many equal parts each dimension is cut, by tensor maps and by optimizer sharding."""
         cut = [math.prod(self._sizes(axes)) for axes in self.axes]
         if self.shards > 1:
@@ -84,7 +84,7 @@ class DeviceLayout:
             return math.prod(self.devices[position] for position in self.free)
         return self.optimizer_shards
 
-    def piece_of(self, rank: int) -> tuple[int, ...]:
+    def index_of(self, rank: int) -> tuple[int, ...]:
         """Return which part of each dimension a rank holds.
 
         Args:
@@ -110,4 +110,4 @@ class DeviceLayout:
 @lru_cache(maxsize=1024)
 def slice_numbers(layout: DeviceLayout) -> tuple[int, ...]:
     """Return for each rank of a stage which slice it holds; slices are numbered in row-major order."""
-    return tuple(flat_index(layout.piece_of(rank), layout.pieces) for rank in range(layout.ranks))
+    return tuple(flat_index(layout.index_of(rank), layout.divisions) for rank in range(layout.ranks))

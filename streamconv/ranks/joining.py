@@ -22,7 +22,7 @@ def joined(
     name: str,
     dtype: DType,
     shape: tuple[int, ...],
-    pieces: tuple[int, ...],
+    divisions: tuple[int, ...],
     copies: Copies,
     files: Sequence[SourceFile],
 ) -> TensorRef:
@@ -31,7 +31,7 @@ def joined(
     Args:
         name, dtype: the tensor's.
         shape: of a slice.
-        pieces: per axis, into how many slices the tensor is cut.
+        divisions: per axis, into how many slices the tensor is cut.
         copies: at least one for every slice.
         files: those that rows name by their numbers.
     """
@@ -39,8 +39,8 @@ def joined(
     for number in range(len(copies)):
         table.extend(chain.from_iterable(chain.from_iterable(copies[number])))
         starts.append(len(table) // COLUMNS)
-    slices = Slices(pieces, shape, files, table, starts)
-    whole = tuple(size * count for size, count in zip(shape, pieces, strict=True))
+    slices = Slices(divisions, shape, files, table, starts)
+    whole = tuple(size * count for size, count in zip(shape, divisions, strict=True))
     if len(copies) == 1 and len(copies[0]) == 1:
         return TensorRef(name, dtype, whole, slices.extents(0))
     return TensorRef(name, dtype, whole, (), None, slices)

@@ -69,21 +69,21 @@ class ShardedTensor:
     Attributes:
         dtype: of its elements.
         shape: the whole tensor's.
-        pieces: into how many equal parts each dimension is cut.
+        divisions: into how many equal parts each dimension is cut.
         holders: who has which slice, by the number of the slice: the first dimension is the most significant.
         saved: the layout it had in training, where that is stated.
     """
 
     dtype: DType
     shape: tuple[int, ...]
-    pieces: tuple[int, ...]
+    divisions: tuple[int, ...]
     holders: tuple[tuple[Holder, ...], ...]
     saved: SavedLayout | None = None
 
     @property
     def slice_shape(self) -> tuple[int, ...]:
         """The shape of each slice."""
-        return tuple(size // pieces for size, pieces in zip(self.shape, self.pieces, strict=True))
+        return tuple(size // divisions for size, divisions in zip(self.shape, self.divisions, strict=True))
 
 
 def read(path: Path, header_room: HeaderRoom) -> Mapping[str, ShardedTensor]:
@@ -188,15 +188,15 @@ def _tensor(name: str, stated: Mapping[str, object], storage: _Storage) -> Shard
     dtype = _dtype(entries(stated.get("properties"), f"properties of {where}").get("dtype"), where)
     shape = integers(stated.get("global_shape"), f"global_shape of {where}")
     shape_nbytes(shape, dtype, where)
-    pieces = integers(stated.get("axis_fragmentations"), f"axis_fragmentations of {where}")
-    _check_pieces(shape, pieces, where)
+    divisions = integers(stated.get("axis_fragmentations"), f"axis_fragmentations of {where}")
+    _check_divisions(shape, divisions, where)
     slices = _slices(items(stated.get("chunk"), f"chunk of {where}"), where)
-    _check_slices(slices, shape, pieces, where)
+    _check_slices(slices, shape, divisions, where)
     holders = tuple(storage.holders(name, number) for number in range(len(slices)))
-    saved = _saved(stated.get("layout"), pieces, where)
+    saved = _saved(stated.get("layout"), divisions, where)
     if saved:
         storage.check_ranks(saved, holders, where)
-    return ShardedTensor(dtype, shape, pieces, holders, saved)
+    return ShardedTensor(dtype, shape, divisions, holders, saved)
 
 
 def _dtype(stated: object, where: str) -> DType:
@@ -208,9 +208,13 @@ def _dtype(stated: object, where: str) -> DType:
     return dtype
 
 
-def _check_pieces(shape: Sequence[int], pieces: Sequence[int], where: str) -> None:
-    if len(shape) != len(pieces) or any(count < 1 or size % count for size, count in zip(shape, pieces, strict=False)):
-        raise SourceError(f"{where} of shape {list(shape)} cannot be cut into {list(pieces)} equal parts", _SAVE_AGAIN)
+def _check_divisions(shape: Sequence[int], divisions: Sequence[int], where: str) -> None:
+    if len(shape) != len(divisions) or any(
+        count < 1 or size % count for size, count in zip(shape, divisions, strict=False)
+    ):
+        raise SourceError(
+            f"{where} of shape {list(shape)} cannot be cut into {list(divisions)} equal parts", _SAVE_AGAIN
+        )
 
 
 def _slices(chunks: Sequence[object], where: str) -> dict[int, tuple[int, ...]]:
@@ -228,15 +232,15 @@ def _slices(chunks: Sequence[object], where: str) -> dict[int, tuple[int, ...]]:
 
 
 def _check_slices(
-    slices: Mapping[int, tuple[int, ...]], shape: Sequence[int], pieces: Sequence[int], where: str
+    slices: Mapping[int, tuple[int, ...]], shape: Sequence[int], divisions: Sequence[int], where: str
 ) -> None:
-    count = math.prod(pieces)
+    count = math.prod(divisions)
     if len(slices) != count or any(not 0 <= number < count for number in slices):
         raise SourceError(
             f"{where} is cut into {counted(count, 'slice')}, and its chunks are {listing([*map(str, slices)])}",
             _SAVE_AGAIN,
         )
-    expected = tuple(size // parts for size, parts in zip(shape, pieces, strict=True))
+    expected = tuple(size // parts for size, parts in zip(shape, divisions, strict=True))
     for number, found in slices.items():
         if found != expected:
             raise SourceError(
@@ -246,7 +250,7 @@ def _check_slices(
             )
 
 
-def _saved(stated: object, pieces: tuple[int, ...], where: str) -> SavedLayout | None:
+def _saved(stated: object, divisions: tuple[int, ...], where: str) -> SavedLayout | None:
     if stated is None:
         return None
     values = entries(stated, f"layout of {where}")
@@ -259,9 +263,9 @@ def _saved(stated: object, pieces: tuple[int, ...], where: str) -> SavedLayout |
     maps = [*_maps(items(values.get("tensor_map"), f"tensor_map of {where}"), where)]
     layout = layout_of(Stated(devices, maps, is_by_dimension=True), f"{where}, layout,")
     ranks = _ranks(values.get("rank_list"), where)
-    if layout.pieces != pieces or len(set(ranks)) != len(ranks) or len(ranks) != layout.ranks:
+    if layout.divisions != divisions or len(set(ranks)) != len(ranks) or len(ranks) != layout.ranks:
         raise SourceError(
-            f"{where} is cut into {list(pieces)} parts, and its layout is of {list(layout.pieces)} parts for "
+            f"{where} is cut into {list(divisions)} parts, and its layout is of {list(layout.divisions)} parts for "
             f"{layout.ranks} ranks, of which rank_list names {len(set(ranks))}",
             _SAVE_AGAIN,
         )

@@ -47,7 +47,7 @@ class Joined(View):
 
     def _from_axis(self, grid: Grid, axis: int, number: int) -> Iterator[Piece]:
         """Yield the pieces of a grid that is cut on the axes before `axis`; `number` counts the slices on those."""
-        while axis < len(self.shape) and self.slices.pieces[axis] == 1:
+        while axis < len(self.shape) and self.slices.divisions[axis] == 1:
             axis += 1
         if axis == len(self.shape):
             yield Piece(self._part(number), grid)
@@ -57,7 +57,7 @@ class Joined(View):
             for piece in clip(grid, axis, index * size, (index + 1) * size):
                 start = with_axis(piece.start, axis, (piece.start[axis] - index * size,))
                 inner = replace(piece, start=start)
-                yield from self._from_axis(inner, axis + 1, number * self.slices.pieces[axis] + index)
+                yield from self._from_axis(inner, axis + 1, number * self.slices.divisions[axis] + index)
 
     def _part(self, number: int) -> Part:
         ref = self.ref.slice(number)
@@ -65,8 +65,8 @@ class Joined(View):
 
     def seams(self) -> Seams:
         return tuple(
-            tuple(size * index for index in range(1, pieces))
-            for size, pieces in zip(self.slices.shape, self.slices.pieces, strict=True)
+            tuple(size * index for index in range(1, count))
+            for size, count in zip(self.slices.shape, self.slices.divisions, strict=True)
         )
 
     def leaves(self) -> Iterator[Leaf]:

@@ -42,14 +42,14 @@ class Slices:
     """Where the slices of a tensor lie. They are numbered in row-major order.
 
     Attributes:
-        pieces: per axis of the tensor, into how many equal parts it is cut.
+        divisions: per axis of the tensor, into how many equal parts it is cut.
         shape: the shape of a slice.
         files: the files of the checkpoint.
         table: rows of rank, number of the file, offset and length: the extents of every copy of every slice.
         starts: per slice, the number of its first row; then the number of all rows.
     """
 
-    pieces: tuple[int, ...]
+    divisions: tuple[int, ...]
     shape: tuple[int, ...]
     files: Sequence[SourceFile]
     table: array[int]
@@ -77,7 +77,7 @@ class Slices:
 
     def origin(self, number: int) -> tuple[int, ...]:
         """Return where in the tensor the first element of a slice is."""
-        index = unravelled(number, self.pieces)
+        index = unravelled(number, self.divisions)
         return tuple(at * size for at, size in zip(index, self.shape, strict=True))
 
     def runs(self, itemsize: int, offset: int, count: int) -> Iterator[Run]:
@@ -87,7 +87,7 @@ class Slices:
             itemsize: bytes of an element.
             offset, count: the range, in bytes.
         """
-        last = max((axis for axis, pieces in enumerate(self.pieces) if pieces > 1), default=None)
+        last = max((axis for axis, divisions in enumerate(self.divisions) if divisions > 1), default=None)
         if last is None:
             yield Run(0, offset, 0, count)
             return
@@ -105,11 +105,11 @@ class Slices:
         digits = []
         for axis in range(last, -1, -1):
             size = self.shape[axis] if axis < last else 1
-            block, digit = divmod(block, self.pieces[axis] * size)
+            block, digit = divmod(block, self.divisions[axis] * size)
             digits.append(divmod(digit, size))
         number = row = 0
         for axis, (index, inside) in enumerate(reversed(digits)):
-            number = number * self.pieces[axis] + index
+            number = number * self.divisions[axis] + index
             row = row * (self.shape[axis] if axis < last else 1) + inside
         return number, row
 

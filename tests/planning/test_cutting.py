@@ -96,7 +96,7 @@ def test_names_of_the_training_are_expected_and_others_are_noted() -> None:
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        (two_by_two((0,), (1,)), r"w of shape \[8, 5\] cannot be cut into \[2, 2\] equal pieces"),
+        (two_by_two((0,), (1,)), r"w of shape \[8, 5\] cannot be cut into \[2, 2\] equal parts"),
         (two_by_two((0,)), "for a tensor of 1 dimension"),
         (replace(two_by_two((0,), ()), shape=(16, 5)), r"has shape \[8, 5\], but the strategy is for \[16, 5\]"),
     ],

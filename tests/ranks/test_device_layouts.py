@@ -18,8 +18,8 @@ by_name = pytest.mark.parametrize("case", LEGACY, ids=lambda case: case.name)
 
 def part_of(layout, rank, shape):
     """The slices of a whole tensor of this shape that a rank holds."""
-    sizes = [size // pieces for size, pieces in zip(shape, layout.pieces, strict=True)]
-    return tuple(slice(at * size, (at + 1) * size) for at, size in zip(layout.piece_of(rank), sizes, strict=True))
+    sizes = [size // divisions for size, divisions in zip(shape, layout.divisions, strict=True)]
+    return tuple(slice(at * size, (at + 1) * size) for at, size in zip(layout.index_of(rank), sizes, strict=True))
 
 
 def merged(held, layout, first_rank, name, shape):
@@ -59,7 +59,7 @@ def test_slices_put_together_are_the_whole_tensor_and_it_cut_is_every_slice(case
     assert compared == sum(name in named for tensors in case.slices.values() for name in tensors)
 
 
-def numpy_pieces(layout, rank):
+def numpy_index(layout, rank):
     """The same rule by fancy slicing: which of the parts [0, 1, …) of each dimension a rank has."""
     devices, axes, shards = layout.devices, layout.axes, layout.optimizer_shards
     grid = np.arange(math.prod(devices)).reshape(devices)
@@ -96,13 +96,13 @@ def layouts(draw):
 
 @given(layouts())
 def test_every_rank_has_what_an_independent_rule_says(layout):
-    assert [layout.piece_of(r) for r in range(layout.ranks)] == [numpy_pieces(layout, r) for r in range(layout.ranks)]
+    assert [layout.index_of(r) for r in range(layout.ranks)] == [numpy_index(layout, r) for r in range(layout.ranks)]
 
 
 @given(layouts())
 def test_ranks_hold_every_piece_and_each_equally_often(layout):
-    held = [layout.piece_of(rank) for rank in range(layout.ranks)]
-    assert set(held) == set(np.ndindex(layout.pieces))
+    held = [layout.index_of(rank) for rank in range(layout.ranks)]
+    assert set(held) == set(np.ndindex(layout.divisions))
     assert len({held.count(piece) for piece in held}) == 1
 
 
@@ -110,7 +110,7 @@ def test_one_list_is_a_map_of_dimensions_or_the_axes_of_one():
     layout = DeviceLayout((2, 3), ((1,), (0,)), may_be_list=True)
     assert layout.for_dims(2) == DeviceLayout((2, 3), ((1,), (0,)))
     assert layout.for_dims(1) == DeviceLayout((2, 3), ((1, 0),))
-    assert layout.for_dims(1).pieces == (6,)
+    assert layout.for_dims(1).divisions == (6,)
     assert layout.for_dims(3) is None
     assert not layout.for_dims(2).may_be_list
     assert DeviceLayout((2, 3), ((1,), (0,))).for_dims(1) is None
@@ -118,5 +118,5 @@ def test_one_list_is_a_map_of_dimensions_or_the_axes_of_one():
 
 def test_a_scalar_is_not_cut():
     assert DeviceLayout((2,), ((),)).for_dims(0) == DeviceLayout((2,), ())
-    assert DeviceLayout((2,), (), -1).pieces == DeviceLayout((2,), (), -1).piece_of(1) == ()
+    assert DeviceLayout((2,), (), -1).divisions == DeviceLayout((2,), (), -1).index_of(1) == ()
     assert DeviceLayout((2,), ((0,),)).for_dims(0) is None

@@ -30,12 +30,12 @@ LAYOUT = {
 }
 
 
-def tensor(shape=(4, 6), pieces=(2, 1), dtype="bfloat16", layout=None, **more):
-    local = [size // parts for size, parts in zip(shape, pieces, strict=True)]
-    count = int(np.prod(pieces))
+def tensor(shape=(4, 6), divisions=(2, 1), dtype="bfloat16", layout=None, **more):
+    local = [size // parts for size, parts in zip(shape, divisions, strict=True)]
+    count = int(np.prod(divisions))
     chunks = [{"global_offset": [number], "local_shape": local} for number in range(count)]
     properties = {"dtype": dtype, "replica_id": [0], "allow_shape_mismatch": False, "allow_to_save": True}
-    stated = {"properties": properties, "global_shape": list(shape), "axis_fragmentations": list(pieces)}
+    stated = {"properties": properties, "global_shape": list(shape), "axis_fragmentations": list(divisions)}
     return {**stated, "layout": layout, "chunk": chunks, **more}
 
 
@@ -75,7 +75,7 @@ def refused(read):
 
 def box(found, number):
     """The range of each dimension that a slice has in the whole tensor."""
-    at = np.unravel_index(number, found.pieces)
+    at = np.unravel_index(number, found.divisions)
     return tuple(slice(int(i) * n, (int(i) + 1) * n) for i, n in zip(at, found.slice_shape, strict=True))
 
 
@@ -99,7 +99,7 @@ def test_golden_slices_put_together_are_the_whole_tensors(case):
 def test_golden_holders_are_those_that_the_layout_says(case):
     for one in metadata.read(case.checkpoint / "metadata.json", ROOM).values():
         layout, ranks = one.saved
-        number = {rank: np.ravel_multi_index(layout.piece_of(i), layout.pieces) for i, rank in enumerate(ranks)}
+        number = {rank: np.ravel_multi_index(layout.index_of(i), layout.divisions) for i, rank in enumerate(ranks)}
         for slice_number, holders in enumerate(one.holders):
             assert all(number[holder.rank] == slice_number for holder in holders)
             if not case.values["remove_redundancy"]:
@@ -217,7 +217,7 @@ def test_a_rank_has_the_slice_that_the_layout_says(stated, refused, read):
 
 def test_the_order_of_several_axes_is_left_open(stated, read):
     """Which is the more significant was not measured for every version; who holds a slice does not depend on it."""
-    stated["state_dict_metadata"]["w"] = tensor(pieces=(4, 1), layout={**LAYOUT, "tensor_map": [[0, 1], -1]})
+    stated["state_dict_metadata"]["w"] = tensor(divisions=(4, 1), layout={**LAYOUT, "tensor_map": [[0, 1], -1]})
     stated["storage_data"] = {f"('w', ({k},))": held(4 + k) for k in range(4)}
     assert [holders[0].rank for holders in read(stated)["w"].holders] == [4, 5, 6, 7]
 
@@ -272,4 +272,4 @@ def test_any_other_value_never_crashes(tmp_path_factory, at, value):
         found = metadata.read(path, ROOM)
     except StreamconvError:
         return
-    assert all(len(one.holders) == np.prod(one.pieces) for one in found.values())
+    assert all(len(one.holders) == np.prod(one.divisions) for one in found.values())

@@ -103,7 +103,7 @@ def test_inspect(output):
     assert "4 ranks in checkpoint, step 1_10; cut as 4 files in" in ended.out
     said = json.loads(running.run("inspect", output, "--json", "--step", "10", "--strategy", output / "strategy").out)
     (wo,) = (one for one in said["tensors"] if one["name"] == "wo")
-    assert wo["slices"] == {"pieces": [1, 2], "shape": [60, 20], "ranks": [[0, 2], [1, 3]]}
+    assert wo["slices"] == {"divisions": [1, 2], "shape": [60, 20], "ranks": [[0, 2], [1, 3]]}
     assert [file for file, _, _ in wo["extents"]] == [f"checkpoint/rank_{r}/tiny_rank_{r}-1_10.ckpt" for r in (0, 1)]
     refused = running.run("inspect", output, "--step", "11")
     assert (refused.code, "holds no step 11; there are: 1_10" in refused.err) == (2, True)

@@ -127,7 +127,7 @@ def test_mindspore_cuts_by_what_is_written(tmp_path):
     for rank in range(8):
         found = golden_ranks.arrays(cut / f"rank_{rank}" / f"net{rank}.ckpt")
         for name, layout in layouts.items():
-            parts = zip(whole[name].shape, layout.pieces, layout.piece_of(rank), strict=True)
+            parts = zip(whole[name].shape, layout.divisions, layout.index_of(rank), strict=True)
             part = tuple(slice(size // n * at, size // n * (at + 1)) for size, n, at in parts)
             assert found[name].tobytes() == whole[name][part].tobytes()
 
@@ -315,7 +315,9 @@ def test_a_changed_byte_never_crashes(at, byte):
     except StreamconvError:
         return
     for layout in found.layouts.values():
-        assert all(at < pieces for at, pieces in zip(layout.piece_of(layout.ranks - 1), layout.pieces, strict=True))
+        assert all(
+            at < divisions for at, divisions in zip(layout.index_of(layout.ranks - 1), layout.divisions, strict=True)
+        )
 
 
 @given(st.binary(max_size=60))

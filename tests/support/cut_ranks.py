@@ -41,7 +41,7 @@ def _joined(
         if name in held.get(rank, {}):
             one = held[rank][name]
             whole = np.empty(shape, one.dtype) if whole is None else whole
-            piece = layout.piece_of(rank % layout.ranks) if layout else (0,) * one.ndim
+            piece = layout.index_of(rank % layout.ranks) if layout else (0,) * one.ndim
             whole[tuple(slice(i * n, (i + 1) * n) for i, n in zip(piece, one.shape, strict=True))] = one
     assert whole is not None, name
     return whole

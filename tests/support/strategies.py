@@ -19,7 +19,7 @@ def layout_of(spec: TensorSpec, number: int, devices: tuple[int, ...], shards: i
             axes[axis] = (0,)
             break
     layout = DeviceLayout(devices, tuple(axes), shards if number % 3 == 0 else 0)
-    fits = all(size % count == 0 for size, count in zip(spec.shape, layout.pieces, strict=True))
+    fits = all(size % count == 0 for size, count in zip(spec.shape, layout.divisions, strict=True))
     return layout if fits else DeviceLayout(devices, tuple(axes))
 
 

@@ -105,7 +105,7 @@ class Cut:
         at = [np.unravel_index(int(array.reshape(-1)[0]), (self.ranks,) * len(self.axes)) for array in of]
         return [tuple(int(i) // n for i, n in zip(one, of[0].shape, strict=True)) for one in at]
 
-    def pieces(self) -> list[int]:
+    def divisions(self) -> list[int]:
         """Into how many parts each dimension is cut."""
         return [self.ranks // part for part in self.of(self._numbers(), 0).shape]
 
@@ -291,10 +291,10 @@ def _metadata(
     for number, stage in enumerate(training.stages):
         first = number * training.stage_ranks
         for name, cut in stage.cuts.items():
-            pieces, slices = cut.pieces(), cut.slices()
+            divisions, slices = cut.divisions(), cut.slices()
             shape = training.tensors[name].bits.shape
-            local = [size // count for size, count in zip(shape, pieces, strict=True)]
-            numbers = [int(np.ravel_multi_index(one, pieces)) if pieces else 0 for one in slices]
+            local = [size // count for size, count in zip(shape, divisions, strict=True)]
+            numbers = [int(np.ravel_multi_index(one, divisions)) if divisions else 0 for one in slices]
             tensors[name] = {
                 "properties": {
                     "dtype": MINDSPORE[training.tensors[name].dtype],
@@ -303,7 +303,7 @@ def _metadata(
                     "allow_to_save": True,
                 },
                 "global_shape": list(shape),
-                "axis_fragmentations": pieces,
+                "axis_fragmentations": divisions,
                 "layout": _saved_layout(cut, first),
                 "chunk": [{"global_offset": [k], "local_shape": local} for k in dict.fromkeys(numbers)],
             }

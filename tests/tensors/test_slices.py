@@ -24,12 +24,12 @@ FILES = tuple(SourceFile(Path(f"rank_{rank}.ckpt"), 1 << 40) for rank in range(4
 def cut(draw, most=4):
     """A tensor of I32 in slices, each in one to three copies of one to three extents; its bytes, and those of files."""
     shape = tuple(draw(st.lists(st.integers(1, 4), max_size=most)))
-    pieces = tuple(draw(st.integers(1, 3)) for _ in shape)
-    whole = np.arange(math.prod(shape) * math.prod(pieces), dtype=np.int32) + 1000
-    whole = whole.reshape([size * count for size, count in zip(shape, pieces, strict=True)])
+    divisions = tuple(draw(st.integers(1, 3)) for _ in shape)
+    whole = np.arange(math.prod(shape) * math.prod(divisions), dtype=np.int32) + 1000
+    whole = whole.reshape([size * count for size, count in zip(shape, divisions, strict=True)])
     files, table, starts = [bytearray(b"\xff" * 5) for _ in FILES], array("q"), array("q", [0])
-    for number in range(math.prod(pieces)):
-        at = np.unravel_index(number, pieces) if pieces else ()
+    for number in range(math.prod(divisions)):
+        at = np.unravel_index(number, divisions) if divisions else ()
         box = tuple(slice(int(i) * size, (int(i) + 1) * size) for i, size in zip(at, shape, strict=True))
         data = whole[box].tobytes()
         for copy in range(draw(st.integers(1, 3))):
@@ -39,7 +39,7 @@ def cut(draw, most=4):
                 table.extend((copy, (number + copy) % len(FILES), len(content), high - low))
                 content += data[low:high] + b"\xff" * draw(st.integers(0, 2))
         starts.append(len(table) // 4)
-    slices = Slices(pieces, shape, FILES, table, starts)
+    slices = Slices(divisions, shape, FILES, table, starts)
     return TensorRef("w", dtypes.from_safetensors("I32", "w"), whole.shape, (), None, slices), whole, files
 
 
@@ -67,7 +67,7 @@ def test_runs_are_as_long_as_slices_allow(drawn):
     """Of a tensor that is cut on its first axis only, a run is a slice; on its last one, a row of a slice."""
     tensor, whole, _ = drawn
     slices = tensor.slices
-    cuts = [axis for axis, count in enumerate(slices.pieces) if count > 1]
+    cuts = [axis for axis, count in enumerate(slices.divisions) if count > 1]
     length = math.prod(slices.shape[max(cuts) :]) * 4 if cuts else whole.nbytes
     runs = list(slices.runs(4, 0, whole.nbytes))
     assert {run.high - run.low for run in runs} == {length}
@@ -77,7 +77,7 @@ def test_runs_are_as_long_as_slices_allow(drawn):
 def test_every_copy_of_every_slice_is_the_part_that_its_number_says(drawn):
     tensor, whole, files = drawn
     slices = tensor.slices
-    assert len(slices) == math.prod(slices.pieces)
+    assert len(slices) == math.prod(slices.divisions)
     for number in range(len(slices)):
         box = tuple(slice(low, low + n) for low, n in zip(slices.origin(number), slices.shape, strict=True))
         copies = list(slices.copies(number))
