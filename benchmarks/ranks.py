@@ -39,7 +39,7 @@ BUDGET = "256M"
 
 MIB = 1 << 20
 _PLAN_BUDGET = "1G"
-# What is written at once: the ranks, the whole model, and what MindSpore makes of them, twice.
+# On the disk at once besides the ranks: the whole model, a copy of it, and three copies that MindSpore writes.
 _COPIES = 5
 _OURS, _CP, _RENAMED, _LOADED = (
     "streamconv",
