@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 TITLE = "Conversion against a copy of the same bytes"
 BUDGET = "1G"
 
-_SHARES_BLOCKS = {"bcachefs", "btrfs", "ocfs2", "xfs", "zfs"}
-
 
 def measure(setting: Setting, say: Say) -> Data:
     """Measure every case on disk and on tmpfs; skip, with a note, what there is no space for."""
@@ -54,7 +52,7 @@ def _measure_model(model: str, where: str, folder: Path, setting: Setting, say: 
 
 def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
     reference, dest = folder / "reference", folder / "dest"
-    copy = ["cp", "-r", *_never_share(folder), str(reference), str(dest)]
+    copy = ["cp", "-r", *machine.never_share(folder), str(reference), str(dest)]
     with removed(reference):
         measure_once(streamconv(words(case.options, source, reference, BUDGET)))
         contestants = {
@@ -69,10 +67,6 @@ def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
             "cpu": {name: [one.cpu for one in some] for name, some in runs.items()},
             **{name: [one.seconds for one in some] for name, some in runs.items()},
         }
-
-
-def _never_share(folder: Path) -> list[str]:
-    return ["--reflink=never"] if machine.mount(folder).kind in _SHARES_BLOCKS else []
 
 
 def tables(data: Data) -> list[Table]:

@@ -24,6 +24,8 @@ from .results import Data
 
 _BLOCK = 16 << 20
 
+_SHARES_BLOCKS = {"bcachefs", "btrfs", "ocfs2", "xfs", "zfs"}
+
 # Memory kept for the processes of a benchmark themselves, when the file system is in memory.
 _PROCESSES = 2 << 30
 
@@ -57,6 +59,11 @@ def room(folder: Path) -> int:
 def mount(folder: Path) -> Mount:
     """Return the file system that holds a folder."""
     return mount_of(folder) or Mount("unknown", "unknown", "")
+
+
+def never_share(folder: Path) -> list[str]:
+    """Return options with which `cp` copies blocks there that it would otherwise share."""
+    return ["--reflink=never"] if mount(folder).kind in _SHARES_BLOCKS else []
 
 
 def _processor() -> str:

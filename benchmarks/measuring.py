@@ -19,6 +19,8 @@ import psutil
 
 _POLL = 0.02
 _LAST_WORDS = 2000
+# Of what Linux counts as read, whatever the device's own blocks are.
+_BLOCK = 512
 
 
 class BenchmarkError(Exception):
@@ -34,12 +36,14 @@ class Run:
         peak: most bytes resident: `VmHWM`, summed over its processes.
         memory: (seconds, resident bytes of all its processes), every 20 ms.
         cpu: processor seconds, in the program and in the kernel on its behalf.
+        read: bytes that it had the disk read; none on tmpfs, and none that were in the page cache.
     """
 
     seconds: float
     peak: int
     memory: list[tuple[float, int]] = field(default_factory=list)
     cpu: float = 0.0
+    read: int = 0
 
 
 def measure(
@@ -67,7 +71,7 @@ def measure(
         drop(path)
     os.sync()
     with TemporaryFile() as said:
-        before, started = _cpu_of_children(), time.monotonic()
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         process = subprocess.Popen(command, stdout=said, stderr=said, env=env, preexec_fn=prepare)  # noqa: PLW1509
         watch = _Watch(process.pid, started)
         code = process.wait()
@@ -79,13 +83,10 @@ def measure(
             said.seek(0)
             words = said.read().decode(errors="replace")[-_LAST_WORDS:]
             raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words}")
-    return Run(seconds, sum(watch.peaks.values()), watch.memory, _cpu_of_children() - before)
-
-
-def _cpu_of_children() -> float:
-    """Return the processor seconds of all children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    # Those of all children that have ended, and of theirs.
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, (after.ru_inblock - before.ru_inblock) * _BLOCK)
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:

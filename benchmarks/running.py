@@ -52,8 +52,8 @@ def convert(
 
 
 def every_round(runs: Mapping[str, list[Run]]) -> Data:
-    """Return what contestants took, round by round, by name: `seconds`, `peak` (bytes), `cpu` (seconds)."""
+    """Return what contestants took, round by round, by name: `seconds`, `cpu` seconds, `peak` and `read` bytes."""
     return {
-        name: {what: [getattr(run, what) for run in some] for what in ("seconds", "peak", "cpu")}
+        name: {what: [getattr(run, what) for run in some] for what in ("seconds", "peak", "cpu", "read")}
         for name, some in runs.items()
     }
