@@ -113,21 +113,14 @@ def _missing(ranges: Sequence[_Range], spans: Sequence[_Span], least: int) -> li
     for span in spans:
         while first < len(ranges) and ranges[first].end <= span.begin:
             first += 1
-        covered = sum(_overlap(one, span) for one in _until(ranges, first, span.end))
+        covered, number = 0, first
+        while number < len(ranges) and ranges[number].begin < span.end:
+            covered += min(ranges[number].end, span.end) - max(ranges[number].begin, span.begin)
+            number += 1
         if 2 * covered >= span.end - span.begin and _is_matrix(span.ref):
             names.append(span.ref.name)
             lacking += covered
     return names if lacking >= least else []
-
-
-def _until(ranges: Sequence[_Range], first: int, end: int) -> Iterator[_Range]:
-    while first < len(ranges) and ranges[first].begin < end:
-        yield ranges[first]
-        first += 1
-
-
-def _overlap(one: _Range, span: _Span) -> int:
-    return max(0, min(one.end, span.end) - max(one.begin, span.begin))
 
 
 def _is_matrix(ref: TensorRef) -> bool:

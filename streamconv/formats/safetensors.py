@@ -53,8 +53,11 @@ class _Entry(NamedTuple):
     end: int
 
 
-Known = dict[tuple[bytes, int], Sequence[_Entry]]
-"""What headers say that were read before, by their digests and the sizes of their files."""
+Known = dict[tuple[bytes, int], dict[str, TensorRef]]
+"""What files hold whose headers were read before, by the digests of the headers and the sizes of the files."""
+
+# The ranks of a pipeline stage, whose headers say the same, come one after the other; all headers would be much memory.
+_MOST_KNOWN = 8
 
 
 def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tuple[SourceFile, dict[str, TensorRef]]:
@@ -63,7 +66,8 @@ def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tup
     Args:
         path: the file.
         header_room: bytes that the header may have; a longer one is refused unread.
-        known: files whose headers say the same, as those of ranks do, are checked once; filled here.
+        known: files whose headers say the same, as those of ranks do, are checked once; filled here. The tensors of the
+            later ones are then those of the first, and only their offsets hold for both.
 
     Raises:
         SourceError: unreadable, truncated, damaged or empty.
@@ -72,15 +76,18 @@ def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tup
     """
     file, text = _read_text(path, header_room)
     key = xxhash.xxh3_128_digest(text), file.size
-    entries = known.get(key) if known else None
-    if entries is None:
-        entries = _entries(file, text)
-        if known is not None:
-            known[key] = entries
+    if known is not None and key in known:
+        return file, known[key]
     start = 8 + len(text)
-    return file, {
-        e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, start + e.begin, e.end - e.begin),)) for e in entries
+    tensors = {
+        e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, start + e.begin, e.end - e.begin),))
+        for e in _entries(file, text)
     }
+    if known is not None:
+        known[key] = tensors
+        if len(known) > _MOST_KNOWN:
+            del known[next(iter(known))]
+    return file, tensors
 
 
 def _entries(file: SourceFile, text: bytes) -> Sequence[_Entry]:

@@ -49,6 +49,9 @@ class Held:
         yield from ((rank, list(mine)) for rank, mine in groupby(rows, key=itemgetter(0)))
 
 
+_Place = tuple["array[int]", int, int]
+
+
 @dataclass
 class Holdings:
     """What the files of the ranks hold.
@@ -68,12 +71,26 @@ class Holdings:
     tensors: dict[str, dict[int, Held]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    _last: tuple[Mapping[str, TensorRef], int, list[_Place]] | None = field(default=None, repr=False)
 
-    def add(self, rank: int, stage: int, file: SourceFile, refs: Iterable[TensorRef]) -> None:
-        """Take note of what a rank's file holds."""
+    def add(self, rank: int, stage: int, file: SourceFile, refs: Mapping[str, TensorRef]) -> None:
+        """Take note of what a rank's file holds.
+
+        Args:
+            rank, stage: whose file it is.
+            file: the file.
+            refs: what it holds; the same object as for the file before where offsets are the same.
+        """
         number = len(self.files)
         self.files.append(file)
         self.ranks.append(rank)
+        if self._last is None or self._last[0] is not refs or self._last[1] != stage:
+            self._last = refs, stage, [*self._tables(rank, stage, refs.values())]
+        for table, offset, length in self._last[2]:
+            table.extend((rank, number, offset, length))
+
+    def _tables(self, rank: int, stage: int, refs: Iterable[TensorRef]) -> Iterator[_Place]:
+        """Yield every extent with the table that its row belongs into."""
         for ref in refs:
             by_stage = self.tensors.setdefault(ref.name, {})
             held = by_stage.get(stage)
@@ -81,8 +98,7 @@ class Holdings:
                 held = by_stage[stage] = Held(rank, ref.dtype, ref.shape)
             elif (ref.shape, ref.dtype) != (held.shape, held.dtype):
                 held.others.setdefault((ref.shape, ref.dtype), rank)
-            for extent in ref.extents:
-                held.table.extend((rank, number, extent.offset, extent.length))
+            yield from ((held.table, extent.offset, extent.length) for extent in ref.extents)
 
 
 def read(
@@ -106,7 +122,7 @@ def read(
     for rank, path in ranks:
         with _named(rank, path):
             shard = files.read(path, FORMATS[path.suffix], header_room(), known)
-        found.add(rank, stage_of(rank), shard.file, shard.tensors.values())
+        found.add(rank, stage_of(rank), shard.file, shard.tensors)
         first.setdefault(shard.format, path)
         found.ignored.update((str(path.relative_to(directory).parent / key), why) for key, why in shard.ignored.items())
         found.warnings += shard.warnings
