@@ -88,9 +88,8 @@ def plan(
         config: the model's config.json if it is not next to the weights, or a MindFormers YAML.
         io: `read` and write through the page cache, or `direct`, past it; or `auto`, by file system.
         crc: append MindSpore's CRC to a `.ckpt`.
-        strategy: strategy files of a training, or their directory, which say how MindSpore's side is cut for ranks:
-            `dest` becomes a directory with a file for each rank; in reverse, and with model `raw`, those of the
-            source, by default what lies next to the ranks' folders.
+        strategy: strategy files of a training, or their directory: how MindSpore's side is cut for ranks. `dest` gets
+            a file for each rank; in reverse and with model `raw` they are the source's, by default those next to it.
         step: which step of a training, such as `"1_10"` or 1000; by default the newest complete one.
         dest_strategy: with model `raw`, where `strategy` is the source's, that of the destination.
         links: where ranks hold the same, write one file and link the others to it.
@@ -109,7 +108,7 @@ def plan(
     """
     arguments.check(**locals())
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
-    from_ranks, to_ranks = arguments.strategies(strategy, dest_strategy, reverse=reverse, model=model)
+    from_ranks, to_ranks = arguments.strategies(strategy, dest_strategy, reverse=reverse, model=model, links=links)
     opened = Source.open(source, max_mem, config, from_ranks, step)
     destination = format_choice.destination(as_path(dest, "dest"))
     direction = Direction.REVERSE if reverse else Direction.FORWARD
@@ -140,6 +139,7 @@ def plan(
         overwrite=overwrite,
         restart=restart,
         verify=verify,
+        given_paths=[*from_ranks, *to_ranks, *([as_path(family, "family")] if family is not None else [])],
     )
 
 
@@ -250,8 +250,8 @@ def check(
     Raises:
         StreamconvError: family, config or source cannot be read.
     """
-    path = Path(family)
-    chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(family))
+    path = as_path(family, "family")
+    chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(path))
     opened = Source.open(source, max_mem, config)
     return family_check.check_family(chosen, opened.catalog, opened.config.values)
 

@@ -44,27 +44,32 @@ class PlanOptions(TypedDict, total=False):
 
 _MOST_WORKERS = 256
 
-# Sizes and paths are checked where they are parsed.
+# Sizes, strategies and steps are checked where they are parsed.
 _TYPES: Mapping[str, tuple[type, str]] = {
     **dict.fromkeys(("model", "dtype", "format", "io"), (str, "str")),
     **dict.fromkeys(("reverse", "crc", "links", "overwrite", "restart", "verify"), (bool, "bool")),
     "options": (Mapping, "Mapping"),
     "workers": (Integral, "int"),
 }
-_OPTIONAL = ("model", "dtype", "format", "options", "workers")
+_OPTIONAL = ("model", "dtype", "format", "options", "workers", "config", "family")
+_PATHS = ("source", "dest", "config", "family")
 
 
 def check(**arguments: object) -> None:
     """Refuse arguments of another type than `PlanOptions` says, and words and numbers that are never right.
 
     Args:
-        arguments: those of a public function, by name; others than words, switches and numbers are not looked at.
+        arguments: those of a public function, by name; others than words, switches, numbers, paths are ignored.
 
     Raises:
         UsageError: which it is, and what it has to be.
     """
     for name, value in arguments.items():
-        if name not in _TYPES or (value is None and name in _OPTIONAL):
+        if value is None and name in _OPTIONAL:
+            continue
+        if name in _PATHS:
+            as_path(value, name)
+        if name not in _TYPES:
             continue
         kind, known = _TYPES[name]
         if not isinstance(value, kind):
@@ -82,35 +87,48 @@ def as_paths(value: Paths | None, name: str) -> list[Path]:
     Raises:
         UsageError: it is something else, or one is empty.
     """
-    several = [] if value is None else [value] if isinstance(value, str | os.PathLike) else list(value)
-    return [as_path(path, name) for path in several]
+    if value is None:
+        return []
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [as_path(path, name) for path in value]
+    return [as_path(value, name)]
 
 
 def strategies(
-    strategy: Paths | None, dest_strategy: Paths | None, *, reverse: bool, model: str | None
+    strategy: Paths | None, dest_strategy: Paths | None, *, reverse: bool, model: str | None, links: bool
 ) -> tuple[list[Path], list[Path]]:
     """Return the strategy files of the source, and those of the destination.
 
     A conversion has one side that is MindSpore's; where tensors keep their names, both may be.
 
     Raises:
-        UsageError: `dest_strategy` is given although the destination's is `strategy`, or there can be none.
+        UsageError: `dest_strategy` is given although the destination's is `strategy`, or there can be none; or
+            there are to be no links, although no ranks share files.
     """
     given, dest = as_paths(strategy, "strategy"), as_paths(dest_strategy, "dest_strategy")
-    if model == RAW:
-        return given, dest
-    if dest:
-        hint = "HuggingFace's side has no strategy" if reverse else f"use {setting('strategy')}, which says the same"
-        raise UsageError(f"{setting('dest_strategy')} goes with {setting('model', RAW)} only", hint)
-    return (given, []) if reverse else ([], given)
+    if model != RAW:
+        if dest:
+            hint = (
+                "HuggingFace's side has no strategy" if reverse else f"use {setting('strategy')}, which says the same"
+            )
+            raise UsageError(f"{setting('dest_strategy')} goes with {setting('model', RAW)} only", hint)
+        given, dest = (given, []) if reverse else ([], given)
+    if not links and not dest:
+        raise UsageError(
+            f"{setting('links', False)} has no effect: the result is not cut for the ranks of a training",
+            f"omit {setting('links', False)}",
+        )
+    return given, dest
 
 
-def as_path(value: PathLike, name: str) -> Path:
+def as_path(value: object, name: str) -> Path:
     """Return an argument as a path.
 
     Raises:
-        UsageError: it is empty, which a `Path` takes for the current directory.
+        UsageError: it is none, or empty, which a `Path` takes for the current directory.
     """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise UsageError(f"{setting(name)} must be a path (str or os.PathLike), not {type(value).__name__}")
     if not os.fspath(value):
         raise UsageError(f"{setting(name)} is empty", "give a path; . is the current directory")
     return Path(value)

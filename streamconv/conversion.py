@@ -28,7 +28,7 @@ from .output.staging import Staging
 from .output.trial import offers_links
 from .output.writer import FileSink
 from .planning.outputs import Output
-from .prepared import Prepared, decide_budget
+from .prepared import Prepared, decide_budget, paths_read
 from .report import Report, describe, plan_values
 from .storage import disk, whole_files
 from .storage.access import Access
@@ -80,7 +80,7 @@ class Plan(Prepared):
         with storing(journal, "cannot stat"):
             has_begun = disk.exists(journal)
         if not has_begun:
-            self.destination.check(self.catalog, self.overwrite)
+            self.destination.check(self.catalog, self.overwrite, paths_read(self))
 
     def run(self, progress: OnProgress | None = None) -> Report:
         """Convert, resuming what an interrupted run of the same conversion made durable.
@@ -111,7 +111,7 @@ class Plan(Prepared):
     def _run(self, staging: Staging, budget: Budget, progress: OnProgress | None) -> Tally:
         """Check → build → prove → put in place."""
         staging.check_same()
-        self.destination.check(self.catalog, self.overwrite)
+        self.destination.check(self.catalog, self.overwrite, paths_read(self))
         names = [file.name for file in self.layout.files]
         self.destination.check_free_space(self.layout.total - staging.allocated(names))
         for check in self.mapping.checks:
@@ -127,7 +127,7 @@ class Plan(Prepared):
                 self._prove(staging, budget, progress)
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination since then is not ours to replace either.
-            self.destination.check(self.catalog, self.overwrite)
+            self.destination.check(self.catalog, self.overwrite, paths_read(self))
             staging.commit(self._manifest(digests, tally))
         except BaseException as error:
             staging.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)

@@ -33,7 +33,7 @@ def values(catalog: Catalog) -> dict[str, object]:
         "format": catalog.format,
         "files": {catalog.name_of(file): file.size for file in catalog.files},
         "ignored": dict(catalog.ignored),
-        "warnings": list(catalog.warnings),
+        "warnings": [in_python(warning) for warning in catalog.warnings],
         **({"missing": list(catalog.lost)} if catalog.lost else {}),
         "notes": [in_python(note) for note in catalog.notes],
         "tensors": [_described(catalog, ref) for ref in catalog.values()],

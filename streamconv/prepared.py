@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .configs import companions
 from .configs.companions import Companions, Home
@@ -24,10 +25,11 @@ from .planning.mapping import RankFile, TensorMapping
 from .planning.outputs import Output
 from .ranks import strategy_format
 from .rules.statements import TIED, Direction
+from .storage import limits
 from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
 from .tensors.refs import Catalog, TensorRef, TensorSpec
-from .text import counted, quote, setting
+from .text import counted, in_python, quote, setting
 
 #: What is said of a source whose slices are held by several ranks.
 NOT_COMPARED = (
@@ -57,6 +59,7 @@ class Prepared:
         overwrite: whether a checkpoint at the destination is replaced.
         restart: whether what an interrupted run left is discarded.
         verify: whether the result is compared with the source before it gets its name.
+        given_paths: the files and directories that were given besides the source and its config.
     """
 
     catalog: Catalog
@@ -76,17 +79,17 @@ class Prepared:
     overwrite: bool
     restart: bool
     verify: bool
+    given_paths: Sequence[Path] = ()
 
     @property
     def warnings(self) -> Sequence[str]:
         """What may be wrong with the result although nothing stops the run; the report shows it too."""
-        return *self.catalog.warnings, *self.companions.warnings
+        return tuple(map(in_python, marked_warnings(self)))
 
     @property
     def notes(self) -> Sequence[str]:
         """What was decided that is good to know."""
-        copies = self.catalog.has_copies and not self.verify
-        return *self.catalog.notes, *self.mapping.notes, *([NOT_COMPARED] if copies else [])
+        return tuple(map(in_python, marked_notes(self)))
 
     @property
     def copied_refs(self) -> Sequence[TensorRef]:
@@ -96,6 +99,24 @@ class Prepared:
     def __repr__(self) -> str:
         source, dest = quote(self.catalog.path), quote(self.destination.path)
         return f"<{type(self).__name__} {source} to {dest}: {counted(self.mapping.tensors, 'tensor')}>"
+
+
+def marked_warnings(prepared: Prepared) -> Sequence[str]:
+    """Return the warnings; settings in them are marked (`text.setting`)."""
+    return *prepared.catalog.warnings, *prepared.companions.warnings
+
+
+def marked_notes(prepared: Prepared) -> Sequence[str]:
+    """Return the notes; settings in them are marked (`text.setting`)."""
+    copies = prepared.catalog.has_copies and not prepared.verify
+    return *prepared.catalog.notes, *prepared.mapping.notes, *([NOT_COMPARED] if copies else [])
+
+
+def paths_read(prepared: Prepared) -> Sequence[Path]:
+    """Return the files and directories that a run reads besides the source's, or that its plan was made of."""
+    config = [prepared.config.path] if prepared.config.path else []
+    given = (*prepared.given_paths, *prepared.catalog.strategies)
+    return [*given, *config, *prepared.companions.copies.values()]
 
 
 def decide_companions(
@@ -158,8 +179,8 @@ def _content(mapping: TensorMapping, file: RankFile) -> Content:
 def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:
     """Divide the memory limit, from what is resident now.
 
-    Use fewer workers if that is the only way to give a transposed tensor a region with long contiguous runs: many short
-    reads cost more than a second worker gains.
+    Use no more workers than can have their files open, and fewer if that is the only way to give a transposed tensor a
+    region with long contiguous runs: many short reads cost more than a second worker gains.
 
     Args:
         mapping: the tensors to be written.
@@ -170,12 +191,17 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
     Raises:
         BudgetError: it does not suffice; the hint names the smallest limit that does.
     """
+    # More workers could not have the files open that each needs.
+    with_files = limits.most_workers()
+    workers = workers and min(workers, with_files)
     sources = sum(map(_cells, mapping.outputs))
     written = sum(len(file.extents) for file in layout.files)
     counts, resident = (written, sources, layout.total // BLOCK), resident_bytes()
     most = divide(memory_limit, workers, *counts, resident=resident)
     if workers is not None:
         return most
+    if most.workers > with_files:
+        most = divide(memory_limit, with_files, *counts, resident=resident)
     # One output of every shape: a model has few of them.
     kinds = {(output.view.shape, output.dtype): output for output in mapping.outputs}.values()
     for count in range(most.workers, 0, -1):

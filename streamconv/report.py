@@ -12,7 +12,7 @@ from .formats.layout import CKPT, HF_SAFETENSORS, FileLayout
 from .planning.mapping import TensorMapping
 from .planning.options import options_that_matter
 from .planning.outputs import Output
-from .prepared import NOT_COMPARED, Prepared
+from .prepared import NOT_COMPARED, Prepared, marked_notes, marked_warnings
 from .rules.family import spell
 from .tensors.dtypes import FLOAT
 from .text import counted, first_few, format_size, in_python, quote, setting
@@ -76,7 +76,7 @@ class Report:
         return f"<Report {quote(self.prepared.destination.path)}: {size} in {self.seconds:.1f} s>"
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return in_python(describe_run(self))
 
     def _lines(self) -> Iterator[str]:
         path, tensors = quote(self.prepared.destination.path), counted(self.prepared.mapping.tensors, "tensor")
@@ -93,13 +93,18 @@ class Report:
             copies = "; all copies of slices are the same" if self.prepared.catalog.has_copies else ""
             yield f"verified: read back from disk, byte-for-byte identical to the source{copies}"
         elif self.prepared.catalog.has_copies:
-            yield f"note: {in_python(NOT_COMPARED)}"
+            yield f"note: {NOT_COMPARED}"
         if self.overflowed:
             yield (
                 f"{counted(sum(self.overflowed.values()), 'value')} overflowed to infinity in "
                 f"{counted(len(self.overflowed), 'tensor')}: {first_few(list(self.overflowed), show=quote)}"
             )
-        yield from (f"warning: {in_python(text)}" for text in self.prepared.warnings)
+        yield from (f"warning: {text}" for text in marked_warnings(self.prepared))
+
+
+def describe_run(report: Report) -> str:
+    """Return the report for people; settings in it are marked as in messages (`text.setting`)."""
+    return "\n".join(report._lines())
 
 
 def describe(prepared: Prepared) -> str:
@@ -137,8 +142,8 @@ def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
         yield "copied", f"{counted(len(copies), 'file')} next to the weights: {first_few(list(copies), show=quote)}"
     if left := prepared.companions.left:
         yield "left", f"{len(left)} left behind: {_with_reasons(left)}"
-    yield from (("warning", text) for text in prepared.warnings)
-    yield from (("note", text) for text in prepared.notes)
+    yield from (("warning", text) for text in marked_warnings(prepared))
+    yield from (("note", text) for text in marked_notes(prepared))
     if layout.format == HF_SAFETENSORS and prepared.config.path is None:
         needs = "no config.json will be written, but transformers needs one"
         yield "note", f"{needs}; pass {setting('config', 'FILE')}"
@@ -221,8 +226,8 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "ignored": dict(catalog.ignored),
         "copied": list(prepared.companions.copies),
         "left": dict(prepared.companions.left),
-        "warnings": [in_python(text) for text in prepared.warnings],
-        "notes": [in_python(text) for text in prepared.notes],
+        "warnings": list(prepared.warnings),
+        "notes": list(prepared.notes),
         "tensors": [
             {"name": o.name, "dtype": o.dtype.name, "shape": list(o.view.shape), "sources": list(o.sources)}
             for o in mapping.outputs

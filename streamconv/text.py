@@ -71,7 +71,8 @@ def setting(name: str, value: object = None) -> str:
 
     Args:
         name: a parameter of the API, such as `max_mem`, or `options.NAME` for an option of a model family.
-        value: what to give it; `True` where naming it is enough. Without a value just the name is spelled.
+        value: what to give it; `True` where naming it is enough, `False` for what a flag such as
+            `--no-links` turns off. Without a value just the name is spelled.
 
     >>> in_python(setting("max_mem", "2G")), in_shell(setting("max_mem", "2G"))
     ('max_mem="2G"', '--max-mem 2G')
@@ -97,7 +98,7 @@ def _python(name: str, value: str | None) -> str:
     group, dot, option = name.partition(".")
     if value is None:
         return f'{group}["{option}"]' if dot else name
-    literal = value if value == "True" or value.isdecimal() else f'"{value}"'
+    literal = value if value in ("True", "False") or value.isdecimal() else f'"{value}"'
     return f'{group}={{"{option}": {literal}}}' if dot else f"{name}={literal}"
 
 
@@ -105,5 +106,5 @@ def _shell(name: str, value: str | None) -> str:
     group, dot, option = name.partition(".")
     if dot and group == _OPTIONS:
         return f"-o {option}" + ("" if value is None else f"={value}")
-    flag = _ARGUMENTS.get(name, f"--{name.replace('_', '-')}")
-    return flag if value in (None, "True") else f"{flag} {value}"
+    flag = _ARGUMENTS.get(name, f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}")
+    return flag if value in (None, "True", "False") else f"{flag} {value}"

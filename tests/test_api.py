@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from safetensors import safe_open
 import streamconv
 from streamconv.errors import DestinationError, SourceError, UnsupportedError, UsageError
 from streamconv.formats.catalog import open_catalog
+from streamconv.text import in_shell
 from support import FIXTURES, golden, running
 from support.running import call
 
@@ -424,6 +427,57 @@ def test_arguments_of_another_type(name: str, value: object, tmp_path: Path) -> 
     source = running.tiny(tmp_path / "source")
     with pytest.raises(UsageError, match=f"^{name} must be .*, not {type(value).__name__}$"):
         streamconv.plan(source, tmp_path / "dest", **{name: value})  # type: ignore[arg-type]
+
+
+NO_PATHS = [5, 5.0, b"x", ["a"], bytearray(b"x"), object()]
+
+
+@pytest.mark.parametrize("value", [*NO_PATHS, None])
+def test_paths_of_another_type(value: object, tmp_path: Path) -> None:
+    """Each argument of each function is refused by its name, not by what Python says of it further down."""
+    there: Any = running.tiny(tmp_path / "source")
+    wrong: Any = value
+    calls: dict[str, list[Callable[[], object]]] = {
+        "source": [lambda: streamconv.plan(wrong, "d"), lambda: streamconv.check("llama", wrong)],
+        "dest": [lambda: streamconv.plan(there, wrong), lambda: streamconv.verify(wrong)],
+        "path": [lambda: streamconv.open(wrong), lambda: streamconv.inspect(wrong)],
+        "a": [lambda: streamconv.diff(wrong, there)],
+        "b": [lambda: streamconv.diff(there, wrong)],
+        "family": [lambda: streamconv.check(wrong, there)],
+    }
+    if value is not None:
+        calls["family"].append(lambda: streamconv.plan(there, "d", family=wrong))
+        calls["source"].append(lambda: streamconv.verify(tmp_path / "source", source=wrong))
+        calls["config"] = [
+            lambda: streamconv.plan(there, "d", config=wrong),
+            lambda: streamconv.check("llama", there, config=wrong),
+        ]
+    for name, several in calls.items():
+        for calling in several:
+            with pytest.raises(UsageError, match=f"^{name} must be a path .*, not {type(value).__name__}$"):
+                calling()
+
+
+@pytest.mark.parametrize("value", [5, b"x", [5], [b"x"], ["a", None], {"a": 1}, object()])
+def test_strategies_of_another_type(value: Any, tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    for calling in (
+        lambda: streamconv.plan(source, "d", strategy=value),
+        lambda: streamconv.plan(source, "d", model="raw", dest_strategy=value),
+        lambda: streamconv.open(source, strategy=value),
+        lambda: streamconv.inspect(source, strategy=value),
+        lambda: streamconv.diff(source, source, strategy=value),
+    ):
+        with pytest.raises(UsageError, match=r"^(dest_)?strategy must be a path"):
+            calling()
+
+
+@pytest.mark.parametrize("model", [None, "raw"])
+def test_no_links_without_ranks_has_no_effect(model: str | None, tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "source")
+    with pytest.raises(UsageError, match=r"links=False has no effect.*\nhint: omit links=False") as caught:
+        streamconv.plan(source, tmp_path / "dest", model=model, links=False)
+    assert "--no-links has no effect" in in_shell(caught.value.marked[0])
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:

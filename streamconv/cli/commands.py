@@ -76,7 +76,7 @@ def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
         # From here on the exit code is that of a result that is in place.
         signals.ignore()
     try:
-        click.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
+        click.echo(json.dumps(report.to_json(), indent=1) if as_json else _report(report))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -115,6 +115,14 @@ def _text(planned: Any) -> str:
     from ..text import in_shell
 
     return in_shell(describe(planned))
+
+
+def _report(report: Any) -> str:
+    """A report with its settings spelled as flags."""
+    from ..report import describe_run
+    from ..text import in_shell
+
+    return in_shell(describe_run(report))
 
 
 @cli.command(short_help="List the tensors of a file or directory.")

@@ -15,9 +15,6 @@ from ..storage.regions import Placement, Region
 from ..tensors.extents import SourceFile
 from ..text import quote
 
-_MOST = 8
-# Of the files that the process may have open, each of a few readers takes this share, with two descriptors for a file.
-_SHARE = 16
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _WORTH_DROPPING = 64 << 10
 
@@ -37,7 +34,7 @@ class OpenFiles:
         self.access = access
         self.bytes_read = 0
         self._drops = drops
-        self._most = min(_MOST, max(1, (limits.open_files() or _MOST * _SHARE) // _SHARE))
+        self._most = limits.source_files()
         self._files: dict[Path, InputFile] = {}
         self._behind: list[tuple[InputFile, int, int]] = []
 

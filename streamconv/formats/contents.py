@@ -56,7 +56,12 @@ def format_of(path: Path) -> str | None:
     for foreign in FOREIGN:
         if head.startswith(foreign.begins) or lowered.startswith(foreign.begins):
             raise foreign.error(f"{quote(path.name)} is {foreign.what}, not a checkpoint", foreign.hint)
-    return next((name for name, test in _TESTS if test(head, file.size)), None)
+    return format_by(head, file.size)
+
+
+def format_by(head: bytes, size: int) -> str | None:
+    """Return the format of a file of `size` bytes that begins with `head`, `None` if it begins like none."""
+    return next((name for name, test in _TESTS if test(head, size)), None)
 
 
 def _refuse_zeros(descriptor: int, file: SourceFile, head: bytes) -> None:

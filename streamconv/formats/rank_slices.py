@@ -42,6 +42,8 @@ _STRATEGY = re.compile(r"(?:merged_)?(?:ckpt_)?strategy(?:_by)?(?:_rank)?(?:_(?P
 # HuggingFace's names: such a file in a folder `rank_8` is an experiment's, with a LoRA of rank 8.
 _WHOLE = re.compile(r"(?:adapter_)?model\..*|pytorch_model.*|.*-of-\d+.*", re.DOTALL)
 _WEIGHTS = (".ckpt", ".safetensors")
+#: With which byte a strategy begins: field 1, a number. A checkpoint begins with field 1, a message.
+STRATEGY_BEGINS = b"\x08"
 
 _ALL_RANKS = "give {home}, which holds the files of all ranks"
 _ONE_RANK = "copy the files of all ranks to {home}, each in a folder of its own (rank_0, rank_1, ...), and give that"
@@ -148,6 +150,22 @@ def may_be_slices(names: Sequence[str]) -> bool:
     """Return whether the files of a folder named like a rank may be that rank's: weights, and no whole model."""
     weights = [name for name in names if name.endswith(_WEIGHTS) and not is_strategy(name)]
     return bool(weights) and not all(map(_WHOLE.fullmatch, weights))
+
+
+def saved_by_training(folder: str, names: Sequence[str]) -> str | None:
+    """Return the first of the names in a folder that a distributed training gives its weights or strategies.
+
+    Args:
+        folder: the folder's own name: in one named like a rank, weights of any name may be that rank's.
+        names: names in it.
+    """
+    of_rank = folder_rank(folder) is not None
+    for name in names:
+        if is_strategy(name) or _SAVED.fullmatch(name) or _ITERATION.fullmatch(name):
+            return name
+        if of_rank and may_be_slices([name]):
+            return name
+    return None
 
 
 class Doubt(NamedTuple):

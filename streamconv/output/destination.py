@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Set
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 
 from ..configs.companion_files import goes_along
 from ..errors import DestinationError, StorageError, UsageError, storing
+from ..formats import rank_slices
 from ..storage import disk, mounts, whole_files
 from ..tensors.refs import Catalog
 from ..text import format_size, quote, setting
 from . import manifest
+from .apart import check_apart
 from .paths import ResultPaths
 
 _ANOTHER = "choose another destination"
 #: How a manifest begins.
 _STARTS = re.compile(rb'\s*\{\s*"streamconv":')
-_RANK = re.compile(r"rank_\d+")
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 _OF_GIT = (".gitattributes", ".gitignore")
 
@@ -47,8 +49,13 @@ class Destination:
         """Its final name."""
         return self.paths.path
 
-    def check(self, source: Catalog, overwrite: bool) -> None:
-        """Refuse a destination that is the source, that holds it, or that may not be replaced.
+    def check(self, source: Catalog, overwrite: bool, others: Sequence[Path] = ()) -> None:
+        """Refuse a destination that is or holds what the run reads, or that may not be replaced.
+
+        Args:
+            source: the source.
+            overwrite: a checkpoint there is replaced.
+            others: further files and directories that the run reads.
 
         Raises:
             UsageError: it has no parent directory.
@@ -56,12 +63,12 @@ class Destination:
             StorageError: the system cannot stat it.
         """
         with storing(self.path, "cannot stat"):
-            self._check(source, overwrite)
+            self._check(source, overwrite, others)
 
-    def _check(self, source: Catalog, overwrite: bool) -> None:
+    def _check(self, source: Catalog, overwrite: bool, others: Sequence[Path]) -> None:
         if not disk.is_directory(self.path.parent):
             raise UsageError(f"{quote(self.path.parent)} is not a directory", "create it first")
-        self._check_apart(source)
+        check_apart(self.paths, source, others)
         if self.paths.is_file:
             self._check_manifest(overwrite)
         if not disk.exists(self.path):
@@ -73,7 +80,9 @@ class Destination:
                 f"{quote(self.path)} exists", f"{_ANOTHER}, or replace this one with {setting('overwrite', True)}"
             )
         self._check_owner()
-        if not self.paths.is_file and not is_empty:
+        if self.paths.is_file:
+            self._check_not_saved([self.path.name], {self.path.name} if self._is_ours() else set())
+        elif not is_empty:
             self._check_replaceable()
 
     def _check_kind(self) -> None:
@@ -97,11 +106,16 @@ class Destination:
             raise DestinationError(f"{quote(manifest)}, where the manifest goes, is not a regular file", _ANOTHER)
         self._check_mount(manifest, _ANOTHER)
         self._check_owner()
-        if not overwrite and not disk.exists(self.path) and not _STARTS.match(whole_files.read_file(manifest, 64)):
+        if not overwrite and not disk.exists(self.path) and not self._is_ours():
             raise DestinationError(
                 f"{quote(manifest)}, where the manifest goes, exists and is none of streamconv",
                 f"{_ANOTHER}, or replace it with {setting('overwrite', True)}",
             )
+
+    def _is_ours(self) -> bool:
+        """Whether a manifest of streamconv stands next to a file."""
+        manifest = self.paths.manifest
+        return disk.is_file(manifest) and _STARTS.match(whole_files.read_file(manifest, 64)) is not None
 
     def _check_owner(self) -> None:
         """Refuse what belongs to others in a sticky folder, such as /tmp: a rename would be refused at the end."""
@@ -115,20 +129,6 @@ class Destination:
                     _ANOTHER,
                 )
 
-    def _check_apart(self, source: Catalog) -> None:
-        """By inode: a name says nothing about what lies behind links and mounts."""
-        inside = {disk.device_and_inode(p) for p in (self.path, *self.path.absolute().parents) if disk.mode(p)}
-        entries = _entries(self.path) if disk.is_directory(self.path) else []
-        held = {disk.device_and_inode(p) for p in (self.path, self.paths.partial, *entries) if disk.mode(p)}
-        if disk.is_directory(source.path) and disk.device_and_inode(source.path) in inside:
-            raise DestinationError(
-                f"{quote(self.path)} lies in the source's directory, which is never written to", _ANOTHER
-            )
-        for file in source.files:
-            # A source that is gone by now is the reader's to report.
-            if disk.mode(file.path) and disk.device_and_inode(file.path) in held:
-                raise DestinationError(f"{quote(self.path)} holds the source {quote(file.path.name)}", _ANOTHER)
-
     def _check_replaceable(self) -> None:
         if not disk.may_write(self.path):
             raise DestinationError(f"{quote(self.path)} holds files that you may not remove", _ANOTHER)
@@ -139,6 +139,22 @@ class Destination:
             what = f"files that belong to no checkpoint ({quote(foreign[0])})" if foreign else "no weights"
             raise DestinationError(
                 f"{quote(self.path)} holds {what}; {setting('overwrite', True)} replaces only checkpoints",
+                "choose another destination, or remove this one yourself",
+            )
+        self._check_not_saved(names, written)
+
+    def _check_not_saved(self, names: Iterable[str], written: Set[str]) -> None:
+        """Refuse what a training saved, unless streamconv wrote it: it may be the work of days."""
+        folder = Path(disk.resolve(self.paths.directory))
+        others = sorted(name for name in names if name not in written)
+        saved = rank_slices.saved_by_training(folder.name, others) or next(
+            (name for name in others if _begins_like_strategy(folder / name)), None
+        )
+        if saved:
+            what = "is" if self.paths.is_file else f"holds {quote(saved)},"
+            raise DestinationError(
+                f"{quote(self.path)} {what} a file that a training saved, and no manifest says that streamconv wrote "
+                f"it; {setting('overwrite', True)} does not replace the work of a training",
                 "choose another destination, or remove this one yourself",
             )
 
@@ -172,11 +188,11 @@ def _nameable(path: Path) -> Path:
     return path
 
 
-def _entries(path: Path) -> list[Path]:
-    """Return what is in a directory, and in the folders of ranks there."""
-    names = disk.listdir(path)
-    folders = [path / name for name in names if _RANK.fullmatch(name) and disk.is_directory(path / name)]
-    return [*(path / name for name in names), *(folder / name for folder in folders for name in disk.listdir(folder))]
+def _begins_like_strategy(path: Path) -> bool:
+    """Whether a file of any name is a strategy of MindSpore; one that cannot be read is not."""
+    with suppress(OSError):
+        return path.suffix == ".ckpt" and whole_files.read_file(path, 1) == rank_slices.STRATEGY_BEGINS
+    return False
 
 
 def _is_of_checkpoint(root: Path, name: str, written: Set[str]) -> bool:

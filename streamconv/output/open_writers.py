@@ -13,9 +13,6 @@ from ..tensors.refs import OutputFile
 from .file_writer import FileWriter
 
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
-_MOST, _LEAST = 128, 2
-# Of the files that the process may have open, with two descriptors for a file; the source's readers have their own.
-_SHARE = 8
 
 
 class OpenWriters:
@@ -29,7 +26,7 @@ class OpenWriters:
 
     def __init__(self, begin: Callable[[OutputFile], FileWriter]) -> None:
         self._begin = begin
-        self._most = max(_LEAST, min(_MOST, (limits.open_files() or _MOST * _SHARE) // _SHARE))
+        self._most = limits.result_files()
         self._lock = threading.Lock()
         self._begun: dict[str, FileWriter] = {}
         # Of these, what is open: first what was used longest ago.

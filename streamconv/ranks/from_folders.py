@@ -72,6 +72,7 @@ def read(
         notes=(*_notes(path, folders, chosen, strategy, found), *_notes_of_unlisted(strategy, found, unread)),
         lost=tuple(f"{quote(name)} ({complaints.ranks(ranks)})" for name, ranks in found.lost.items()),
         of_ranks=True,
+        strategies=tuple(paths),
     )
     if whole.lost and strategy:
         raise _incomplete(folders, chosen, strategy, whole)

@@ -18,13 +18,13 @@ from typing import NamedTuple
 from ..errors import SourceError, UsageError, reading
 from ..formats.header_room import HeaderRoom
 from ..formats.headers import opened, read_head
-from ..formats.rank_slices import is_strategy
+from ..formats.rank_slices import STRATEGY_BEGINS, is_strategy
 from ..formats.shards import listing
 from ..storage import disk
 from ..text import counted, quote
 from .device_layouts import DeviceLayout
 from .layout_checks import check_ranks
-from .strategy_format import BEGINS, StrategyFile, decode, load
+from .strategy_format import StrategyFile, decode, load
 
 _SNIFFED = 4096
 _KEYS = (b'"parallel_layout_item"', b'"parallel_strategy_item"')
@@ -123,7 +123,7 @@ def _is_strategy(path: Path) -> bool:
     """Return whether a file of any name begins like a strategy."""
     with suppress(SourceError), opened(path) as (descriptor, file):
         head = read_head(descriptor, file, _SNIFFED)
-        return any(key in head for key in _KEYS) if path.suffix == ".json" else head.startswith(BEGINS)
+        return any(key in head for key in _KEYS) if path.suffix == ".json" else head.startswith(STRATEGY_BEGINS)
     return False
 
 

@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import SourceError
+from ..formats import contents
 from ..formats.header_room import HeaderRoom
 from ..formats.headers import (
     DOWNLOAD_AGAIN,
@@ -34,16 +35,19 @@ from ..formats.headers import (
     read_head,
 )
 from ..formats.protobuf import BYTES, VARINT
+from ..formats.rank_slices import STRATEGY_BEGINS
 from ..text import quote
 from . import strategy_json
 from .device_layouts import DeviceLayout
 from .layout_checks import MAX_RANKS, Stated, check_ranks, layout_of
 from .messages import Message, bytes_field, number_field, numbers_message, signed
 
-#: With which bytes the files begin: field 1, a number. A checkpoint begins with field 1, a message.
-BEGINS, _CHECKPOINT_BEGINS = b"\x08", b"\x0a"
+# A strategy begins with any of these fields: a number, an operator, a parameter; a checkpoint with a message.
+_BEGINS = (STRATEGY_BEGINS, b"\x12", b"\x1a")
+_CHECKPOINT_BEGINS = b"\x0a"
 _JSON_ENDING = ".json"
 _MERGED = re.compile(r"(0|[1-9][0-9]{0,6})-(.*)", re.DOTALL)
+_SNIFFED = 512
 # What a parameter takes in memory besides its bytes, in bytes of header.
 _PARAMETER_COST = 32
 
@@ -84,25 +88,37 @@ class StrategyFile:
 
 
 def load(path: Path, header_room: HeaderRoom) -> bytes:
-    """Return the bytes of a strategy file; a checkpoint is refused unread.
+    """Return the bytes of a strategy file; what begins like something else is refused unread.
 
     Args:
         path: the file.
         header_room: bytes that it may have.
 
     Raises:
-        SourceError: unreadable, empty, or a checkpoint.
+        SourceError: unreadable, empty, or no strategy.
         BudgetError: longer than `header_room` allows.
     """
     with opened(path) as (descriptor, file):
-        head = read_head(descriptor, file, 200)
-        if head.startswith(_CHECKPOINT_BEGINS) and path.suffix != _JSON_ENDING:
+        head = read_head(descriptor, file, _SNIFFED)
+        if what := _what_else(head, path, file.size):
             raise SourceError(
-                f"{quote(path.name)} is not a strategy file of MindSpore: it begins like a checkpoint",
+                f"{quote(path.name)} is not a strategy file of MindSpore: it {what}",
                 "give the file that the training saved as strategy_ckpt_save_file, such as ckpt_strategy_rank_0.ckpt",
             )
         header_room.check(file.size, quote(path.name))
         return read_at(descriptor, 0, file.size, file)
+
+
+def _what_else(head: bytes, path: Path, size: int) -> str:
+    """Return what a file is by its first bytes; nothing if it may be a strategy."""
+    found, is_json = contents.format_by(head, size), path.suffix == _JSON_ENDING
+    if found in ("torch", "safetensors"):
+        return f"is a {found} file"
+    if not any(head):
+        return f"begins with {len(head)} zeros"
+    if head.lstrip().startswith(b"{") or (not is_json and head.startswith(_BEGINS)):
+        return ""
+    return "begins like a checkpoint" if head.startswith(_CHECKPOINT_BEGINS) else "does not begin like one"
 
 
 def decode(data: bytes, path: Path, header_room: HeaderRoom) -> StrategyFile:

@@ -33,7 +33,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 #: What a kernel or a file system answers that cannot do what is asked.
 NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _NO_EXCHANGE = (errno.EPERM, errno.EXDEV, errno.ENOTTY, *NOT_OFFERED)
-_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, *NOT_OFFERED)
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, *NOT_OFFERED)
 _NO_LOCKS = (errno.ENOLCK, *NOT_OFFERED)
 
 #: The functions that make one system call each: what fault injection replaces.

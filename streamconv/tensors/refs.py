@@ -117,6 +117,7 @@ class Catalog(Mapping[str, TensorRef]):
         notes: what is good to know of how it was read: of many ranks, which, and what is not read.
         lost: tensors whose slices are missing, each with where they should be; such a catalog is only for looking at.
         of_ranks: whether it is what the ranks of a training left; its directory is no repository then.
+        strategies: the files, or their directories, that were read to know how the ranks' tensors are cut.
     """
 
     path: Path
@@ -130,6 +131,7 @@ class Catalog(Mapping[str, TensorRef]):
     notes: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     of_ranks: bool = False
+    strategies: tuple[Path, ...] = ()
 
     def __getitem__(self, name: str) -> TensorRef:
         return self.tensors[name]

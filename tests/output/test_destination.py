@@ -12,7 +12,7 @@ import streamconv
 from streamconv.errors import DestinationError, StorageError, UsageError
 from streamconv.output import journal
 from streamconv.storage import disk
-from support import golden, running
+from support import golden, running, strategies
 from support.running import tree
 
 
@@ -248,7 +248,123 @@ def test_beside_a_source_of_one_file(one_file: Path) -> None:
 def test_a_directory_above_the_source(source: Path, tmp_path: Path) -> None:
     (tmp_path / "above").mkdir()
     shutil.move(source, tmp_path / "above" / "source")
-    refused(tmp_path / "above" / "source", tmp_path / "above", "files that belong to no checkpoint", tmp_path)
+    refused(tmp_path / "above" / "source", tmp_path / "above", "holds the source source", tmp_path)
+    deep = tmp_path / "above" / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    shutil.move(tmp_path / "above" / "source", deep)
+    (tmp_path / "link").symlink_to(deep / "source")
+    for dest in ("above", "above/a", "above/a/b"):
+        refused(tmp_path / "link", tmp_path / dest, "holds the source", tmp_path)
+
+
+def test_inside_the_source_through_a_link_to_a_folder_in_it(source: Path, tmp_path: Path) -> None:
+    (source / "deep").mkdir()
+    (tmp_path / "link").symlink_to(source / "deep")
+    refused(source, tmp_path / "link" / "dest", "lies in the source's directory", tmp_path)
+
+
+# -- nor is anything else that is read ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def output(source: Path, tmp_path: Path) -> Path:
+    """What a training left: the files of its ranks, and its strategy."""
+    output = tmp_path / "output"
+    strategy = strategies.write(output / "strategy", streamconv.plan(source, tmp_path / "no"), (2,))
+    streamconv.convert(source, tmp_path / "cut", strategy=strategy)
+    for rank in range(2):
+        folder = output / "checkpoint_network" / f"rank_{rank}"
+        folder.mkdir(parents=True)
+        file = tmp_path / "cut" / f"rank_{rank}" / f"checkpoint_{rank}.safetensors"
+        shutil.copy(file, folder / f"net_rank_{rank}-1_10-network.safetensors")
+    shutil.rmtree(tmp_path / "cut")
+    return output
+
+
+def refused_with(words: str, root: Path, source: Path, dest: Path, **options: object) -> None:
+    before = tree(root)
+    with pytest.raises(DestinationError, match=words):
+        streamconv.convert(source, dest, overwrite=True, **options)
+    assert tree(root) == before
+
+
+STRATEGY = "strategy/ckpt_strategy_rank_0.ckpt"
+
+
+def test_the_strategy_that_is_given(source: Path, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(output / "strategy")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "s.ckpt").symlink_to(output / STRATEGY)
+    for given in (output / "strategy", output / STRATEGY, tmp_path / "link", tmp_path / "elsewhere"):
+        for dest in ("output/strategy", "output", "link"):
+            refused_with("the run reads", tmp_path, source, tmp_path / dest, strategy=given)
+    refused_with("lies in", tmp_path, source, output / "strategy" / "new", strategy=output / "strategy")
+    refused_with("lies in", tmp_path, source, tmp_path / "link" / "new", strategy=output / "strategy")
+
+
+def test_the_strategy_that_is_found(source: Path, output: Path, tmp_path: Path) -> None:
+    words = {"reverse": True, "config": source / "config.json"}
+    ranks = output / "checkpoint_network"
+    for dest in (output / "strategy", output / "strategy" / "new", output):
+        refused_with("reads|holds the source", tmp_path, ranks, dest, **words)
+    (tmp_path / "link").symlink_to(output / "strategy")
+    refused_with("reads", tmp_path, ranks, tmp_path / "link", **words)
+    streamconv.convert(ranks, output / "hf", **words)
+
+
+def test_the_directory_of_the_config(source: Path, output: Path, tmp_path: Path) -> None:
+    """Not what lies next to it: of a directory with a config, and a result in it, nothing is lost."""
+    other = running.tiny(tmp_path / "other")
+    words = {"reverse": True, "config": other / "config.json"}
+    refused_with("holds .*other/config.json, which the run reads", tmp_path, output, other, **words)
+    streamconv.convert(output, other / "hf", **words)
+
+
+# -- the work of a training is not replaced ----------------------------------------------------------------------------
+
+
+SAVED = [
+    (STRATEGY, ""),
+    ("any/name.ckpt", "strategy"),
+    ("any/x_rank_0-1_10.ckpt", ""),
+    ("rank_0/x_rank_0-1_10.ckpt", ""),
+    ("rank_0/checkpoint_0.ckpt", ""),
+    ("rank_3/net.safetensors", ""),
+    ("iteration_00000010/model-0000000-0000002.safetensors", ""),
+    ("any/model-0000000-0000001.safetensors", ""),
+    ("any/opt-0000000-0000002.safetensors", ""),
+]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(("name", "holds"), SAVED)
+def test_what_a_training_saved(name: str, holds: str, linked: bool, source: Path, tmp_path: Path) -> None:
+    place = tmp_path / "saved" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"\x08\x00" if holds else b"days")
+    (place.parent / "metadata.json").write_text("{}")
+    (place.parent / "model.safetensors").write_bytes(b"days")
+    if linked:
+        (tmp_path / "link").symlink_to(place.parent)
+    folder = tmp_path / "link" if linked else place.parent
+    refused(source, folder, f"holds {place.name}, a file that a training saved.*overwrite=True does not", tmp_path)
+    if place.suffix == ".ckpt":
+        refused(source, folder / place.name, "is a file that a training saved", tmp_path)
+
+
+def test_what_is_named_so_and_is_ours_is_replaced(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "rank_0").mkdir()
+    for name in ("x_rank_0-1_10.ckpt", "rank_0/checkpoint_0.ckpt"):
+        streamconv.convert(source, tmp_path / name)
+        streamconv.convert(source, tmp_path / name, dtype="fp32", overwrite=True)
+        (tmp_path / f"{name}.streamconv.json").unlink()
+        refused(source, tmp_path / name, "a training saved", tmp_path)
+
+
+def test_an_experiment_with_lora_of_rank_8_is_no_rank(source: Path, tmp_path: Path) -> None:
+    dest = running.tiny(tmp_path / "rank_8")
+    streamconv.convert(source, dest, overwrite=True)
+    streamconv.convert(source, dest, overwrite=True)
 
 
 def test_a_dangling_link_in_the_destination_is_no_fault(source: Path, tmp_path: Path) -> None:

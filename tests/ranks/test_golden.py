@@ -112,7 +112,13 @@ def test_copies_that_differ(tmp_path: Path) -> None:
     one = case("d24")
     report = streamconv.convert(one.folder, tmp_path / "out", model="raw")
     assert golden.found(tmp_path / "out") == whole(one)
-    assert "copies in other ranks are not compared" in str(report)
+    assert "copies in other ranks are not compared: verify=True does" in str(report)
+    planned = streamconv.plan(one.folder, tmp_path / "out", model="raw")
+    assert planned.notes
+    assert all(note.isprintable() and note in str(planned) for note in (*planned.notes, *planned.warnings))
+    ended = running.run("convert", one.folder, tmp_path / "again", "--model", "raw")
+    assert "copies in other ranks are not compared: --verify does" in ended.out
+    shutil.rmtree(tmp_path / "again")
     with pytest.raises(VerificationError, match="in ranks 1 and 3 differ"):
         streamconv.convert(one.folder, tmp_path / "verified", model="raw", verify=True)
     ended = running.run("convert", one.folder, tmp_path / "verified", "--model", "raw", "--verify")

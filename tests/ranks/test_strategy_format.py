@@ -1,6 +1,7 @@
 """streamconv.ranks.strategy_format: one strategy file, read and written, and what is refused in one."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -281,6 +282,26 @@ def test_files_that_are_none(tmp_path):
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(SourceError, match="git-lfs"):
         read(path, ROOM)
+
+
+@pytest.mark.parametrize(
+    ("begins", "size", "said"),
+    [
+        (bytes(512), 1 << 30, "begins with 512 zeros"),
+        ((1000).to_bytes(8, "little") + b'{"w":', 1 << 29, "is a safetensors file"),
+        ((8).to_bytes(8, "little") + b"{}      ", 16, "is a safetensors file"),
+        (b"PK\x03\x04", 1 << 29, "is a torch file"),
+        (b"\x0a\x08\x08", 1 << 29, "begins like a checkpoint"),
+        (b"GGUF", 1 << 29, "does not begin like one"),
+    ],
+)
+@pytest.mark.parametrize("name", [PATH.name, JSON.name, "model.safetensors"])
+def test_large_files_of_another_kind_are_not_charged(name, begins, size, said, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(begins)
+    os.truncate(path, size)
+    with pytest.raises(SourceError, match=f"{name} is not a strategy file of MindSpore: it {said}"):
+        read(path, HeaderRoom(1 << 20, memory_limit=1 << 30))
 
 
 def test_no_more_than_there_is_room_for(tmp_path):

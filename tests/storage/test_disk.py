@@ -183,7 +183,7 @@ def test_whole_files_are_not_written_through_links(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("error", ["EPERM", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"])
+@pytest.mark.parametrize("error", ["EPERM", "EACCES", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"])
 def test_a_file_system_without_links_says_so_in_many_ways(error: str, tmp_path: Path, monkeypatch) -> None:
     def refusing(*_: object) -> None:
         raise OSError(getattr(errno, error), error)

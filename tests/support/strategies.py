@@ -25,7 +25,7 @@ def layout_of(spec: TensorSpec, number: int, devices: tuple[int, ...], shards: i
 
 def write(folder: Path, plan: Plan, devices: tuple[int, ...], shards: int = 0) -> Path:
     """Write the strategy of one stage for the tensors of a plan, and return its folder."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     specs = [output.spec for output in plan.outputs]
     layouts = {spec.name: layout_of(spec, number, devices, shards) for number, spec in enumerate(specs)}
     (folder / "ckpt_strategy_rank_0.ckpt").write_bytes(encode(0, layouts))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import streamconv
-from support import nowhere, running
+from support import nowhere, running, strategies
 from support.faults import SLOW
 from support.running import Ended, run, tree
 
@@ -202,6 +202,21 @@ def test_few_descriptors(number: int, tmp_path: Path) -> None:
         assert "hint: raise the limit on open files (ulimit -n)" in ended.err
     else:
         assert is_whole(dest, source)
+
+
+@pytest.mark.parametrize("words", [["--workers", 4, "--verify"], []], ids=str)
+@pytest.mark.parametrize("cut", ["shards", "ranks", "copies"])
+def test_16_descriptors_do_for_any_number_of_workers(cut: str, words: list[object], tmp_path: Path) -> None:
+    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    planned = streamconv.plan(source, tmp_path / "no")
+    more: list[object] = ["--max-shard-size", planned.layout.total // 20]
+    if cut != "shards":
+        devices = (16,) if cut == "ranks" else (2, 32)
+        more = ["--strategy", strategies.write(tmp_path / "strategy", planned, devices)]
+        more += ["--no-links"] if cut == "copies" else []
+    ended = run("convert", source, dest, "--quiet", "--io", "direct", *more, *words, prepare=limited(NOFILE=16))
+    assert ended.code == 0, ended.err
+    assert len(list(dest.rglob("*.safetensors"))) >= 16
 
 
 @pytest.mark.parametrize("words", [["convert", "--verify"], ["verify"]], ids=" ".join)
