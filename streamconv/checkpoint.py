@@ -268,9 +268,14 @@ def inspected(path: PathLike, strategy: Paths | None = None, step: str | int | N
         StreamconvError: as `open`.
     """
     try:
-        return open(path, strategy=strategy, step=step)
+        return Checkpoint(_catalog(path, strategy, step))
     except IncompleteError as error:
         return Checkpoint(error.catalog)
+
+
+def _catalog(path: PathLike, strategy: Paths | None, step: str | int | None) -> Catalog:
+    strategies, chosen = as_paths(strategy, "strategy"), None if step is None else str(step)
+    return open_checkpoint(as_path(path, "path"), HeaderRoom, strategies, chosen)
 
 
 def open(  # noqa: A001 - as in gzip.open
@@ -291,5 +296,4 @@ def open(  # noqa: A001 - as in gzip.open
         UsageError: `io` is no such word.
     """
     check(io=io)
-    strategies, chosen = as_paths(strategy, "strategy"), None if step is None else str(step)
-    return Checkpoint(open_checkpoint(as_path(path, "path"), HeaderRoom, strategies, chosen), io)
+    return Checkpoint(_catalog(path, strategy, step), io)
