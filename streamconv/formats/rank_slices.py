@@ -25,12 +25,14 @@ from ..text import quote, setting
 from .shards import listing
 
 _SAVED = re.compile(
-    r"(?:.*_)?rank_(?P<rank>[0-9]{1,7})(?P<run>_[0-9]{1,7})?"
+    r"(?:.*_)?rank_(?P<rank>[0-9]+)(?P<run>_[0-9]{1,7})?"
     r"-(?=\w)(?:(?P<what>network|trainable_params)(?:-|(?=[_.])))?(?:(?P<epoch>[0-9]{1,18})_(?P<step>[0-9]{1,18}))?"
     r"(?P<break>_breakpoint)?"
     r"\.(?:ckpt|safetensors)",
     re.DOTALL,
 )
+# Longer numbers are no training's.
+_MOST_DIGITS = 7
 # Without leading zeros, as everybody writes it, and no number that only damage or malice makes.
 _FOLDER = re.compile(r"rank_(?P<rank>0|[1-9][0-9]{0,6})")
 _ITERATION = re.compile(
@@ -96,7 +98,7 @@ def folder_rank(name: str) -> int | None:
 def file_rank(name: str) -> int | None:
     """Return the rank that a training's file is of, by its name: 3 for `llama_rank_3-1_10.ckpt`."""
     found = _SAVED.fullmatch(name)
-    return int(found["rank"]) if found else None
+    return int(found["rank"]) if found and len(found["rank"]) <= _MOST_DIGITS else None
 
 
 #: What of a training's parameters a file may hold, in the order in which it is read if all are of one step.

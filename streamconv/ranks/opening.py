@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, reading
 from ..formats import catalog
 from ..formats.header_room import HeaderRoom
 from ..storage import disk
 from ..tensors.refs import Catalog
 from ..text import quote, setting
 from . import from_folders, from_iteration, iterations, rank_folders
+from .iterations import Iteration
 from .rank_folders import RankFolders
 
 
@@ -34,17 +35,25 @@ def open_checkpoint(
         BudgetError, UnsupportedError: as `open_catalog`.
         UsageError: `strategy` or `step` has no effect, or the step is not there.
     """
-    if disk.is_directory(path):
-        catalog.refuse_unfinished(path)
-        if (folders := rank_folders.find(path)) is not None:
-            _refuse_two_steps(path, folders, step)
-            return from_folders.read(path, folders, header_room, strategy, step)
-        if (iteration := iterations.find(path, step)) is not None:
-            _refuse(path, "strategy", strategy)
-            return from_iteration.read(path, iteration, header_room)
+    with reading(path, "cannot open"):
+        folders, iteration = _found(path, step)
+    if folders is not None:
+        _refuse_two_steps(path, folders, step)
+        return from_folders.read(path, folders, header_room, strategy, step)
+    if iteration is not None:
+        _refuse(path, "strategy", strategy)
+        return from_iteration.read(path, iteration, header_room)
     _refuse(path, "strategy", strategy)
     _refuse(path, "step", step)
     return catalog.open_catalog(path, header_room)
+
+
+def _found(path: Path, step: str | None) -> tuple[RankFolders | None, Iteration | None]:
+    if not disk.is_directory(path):
+        return None, None
+    catalog.refuse_unfinished(path)
+    folders = rank_folders.find(path)
+    return folders, iterations.find(path, step) if folders is None else None
 
 
 def _refuse_two_steps(path: Path, folders: RankFolders, step: str | None) -> None:
@@ -80,7 +89,8 @@ def open_each(
 
 
 def _is_left_by_ranks(path: Path, step: str | None) -> bool:
-    return disk.is_directory(path) and (rank_folders.find(path) or iterations.find(path, step)) is not None
+    with reading(path, "cannot open"):
+        return any(_found(path, step))
 
 
 def _refuse(path: Path, name: str, value: object) -> None:

@@ -12,10 +12,9 @@ import streamconv
 from streamconv import conversion
 from streamconv.engine import sharing
 from streamconv.engine.budget import Budget
-from streamconv.output import open_writers
 from streamconv.output.open_writers import OpenWriters
 from streamconv.output.writer import FileSink
-from streamconv.storage import disk
+from streamconv.storage import disk, limits
 from support import running, strategies
 from support.running import StoppedError, tree
 from system import sweep_faults
@@ -80,7 +79,7 @@ def test_any_file_may_be_gone(seed: int, shards: int, ending: str, source: Path,
     streamconv.convert(source, tmp_path / "one" / "dest", **arguments)
     other = tmp_path / "other" / "dest"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(open_writers, "_MOST", chance.choice([2, 3, 128]))
+        patch.setattr(limits, "_RESULTS", chance.choice([2, 3, 128]))
         for _ in range(chance.randint(1, 4)):
             if stopped_or_done(source, other, chance.randint(0, 60), chance, **arguments):
                 break
@@ -140,7 +139,7 @@ def test_no_more_files_are_open_than_may_be(source: Path, tmp_path: Path, small_
         return target
 
     monkeypatch.setattr(OpenWriters, "_entered", counting)
-    monkeypatch.setattr(open_writers, "_MOST", 3)
+    monkeypatch.setattr(limits, "_RESULTS", 3)
     streamconv.convert(source, tmp_path / "other", strategy=strategy, links=False, workers=2)
     assert max(most) <= 3 + 2
     assert tree(tmp_path / "other") == tree(tmp_path / "one")
