@@ -46,8 +46,7 @@ def check_ranks(case: RankCase, dest: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("case", cut_ranks.CUT, ids=lambda case: case.name)
-@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(("ending", "links"), [("ckpt", True), ("safetensors", False)])
 def test_slices_are_those_of_mindspore(case: RankCase, ending: str, links: bool, tmp_path: Path) -> None:
     dest = cut(case, tmp_path, f"whole.{ending}", format=ending, links=links)
     check_ranks(case, dest, ending)
