@@ -63,7 +63,7 @@ def numpy_index(layout, rank):
     """The same rule by fancy slicing: which of the parts [0, 1, …) of each dimension a rank has."""
     devices, axes, shards = layout.devices, layout.axes, layout.optimizer_shards
     grid = np.arange(math.prod(devices)).reshape(devices)
-    at = [int(where[0]) for where in np.nonzero(grid == rank)]
+    at = [int(at) for at in np.argwhere(grid == rank)[0]]
     count = len(devices)
     index = []
     for dimension in axes:

@@ -86,7 +86,7 @@ class Cut:
     def of(self, array: Array, rank: int) -> Array:
         """The slice of a rank, by splitting again and again."""
         numbers = np.arange(self.ranks).reshape(self.devices)
-        place = [int(at[0]) for at in np.nonzero(numbers == rank)]
+        place = [int(at) for at in np.argwhere(numbers == rank)[0]]
         for dimension, axes in enumerate(self.axes):
             for axis in axes:
                 position = len(self.devices) - 1 - axis
