@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..errors import SourceError, StreamconvError
 from ..storage import disk
+from ..storage.whole_files import names_in
 from ..text import quote
 from . import foreign_shards, rank_slices
 from .directory import ADAPTERS, FORMATS, Listing, not_the_model
@@ -68,7 +69,7 @@ def _search(directory: Path) -> Iterator[Place]:
     for _ in range(_DEEPEST + 1):
         deeper: list[tuple[str, ...]] = []
         for way in level:
-            found = _listed(directory.joinpath(*way))[:_MOST_NAMES]
+            found = names_in(directory.joinpath(*way))[:_MOST_NAMES]
             folders, names = folders + 1, names + len(found)
             if folders > _MOST_FOLDERS or names > 2 * _MOST_NAMES:
                 return
@@ -103,7 +104,7 @@ def _is_superseded(directory: Path, place: Place) -> bool:
         return False
     repository = directory.joinpath(*place.way[:-2])
     main = _first_line(repository / "refs" / "main")
-    return main != place.way[-1] and main in _listed(repository / "snapshots")
+    return main != place.way[-1] and main in names_in(repository / "snapshots")
 
 
 def _first_line(path: Path) -> str:
@@ -122,9 +123,3 @@ def _what_is_there(folder: Path, place: Place) -> StreamconvError | None:
     except StreamconvError as error:
         return error
     return None
-
-
-def _listed(folder: Path) -> list[str]:
-    with suppress(OSError):
-        return disk.listdir(folder)
-    return []

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SourceError, UnsupportedError
 from ..storage import disk
+from ..storage.whole_files import names_in
 from ..text import quote, setting
 from .shards import listing
 
@@ -221,14 +221,7 @@ def check_file(path: Path) -> Doubt:
         )
     if folder_rank(directory.name) is None and not any(kind.names.fullmatch(path.name) for kind in KINDS):
         return NO_DOUBT
-    return check(directory, [path.name], [path.name, *_listed(directory)])
-
-
-def _listed(directory: Path) -> list[str]:
-    # A directory whose files may be read need not be one that may be listed.
-    with suppress(OSError):
-        return disk.listdir(directory)
-    return []
+    return check(directory, [path.name], [path.name, *names_in(directory)])
 
 
 def _slices(kind: Kind, found: Sequence[re.Match[str]], directory: Path, ranks: Collection[int]) -> UnsupportedError:
@@ -273,14 +266,14 @@ def _by_folder(directory: Path, names: Sequence[str]) -> Doubt:
 
 def _ranks_beside(directory: Path, own: int) -> set[int]:
     """Return the ranks that have folders with weights next to a rank's, or strategy files, with its own."""
-    others = ((folder_rank(name), directory.parent / name) for name in _listed(directory.parent))
+    others = ((folder_rank(name), directory.parent / name) for name in names_in(directory.parent))
     return {own, *(rank for rank, folder in others if rank not in (None, own) and _has_weights(folder))} | {
         int(found["number"])
         for place in (directory.parent, directory.parent.parent)
-        for found in map(_STRATEGY.fullmatch, _listed(place / "strategy"))
+        for found in map(_STRATEGY.fullmatch, names_in(place / "strategy"))
         if found and found["number"]
     }
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(name.endswith(_WEIGHTS) for name in _listed(folder))
+    return any(name.endswith(_WEIGHTS) for name in names_in(folder))

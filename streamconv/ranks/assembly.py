@@ -11,6 +11,7 @@ from ..tensors.refs import TensorRef
 from ..text import quote
 from .device_layouts import DeviceLayout, slice_numbers
 from .holdings import Held, Holdings
+from .holdings import whole as whole_tensor
 from .joining import Row, joined
 from .strategies import Stage, Strategy
 
@@ -83,9 +84,7 @@ class _Work:
         if differing:
             self.found.findings.append(_differs(name, first, differing.rank, differing.shape, differing.dtype.name))
             return
-        rows = [rows for _, rows in sorted(chain.from_iterable(one.by_rank() for one in held))]
-        divisions = (1,) * len(first.shape)
-        self.found.tensors[name] = joined(name, first.dtype, first.shape, divisions, {0: rows}, self.holdings.files)
+        self.found.tensors[name] = whole_tensor(name, held, self.holdings.files)
         self.found.unlisted.append(name)
 
     def _add_cut(self, name: str, by_stage: Mapping[int, Held], layouts: Mapping[int, DeviceLayout | None]) -> None:

@@ -15,7 +15,7 @@ from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from ..text import quote
 from . import metadata
-from .holdings import Held
+from .holdings import Held, whole
 from .iterations import METADATA, Iteration
 from .joining import Row, joined
 from .metadata import ShardedTensor
@@ -148,7 +148,5 @@ class _Work:
                     name, tensor.dtype, tensor.slice_shape, tensor.divisions, copies, self.found.files
                 )
         for name, held in self.others.items():
-            rows = [rows for _, rows in held.by_rank()]
-            divisions = (1,) * len(held.shape)
-            self.found.tensors[name] = joined(name, held.dtype, held.shape, divisions, {0: rows}, self.found.files)
+            self.found.tensors[name] = whole(name, [held], self.found.files)
             self.found.unlisted.append(name)

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from ..tensors.slices import COLUMNS
 from ..text import quote
-from .joining import Row
+from .joining import Row, joined
 from .rank_folders import RankFile
 
 
@@ -50,6 +50,13 @@ class Held:
 
 
 _Place = tuple["array[int]", int, int]
+
+
+def whole(name: str, held: Iterable[Held], files: Sequence[SourceFile]) -> TensorRef:
+    """Return a tensor that every rank which has it holds whole; `held` are of one shape and dtype."""
+    first, *others = held
+    rows = [rows for _, rows in sorted(chain.from_iterable(one.by_rank() for one in (first, *others)))]
+    return joined(name, first.dtype, first.shape, (1,) * len(first.shape), {0: rows}, files)
 
 
 @dataclass

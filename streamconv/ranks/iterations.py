@@ -19,6 +19,7 @@ from ..errors import SourceError, UsageError
 from ..formats.headers import opened, read_at
 from ..formats.rank_slices import model_files
 from ..storage import disk
+from ..storage.whole_files import names_in
 from ..text import first_few, quote, setting
 
 METADATA = "metadata.json"
@@ -72,18 +73,18 @@ def find(path: Path, step: str | None) -> Iteration | None:
         UsageError: it does not hold the iteration that was asked for.
         SourceError: the newest iteration is not there.
     """
-    names = _listed(path)
+    names = names_in(path)
     own = _ITERATION.fullmatch(Path(disk.resolve(path)).name)
     if len(models := model_files(names)) > 1 or (models and METADATA in names):
         if step is not None and own and step != str(int(own[1])):
             raise UsageError(f"{quote(path)} is iteration {int(own[1])}, not {step}", f"omit {setting('step')}")
         return Iteration(path, names, int(own[1]) if own else None)
     for root in (path, path / SAVED_IN):
-        found = {int(match[1]): name for name in _listed(root) if (match := _ITERATION.fullmatch(name))}
-        numbers = {number: root / name for number, name in found.items() if model_files(_listed(root / name))}
-        if numbers or (found and TRACKER in _listed(root)):
+        found = {int(match[1]): name for name in names_in(root) if (match := _ITERATION.fullmatch(name))}
+        numbers = {number: root / name for number, name in found.items() if model_files(names_in(root / name))}
+        if numbers or (found and TRACKER in names_in(root)):
             number, why = _chosen(root, numbers, step)
-            return Iteration(numbers[number], _listed(numbers[number]), number, sorted({*numbers} - {number}), why)
+            return Iteration(numbers[number], names_in(numbers[number]), number, sorted({*numbers} - {number}), why)
     return None
 
 
@@ -97,7 +98,7 @@ def _chosen(root: Path, numbers: dict[int, Path], step: str | None) -> tuple[int
         return int(step), ""
     newest = _tracked(root)
     if newest is None:
-        complete = [number for number, place in numbers.items() if METADATA in _listed(place)]
+        complete = [number for number, place in numbers.items() if METADATA in names_in(place)]
         return max(complete or numbers), "the newest complete one" if complete else "the newest"
     if newest not in numbers:
         raise SourceError(
@@ -113,9 +114,3 @@ def _tracked(root: Path) -> int | None:
         text = read_at(descriptor, 0, min(file.size, _DIGITS), file).decode(errors="replace").strip()
         return int(text) if text.isdecimal() and file.size < _DIGITS else None
     return None
-
-
-def _listed(path: Path) -> list[str]:
-    with suppress(OSError):
-        return sorted(disk.listdir(path))
-    return []

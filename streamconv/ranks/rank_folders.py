@@ -20,6 +20,7 @@ from ..errors import SourceError, UsageError, reading
 from ..formats.directory import FORMATS, not_the_model
 from ..formats.rank_slices import Saved, file_rank, folder_rank, is_strategy, is_whole, may_be_slices, saved_at
 from ..storage import disk
+from ..storage.whole_files import names_in
 from ..text import counted, first_few, quote, setting
 
 #: Folders of a training's output that hold those of its ranks; what is in the first there is read.
@@ -57,9 +58,9 @@ class RankFolders:
         # The parent of `.` is elsewhere, and so may be that of a link.
         above = (self.directory.parent, Path(disk.resolve(self.directory)).parent)
         for place in (self.directory / STRATEGY, *(parent / STRATEGY for parent in above)):
-            if any(is_strategy(name) or name.endswith(".json") for name in _listed(place)):
+            if any(is_strategy(name) or name.endswith(".json") for name in names_in(place)):
                 return place
-        return self.directory if any(map(is_strategy, _listed(self.directory))) else None
+        return self.directory if any(map(is_strategy, names_in(self.directory))) else None
 
 
 class Chosen(NamedTuple):
@@ -83,9 +84,9 @@ def find(path: Path) -> RankFolders | None:
     if any(is_whole(name) for place in (first, path) for name in _weights(place)):
         return None
     _refuse_ambiguous(path, first, by_step)
-    folders = [name for name in _listed(first) if name.startswith("rank_") and disk.is_directory(first / name)]
+    folders = [name for name in names_in(first) if name.startswith("rank_") and disk.is_directory(first / name)]
     strange = [name for name in folders if folder_rank(name) is None]
-    iterations = [name for name in _listed(first) if name.startswith("iteration_")]
+    iterations = [name for name in names_in(first) if name.startswith("iteration_")]
     empty = sorted({rank for name in folders if (rank := folder_rank(name)) is not None} - {*by_step})
     return RankFolders(first, by_step, (*(place.name for place, _ in others), *iterations, *strange), tuple(empty))
 
@@ -96,7 +97,7 @@ def _refuse_ambiguous(path: Path, first: Path, ranks: Collection[int]) -> None:
     Raises:
         SourceError: nothing tells which are meant.
     """
-    of_ranks = {name for name in _listed(first) if file_rank(name) is not None}
+    of_ranks = {name for name in names_in(first) if file_rank(name) is not None}
     for place in dict.fromkeys((first, path)):
         if whole := [name for name in _weights(place) if name not in of_ranks]:
             raise SourceError(
@@ -107,7 +108,7 @@ def _refuse_ambiguous(path: Path, first: Path, ranks: Collection[int]) -> None:
 
 
 def _weights(path: Path) -> list[str]:
-    return [name for name in _listed(path) if name.endswith(tuple(FORMATS)) and not not_the_model(name)]
+    return [name for name in names_in(path) if name.endswith(tuple(FORMATS)) and not not_the_model(name)]
 
 
 def _in_folders(path: Path) -> dict[int, list[str]]:
@@ -116,29 +117,29 @@ def _in_folders(path: Path) -> dict[int, list[str]]:
     Raises:
         SourceError: one of them cannot be listed.
     """
-    folders = {name: rank for name in _listed(path) if (rank := folder_rank(name)) is not None}
-    found = {rank: [f"{name}/{file}" for file in _listed(path / name)] for name, rank in folders.items()}
-    found = {rank: names for rank, names in found.items() if may_be_slices([Path(name).name for name in names])}
-    for name in folders if found else ():
-        # A disk that is not mounted must not pass for a rank that saved nothing.
-        with reading(path / name, "cannot list"), suppress(NotADirectoryError):
-            disk.listdir(path / name)
+    folders = {name: rank for name in names_in(path) if (rank := folder_rank(name)) is not None}
+    found: dict[int, list[str]] = {}
+    refused: SourceError | None = None
+    for name, rank in folders.items():
+        try:
+            with reading(path / name, "cannot list"), suppress(NotADirectoryError):
+                if may_be_slices(names := disk.listdir(path / name)):
+                    found[rank] = [f"{name}/{file}" for file in names]
+        except SourceError as error:
+            refused = refused or error
+    # A disk that is not mounted must not pass for a rank that saved nothing.
+    if found and refused:
+        raise refused
     return found
 
 
 def _side_by_side(path: Path) -> dict[int, list[str]]:
     """Return the files of several ranks that someone put into one folder, by the ranks in their names."""
     found: dict[int, list[str]] = {}
-    for name in _listed(path):
+    for name in names_in(path):
         if (rank := file_rank(name)) is not None:
             found.setdefault(rank, []).append(name)
     return found if len(found) > 1 else {}
-
-
-def _listed(path: Path) -> list[str]:
-    with suppress(OSError):
-        return sorted(disk.listdir(path))
-    return []
 
 
 def _by_step(names: Iterable[str]) -> dict[Saved, list[str]]:

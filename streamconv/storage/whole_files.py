@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -53,6 +54,13 @@ def copy_synced(source: int, target: PathLike) -> None:
         disk.sync(descriptor)
     finally:
         disk.close_quietly(descriptor)
+
+
+def names_in(directory: Path) -> list[str]:
+    """Return the names in a directory, sorted; none where it is not there, or may not be listed."""
+    with suppress(OSError):
+        return disk.listdir(directory)
+    return []
 
 
 def make_directories(root: PathLike, inside: PathLike) -> None:

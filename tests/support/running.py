@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 import streamconv
+from streamconv import conversion
 from streamconv import testing as samples
 from streamconv.cli import main as cli
+from streamconv.engine.budget import Budget
 from streamconv.families import find
 from streamconv.formats import safetensors, shards
 from streamconv.formats.catalog import open_catalog
+from streamconv.output.writer import FileSink
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import golden, helpers, nowhere
@@ -238,3 +241,24 @@ def flip(path: Path, position: int) -> None:
         byte = file.read(1)[0]
         file.seek(position)
         file.write(bytes([byte ^ 0x40]))
+
+
+def converted(source: Path, dest: Path, after: int | None, region: int, workers: int, **arguments: Any) -> bool:
+    """A run whose windows and boxes have `region` bytes, stopped `after` so many writes; whether it came to its end."""
+    put: Any = FileSink.put
+    calls: list[int] = []
+
+    def counted(*values: object) -> Any:
+        calls.append(1)
+        if after is not None and len(calls) > after:
+            raise StoppedError
+        return put(*values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "decide_budget", lambda *_: Budget(1 << 30, 1 << 20, workers, region))
+        patch.setattr(FileSink, "put", counted)
+        try:
+            streamconv.convert(source, dest, **arguments)
+        except StoppedError:
+            return False
+    return True

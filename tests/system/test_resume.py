@@ -13,13 +13,11 @@ import pytest
 
 import streamconv
 from streamconv import conversion
-from streamconv.engine.budget import Budget
 from streamconv.errors import DestinationError
 from streamconv.output import blocks, fingerprint, journal
-from streamconv.output.writer import FileSink
 from streamconv.storage import disk, whole_files
 from support import running
-from support.running import StoppedError, run, stopped, tree, with_large_values
+from support.running import run, stopped, tree, with_large_values
 from system import sweep_faults
 
 
@@ -27,26 +25,6 @@ from system import sweep_faults
 def small_units():
     with sweep_faults.small_units():
         yield
-
-
-def converted(source: Path, dest: Path, after: int | None, region: int, workers: int, **arguments: object) -> bool:
-    """A run whose windows and boxes have `region` bytes, stopped `after` so many writes; whether it came to its end."""
-    put, calls = FileSink.put, []
-
-    def counted(*values: object) -> str:
-        calls.append(1)
-        if after is not None and len(calls) > after:
-            raise StoppedError
-        return put(*values)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "decide_budget", lambda *_: Budget(1 << 30, 1 << 20, workers, region))
-        patch.setattr(FileSink, "put", counted)
-        try:
-            streamconv.convert(source, dest, **arguments)
-        except StoppedError:
-            return False
-    return True
 
 
 #: What makes a destination of that name one whose files have checksums, where its format has any.
@@ -66,10 +44,10 @@ def test_runs_of_other_budgets_and_workers_resume(seed: int, dest: str, tmp_path
     assert '"overflowed": {}' not in manifest
     for _ in range(chance.randint(1, 4)):
         region, workers = chance.choice([200, 1000, 5000, 100_000]), chance.randint(1, 3)
-        if converted(source, tmp_path / "other" / dest, chance.randint(0, 60), region, workers, **arguments):
+        if running.converted(source, tmp_path / "other" / dest, chance.randint(0, 60), region, workers, **arguments):
             break
     else:
-        assert converted(source, tmp_path / "other" / dest, None, 3000, 2, **arguments)
+        assert running.converted(source, tmp_path / "other" / dest, None, 3000, 2, **arguments)
     assert tree(tmp_path / "other") == tree(tmp_path / "one")
 
 
@@ -98,7 +76,7 @@ def test_finished_blocks_are_not_written_again(dest: str, after: int, tmp_path: 
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
     streamconv.convert(source, tmp_path / "one" / dest, **FORMATS[dest])
-    assert not converted(source, tmp_path / "other" / dest, after, 1000, 1, **FORMATS[dest])
+    assert not running.converted(source, tmp_path / "other" / dest, after, 1000, 1, **FORMATS[dest])
     partial, write = tmp_path / "other" / f"{dest}.partial", disk.write
     inode, size = partial.stat().st_ino, partial.stat().st_size
     records = partial.with_name(f"{dest}.partial.streamconv").read_bytes()
@@ -347,8 +325,8 @@ def test_a_file_that_is_lost_and_begun_again_is_not_taken_for_the_first(tmp_path
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
     streamconv.convert(source, tmp_path / "one" / "dest.ckpt")
-    assert not converted(source, dest, 20, 1000, 1)
+    assert not running.converted(source, dest, 20, 1000, 1)
     dest.with_name("dest.ckpt.partial").unlink()
-    assert not converted(source, dest, 2, 1000, 1)
-    assert converted(source, dest, None, 1000, 1)
+    assert not running.converted(source, dest, 2, 1000, 1)
+    assert running.converted(source, dest, None, 1000, 1)
     assert tree(tmp_path / "other") == tree(tmp_path / "one")

@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 
 import streamconv
-from streamconv import conversion
 from streamconv.engine import sharing
-from streamconv.engine.budget import Budget
 from streamconv.output.open_writers import OpenWriters
-from streamconv.output.writer import FileSink
 from streamconv.storage import disk, limits
 from support import running, strategies
-from support.running import StoppedError, tree
+from support.running import tree
 from system import sweep_faults
 
 
@@ -33,23 +30,8 @@ def source(tmp_path: Path) -> Path:
 
 def stopped_or_done(source: Path, dest: Path, after: int | None, chance: random.Random, **arguments: object) -> bool:
     """A run of some budget and workers, stopped after so many writes; whether it came to its end."""
-    calls, put = [], FileSink.put
     region, workers = chance.choice([300, 1000, 5000]), chance.randint(1, 3)
-
-    def counted(*values: object) -> str:
-        calls.append(1)
-        if after is not None and len(calls) > after:
-            raise StoppedError
-        return put(*values)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "decide_budget", lambda *_: Budget(1 << 30, 1 << 20, workers, region))
-        patch.setattr(FileSink, "put", counted)
-        try:
-            streamconv.convert(source, dest, **arguments)
-        except StoppedError:
-            return False
-    return True
+    return running.converted(source, dest, after, region, workers, **arguments)
 
 
 def lose(partial: Path, chance: random.Random) -> None:
