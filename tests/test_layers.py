@@ -68,9 +68,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "engine",
         "output",
     ),
+    "plans": (
+        *("tensors", "storage", "formats", "families", "rules", "planning", "output"),
+        *("prepared", "conversion", "arguments", "source"),
+    ),
     "api": (
-        *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
-        *("checkpoint", "prepared", "report", "conversion", "arguments", "source"),
+        *("storage", "families", "planning", "engine", "output", "checks"),
+        *("checkpoint", "report", "conversion", "arguments", "source", "plans"),
     ),
     "cli": (
         "rules",
