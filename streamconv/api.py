@@ -12,7 +12,7 @@ from .checkpoint import inspected
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
 from .checks.sample import Sample, parse_sample
-from .conversion import Plan, compare
+from .conversion import Plan
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
 from .families import registry
@@ -22,6 +22,7 @@ from .paths import PathLike
 from .planning import family_check
 from .planning.family_check import Finding
 from .plans import plan
+from .proving import compare
 from .report import Report
 from .source import Source
 from .storage import disk

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .checks.against_manifest import Verified
-from .checks.against_source import CompareSink, chosen_boxes
-from .checks.sample import Sample
+from . import proving
 from .engine import workers
 from .engine.budget import Budget
 from .engine.copies import check_copies
 from .engine.open_files import check_unchanged
-from .engine.progress import OnProgress, Progress, Tally
+from .engine.progress import OnProgress, Tally
 from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, storing
 from .formats.headers import opened
-from .output import fingerprint, manifest
-from .output.journal import DoneBoxes
+from .output import fingerprint, manifest, shared_files
+from .output.journal import DoneBoxes, Journal
 from .output.links import make_links
-from .output.paths import ResultPaths
 from .output.recorder import Recorder
 from .output.staging import Staging
 from .output.trial import offers_links
 from .output.writer import FileSink
+from .parts import leases
+from .parts.cutting import Part, cut_parts
+from .parts.scopes import Scopes
 from .planning.outputs import Output
 from .prepared import Prepared, decide_budget, paths_read
 from .report import Report, describe, plan_values
@@ -39,6 +38,9 @@ from .version import VERSION
 
 #: Errors after which nothing that was built is trusted.
 _MAKES_WORTHLESS = (SourceChangedError, VerificationError)
+
+Spread = Callable[[Sequence[Part], int], int]
+"""Has others convert parts, of a plan of which so many bytes are durable; returns the bytes of the source they read."""
 
 _log = logging.getLogger("streamconv")
 
@@ -91,6 +93,9 @@ class Plan(Prepared):
         Raises:
             StreamconvError: see its subclasses; nothing new stands under the final name.
         """
+        return self._convert(progress)
+
+    def _convert(self, progress: OnProgress | None, spread: Spread | None = None) -> Report:
         started = time.monotonic()
         # What the caller allocated since the plan was made counts too.
         budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.workers)
@@ -101,14 +106,14 @@ class Plan(Prepared):
                 total = self.mapping.nbytes
                 tally = Tally(total=total, done=total, resumed=total)
             else:
-                tally = self._run(staging, budget, progress)
+                tally = self._run(staging, budget, progress, spread)
         seconds = time.monotonic() - started
         return Report(prepared=self, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
 
     def _fingerprint(self) -> fingerprint.Fingerprint:
         return fingerprint.describe(self.settings, self.mapping, self.layout, self.catalog)
 
-    def _run(self, staging: Staging, budget: Budget, progress: OnProgress | None) -> Tally:
+    def _run(self, staging: Staging, budget: Budget, progress: OnProgress | None, spread: Spread | None) -> Tally:
         """Check → build → prove → put in place."""
         staging.check_same()
         self.destination.check(self.catalog, self.overwrite, paths_read(self))
@@ -118,19 +123,27 @@ class Plan(Prepared):
             check_same_bytes(check, budget, self.reading.access)
         if self.verify:
             check_copies(self.copied_refs, budget, self.reading.access, progress)
-        recorder = self._recorder(staging, names)
+        journal = staging.begin(names)
+        recorder = self._recorder(staging, journal)
+        resumed, read = recorder.durable_bytes, 0
         self._check_copies(staging, names)
-        _log.debug("resuming after %d of %d bytes", recorder.durable_bytes, self.mapping.nbytes)
+        _log.debug("resuming after %d of %d bytes", resumed, self.mapping.nbytes)
         try:
+            if spread is not None:
+                shared_files.make_files(staging.paths, self.layout.files, journal)
+                read = spread(self._parts_left(recorder), resumed)
+                recorder = self._recorder(staging, journal)
             tally, digests = self._build(recorder, budget, progress)
+            tally.resumed, tally.read = resumed, tally.read + read
             if self.verify:
-                self._prove(staging, budget, progress)
+                self._prove(staging, budget, progress, is_compared=spread is not None)
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination since then is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite, paths_read(self))
             staging.commit(self._manifest(digests, tally))
         except BaseException as error:
-            staging.is_worth_keeping = recorder.durable_bytes > 0 and not isinstance(error, _MAKES_WORTHLESS)
+            has_some = recorder.durable_bytes > 0 or disk.exists(staging.paths.parts)
+            staging.is_worth_keeping = has_some and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
                 error.add(self._what_is_left(staging, recorder.durable_bytes))
             raise
@@ -152,15 +165,15 @@ class Plan(Prepared):
             self.settings, self.mapping, self.layout, digests, tally.overflowed, names, version=VERSION
         )
 
-    def _recorder(self, staging: Staging, names: list[str]) -> Recorder:
-        """What interrupted runs left, and the journal to continue."""
-        journal = staging.begin(names)
+    def _recorder(self, staging: Staging, journal: Journal) -> Recorder:
+        """What is durable, and the journal to continue; what others recorded on their own is in it then."""
+        leases.absorb(staging.paths.parts, journal)
         done = DoneBoxes(self.mapping.outputs, self.layout.files)
         with storing(staging.paths.journal, "cannot read"):
             lost = done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
         if lost:
             journal.append([["lost", number] for number in lost])
-        return Recorder(journal, done, {name: number for number, name in enumerate(names)})
+        return Recorder(journal, done, {file.name: number for number, file in enumerate(self.layout.files)})
 
     def _build(
         self, recorder: Recorder, budget: Budget, progress: OnProgress | None
@@ -185,19 +198,31 @@ class Plan(Prepared):
             self._write_companions(self.destination.paths.partial)
         return tally, digests
 
-    def _prove(self, staging: Staging, budget: Budget, progress: OnProgress | None) -> None:
-        """Read what was built from the disk, not out of the page cache, and compare it with the source."""
+    def _parts_left(self, recorder: Recorder) -> Sequence[Part]:
+        """Return the parts that have something left to be written, or all where they are compared too."""
+        parts = cut_parts(self.mapping, self.layout)
+        if self.verify or not recorder.durable_bytes:
+            return parts
+        scopes = Scopes(self.mapping, self.layout)
+        return [part for part in parts if any(recorder.left(n, box) for n, box in scopes.of(part).boxes())]
 
-        def verifying(event: Progress) -> None:
-            if progress:
-                progress(replace(event, file=f"verifying {event.file}"))
+    def _prove(self, staging: Staging, budget: Budget, progress: OnProgress | None, is_compared: bool) -> None:
+        """Read what was built from the disk, not out of the page cache, and compare it with the source.
 
+        Args:
+            staging: where it is.
+            budget: how memory is divided.
+            progress: called now and then.
+            is_compared: who wrote the parts compared them already.
+        """
         staging.drop_cache([file.name for file in self.layout.files])
         try:
-            compare(self, self.destination.paths.built, budget, verifying)
+            if is_compared:
+                proving.compare_frames(self, self.destination.paths.built)
+            else:
+                proving.compare(self, self.destination.paths.built, budget, proving.verifying(progress))
         except VerificationError as error:
-            error.add("the storage did not keep what was written to it", "check the device, then convert again")
-            raise
+            raise proving.not_kept(error) from None
 
     def _what_is_left(self, staging: Staging, safe: int) -> str:
         """A note for whoever reads why a run ended early."""
@@ -224,25 +249,15 @@ class Plan(Prepared):
                 disk.sync_directory(place / folder)
 
 
-def compare(
-    planned: Prepared,
-    paths: ResultPaths,
-    budget: Budget,
-    progress: OnProgress | None = None,
-    sample: Sample | None = None,
-) -> Verified:
-    """Convert again in memory, all or a sample, and compare every byte with the result at `paths`.
+def run_spread(planned: Plan, spread: Spread, progress: OnProgress | None = None) -> Report:
+    """Convert with the help of others: they convert the parts, and this process puts them together.
+
+    Args:
+        planned: the conversion.
+        spread: has them do it.
+        progress: called while the parts are put together.
 
     Raises:
-        VerificationError: a byte differs.
+        StreamconvError: as `Plan.run`.
     """
-    sink = CompareSink(planned.layout, paths)
-    try:
-        chosen = chosen_boxes(planned.layout, sample) if sample else None
-        tally = workers.run(planned.mapping, sink, budget, planned.reading.access, progress, chosen=chosen)
-        if sample is None:
-            sink.finish()
-    finally:
-        sink.close()
-    files = sum(1 for _ in planned.layout.names)
-    return Verified(files, planned.mapping.tensors, tally.done, planned.mapping.nbytes)
+    return planned._convert(progress, spread)

@@ -52,9 +52,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "output",
     ),
     "report": ("tensors", "formats", "families", "rules", "planning", "engine", "output", "prepared"),
+    "proving": ("engine", "output", "checks", "prepared"),
+    "parts": (
+        *("tensors", "storage", "formats", "planning", "engine", "output", "checks"),
+        *("prepared", "proving"),
+    ),
     "conversion": (
         *("tensors", "storage", "formats", "families", "rules", "configs", "planning", "engine", "output", "checks"),
-        *("prepared", "report"),
+        *("prepared", "report", "proving", "parts"),
     ),
     "source": (
         "arguments",
@@ -74,7 +79,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "api": (
         *("storage", "families", "planning", "engine", "output", "checks"),
-        *("checkpoint", "report", "conversion", "arguments", "source", "plans"),
+        *("checkpoint", "report", "proving", "conversion", "arguments", "source", "plans"),
     ),
     "cli": (
         "rules",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, reading
 from ..formats.layout import FileLayout
+from ..output.blocks import BLOCK
 from ..output.paths import ResultPaths
 from ..storage.regions import Placement
 from ..tensors.grids import Box
-from ..tensors.refs import OutputFile, file_spans, files_by_tensor
+from ..tensors.refs import FileSpan, OutputFile, file_spans, files_by_tensor
 from ..text import quote
 from ..units import CHUNK
 from .open_results import OpenResults, are_same_file
@@ -42,16 +43,22 @@ class CompareSink:
 
     Sizes, headers and indices are compared when it is made, in full. It and `put` raise `VerificationError` where a
     byte differs; the message names file, tensor and byte.
+
+    Args:
+        layout: what the files have to be.
+        paths: where they lie.
+        mine: the blocks of a file, by its name, that are compared, where others compare the rest of it and all that is
+            compared in full.
     """
 
-    def __init__(self, layout: FileLayout, paths: ResultPaths) -> None:
-        self._paths = paths
+    def __init__(self, layout: FileLayout, paths: ResultPaths, mine: Callable[[str], range] | None = None) -> None:
+        self._paths, self._mine = paths, mine
         self._open = OpenResults()
         self._files = [one for file in layout.files for one in (file, *_apart(file, paths))]
         self._by_tensor = files_by_tensor(self._files)
         texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
         try:
-            for file in (*self._files, *texts):
+            for file in () if mine else (*self._files, *texts):
                 self._check_frame(file)
         except BaseException:
             self.close()
@@ -65,11 +72,23 @@ class CompareSink:
         """Compare bytes `offset` … of tensor `name`."""
         files = self._by_tensor[name]
         for file in files:
-            for span in file_spans(file.extents[name], offset, len(data)):
+            for span in self._compared(file, file_spans(file.extents[name], offset, len(data))):
                 for begin in range(span.low, span.high, CHUNK):
                     part, place = data[begin : min(span.high, begin + CHUNK)], span.offset + begin - span.low
                     self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
         return files[0].name
+
+    def _compared(self, file: OutputFile, spans: Iterable[FileSpan]) -> Iterator[FileSpan]:
+        """Yield what is compared of these bytes of a file."""
+        if self._mine is None:
+            yield from spans
+            return
+        blocks = self._mine(file.name)
+        for span in spans:
+            low = max(span.offset, blocks.start * BLOCK)
+            high = min(span.offset + span.high - span.low, blocks.stop * BLOCK)
+            if low < high:
+                yield FileSpan(low, span.low + low - span.offset, span.low + high - span.offset)
 
     def finish(self) -> None:
         """Compare the checksums, of bytes that are verified by now. Not for samples: their bytes are not all verified.

@@ -24,6 +24,10 @@ BoxFilter = Callable[[int, str, Box], bool]
 class Record(Protocol):
     """What earlier runs wrote, and the listener for what this run writes. Called from several threads."""
 
+    def outputs(self, count: int) -> Iterable[int]:
+        """Return the numbers, below `count`, of the outputs that may have something left to be written."""
+        ...
+
     def left(self, number: int, box: Box) -> Iterable[Box]:
         """Return what is still to be written of a box of output `number`."""
         ...
@@ -35,6 +39,9 @@ class Record(Protocol):
 
 class Unrecorded:
     """Nothing was written before, and nothing is recorded."""
+
+    def outputs(self, count: int) -> Iterable[int]:
+        return range(count)
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
         return (box,)
@@ -71,7 +78,7 @@ def _chosen(every: Iterable[Work], chosen: BoxFilter) -> Iterator[Work]:
 def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator[Work]:
     """Yield all boxes that are left to convert, in the order in which their sources lie on disk."""
     widest = lru_cache(maxsize=64)(lambda number: mapping.outputs[number].widest)
-    for group in neighbors(_cells(mapping)):
+    for group in neighbors(_cells(mapping, record.outputs(len(mapping.outputs)))):
         shares = False
         for row in shared_boxes(group, region_bytes):
             shares = True
@@ -88,23 +95,24 @@ def _left(every: Iterable[Task], record: Record) -> Iterator[Task]:
             yield Task(task.number, task.output, part)
 
 
-def _cells(mapping: TensorMapping) -> Iterator[Task]:
-    """Yield all cells, in the order in which their sources lie on disk."""
+def _cells(mapping: TensorMapping, chosen: Iterable[int]) -> Iterator[Task]:
+    """Yield all cells of these outputs, in the order in which their sources lie on disk."""
     outputs = mapping.outputs
     # Neighbours on disk belong to few outputs by turns: gate, up and down of one expert after the other.
     cells_of = lru_cache(maxsize=64)(lambda number: Cells(outputs[number].view))
-    for number, cell in _in_source_order(mapping):
+    for number, cell in _in_source_order(mapping, chosen):
         yield Task(number, outputs[number], cells_of(number).box(cell))
 
 
-def _in_source_order(mapping: TensorMapping) -> Iterator[tuple[int, int]]:
+def _in_source_order(mapping: TensorMapping, chosen: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Yield the output and the number of every cell. In arrays: there may be a hundred thousand."""
     files: dict[str, int] = {}
     table = array("q")
-    for number, output in enumerate(mapping.outputs):
-        found = Cells(output.view)
+    for number in chosen:
+        view = mapping.outputs[number].view
+        found = Cells(view)
         for cell in range(len(found)):
-            path, offset = source_position(output.view, found.box(cell))
+            path, offset = source_position(view, found.box(cell))
             table.extend((files.setdefault(path, len(files)), offset, number, cell))
     in_files, offsets, numbers, cells = np.frombuffer(table, np.int64).reshape(-1, 4).T
     rank = np.argsort(np.argsort(list(files)))

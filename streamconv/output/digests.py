@@ -47,10 +47,17 @@ class BlockDigests:
         read_back: reads (offset, length) of the file as it is now; fewer bytes where it ends.
         write: writes a checksum into the file.
         on_block: called for each block that is finished.
+        mine: the blocks that are written; all where absent.
     """
 
     def __init__(
-        self, file: OutputFile, blocks: Blocks, read_back: ReadBack, write: Write, on_block: OnBlock | None = None
+        self,
+        file: OutputFile,
+        blocks: Blocks,
+        read_back: ReadBack,
+        write: Write,
+        on_block: OnBlock | None = None,
+        mine: range | None = None,
     ) -> None:
         self._blocks, self._read, self._write, self._on_block = blocks, read_back, write, on_block
         self._checksums = RangeChecksums(file, blocks, self._read_back)
@@ -58,19 +65,19 @@ class BlockDigests:
         self._open: dict[int, _Block] = {}
         self._lock = threading.Lock()
         self._newly_finished: list[int] = []
-        self._unfinished = blocks.count - sum(blocks.finished())
         # Blocks of an earlier run are not written again; those of this one nobody writes twice.
-        self._skipped = blocks.finished() if blocks else b""
+        self._skipped = _skipped(blocks, mine)
+        self._unfinished = self._skipped.count(0) if self._skipped else blocks.count
         #: Blocks of which all bytes but the checksums are written, with the first block that decides one of those.
         self._filled = {
             number: self._checksums.first_needed(number)
             for number in self._checksums.blocks_of_slots_only()
-            if number not in blocks
+            if not (self._skipped and self._skipped[number])
         }
 
     @property
     def complete(self) -> bool:
-        """Whether every byte is written."""
+        """Whether every byte of the blocks that are written is there."""
         return not self._unfinished
 
     def hexdigests(self) -> list[str]:
@@ -85,7 +92,7 @@ class BlockDigests:
         return [(begin, end - begin) for begin, end in bounds]
 
     def to_write(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yield the bytes in blocks that no earlier run finished, as (low, high) counted from `offset`."""
+        """Yield the bytes that are still to be written, as (low, high) counted from `offset`."""
         begin = 0
         for span in by_block(offset, length) if self._skipped else ():
             if self._skipped[span.number]:
@@ -96,7 +103,7 @@ class BlockDigests:
             yield begin, length
 
     def finished_earlier(self, offset: int, length: int) -> bool:
-        """Return whether an earlier run finished all blocks that these bytes lie in."""
+        """Return whether nothing is written to the blocks that these bytes lie in: they are finished, or another's."""
         return bool(self._skipped) and all(self._skipped[block_at(offset) : block_at(offset + length - 1) + 1])
 
     def note_resumed(self, offset: int, length: int) -> None:
@@ -198,3 +205,10 @@ class BlockDigests:
         if len(data) < length:
             raise OSError(errno.EIO, "it is shorter than what was written to it")
         return data
+
+
+def _skipped(blocks: Blocks, mine: range | None) -> bytes:
+    """Return for each block 1 if it is not written: finished, or not ours; nothing where all of them are."""
+    if mine is None:
+        return blocks.finished() if blocks else b""
+    return bytes(done or number not in mine for number, done in enumerate(blocks.finished()))

@@ -30,6 +30,10 @@ class ResumeState(Protocol):
         """Return the finished blocks of a file."""
         ...
 
+    def mine(self, file: str) -> range | None:
+        """Return the blocks of a file that this run writes, `None` for all: others may write the rest of it."""
+        ...
+
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """Yield what is written of a tensor."""
         ...
@@ -56,11 +60,13 @@ class FileWriter:
         self._is_dirty = self._is_lost = False
         self._users = 0
         self._lock = threading.Lock()
-        self._open = ResultFile(path, direct)
+        mine = past.mine(file.name)
+        # What others write to as well was made before, and must not be made again where it is gone by now.
+        self._open = ResultFile(path, direct, create=mine is None)
         on_block = partial(past.note_block, file.name)
-        self.digests = BlockDigests(file, past.blocks(file.name), self._open.read, self._write, on_block)
+        self.digests = BlockDigests(file, past.blocks(file.name), self._open.read, self._write, on_block, mine)
         try:
-            self._open.set_size(file.size)
+            self._set_size(is_shared=mine is not None)
             self._take_over(past)
             for offset, data in file.literals_between_slots():
                 self.write(offset, data)
@@ -68,6 +74,12 @@ class FileWriter:
         except BaseException:
             self.close()
             raise
+
+    def _set_size(self, is_shared: bool) -> None:
+        if not is_shared:
+            self._open.set_size(self.file.size)
+        elif self._open.size() != self.file.size:
+            raise OSError(errno.EIO, "it no longer has the size that it was made with")
 
     def _take_over(self, past: ResumeState) -> None:
         """Note what an earlier run wrote into blocks that it did not finish."""

@@ -26,6 +26,9 @@ Fingerprint = Mapping[str, object]
 #: of streamconv is resumed if that one wrote the same bytes.
 BYTES_VERSION = 1
 
+#: Size, time of modification, inode, time of the last change.
+_IDENTITY = 4
+
 _SHOWN = 3
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -79,6 +82,7 @@ def _identity(file: SourceFile) -> tuple[int | None, ...]:
 
 def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
     """Say how a conversion differs from one that was begun; return nothing where they are the same."""
+    begun, now = _where_both_know(begun, now)
     found = [
         f"{name} was {_shown(begun.get(key), key)}, is {_shown(now.get(key), key)}"
         for key, name in _NAMES.items()
@@ -89,6 +93,16 @@ def differences(begun: Fingerprint, now: Fingerprint) -> list[str]:
     if not found and begun != now:
         found = ["the plan was different: other names, shapes or layouts"]
     return found
+
+
+def _where_both_know(begun: Fingerprint, now: Fingerprint) -> tuple[Fingerprint, Fingerprint]:
+    """Return both without the inodes that only one of them knows: hosts may mount one file system in different ways."""
+    was, is_now = dict(_table(begun, "source")), dict(_table(now, "source"))
+    for name in {*was} & {*is_now}:
+        match was[name], is_now[name]:
+            case [*one, header], [*other, its] if len(one) == len(other) == _IDENTITY and None in (one[2], other[2]):
+                was[name], is_now[name] = [*one[:2], None, one[3], header], [*other[:2], None, other[3], its]
+    return ({**begun, "source": was} if begun else begun), {**now, "source": is_now}
 
 
 def _shown(value: object, key: str = "") -> str:

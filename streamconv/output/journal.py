@@ -7,6 +7,7 @@ A line a record, each with its own checksum, appended only after the data that i
     ["block", file, block, digest, crc]              a 16 MiB block is complete
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
     ["lost", file]                                   a file is gone: what is on record of it so far no longer holds
+    ["parts"]                                        parts of the result are written by others, who have journals
     ["aside", yes]                                   the old destination is moved to `DEST.partial.old`, or is not
     ["sealed", digest, device, inode]                all is done, under this manifest, and will get its final name
 
@@ -68,9 +69,14 @@ class Journal:
         self._path, self._descriptor = path, descriptor
         self._end = disk.fstat(descriptor).st_size
 
-    def records(self) -> Iterator[object]:
-        """Yield all records whose checksums match, in order."""
-        for text in self._lines():
+    @property
+    def end(self) -> int:
+        """The bytes that it had when it was opened, and those that were appended."""
+        return self._end
+
+    def records(self, stop: int | None = None) -> Iterator[object]:
+        """Yield all records whose checksums match, in order; with `stop` only those before that byte."""
+        for text in self._lines(stop):
             check, _, payload = text.partition(b" ")
             if check == _check(payload):
                 try:
@@ -78,9 +84,9 @@ class Journal:
                 except (ValueError, RecursionError):
                     continue
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self, stop: int | None) -> Iterator[bytes]:
         rest, at = b"", 0
-        while data := disk.read(self._descriptor, CHUNK, at):
+        while data := disk.read(self._descriptor, CHUNK if stop is None else min(CHUNK, stop - at), at):
             at += len(data)
             *lines, rest = (rest + data).split(b"\n")
             yield from lines
@@ -150,7 +156,7 @@ def heading(records: Iterable[object]) -> Heading:
             case ["aside", *more]:
                 # Earlier versions wrote no more.
                 found.is_aside = more != [False]
-            case ["block" | "box", *_]:
+            case ["block" | "box" | "parts", *_]:
                 found.has_records = True
     return found
 
@@ -208,6 +214,9 @@ class DoneBoxes:
 
     def _load_box(self, number: int, box: Box, overflowed: int) -> None:
         output = self._outputs[number]
+        # Journals of parts are copied into that of the run: a crash in the middle of that leaves a record twice.
+        if not self.left(number, box):
+            return
         if overflowed:
             self.overflowed[output.name] = self.overflowed.get(output.name, 0) + overflowed
         parts = self._parts.setdefault(number, [])

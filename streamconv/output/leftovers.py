@@ -20,6 +20,11 @@ def check_unclaimed(paths: ResultPaths) -> None:
     """
     if disk.exists(paths.partial) and not _is_empty_directory(paths):
         raise _cannot_be_resumed(paths, f"but not its journal, {quote(paths.journal.name)}")
+    if disk.exists(paths.parts):
+        raise DestinationError(
+            f"{quote(paths.parts)} exists, but not the journal that it belongs to, {quote(paths.journal.name)}",
+            f"remove {quote(paths.parts)}, or move it if streamconv did not create it; then run again",
+        )
 
 
 def check_claimed(paths: ResultPaths, heading: Heading, restart: bool) -> None:
@@ -36,7 +41,7 @@ def check_claimed(paths: ResultPaths, heading: Heading, restart: bool) -> None:
     if heading == Heading() and disk.exists(paths.partial) and not _is_empty_directory(paths):
         raise _cannot_be_resumed(paths, f"but its journal, {quote(paths.journal.name)}, says nothing of it")
     names = [] if restart or paths.is_file or disk.is_link(paths.partial) else names_in(paths.partial)
-    for path in (paths.partial, *(paths.partial / name for name in names)):
+    for path in (paths.partial, paths.parts, *(paths.partial / name for name in names)):
         if disk.is_link(path):
             raise DestinationError(
                 f"{quote(path)} is a link, which an unfinished result cannot be resumed through",

@@ -71,6 +71,11 @@ class ResultPaths:
         return self.partial.with_name(f"{self.partial.name}{JOURNAL}")
 
     @property
+    def parts(self) -> Path:
+        """Where the journals of parts of an unfinished run lie, which several processes write."""
+        return self._beside("partial.parts")
+
+    @property
     def replaced(self) -> Path:
         """Where the old result lies for a moment, on a file system that cannot swap two names."""
         return self._beside("partial.old")

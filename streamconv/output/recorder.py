@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from ..errors import StreamconvError
 from ..tensors.grids import Box
@@ -27,6 +28,27 @@ BATCH = 32 << 20
 PAUSE = 0.5
 
 
+class Scope(Protocol):
+    """The part of a result that a run writes, where it does not write all of it."""
+
+    @property
+    def outputs(self) -> Iterable[int]:
+        """The numbers of the outputs that it has something of, ascending."""
+        ...
+
+    def blocks(self, file: str) -> range:
+        """Return which blocks of a file it has."""
+        ...
+
+    def clip(self, number: int, box: Box) -> Iterable[Box]:
+        """Yield what it has of a box of an output."""
+        ...
+
+    def is_shared(self, number: int, box: Box) -> bool:
+        """Return whether the box is an element that lies in another part too, so that neither writes all of it."""
+        ...
+
+
 class Recorder:
     """Keeps the journal of a run.
 
@@ -34,12 +56,13 @@ class Recorder:
         journal: the journal.
         done: what it says that earlier runs left.
         numbers: the files' numbers in the layout.
+        scope: what is written, where that is not the whole result.
     """
 
-    def __init__(self, journal: Journal, done: DoneBoxes, numbers: dict[str, int]) -> None:
+    def __init__(self, journal: Journal, done: DoneBoxes, numbers: dict[str, int], scope: Scope | None = None) -> None:
         self.durable_bytes = done.nbytes
         self.overflowed = done.overflowed
-        self._journal, self._done, self._numbers = journal, done, numbers
+        self._journal, self._done, self._numbers, self._scope = journal, done, numbers, scope
         self._sync: Callable[[], None] = lambda: None
         self._batch: list[object] = []
         self._batch_bytes = 0
@@ -88,9 +111,14 @@ class Recorder:
 
     # -- called by the workers -----------------------------------------------------------------------------------------
 
+    def outputs(self, count: int) -> Iterable[int]:
+        """Return the numbers, below `count`, of the outputs that are written."""
+        return range(count) if self._scope is None else self._scope.outputs
+
     def left(self, number: int, box: Box) -> Iterable[Box]:
         """Return what no earlier run wrote of a box of an output."""
-        return self._done.left(number, box)
+        mine = [box] if self._scope is None else self._scope.clip(number, box)
+        return [left for part in mine for left in self._done.left(number, part)]
 
     @contextmanager
     def writing(self, number: int, box: Box, count: int, overflowed: int) -> Iterator[None]:
@@ -107,6 +135,9 @@ class Recorder:
                 self._unsafe -= count
             raise
         with self._changed:
+            if self._scope is not None and self._scope.is_shared(number, box):
+                self._unsafe -= count
+                return
             self._batch.append(["box", number, box, overflowed])
             self._batch_bytes += count
             self._notify()
@@ -135,6 +166,10 @@ class Recorder:
     def blocks(self, file: str) -> Blocks:
         """Return the finished blocks of a file."""
         return self._done.blocks(file)
+
+    def mine(self, file: str) -> range | None:
+        """Return the blocks of a file that are written, `None` for all."""
+        return None if self._scope is None else self._scope.blocks(file)
 
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
         """Yield what earlier runs wrote of a tensor."""

@@ -174,7 +174,7 @@ class Staging:
                 self.check_same()
             self._begun = True
             self.is_worth_keeping = self._heading.has_records
-            if self._restart or self._heading.conversion != self._fingerprint:
+            if self._restart or differences(self._heading.conversion, self._fingerprint):
                 self._discard_earlier()
                 self._journal.append([self._fingerprint])
                 disk.sync_directory(self.paths.path.parent)
@@ -284,8 +284,8 @@ class Staging:
             disk.remove(self.paths.journal)
 
     def _remove_built(self) -> None:
-        built = (self.paths.pending_manifest, self.paths.partial) if self.paths.is_file else (self.paths.partial,)
-        for path in built:
+        pending = [self.paths.pending_manifest] if self.paths.is_file else []
+        for path in (*pending, self.paths.partial, self.paths.parts):
             if disk.exists(path):
                 whole_files.remove_any(path)
         remove_trial(self.paths)

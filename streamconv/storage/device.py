@@ -107,13 +107,19 @@ class InputFile:
 
 
 class ResultFile:
-    """A file open for writing and reading back, created where there is none. Every method may raise `OSError`."""
+    """A file open for writing and reading back. Every method may raise `OSError`.
 
-    def __init__(self, path: Path, direct: bool) -> None:
+    Args:
+        path: where it lies.
+        direct: write past the page cache what is long enough.
+        create: create it where there is none.
+    """
+
+    def __init__(self, path: Path, direct: bool, create: bool = True) -> None:
         self._path, self._goes_direct = path, direct
         self._open: int | None = None
         self._direct: _DirectFile | None = None
-        self._open_with(os.O_CREAT)
+        self._open_with(os.O_CREAT if create else 0)
 
     def _open_with(self, flag: int) -> None:
         self._open = disk.open_file(self._path, os.O_RDWR | flag | disk.NO_FOLLOW)
@@ -143,9 +149,13 @@ class ResultFile:
         if direct is not None:
             disk.close_quietly(direct.descriptor)
 
+    def size(self) -> int:
+        """Return the file's size."""
+        return disk.fstat(self._descriptor).st_size
+
     def set_size(self, size: int) -> None:
         """Give the file this size, unless it has it."""
-        if disk.fstat(self._descriptor).st_size != size:
+        if self.size() != size:
             disk.truncate(self._descriptor, size)
 
     def read(self, offset: int, length: int) -> bytes:

@@ -69,7 +69,9 @@ def make_directories(root: PathLike, inside: PathLike) -> None:
     for part in Path(inside).parts:
         place = place / part
         if not disk.exists(place):
-            disk.make_directory(place)
+            # Another process may have made it by now.
+            with suppress(FileExistsError):
+                disk.make_directory(place)
             disk.sync_directory(place.parent)
 
 

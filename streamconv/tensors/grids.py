@@ -116,6 +116,29 @@ def runs(box: Box, shape: tuple[int, ...]) -> tuple[int, Iterator[int]]:
     return run, (flat_index((*outer, *inner), shape) for outer in product(*(range(a, b) for a, b in box[:axis])))
 
 
+def flat_boxes(first: int, stop: int, shape: tuple[int, ...]) -> Iterator[Box]:
+    """Yield the elements with row-major numbers `first` up to, not including, `stop` as boxes that do not overlap."""
+    if first >= stop:
+        return
+    if not shape:
+        yield ()
+        return
+    inner = math.prod(shape[1:])
+    low, high = -(-first // inner), stop // inner
+    ends = [(first, stop)] if low > high else [(first, low * inner), (high * inner, stop)]
+    if low < high:
+        yield (low, high), *whole(shape[1:])
+    for begin, end in ends:
+        row = begin // inner
+        yield from (((row, row + 1), *box) for box in flat_boxes(begin - row * inner, end - row * inner, shape[1:]))
+
+
+def overlap(box: Box, other: Box) -> Box | None:
+    """Return what two boxes have in common, `None` where that is nothing."""
+    both = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, other, strict=True))
+    return both if all(low < high for low, high in both) else None
+
+
 def without(box: Box, other: Box) -> Iterator[Box]:
     """Yield the part of `box` that lies outside `other`, as boxes that do not overlap."""
     if any(min(b, d) <= max(a, c) for (a, b), (c, d) in zip(box, other, strict=True)):

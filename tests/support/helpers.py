@@ -206,6 +206,9 @@ class Fresh:
     def parts(self, tensor: str) -> Iterator[WrittenPart]:
         return iter(())
 
+    def mine(self, file: str) -> range | None:
+        return None
+
     def note_block(self, file: str, number: int, digest: bytes, crc: int) -> None:
         pass
 

@@ -1,0 +1,187 @@
+"""Who writes a part, and what of it is durable: a journal for each time that the part was given to somebody.
+
+    DEST.partial.parts/00017/1     the journal of the first lease of part 17: one process writes it, and nobody else
+    DEST.partial.parts/00017/2     that of the second: the first worker died, or seemed to
+
+A lease is taken by creating the file of the next number, which only one process can (O_EXCL), locks or not. Its
+first record says how much of the earlier journals counts; what their owners append after that does not, however late it
+appears. So a worker that comes back from the dead changes nothing, and it notices before its next record.
+
+    ["took", {lease: bytes, …}]    the journals of earlier leases count up to these bytes
+    ["block", …], ["box", …]       as in the journal of a run
+    ["done", is_compared]          the part is complete, and compared with the source or not
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DestinationError, storing
+from ..output.journal import Journal
+from ..storage import disk, whole_files
+from ..text import quote
+
+_TRIES = 100
+_COPIED_AT_ONCE = 10_000
+
+
+class LeaseJournal(Journal):
+    """The journal of a lease, which refuses records once the lease is lost."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        super().__init__(path, descriptor)
+        self._path, self._descriptor = path, descriptor
+
+    def append(self, records: Iterable[object]) -> None:
+        """Append records, durable when this returns.
+
+        Raises:
+            DestinationError: the part was given to another process.
+            StorageError: the file system refuses.
+        """
+        with storing(self._path):
+            self._check()
+        super().append(records)
+
+    def _check(self) -> None:
+        """Read the directory again: on NFS that is what shows files that other hosts made since."""
+        leases = _leases(self._path.parent) if disk.exists(self._path.parent) else []
+        is_ours = leases and leases[-1] == int(self._path.name) and disk.exists(self._path)
+        if not is_ours or not os.path.samestat(disk.stat(self._path), disk.fstat(self._descriptor)):
+            raise DestinationError(
+                f"part {int(self._path.parent.name)} of {quote(self._path.parent.parent)} was given to another process",
+                "let that process finish: it resumes from what this one made durable",
+            )
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A part, taken.
+
+    Attributes:
+        journal: where what is durable of it is recorded from now on.
+        records: what earlier leases recorded.
+        is_done: the part was complete already.
+        is_compared: and compared with the source.
+    """
+
+    journal: LeaseJournal
+    records: Sequence[object]
+    is_done: bool
+    is_compared: bool
+
+
+@contextmanager
+def taken(folder: Path, part: int) -> Iterator[Lease]:
+    """Take the next lease of a part, and close its journal at the end.
+
+    Args:
+        folder: where the journals of all parts lie.
+        part: its number.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    place = folder / f"{part:05}"
+    with storing(place):
+        whole_files.make_directories(folder, place.name)
+        path, descriptor = _next(place)
+    try:
+        with storing(place):
+            disk.sync_directory(place)
+            disk.sync_directory(folder)
+            records, ends = _read(place, before=int(path.name))
+        journal = LeaseJournal(path, descriptor)
+        journal.append([["took", ends]])
+        done = [record for record in records if _is(record, "done")]
+        yield Lease(journal, records, bool(done), ["done", True] in done)
+    finally:
+        disk.close_quietly(descriptor)
+
+
+def _next(place: Path) -> tuple[Path, int]:
+    """Create the journal of the next lease."""
+    for _ in range(_TRIES):
+        path = place / str(max(_leases(place), default=0) + 1)
+        try:
+            return path, disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | disk.NO_FOLLOW)
+        except FileExistsError:
+            continue
+    raise FileExistsError(None, "other processes take it again and again")
+
+
+def _leases(place: Path) -> list[int]:
+    """Return the numbers of the leases of a part, ascending."""
+    return sorted(int(name) for name in disk.listdir(place) if name.isdecimal())
+
+
+def _read(place: Path, before: int | None = None) -> tuple[list[object], dict[str, int]]:
+    """Return what the leases of a part recorded, as far as it counts, and how many bytes of each journal that is."""
+    records: list[object] = []
+    ends: dict[str, int] = {}
+    counted: dict[str, int] | None = None
+    for lease in reversed(_leases(place)):
+        if before is not None and lease >= before:
+            continue
+        found, end = _records(place / str(lease), None if counted is None else counted.get(str(lease), 0))
+        match found[:1]:
+            case [["took", dict(took)]]:
+                counted = took if counted is None else counted
+            case _ if counted is None:
+                # It was taken, and its owner died before it recorded anything.
+                continue
+        records, ends[str(lease)] = [*found, *records], end
+    return records, ends
+
+
+def _records(path: Path, stop: int | None) -> tuple[list[object], int]:
+    descriptor = disk.open_file(path, os.O_RDONLY | disk.NO_FOLLOW)
+    try:
+        journal = Journal(path, descriptor)
+        end = journal.end if stop is None else min(stop, journal.end)
+        return list(journal.records(end)), end
+    finally:
+        disk.close_quietly(descriptor)
+
+
+def _is(record: object, kind: str) -> bool:
+    return isinstance(record, list) and record[:1] == [kind]
+
+
+def is_done(folder: Path, part: int, compared: bool) -> bool:
+    """Return whether a part is complete, and with `compared` compared with the source too.
+
+    Raises:
+        StorageError: the journals cannot be read.
+    """
+    place = folder / f"{part:05}"
+    with storing(place, "cannot read"):
+        records = _read(place)[0] if disk.is_directory(place) else []
+    return ["done", True] in records or (not compared and ["done", False] in records)
+
+
+def absorb(folder: Path, journal: Journal) -> None:
+    """Copy what the journals of parts say into that of the run, and remove them. Nobody may work on a part.
+
+    A crash in the middle of it leaves records twice, which changes nothing (`output.journal.DoneBoxes`).
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    with storing(folder, "cannot read"):
+        if not disk.exists(folder):
+            return
+        parts = sorted(name for name in disk.listdir(folder) if name.isdecimal())
+        copied: list[object] = []
+        for name in parts:
+            copied += [one for one in _read(folder / name)[0] if _is(one, "block") or _is(one, "box")]
+            if len(copied) >= _COPIED_AT_ONCE:
+                journal.append(copied)
+                copied = []
+        if copied:
+            journal.append(copied)
+        whole_files.remove_tree(folder)

@@ -1,0 +1,191 @@
+"""Convert parts of a plan on this host, one after the other; others convert the rest, and one puts them together.
+
+open      the journal of the run: is it the same conversion, of the same source?
+convert   take the part's lease → what is left of it? → build → compare → done
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..checks.against_source import CompareSink
+from ..engine import workers
+from ..engine.budget import Budget
+from ..engine.open_files import check_unchanged
+from ..engine.progress import OnProgress, Tally
+from ..engine.tasks import Unrecorded
+from ..errors import DestinationError, SourceChangedError, StorageError, VerificationError, storing
+from ..output import fingerprint
+from ..output.blocks import BLOCK
+from ..output.journal import DoneBoxes, Journal, heading
+from ..output.recorder import Recorder
+from ..output.writer import FileSink
+from ..prepared import Prepared
+from ..proving import not_kept, verifying
+from ..storage import disk
+from ..storage.access import Access
+from ..tensors.grids import Box, box_shape
+from ..tensors.refs import OutputFile
+from ..text import first_few, quote, setting
+from . import leases
+from .cutting import cut_parts
+from .leases import Lease
+from .scopes import PartScope, Scopes
+
+
+class PartDone(NamedTuple):
+    """What converting a part took: bytes of output written now, and bytes of the source read."""
+
+    written: int
+    read: int
+
+
+class PartWork:
+    """Converts parts of a plan.
+
+    Args:
+        planned: the plan.
+        budget: how memory is divided here.
+
+    Attributes:
+        parts: all parts of the plan.
+
+    Raises:
+        DestinationError: the run is of another conversion.
+        SourceChangedError: the source is another one here than where the run was begun.
+        StorageError: the journal cannot be read, or files are gone that it speaks of.
+    """
+
+    def __init__(self, planned: Prepared, budget: Budget) -> None:
+        self._planned, self._budget = planned, budget
+        self._paths, self._files = planned.destination.paths, planned.layout.files
+        self._numbers = {file.name: number for number, file in enumerate(self._files)}
+        self._scopes = Scopes(planned.mapping, planned.layout)
+        self._done = DoneBoxes(planned.mapping.outputs, self._files)
+        self.parts = cut_parts(planned.mapping, planned.layout)
+        with storing(self._paths.journal, "cannot open"):
+            descriptor = disk.open_file(self._paths.journal, os.O_RDONLY | disk.NO_FOLLOW)
+        try:
+            with storing(self._paths.journal, "cannot read"):
+                journal = Journal(self._paths.journal, descriptor)
+                self._check_same(heading(journal.records()).conversion)
+                self._load(journal.records())
+        finally:
+            disk.close_quietly(descriptor)
+
+    def _check_same(self, begun: fingerprint.Fingerprint) -> None:
+        planned = self._planned
+        here = fingerprint.describe(planned.settings, planned.mapping, planned.layout, planned.catalog)
+        if not (different := "; ".join(fingerprint.differences(begun, here))):
+            return
+        if begun.get("plan") == here["plan"]:
+            raise SourceChangedError(
+                f"the source is not the same here as where the conversion was begun: {different}",
+                "mount the same file system on every host",
+            )
+        raise DestinationError(
+            f"{quote(self._paths.partial)} holds a different unfinished conversion: {different}",
+            f"to resume it, repeat its source and options; to discard it, run it once with {setting('restart', True)}",
+        )
+
+    def _load(self, records: Iterable[object]) -> None:
+        """Take over what is durable.
+
+        Raises:
+            StorageError: a file is gone.
+        """
+        if lost := self._done.load(records, self._is_there):
+            names = [self._files[number].name for number in lost]
+            raise StorageError(
+                f"{quote(self._paths.partial)} no longer holds all that was written to it: "
+                f"{first_few(names, show=quote)} is gone, or has another size",
+                "run the whole conversion once, which writes again what is lost",
+            )
+
+    def _is_there(self, file: OutputFile) -> bool:
+        path = self._paths.partial_file(file.name)
+        return disk.is_file(path) and disk.stat(path).st_size == file.size
+
+    def convert(self, number: int, progress: OnProgress | None = None) -> PartDone:
+        """Convert a part, from where earlier leases of it ended.
+
+        Args:
+            number: which part.
+            progress: called now and then. An exception that it raises stops the work, which can be resumed.
+
+        Raises:
+            DestinationError: the part was given to another process in the meantime.
+            StreamconvError: as `Plan.run`.
+        """
+        planned = self._planned
+        with leases.taken(self._paths.parts, number) as lease:
+            if lease.is_done and (lease.is_compared or not planned.verify):
+                return PartDone(0, 0)
+            self._load(lease.records)
+            scope = self._scopes.of(self.parts[number])
+            done = self._build(lease, scope, progress)
+            if planned.verify:
+                self._compare(scope, progress)
+            check_unchanged(planned.catalog.files)
+            lease.journal.append([["done", planned.verify]])
+        return done
+
+    def _build(self, lease: Lease, scope: PartScope, progress: OnProgress | None) -> PartDone:
+        planned = self._planned
+        recorder = Recorder(lease.journal, self._done, self._numbers, scope)
+        left = sum(_nbytes(planned, n, part) for n, box in scope.boxes() for part in self._done.left(n, box))
+        tally = Tally(total=scope.nbytes, done=scope.nbytes - left, resumed=scope.nbytes - left)
+        sink = FileSink(planned.layout, self._paths.built, recorder, planned.writing.access is Access.DIRECT)
+        try:
+            with recorder.recording(sink.sync):
+                workers.run(
+                    planned.mapping, sink, self._budget, planned.reading.access, progress, record=recorder, tally=tally
+                )
+        finally:
+            sink.close()
+        return PartDone(left, tally.read)
+
+    def _compare(self, scope: PartScope, progress: OnProgress | None) -> None:
+        """Read the part from the disk, not out of the page cache, and compare it with the source."""
+        self._drop_cache(scope)
+        sink = CompareSink(self._planned.layout, self._paths.built, scope.blocks)
+        tally = Tally(total=scope.nbytes)
+        try:
+            workers.run(
+                *(self._planned.mapping, sink, self._budget, self._planned.reading.access, verifying(progress)),
+                record=Within(scope),
+                tally=tally,
+            )
+        except VerificationError as error:
+            raise not_kept(error) from None
+        finally:
+            sink.close()
+
+    def _drop_cache(self, scope: PartScope) -> None:
+        for file in self._files:
+            if blocks := scope.blocks(file.name):
+                path = self._paths.partial_file(file.name)
+                with storing(path, "cannot open"):
+                    descriptor = disk.open_file(path, os.O_RDONLY)
+                    disk.drop_cache(descriptor, blocks.start * BLOCK, len(blocks) * BLOCK)
+                    disk.close_quietly(descriptor)
+
+
+class Within(Unrecorded):
+    """All that a part has, nothing of it done (`engine.tasks.Record`)."""
+
+    def __init__(self, scope: PartScope) -> None:
+        self._scope = scope
+
+    def outputs(self, count: int) -> Iterable[int]:
+        return self._scope.outputs
+
+    def left(self, number: int, box: Box) -> Iterable[Box]:
+        return self._scope.clip(number, box)
+
+
+def _nbytes(planned: Prepared, number: int, box: Box) -> int:
+    return math.prod(box_shape(box)) * planned.mapping.outputs[number].dtype.itemsize
