@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .api import check as check
     from .api import convert as convert
     from .api import diff as diff
+    from .api import finish as finish
     from .api import inspect as inspect
     from .api import plan as plan
     from .api import verify as verify
@@ -48,7 +49,7 @@ __version__ = VERSION
 #: The public names, by the module that has them. Each is loaded when it is first used: `import streamconv` stays cheap.
 _PUBLIC = {
     "api": (
-        *("plan", "convert", "verify", "diff", "check", "inspect"),
+        *("plan", "convert", "finish", "verify", "diff", "check", "inspect"),
         *("Plan", "Diff", "Finding", "PlanOptions", "Progress", "Report", "Verified"),
     ),
     "checkpoint": ("open", "Checkpoint", "LazyTensor"),

@@ -18,12 +18,15 @@ from .errors import UsageError, reading
 from .families import registry
 from .output import manifest
 from .output.manifest import Manifest
+from .parts import share
+from .parts.share import Share
 from .paths import PathLike
 from .planning import family_check
 from .planning.family_check import Finding
 from .plans import plan
 from .proving import compare
 from .report import Report
+from .shares import convert_share, finish
 from .source import Source
 from .storage import disk
 from .text import setting
@@ -37,7 +40,12 @@ _OF_A_RUN = ("overwrite", "restart", "verify")
 
 
 def convert(
-    source: PathLike, dest: PathLike, *, progress: OnProgress | None = None, **options: Unpack[PlanOptions]
+    source: PathLike,
+    dest: PathLike,
+    *,
+    progress: OnProgress | None = None,
+    part: str | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Report:
     """Convert a checkpoint.
 
@@ -45,12 +53,43 @@ def convert(
         source: a checkpoint: a directory or one file.
         dest: the result: a directory, a `.ckpt` file or a torch file.
         progress: called a few times a second. An exception that it raises stops the run, which can be resumed.
+        part: `"3/16"` for the third of 16 processes that share the work, on any hosts that see the same files; `"auto"`
+            or `"auto/16"` where variables of Slurm, Kubernetes, msrun or MPI tell. The last to end, or `finish`, puts
+            the result together.
         options: the other arguments of `plan`.
 
     Raises:
         StreamconvError: see its subclasses; nothing new stands under the final name.
     """
-    return plan(source, dest, **options).run(progress)
+    mine = as_share(part, options.get("restart", False))
+    return run_plan(plan(source, dest, **options), progress, mine)
+
+
+def as_share(part: str | None, restart: bool) -> Share | None:
+    """Return which share of a plan a process converts, `None` for all of it.
+
+    Raises:
+        UsageError: it is written otherwise, no scheduler tells it, or the work of others would be discarded.
+    """
+    if part is None:
+        return None
+    if not isinstance(part, str):
+        raise UsageError(f"{setting('part')} must be str, not {type(part).__name__}")
+    if restart:
+        raise UsageError(
+            f"{setting('restart', True)} would discard what the other parts wrote",
+            f"omit {setting('restart', True)}; to start over, remove what is unfinished before the parts are started",
+        )
+    return share.parse(part)
+
+
+def run_plan(planned: Plan, progress: OnProgress | None = None, mine: Share | None = None) -> Report:
+    """Convert as planned: all of it, or one share of it.
+
+    Raises:
+        StreamconvError: as `convert`.
+    """
+    return planned.run(progress) if mine is None else convert_share(planned, mine, progress)
 
 
 def verify(
@@ -187,6 +226,7 @@ __all__ = [
     "check",
     "convert",
     "diff",
+    "finish",
     "inspect",
     "plan",
     "verify",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from .errors import UsageError
 from .paths import PathLike
@@ -53,6 +53,8 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 }
 _OPTIONAL = ("model", "dtype", "format", "options", "workers", "config", "family")
 _PATHS = ("source", "dest", "config", "family")
+_MANY_PATHS = ("strategy", "dest_strategy")
+_OF_A_PROCESS = ("max_mem", "restart")
 
 
 def check(**arguments: object) -> None:
@@ -79,6 +81,22 @@ def check(**arguments: object) -> None:
     workers = arguments.get("workers")
     if isinstance(workers, Integral) and not 1 <= int(workers) <= _MOST_WORKERS:
         raise UsageError(f"{setting('workers')} must be between 1 and {_MOST_WORKERS}: {workers}")
+
+
+def plain(**arguments: object) -> dict[str, object]:
+    """Return arguments of `plan` as plain values that mean the same in another process, on another host.
+
+    Args:
+        arguments: by name; those that each process decides for itself (memory) are left out.
+    """
+    return {name: _plain(name, value) for name, value in arguments.items() if name not in _OF_A_PROCESS}
+
+
+def _plain(name: str, value: object) -> object:
+    if value is None or name not in (*_PATHS, *_MANY_PATHS):
+        return dict(value) if isinstance(value, Mapping) else value
+    paths = [str(path.absolute()) for path in as_paths(cast(Paths, value), name)]
+    return paths if name in _MANY_PATHS else paths[0]
 
 
 def as_paths(value: Paths | None, name: str) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from . import proving
 from .engine import workers
@@ -15,8 +14,8 @@ from .engine.open_files import check_unchanged
 from .engine.progress import OnProgress, Tally
 from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, storing
-from .formats.headers import opened
-from .output import fingerprint, manifest, shared_files
+from .output import built_files, fingerprint, manifest
+from .output.companion_writer import write_companions
 from .output.journal import DoneBoxes, Journal
 from .output.links import make_links
 from .output.recorder import Recorder
@@ -29,7 +28,7 @@ from .parts.scopes import Scopes
 from .planning.outputs import Output
 from .prepared import Prepared, decide_budget, paths_read
 from .report import Report, describe, plan_values
-from .storage import disk, whole_files
+from .storage import disk
 from .storage.access import Access
 from .storage.memory import peak_bytes
 from .tensors.refs import OutputFile
@@ -95,7 +94,7 @@ class Plan(Prepared):
         """
         return self._convert(progress)
 
-    def _convert(self, progress: OnProgress | None, spread: Spread | None = None) -> Report:
+    def _convert(self, progress: OnProgress | None, spread: Spread | None = None, is_compared: bool = False) -> Report:
         started = time.monotonic()
         # What the caller allocated since the plan was made counts too.
         budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.workers)
@@ -106,37 +105,40 @@ class Plan(Prepared):
                 total = self.mapping.nbytes
                 tally = Tally(total=total, done=total, resumed=total)
             else:
-                tally = self._run(staging, budget, progress, spread)
+                tally = self._run(staging, budget, progress, spread, is_compared)
         seconds = time.monotonic() - started
         return Report(prepared=self, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
 
     def _fingerprint(self) -> fingerprint.Fingerprint:
         return fingerprint.describe(self.settings, self.mapping, self.layout, self.catalog)
 
-    def _run(self, staging: Staging, budget: Budget, progress: OnProgress | None, spread: Spread | None) -> Tally:
+    def _run(
+        self,
+        staging: Staging,
+        budget: Budget,
+        progress: OnProgress | None,
+        spread: Spread | None,
+        is_compared: bool,
+    ) -> Tally:
         """Check → build → prove → put in place."""
-        staging.check_same()
-        self.destination.check(self.catalog, self.overwrite, paths_read(self))
         names = [file.name for file in self.layout.files]
-        self.destination.check_free_space(self.layout.total - staging.allocated(names))
-        for check in self.mapping.checks:
-            check_same_bytes(check, budget, self.reading.access)
+        self._check(staging, budget)
         if self.verify:
             check_copies(self.copied_refs, budget, self.reading.access, progress)
         journal = staging.begin(names)
         recorder = self._recorder(staging, journal)
         resumed, read = recorder.durable_bytes, 0
-        self._check_copies(staging, names)
+        self._check_copies()
         _log.debug("resuming after %d of %d bytes", resumed, self.mapping.nbytes)
         try:
             if spread is not None:
-                shared_files.make_files(staging.paths, self.layout.files, journal)
+                built_files.make_files(staging.paths, self.layout.files, journal)
                 read = spread(self._parts_left(recorder), resumed)
                 recorder = self._recorder(staging, journal)
             tally, digests = self._build(recorder, budget, progress)
             tally.resumed, tally.read = resumed, tally.read + read
             if self.verify:
-                self._prove(staging, budget, progress, is_compared=spread is not None)
+                self._prove(staging, budget, progress, is_compared or spread is not None)
             check_unchanged(self.catalog.files)
             # Hours may have passed: what came to lie at the destination since then is not ours to replace either.
             self.destination.check(self.catalog, self.overwrite, paths_read(self))
@@ -149,7 +151,31 @@ class Plan(Prepared):
             raise
         return tally
 
-    def _check_copies(self, staging: Staging, names: list[str]) -> None:
+    def _check(self, staging: Staging, budget: Budget) -> None:
+        """Refuse what may not be written, and a source whose tensors are not what the plan takes them for."""
+        staging.check_same()
+        self.destination.check(self.catalog, self.overwrite, paths_read(self))
+        self.destination.check_free_space(
+            self.layout.total - built_files.allocated(self.destination.paths, self.layout.files)
+        )
+        for check in self.mapping.checks:
+            check_same_bytes(check, budget, self.reading.access)
+
+    def _share(self) -> None:
+        """Make the files, the journal, and the place for the journals of parts."""
+        names = [file.name for file in self.layout.files]
+        with Staging(self.destination.paths, self._fingerprint()) as staging:
+            if staging.is_shared():
+                staging.check_same()
+                return
+            self._check(staging, self.budget)
+            journal = staging.begin(names)
+            self._recorder(staging, journal)
+            built_files.make_files(staging.paths, self.layout.files, journal)
+            journal.append([["shared", self.asked]])
+            staging.is_worth_keeping = True
+
+    def _check_copies(self) -> None:
         """Refuse a result that has no space where the file system has no links, so that files are copied."""
         paths, copies = self.destination.paths, self.layout.linked
         if not copies:
@@ -157,7 +183,9 @@ class Plan(Prepared):
         with storing(paths.path.parent):
             has_links = offers_links(paths)
         if not has_links:
-            self.destination.check_free_space(self.layout.total + copies - staging.allocated(names))
+            self.destination.check_free_space(
+                self.layout.total + copies - built_files.allocated(self.destination.paths, self.layout.files)
+            )
 
     def _manifest(self, digests: Mapping[str, Sequence[str]], tally: Tally) -> bytes:
         names = (*self.companions.texts, *self.companions.copies)
@@ -170,7 +198,7 @@ class Plan(Prepared):
         leases.absorb(staging.paths.parts, journal)
         done = DoneBoxes(self.mapping.outputs, self.layout.files)
         with storing(staging.paths.journal, "cannot read"):
-            lost = done.load(journal.records(), lambda file: staging.has_file(file.name, file.size))
+            lost = done.load(journal.records(), lambda file: built_files.is_there(staging.paths, file))
         if lost:
             journal.append([["lost", number] for number in lost])
         return Recorder(journal, done, {file.name: number for number, file in enumerate(self.layout.files)})
@@ -195,7 +223,8 @@ class Plan(Prepared):
             sink.close()
         make_links(self.layout.files, self.destination.paths.built)
         if not self.destination.paths.is_file:
-            self._write_companions(self.destination.paths.partial)
+            texts = {**self.layout.texts, **self.companions.texts}
+            write_companions(self.destination.paths.partial, texts, self.companions.copies, [*self.layout.in_folders])
         return tally, digests
 
     def _parts_left(self, recorder: Recorder) -> Sequence[Part]:
@@ -215,7 +244,7 @@ class Plan(Prepared):
             progress: called now and then.
             is_compared: who wrote the parts compared them already.
         """
-        staging.drop_cache([file.name for file in self.layout.files])
+        built_files.drop_cache(staging.paths, self.layout.files)
         try:
             if is_compared:
                 proving.compare_frames(self, self.destination.paths.built)
@@ -233,21 +262,6 @@ class Plan(Prepared):
         saved = f"{format_size(safe)} of {format_size(self.mapping.nbytes)} saved in {quote(staging.paths.partial)}"
         return f"{saved}; run the same conversion again to resume, or add {setting('restart', True)} to start over"
 
-    def _write_companions(self, place: Path) -> None:
-        """Write indices and config, and copy tokenizer, generation and code files."""
-        texts, copies = {**self.layout.texts, **self.companions.texts}, self.companions.copies
-        with storing(place, "cannot write into"):
-            for name in (*texts, *copies):
-                whole_files.make_directories(place, Path(name).parent)
-            for name, data in texts.items():
-                whole_files.write_synced(place / name, data)
-        for name, path in copies.items():
-            with opened(path) as (descriptor, _), storing(place, "cannot write into"):
-                whole_files.copy_synced(descriptor, place / name)
-        with storing(place, "cannot write into"):
-            for folder in {Path(name).parent for name in (*self.layout.in_folders, *copies)}:
-                disk.sync_directory(place / folder)
-
 
 def run_spread(planned: Plan, spread: Spread, progress: OnProgress | None = None) -> Report:
     """Convert with the help of others: they convert the parts, and this process puts them together.
@@ -261,3 +275,23 @@ def run_spread(planned: Plan, spread: Spread, progress: OnProgress | None = None
         StreamconvError: as `Plan.run`.
     """
     return planned._convert(progress, spread)
+
+
+def begin_shared(planned: Plan) -> None:
+    """Make the place where processes write that share the parts of a plan, unless another one did.
+
+    Raises:
+        InUseError: another process is at it, or converts all of it.
+        StreamconvError: as `Plan.run`.
+    """
+    planned._share()
+
+
+def join_shared(planned: Plan, progress: OnProgress | None = None) -> Report:
+    """Put a result together whose parts are complete, and compared with the source if that is asked for.
+
+    Raises:
+        InUseError: another process is at it, or still converts a part.
+        StreamconvError: as `Plan.run`.
+    """
+    return planned._convert(progress, is_compared=True)

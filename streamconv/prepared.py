@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class Prepared:
         overwrite: whether a checkpoint at the destination is replaced.
         restart: whether what an interrupted run left is discarded.
         verify: whether the result is compared with the source before it gets its name.
+        asked: the arguments of `plan`, as plain values: another process plans the same with them.
         given_paths: the files and directories that were given besides the source and its config.
     """
 
@@ -79,6 +80,7 @@ class Prepared:
     overwrite: bool
     restart: bool
     verify: bool
+    asked: Mapping[str, object]
     given_paths: Sequence[Path] = ()
 
     @property

@@ -28,6 +28,8 @@ class Report:
         tally: what was counted.
         seconds: from the first check to the rename.
         peak_bytes: the most that was resident (`VmHWM`).
+        waiting: of one of several processes that share the work: what is to be done before the result is complete.
+        is_shared: whether what was resumed is the work of other processes.
     """
 
     prepared: Prepared
@@ -35,6 +37,8 @@ class Report:
     tally: Tally
     seconds: float
     peak_bytes: int
+    waiting: str = ""
+    is_shared: bool = False
 
     @property
     def read_bytes(self) -> int:
@@ -44,7 +48,7 @@ class Report:
     @property
     def written_bytes(self) -> int:
         """Bytes that this run wrote, headers and indices included."""
-        return self.prepared.layout.total - self.tally.resumed
+        return (self.tally.done if self.waiting else self.prepared.layout.total) - self.tally.resumed
 
     @property
     def resumed_bytes(self) -> int:
@@ -69,6 +73,7 @@ class Report:
             "workers": self.budget.workers,
             "seconds": round(self.seconds, 3),
             "peak_bytes": self.peak_bytes,
+            "complete": not self.waiting,
         }
 
     def __repr__(self) -> str:
@@ -80,10 +85,18 @@ class Report:
 
     def _lines(self) -> Iterator[str]:
         path, tensors = quote(self.prepared.destination.path), counted(self.prepared.mapping.tensors, "tensor")
-        if self.resumed_bytes == self.tally.total > 0:
+        if self.waiting:
+            yield (
+                f"wrote {format_size(self.tally.done - self.tally.resumed)} in {self.seconds:.1f} s; "
+                f"peak memory {format_size(self.peak_bytes)} of {format_size(self.budget.memory_limit)}"
+            )
+            yield f"{path} is not complete: {self.waiting}"
+            return
+        if self.resumed_bytes == self.tally.total > 0 and not self.is_shared:
             yield f"{path} is already complete: {tensors}, {format_size(self.resumed_bytes)}"
             return
-        resumed = f", after {format_size(self.resumed_bytes)} from an interrupted run" if self.resumed_bytes else ""
+        source = "by other processes" if self.is_shared else "from an interrupted run"
+        resumed = f", after {format_size(self.resumed_bytes)} {source}" if self.resumed_bytes else ""
         rate = f"{format_size(self.written_bytes / self.seconds)}/s" if self.seconds else "-"
         yield (
             f"wrote {tensors}, {format_size(self.written_bytes)}{resumed}, to {path} in {self.seconds:.1f} s ({rate}); "

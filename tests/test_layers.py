@@ -77,9 +77,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("tensors", "storage", "formats", "families", "rules", "planning", "output"),
         *("prepared", "conversion", "arguments", "source"),
     ),
+    "shares": (*("storage", "engine", "output", "arguments", "prepared", "parts", "report", "conversion", "plans"),),
     "api": (
         *("storage", "families", "planning", "engine", "output", "checks"),
-        *("checkpoint", "report", "proving", "conversion", "arguments", "source", "plans"),
+        *("checkpoint", "report", "proving", "conversion", "arguments", "source", "parts", "plans", "shares"),
     ),
     "cli": (
         "rules",

@@ -96,11 +96,13 @@ STEP = click.option(
     help="Which step of a training: EPOCH_STEP, or an iteration's number.  [default: the newest complete one]",
 )
 
+WORKERS = click.option(
+    "--workers", type=int, metavar="N", help="Threads.  [default: as many as cores and memory allow, at most 4]"
+)
+
 RESOURCES = together(
     MAX_MEM,
-    click.option(
-        "--workers", type=int, metavar="N", help="Threads.  [default: as many as cores and memory allow, at most 4]"
-    ),
+    WORKERS,
     click.option(
         "--config", metavar="FILE", help="The model's config.json if it is not next to SOURCE, or a MindFormers YAML."
     ),
@@ -151,6 +153,14 @@ CONVERSION = together(
     click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted run."),
     click.option("--verify", is_flag=True, help="Compare the result with SOURCE before it gets its name."),
     RESOURCES,
+)
+
+
+PART = click.option(
+    "--part",
+    metavar="I/N",
+    help="Convert only part I of N, as one of N processes that share the work; auto or auto/N takes I (and N) from "
+    "Slurm's, Kubernetes', msrun's or MPI's variables. The last process to end puts the result together.",
 )
 
 

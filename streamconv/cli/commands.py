@@ -21,10 +21,12 @@ from .arguments import (
     IO,
     JSON,
     MAX_MEM,
+    PART,
     QUIET,
     RESOURCES,
     STEP,
     STRATEGY,
+    WORKERS,
     Commands,
     WithFamilyFlags,
     given,
@@ -65,23 +67,46 @@ def cli() -> None:
 
 
 @cli.command(cls=WithFamilyFlags, help=_CONVERT_HELP, short_help="Convert SOURCE to DEST.")
-@together(CONVERSION, click.option("--quiet", is_flag=True, help="Suppress the plan and the progress."), JSON)
-def convert(quiet: bool, as_json: bool, **arguments: Any) -> None:
+@together(CONVERSION, PART, click.option("--quiet", is_flag=True, help="Suppress the plan and the progress."), JSON)
+def convert(quiet: bool, as_json: bool, part: str | None, **arguments: Any) -> None:
     """Convert."""
-    planned = _plan(arguments, "write streamconv convert SOURCE DEST")
+    from ..api import as_share, run_plan
+
+    mine = as_share(part, arguments["restart"])
+    planned = _plan(arguments, "write streamconv convert SOURCE DEST", is_shared=mine is not None)
     if not quiet:
         say(_text(planned))
+        if mine is not None:
+            say(f"part     {mine}" + (f" (from {mine.known})" if mine.known else ""))
     with progress_bar(quiet) as progress:
-        report = planned.run(progress)
+        report = run_plan(planned, progress, mine)
         # From here on the exit code is that of a result that is in place.
         signals.ignore()
+    _print_report(report, as_json)
+
+
+def _print_report(report: Any, as_json: bool) -> None:
     try:
         click.echo(json.dumps(report.to_json(), indent=1) if as_json else _report(report))
     except BrokenPipeError:
         raise
     except OSError as error:
-        why = f"{quote(planned.destination.path)} is complete, but its report cannot be written: {error.strerror}"
-        raise StorageError(why, "write the report elsewhere next time; the result needs nothing more") from error
+        what = "what was converted is safe" if report.waiting else "the result is complete"
+        why = f"{quote(report.prepared.destination.path)}: {what}, but its report cannot be written: {error.strerror}"
+        raise StorageError(why, "write the report elsewhere next time; nothing more is needed") from error
+
+
+@cli.command(short_help="Put the result of convert --part together.")
+@click.argument("dest")
+@together(MAX_MEM, WORKERS, QUIET, JSON)
+def finish(dest: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
+    """Put the result DEST together, once all processes with --part ended: needed only if the last one was stopped."""
+    from ..api import finish
+
+    with progress_bar(quiet) as progress:
+        report = finish(dest, progress=progress, **given(arguments))
+        signals.ignore()
+    _print_report(report, as_json)
 
 
 @cli.command(cls=WithFamilyFlags, short_help="Show what convert would do, without writing.")
@@ -98,14 +123,15 @@ def plan(as_json: bool, **arguments: Any) -> None:
     click.echo(_text(planned))
 
 
-def _plan(arguments: dict[str, Any], hint: str) -> Any:
+def _plan(arguments: dict[str, Any], hint: str, is_shared: bool = False) -> Any:
     from ..api import plan
 
     source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
     dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
     links = not arguments.pop("no_links")
     planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))
-    planned.check_destination()
+    if not is_shared:
+        planned.check_destination()
     return planned
 
 

@@ -8,6 +8,7 @@ A line a record, each with its own checksum, appended only after the data that i
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
     ["lost", file]                                   a file is gone: what is on record of it so far no longer holds
     ["parts"]                                        parts of the result are written by others, who have journals
+    ["shared", arguments]                            by processes that share the journal; what `plan` was called with
     ["aside", yes]                                   the old destination is moved to `DEST.partial.old`, or is not
     ["sealed", digest, device, inode]                all is done, under this manifest, and will get its final name
 
@@ -133,6 +134,7 @@ class Heading:
         sealed: what was about to get its final name, if it came to that.
         is_aside: the old destination may be at `DEST.partial.old`.
         has_records: something was on record as durable.
+        arguments: what was asked of `streamconv.plan`, where processes share the work that know nothing of each other.
     """
 
     conversion: Mapping[str, object] = field(default_factory=dict)
@@ -140,6 +142,7 @@ class Heading:
     sealed: Sealed | None = None
     is_aside: bool = False
     has_records: bool = False
+    arguments: Mapping[str, object] | None = None
 
 
 def heading(records: Iterable[object]) -> Heading:
@@ -151,6 +154,8 @@ def heading(records: Iterable[object]) -> Heading:
                 found.conversion = record
             case ["held", int(process), str(host), int() | float() as since]:
                 found.owner = Owner(process, host, since)
+            case ["shared", dict() as arguments]:
+                found.owner, found.arguments = None, arguments
             case ["sealed", str(digest), int(device), int(inode)]:
                 found.sealed = Sealed(digest, device, inode)
             case ["aside", *more]:

@@ -6,12 +6,14 @@ import os
 import socket
 import stat
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 from ..errors import DestinationError
-from ..storage import disk
+from ..storage import disk, whole_files
 from ..text import format_time, quote
 from .journal import Heading, Journal, Owner, heading
 from .paths import ResultPaths
@@ -19,7 +21,12 @@ from .paths import ResultPaths
 #: Where neither the file system has locks nor the owner is on this host: how long it must not have written anything.
 _SILENCE = 600.0
 _JITTER = 1.0
+_LAST_RECORD = 64
 _TRIES = 9
+
+
+class InUseError(DestinationError):
+    """Another process builds the result."""
 
 
 class JournalLock:
@@ -32,6 +39,7 @@ class JournalLock:
     def __init__(self, paths: ResultPaths) -> None:
         self._paths = paths
         self._descriptor: int | None = None
+        self._is_new = False
         self._journal: Journal | None = None
         self.heading = Heading()
 
@@ -55,11 +63,12 @@ class JournalLock:
             raise ValueError(f"{self._paths.journal} is not held")
         return self._journal
 
-    def claim(self, create: bool = False) -> None:
+    def claim(self, create: bool = False, shared: bool = False) -> None:
         """Open and lock the journal, and read what it says of the run as a whole.
 
         Args:
             create: make the journal where there is none.
+            shared: together with others that convert parts; whoever claims it alone is refused in the meantime.
 
         Raises:
             DestinationError: another process holds it, or what has its name is no file.
@@ -67,8 +76,8 @@ class JournalLock:
         """
         flags = os.O_RDWR | disk.NO_FOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
         for _ in range(_TRIES):
-            self._descriptor = descriptor = disk.open_file(self._paths.journal, flags)
-            self._read_heading(descriptor)
+            self._descriptor = descriptor = self._opened(flags)
+            self._read_heading(descriptor, shared)
             if self._is_still_there(descriptor):
                 return
             # Its holder ended between our opening and our locking it.
@@ -79,16 +88,28 @@ class JournalLock:
             "wait for that process to finish, then run again",
         )
 
-    def _read_heading(self, descriptor: int) -> None:
+    def _opened(self, flags: int) -> int:
+        """Open the journal, and note whether it was made for that: only one process can have made it."""
+        self._is_new = False
+        if flags & os.O_CREAT:
+            with suppress(FileExistsError):
+                descriptor = disk.open_file(self._paths.journal, flags | os.O_EXCL)
+                self._is_new = True
+                return descriptor
+        return disk.open_file(self._paths.journal, flags)
+
+    def _read_heading(self, descriptor: int, shared: bool) -> None:
         """Lock the journal, then read its heading, which names the holder if it is locked already."""
         if not stat.S_ISREG(disk.fstat(descriptor).st_mode):
             raise DestinationError(
                 f"{quote(self._paths.journal)} exists and is not a regular file", "move it, then run again"
             )
-        is_locked = disk.lock(descriptor)
+        is_locked = disk.lock(descriptor, shared)
         self._journal = Journal(self._paths.journal, descriptor)
         self.heading = heading(self._journal.records())
-        if is_locked is False or (is_locked is None and self._has_owner(descriptor)):
+        if is_locked is False or (
+            is_locked is None and (self._has_owner(descriptor) or (not shared and self._has_parts()))
+        ):
             raise self._is_taken()
 
     def release(self) -> None:
@@ -104,19 +125,40 @@ class JournalLock:
     def _has_owner(self, descriptor: int) -> bool:
         """Whether the owner on record may still be writing, where no lock tells."""
         owner = self.heading.owner
+        if self.heading == Heading():
+            # Whoever made it has not written its first line yet, or died before.
+            return not self._is_new and time.time() - disk.fstat(descriptor).st_mtime < _SILENCE
         if owner is None:
             return False
         if owner.host == socket.gethostname():
             return owner.process != os.getpid() and _is_alive(owner)
         return time.time() - disk.fstat(descriptor).st_mtime < _SILENCE
 
-    def _is_taken(self) -> DestinationError:
+    def _has_parts(self) -> bool:
+        """Whether processes that share the journal may still be converting parts, where no lock tells."""
+        parts = self._paths.parts
+        is_shared = self.heading.owner is None and disk.is_directory(parts)
+        folders = [parts / name for name in disk.listdir(parts)] if is_shared else []
+        journals = [folder / name for folder in folders for name in disk.listdir(folder)]
+        return any(time.time() - disk.stat(one).st_mtime < _SILENCE and not _is_done(one) for one in journals)
+
+    def _is_taken(self) -> InUseError:
         owner, who = self.heading.owner, "another process"
         if owner is not None:
             who = f"process {owner.process} on {quote(owner.host)} (since {format_time(owner.since)})"
-        return DestinationError(
+        return InUseError(
             f"{quote(self._paths.partial)} is being written by {who}", "wait for it to finish, or stop it"
         )
+
+
+def _is_done(journal: Path) -> bool:
+    """Whether the journal of a part ends with the record that the part is complete."""
+    descriptor = disk.open_file(journal, os.O_RDONLY | disk.NO_FOLLOW)
+    try:
+        begin = max(0, disk.fstat(descriptor).st_size - _LAST_RECORD)
+        return b'["done",' in whole_files.read_up_to(descriptor, _LAST_RECORD, begin)
+    finally:
+        disk.close_quietly(descriptor)
 
 
 def _is_alive(owner: Owner) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -116,6 +115,10 @@ class Staging:
             disk.sync_directory(self.paths.path.parent)
             self._clean_up()
 
+    def is_shared(self) -> bool:
+        """Return whether an earlier process made the place for parts that several of them write."""
+        return self._heading.arguments is not None and disk.exists(self.paths.parts)
+
     def check_same(self) -> None:
         """Refuse to resume another conversion; but what is no longer there is not in its way.
 
@@ -130,30 +133,6 @@ class Staging:
                 f"{quote(self.paths.partial)} holds a different unfinished conversion: {'; '.join(different)}",
                 f"to resume it, repeat its source and options; to discard it, add {setting('restart', True)}",
             )
-
-    def allocated(self, names: Sequence[str]) -> int:
-        """Return the bytes on disk that the files of these names take already."""
-        with storing(self.paths.partial, "cannot stat"):
-            found = [disk.stat(path, follow=False) for path in self._files(names) if disk.exists(path)]
-        return 512 * sum(status.st_blocks for status in found)
-
-    def has_file(self, name: str, size: int) -> bool:
-        """Return whether the file of that name is there, and as long as it was made."""
-        path = self.paths.partial_file(name)
-        with storing(path, "cannot stat"):
-            found = disk.stat(path, follow=False) if disk.exists(path) else None
-        return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size
-
-    def drop_cache(self, names: Sequence[str]) -> None:
-        """Drop the files of these names, which are synced, from the page cache."""
-        for path in self._files(names):
-            with storing(path, "cannot open"):
-                descriptor = disk.open_file(path, os.O_RDONLY)
-                disk.drop_cache(descriptor)
-                disk.close_quietly(descriptor)
-
-    def _files(self, names: Sequence[str]) -> list[Path]:
-        return [self.paths.partial_file(name) for name in names]
 
     # -- this run ------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from ..engine.open_files import check_unchanged
 from ..engine.progress import OnProgress, Tally
 from ..engine.tasks import Unrecorded
 from ..errors import DestinationError, SourceChangedError, StorageError, VerificationError, storing
-from ..output import fingerprint
+from ..output import built_files, fingerprint
 from ..output.blocks import BLOCK
 from ..output.journal import DoneBoxes, Journal, heading
 from ..output.recorder import Recorder
@@ -28,10 +28,9 @@ from ..proving import not_kept, verifying
 from ..storage import disk
 from ..storage.access import Access
 from ..tensors.grids import Box, box_shape
-from ..tensors.refs import OutputFile
 from ..text import first_few, quote, setting
 from . import leases
-from .cutting import cut_parts
+from .cutting import Part, cut_parts
 from .leases import Lease
 from .scopes import PartScope, Scopes
 
@@ -97,7 +96,7 @@ class PartWork:
         Raises:
             StorageError: a file is gone.
         """
-        if lost := self._done.load(records, self._is_there):
+        if lost := self._done.load(records, lambda file: built_files.is_there(self._paths, file)):
             names = [self._files[number].name for number in lost]
             raise StorageError(
                 f"{quote(self._paths.partial)} no longer holds all that was written to it: "
@@ -105,9 +104,23 @@ class PartWork:
                 "run the whole conversion once, which writes again what is lost",
             )
 
-    def _is_there(self, file: OutputFile) -> bool:
-        path = self._paths.partial_file(file.name)
-        return disk.is_file(path) and disk.stat(path).st_size == file.size
+    def nbytes(self, part: Part) -> int:
+        """Return the bytes of tensors in a part."""
+        return self._scopes.of(part).nbytes
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the parts that are not complete, by all that is on record now.
+
+        Raises:
+            StorageError: the journals cannot be read.
+        """
+        folder, verify = self._paths.parts, self._planned.verify
+        every = [part for part in self.parts if not leases.is_done(folder, part.number, verify)]
+        return [part.number for part in every if self._has_left(part)]
+
+    def _has_left(self, part: Part) -> bool:
+        """Return whether the journal of the run leaves something of a part to be done."""
+        return self._planned.verify or any(self._done.left(n, box) for n, box in self._scopes.of(part).boxes())
 
     def convert(self, number: int, progress: OnProgress | None = None) -> PartDone:
         """Convert a part, from where earlier leases of it ended.
@@ -167,11 +180,7 @@ class PartWork:
     def _drop_cache(self, scope: PartScope) -> None:
         for file in self._files:
             if blocks := scope.blocks(file.name):
-                path = self._paths.partial_file(file.name)
-                with storing(path, "cannot open"):
-                    descriptor = disk.open_file(path, os.O_RDONLY)
-                    disk.drop_cache(descriptor, blocks.start * BLOCK, len(blocks) * BLOCK)
-                    disk.close_quietly(descriptor)
+                built_files.drop_range(self._paths, file, blocks.start * BLOCK, len(blocks) * BLOCK)
 
 
 class Within(Unrecorded):

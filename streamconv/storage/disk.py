@@ -190,11 +190,15 @@ def hard_link(path: PathLike, name: PathLike) -> bool:
     return False
 
 
-def lock(descriptor: int) -> bool | None:
-    """Try to lock a file until it is closed; return whether that worked, `None` where there are no locks."""
+def lock(descriptor: int, shared: bool = False) -> bool | None:
+    """Try to lock a file until it is closed, alone or together with others that share the lock.
+
+    Returns:
+        Whether that worked; `None` where there are no locks.
+    """
     try:
         with _if_offered(_NO_LOCKS):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
     except BlockingIOError:
         return False
