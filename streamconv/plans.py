@@ -82,7 +82,7 @@ def plan(
         UnsupportedError: the model, an option or a tensor is not supported.
         BudgetError: `max_mem` is too small; the hint names the smallest that works.
     """
-    asked = arguments.plain(**locals())
+    asked = dict(locals())
     arguments.check(**asked)
     shard_size = parse_size(max_shard_size, setting("max_shard_size"))
     from_ranks, to_ranks = arguments.strategies(strategy, dest_strategy, reverse=reverse, model=model, links=links)
@@ -116,6 +116,6 @@ def plan(
         overwrite=overwrite,
         restart=restart,
         verify=verify,
-        asked=asked,
+        asked=arguments.plain(**asked),
         given_paths=[*from_ranks, *to_ranks, *([as_path(family, "family")] if family is not None else [])],
     )

@@ -65,7 +65,7 @@ def convert_share(planned: Plan, mine: Share, progress: OnProgress | None = None
             for part in parts:
                 _convert(work, part, tally, progress)
         except StreamconvError as error:
-            error.add("", "run the same command again to resume this part")
+            error.add("", "run the same part again to resume it")
             raise
         left = work.unfinished()
     seconds = time.monotonic() - started
@@ -167,7 +167,7 @@ def finish(
         raise DestinationError(
             f"{quote(path)} cannot be put together: {len(left)} of the plan's parts are not complete",
             f"run the processes with {setting('part', 'I/N')} that did not end well again; or convert the rest here: "
-            f"repeat the command without {setting('part')}",
+            f"repeat the conversion without {setting('part')}",
         )
     return replace(join_shared(planned, progress), is_shared=True)
 
@@ -187,6 +187,6 @@ def _recorded(paths: ResultPaths) -> Mapping[str, object]:
     if found is None:
         raise UsageError(
             f"{path} was begun by a single run, not by processes with {setting('part')}",
-            "repeat its command, which resumes it",
+            "repeat that run, which resumes it",
         )
     return found

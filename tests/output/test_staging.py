@@ -230,7 +230,7 @@ def test_the_holder_ends_between_open_and_lock(name: str, source: Path, tmp_path
     stopped(source, tmp_path / name)
     take, path, calls = disk.lock, tmp_path / f"{name}.partial.streamconv", []
 
-    def finish_first(descriptor: int) -> bool | None:
+    def finish_first(descriptor: int, shared: bool = False) -> bool | None:
         calls.append(descriptor)
         if len(calls) == 1:
             whole_files.remove_any(tmp_path / f"{name}.partial")
@@ -248,7 +248,7 @@ class TestWithoutLocks:
 
     @pytest.fixture(autouse=True)
     def _no_locks(self, monkeypatch) -> None:
-        monkeypatch.setattr(disk, "lock", lambda descriptor: None)
+        monkeypatch.setattr(disk, "lock", lambda descriptor, shared=False: None)
 
     def left_by(self, source: Path, dest: Path, owner: list[object]) -> Path:
         """A conversion that this owner began."""
@@ -292,7 +292,7 @@ def test_times_that_no_calendar_has_are_said_as_numbers(source: Path, tmp_path: 
         DestinationError, match=f"{shard.name} was last modified .*, now at 1000000000000 seconds after"
     ):
         streamconv.convert(source, tmp_path / "dest")
-    monkeypatch.setattr(disk, "lock", lambda descriptor: False)
+    monkeypatch.setattr(disk, "lock", lambda descriptor, shared=False: False)
     with path.open("ab") as file:
         file.write(journal._line(["held", 1, "elsewhere", 1e12]))
     with pytest.raises(DestinationError, match=r"process 1 on elsewhere \(since 1000000000000 seconds after 1970\)"):
