@@ -16,7 +16,7 @@ MOST = 1_000_000
 
 _SHOWN = 8
 
-_GIVEN = re.compile(r"(?:(\d+)|auto)(?:/(\d+))?")
+_GIVEN = re.compile(r"(?:([0-9]+)|auto)(?:/([0-9]+))?")
 
 
 class _Scheduler(NamedTuple):
