@@ -72,9 +72,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("tensors", "storage", "formats", "families", "rules", "planning", "output"),
         *("prepared", "conversion", "arguments", "source"),
     ),
+    "cluster": ("arguments", "tensors", "storage", "formats", "engine", "output", "checks"),
     "api": (
         *("storage", "families", "planning", "engine", "output", "checks"),
-        *("checkpoint", "report", "conversion", "arguments", "source", "plans"),
+        *("checkpoint", "report", "conversion", "arguments", "source", "plans", "cluster"),
     ),
     "cli": (
         "rules",

@@ -29,12 +29,17 @@ _AGAIN = "copy it again, or convert again"
 
 @dataclass(frozen=True)
 class Verified:
-    """What was verified: so many files and tensors, `bytes_read` of `total` bytes."""
+    """What was verified: so many files and tensors, `bytes_read` of `total` bytes.
+
+    Attributes:
+        nodes: on a cluster, what every node did: host, workers, tasks, bytes, seconds, peak_bytes.
+    """
 
     files: int
     tensors: int
     bytes_read: int
     total: int
+    nodes: Sequence[Mapping[str, object]] = ()
 
 
 def verify_blocks(
