@@ -7,6 +7,7 @@ a node is there → a worker is started → it takes the steps: describe, see, o
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -100,7 +101,7 @@ class Crew:
         self._started: Counter[str] = Counter()
         self._left_out: set[str] = set()
         self._reasons: dict[str, str] = {}
-        self._looked = self._asked = 0.0
+        self._looked = self._asked = -math.inf
         self.is_running = False
 
     def admit(self) -> None:
@@ -116,9 +117,9 @@ class Crew:
             if time.monotonic() > end:
                 self._do_without(waiting)
 
-    def idle(self) -> list[Member]:
-        """Return the workers that have taken all steps and do nothing."""
-        return [member for member in self.members if member.call is None and self._is_ready(member)]
+    def ready(self) -> list[Member]:
+        """Return the workers that have taken all steps: they work, or wait for work."""
+        return [member for member in self.members if self._is_ready(member)]
 
     def give(self, member: Member, number: int, values: Mapping[str, Any]) -> None:
         """Let an idle worker do a task; `turn` yields what it answers."""
@@ -241,7 +242,7 @@ class Crew:
         if step is not None:
             step.drop(member)
         self._remove(member)
-        self._looked = 0.0
+        self._looked = -math.inf
 
     def _remove(self, member: Member) -> None:
         self.members.remove(member)

@@ -153,7 +153,7 @@ class Cluster:
             while run.left:
                 run.hand_out()
                 yield from run.collected()
-                reporter.report(run.done, self._crew.members)
+                reporter.report(run.done, self._crew.ready())
         finally:
             self._crew.steps.remove(opening)
             if run.left:
@@ -180,8 +180,9 @@ class _Run:
 
     def hand_out(self) -> None:
         """Give a task to every worker that has none, as far as there are any."""
-        self._handing_out.keep(member.key for member in self._crew.members)
-        for member in self._crew.idle():
+        ready = self._crew.ready()
+        self._handing_out.keep(member.key for member in ready)
+        for member in (member for member in ready if member.task is None):
             number = self._handing_out.take(member.key)
             if number is not None:
                 self._meter.begin(member)
@@ -198,7 +199,8 @@ class _Run:
 
     def _result(self, member: Member, number: int, value: Mapping[str, Any]) -> Result:
         nbytes = self._tasks[number].nbytes
-        self._meter.add(member, nbytes, value["status"])
+        member.status = value["status"]
+        self._meter.add(member, nbytes)
         self.left -= 1
         self.done += nbytes
         return Result(number, value["result"], member.node.name)

@@ -43,13 +43,17 @@ class Meter:
         record = self._records.setdefault(member.node.name, _Record())
         record.began = min(record.began, time.monotonic())
 
-    def add(self, member: Member, nbytes: int, status: Mapping[str, Any]) -> None:
+    def add(self, member: Member, nbytes: int) -> None:
         """Note that a worker has finished a task."""
         record = self._records[member.node.name]
         record.tasks += 1
         record.nbytes += nbytes
         record.ended = time.monotonic()
-        record.peaks[member.key] = status["peak"]
+        record.peaks[member.key] = member.status["peak"]
+
+    def knows(self, name: str) -> bool:
+        """Return whether a node ever had a task."""
+        return name in self._records
 
     def rate(self, name: str, doing: int) -> float:
         """Return the bytes that a node does in a second, with those of the tasks that it is at."""
@@ -98,11 +102,11 @@ class Reporter:
         self._reported = now
         there = list(members)
         working = [member for member in there if member.task is not None]
-        doing = sum(member.status["done"] for member in working)
+        doing = _doing(working)
         # What a worker was at when it died is done again, but no bar runs backwards.
         self._most = min(self._total, max(self._most, self._resumed + done + doing))
         self._file = next((member.status["file"] for member in working if member.status["file"]), self._file)
-        by_node = _by_node(working)
+        by_node = _by_node(there)
         resident = max((sum(m.status["resident"] for m in of_node) for of_node in by_node.values()), default=0)
         self._on_progress(
             Progress(
@@ -113,18 +117,23 @@ class Reporter:
                 limit=self._limit,
                 file=self._file,
                 resumed=self._resumed,
-                nodes=len(_by_node(there)),
+                nodes=len(by_node),
                 slowest=self._slowest(by_node),
             )
         )
 
     def _slowest(self, by_node: Mapping[str, list[Member]]) -> str:
         """The node with the lowest rate and that rate, where there are several."""
-        if len(by_node) < 2:
+        rates = {name: self._meter.rate(name, _doing(of)) for name, of in by_node.items() if self._meter.knows(name)}
+        if len(rates) < 2:
             return ""
-        rates = {name: self._meter.rate(name, sum(m.status["done"] for m in of)) for name, of in by_node.items()}
         name = min(rates, key=rates.__getitem__)
         return f"{name} {format_size(rates[name])}/s"
+
+
+def _doing(members: Iterable[Member]) -> int:
+    """The bytes that are done of tasks that are not."""
+    return sum(member.status["done"] for member in members if member.task is not None)
 
 
 def _by_node(members: Iterable[Member]) -> dict[str, list[Member]]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -26,6 +29,9 @@ _OBJECT_STORE = 80 << 20
 # A worker answers while it works: work, status, stop, and one to spare.
 _CALLS_AT_A_TIME = 4
 _SECONDS_TO_LEAVE = 1.0
+# Lines of logs that match are not printed; Ray reads it once, when it is imported.
+_SILENCE = "RAY_DEDUP_LOGS_SKIP_REGEX"
+_BECAUSE = re.compile(r"because (.+?)(?:\. |\.?$)")
 _NO_PACKAGE = "No module named 'streamconv"
 
 # One for the process: the cluster that Ray starts ends with the thread that started it.
@@ -53,6 +59,7 @@ class RayCluster:
         self._is_ours = not self._aside(self._ray.is_initialized)
         if self._is_ours:
             self._connect(on, workers_per_node)
+            _restore_signals()
         self._is_client = bool(self._aside(self._ray.util.client.ray.is_connected))
         self._own_node = "" if self._is_client else self._aside(self._ray.get_runtime_context().get_node_id)
         self._actor = self._aside(lambda: self._ray.remote(Worker))
@@ -81,10 +88,11 @@ class RayCluster:
 
     def _connect(self, on: str, workers_per_node: int) -> None:
         """Connect to the cluster that is meant, or start one."""
+        address = addresses.meant(on)
         try:
-            self._aside(lambda: _connect(self._ray, on, workers_per_node))
+            self._aside(lambda: _connect(self._ray, address, workers_per_node))
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
-            raise addresses.refused(on, error) from error
+            raise addresses.refused(address, error) from error
         except BaseException:
             self.close()
             raise
@@ -129,6 +137,14 @@ class _Actor:
         self._aside.within(_SECONDS_TO_LEAVE, lambda: self._ray.kill(self._actor))
 
 
+def _restore_signals() -> None:
+    """Set the handlers of signals again that Python knows of: Ray put its own before them, which print the stack."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 def _thread() -> Aside:
     if not _aside:
         _aside.append(Aside())
@@ -136,6 +152,9 @@ def _thread() -> Aside:
 
 
 def _import_ray() -> Any:
+    """Import Ray, and keep it from writing to our standard output what raylets report."""
+    is_set = _SILENCE in os.environ
+    os.environ.setdefault(_SILENCE, "^")
     try:
         return import_module("ray")
     except ImportError as error:
@@ -143,23 +162,24 @@ def _import_ray() -> Any:
             f"{setting('on', addresses.RAY)} needs Ray, which cannot be imported: {quote(error)}",
             "pip install 'streamconv[ray]'",
         ) from error
+    finally:
+        if not is_set:
+            del os.environ[_SILENCE]
 
 
-def _connect(ray: Any, on: str, workers_per_node: int) -> None:
-    """Connect to the address, to `RAY_ADDRESS`, to a cluster that runs here, or start one, in this order."""
-    address = on if on != addresses.RAY else os.environ.get("RAY_ADDRESS", "auto")
+def _connect(ray: Any, address: str, workers_per_node: int) -> None:
+    """Connect to a cluster; start one where it is to be one that runs here, and none does."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if address != "local":
+        if address != addresses.LOCAL:
             addresses.reach(address)
             try:
                 ray.init(address=address, **quiet)
-            except ConnectionError:
-                if address != "auto":
-                    raise
-            else:
                 return
+            except ConnectionError:
+                if address != addresses.AUTO:
+                    raise
         _start(ray, max(workers_per_node, cores()), quiet)
 
 
@@ -170,9 +190,10 @@ def _start(ray: Any, count: int, quiet: Mapping[str, Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What Ray says of a dead worker, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return quote(" ".join([lines[0], *([lines[-1]] if len(lines) > 1 else [])])) if lines else type(error).__name__
+    """What Ray says of a dead worker, without its advice: `its worker process has died`."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    found = _BECAUSE.search(text)
+    return quote(found[1] if found else text.split(". ")[0])
 
 
 def _without_package() -> dict[str, Any]:

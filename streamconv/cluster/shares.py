@@ -35,9 +35,8 @@ class Shares:
             return error
         message, _ = error.marked
         least = error.least * self.per_node + _reserved(node)
-        drivers = f", {format_size(_reserved(node))} are the driver's" if node.is_drivers else ""
-        workers = counted(self.per_node, "worker")
-        why = f"of the {format_size(self.max_mem)} for {quote(node.name)}, which has {workers}{drivers}"
+        drivers = f" and the driver, which takes {format_size(_reserved(node))}" if node.is_drivers else ""
+        why = f"{quote(node.name)} has {format_size(self.max_mem)} for {counted(self.per_node, 'worker')}{drivers}"
         return BudgetError(f"{message}\n{why}", limit_hint(least), least)
 
 

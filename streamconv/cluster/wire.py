@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import BudgetError, InternalError, StreamconvError, memory_refused
+from ..errors import BudgetError, InternalError, InterruptedRunError, StreamconvError, memory_refused
 from ..text import quote
+
+_PREFIX = "internal error: "
 
 
 def to_values(error: BaseException) -> dict[str, Any]:
@@ -26,15 +28,13 @@ def to_values(error: BaseException) -> dict[str, Any]:
 
 def from_values(values: Mapping[str, Any], host: str) -> StreamconvError:
     """Return the error that a node reported: of the same class, with the node in its message."""
-    kind = _CLASSES.get(values["class"])
-    if kind is None:
-        return InternalError(f"{values['message']} (on {quote(host)})")
-    error = kind.__new__(kind)
-    StreamconvError.__init__(error, values["message"], values["hint"])
-    if isinstance(error, BudgetError):
-        error.least = values["least"]
-    error.add(f"reported by {quote(host)}")
-    return error
+    kind = _CLASSES.get(values["class"], InternalError)
+    if kind is InternalError:
+        return InternalError(f"{values['message'].removeprefix(_PREFIX)} (on {quote(host)})")
+    message = f"{values['message']}\nreported by {quote(host)}"
+    if issubclass(kind, BudgetError):
+        return kind(message, values["hint"], values["least"])
+    return kind(message, values["hint"])
 
 
 def _known(kind: type[StreamconvError]) -> type[StreamconvError]:
@@ -49,4 +49,5 @@ def _classes(kind: type[StreamconvError]) -> Iterator[type[StreamconvError]]:
             yield from _classes(inner)
 
 
-_CLASSES = {kind.__name__: kind for kind in _classes(StreamconvError)}
+#: By name; a signal ends the driver, never a worker.
+_CLASSES = {kind.__name__: kind for kind in _classes(StreamconvError) if kind is not InterruptedRunError}
