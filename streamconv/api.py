@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from . import arguments
 from .arguments import Paths, PlanOptions, as_path
 from .checkpoint import inspected
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
 from .checks.sample import Sample, parse_sample
+from .cluster.diff import diff_on
+from .cluster.verify import verify_on
 from .conversion import Plan
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
@@ -99,6 +103,8 @@ def verify(
     sample: str | float | None = None,
     seed: int | None = None,
     progress: OnProgress | None = None,
+    on: str | None = None,
+    workers_per_node: int = 1,
     **options: Unpack[PlanOptions],
 ) -> Verified:
     """Prove a checkpoint that streamconv wrote: against its manifest, or with `source` against the source.
@@ -113,13 +119,20 @@ def verify(
             compared in full, CRCs (which cover whole files or tensors) not at all.
         seed: the same seed takes the same sample; by default each run takes another.
         progress: called a few times a second.
+        on: let the nodes of a Ray cluster do it: `"ray"` for the cluster of `RAY_ADDRESS`, one that runs on this
+            machine, or one that is started for it; `"ray://HOST:10001"` for that of a Ray client's server.
+        workers_per_node: processes on each node; only with `on`.
         options: arguments of `plan`; only with `source`.
 
     Raises:
         VerificationError: a byte differs.
-        UsageError: the sample is no share, or an option needs a source.
+        UsageError: the sample is no share, an option needs a source, or `on` names no cluster.
+        StorageError: the cluster fails, or a node does not see the checkpoint.
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
+    arguments.check_cluster(on, workers_per_node)
+    if on is not None:
+        _check_verify_on(source, sample)
     taken = parse_sample(sample, seed)
     path = as_path(dest, "dest")
     with reading(path, "cannot open"):
@@ -127,7 +140,7 @@ def verify(
             raise FileNotFoundError(errno.ENOENT, "no such file or directory")
     found = manifest.find(path)
     if source is None:
-        return _verify_alone(path, found, taken, progress, options)
+        return _verify_alone(path, found, taken, progress, on, workers_per_node, options)
     if unread := [name for name in _OF_A_RUN if name in options]:
         raise UsageError(f"{setting(unread[0])} has no effect: verify writes nothing", f"omit {setting(unread[0])}")
     recorded = cast(PlanOptions, found.arguments if found else {})
@@ -145,24 +158,30 @@ def diff(
     strategy: Paths | None = None,
     step: str | int | None = None,
     progress: OnProgress | None = None,
+    on: str | None = None,
+    workers_per_node: int = 1,
 ) -> Diff:
     """Compare two checkpoints of any supported formats by name, shape, dtype and value.
 
     Args:
         a: a directory or a file.
         b: another one; names are compared as they are.
-        max_mem: resident memory allowed, in bytes or as a size such as `"16G"`.
+        max_mem: resident memory allowed, in bytes or as a size such as `"16G"`; on a cluster, on each node.
         io: `read` through the page cache, or `direct`, past it; or `auto`, by file system.
         strategy, step: how the ranks of a training hold their tensors, and which step is meant, as for `plan`.
         progress: called a few times a second; counts bytes of both sides.
+        on, workers_per_node: let the nodes of a Ray cluster do it, as for `verify`.
 
     Raises:
         SourceError: one is broken or unreadable, or changes during the run.
         UnsupportedError: the format of one, or a dtype in it, is not supported.
         BudgetError: `max_mem` is too small.
-        UsageError: `max_mem` or `io` does not parse.
+        UsageError: `max_mem` or `io` does not parse, or `on` names no cluster.
+        StorageError: the cluster fails, or a node does not see a checkpoint.
     """
-    return diff_checkpoints(a, b, max_mem=max_mem, io=io, strategy=strategy, step=step, progress=progress)
+    arguments.check_cluster(on, workers_per_node)
+    compared: Callable[..., Diff] = diff_checkpoints if on is None else partial(diff_on, on, workers_per_node)
+    return compared(a, b, max_mem=max_mem, io=io, strategy=strategy, step=step, progress=progress)
 
 
 def check(
@@ -202,8 +221,25 @@ def inspect(path: PathLike, *, strategy: Paths | None = None, step: str | int | 
     return inspected(path, strategy, step).to_json()
 
 
+def _check_verify_on(source: PathLike | None, sample: str | float | None) -> None:
+    """Refuse a verification that no cluster does."""
+    if source is not None:
+        raise UsageError(
+            f"{setting('on')} and {setting('source')} do not go together: a cluster verifies against the manifest",
+            f"omit {setting('on')}, or {setting('source')}",
+        )
+    if sample is not None:
+        raise UsageError(f"{setting('on')} has no effect on a sample: it is small", f"omit {setting('on')}")
+
+
 def _verify_alone(
-    path: Path, found: Manifest | None, sample: Sample | None, progress: OnProgress | None, options: PlanOptions
+    path: Path,
+    found: Manifest | None,
+    sample: Sample | None,
+    progress: OnProgress | None,
+    on: str | None,
+    workers_per_node: int,
+    options: PlanOptions,
 ) -> Verified:
     """Verify against the manifest, which needs no conversion, and so none of its options."""
     if options:
@@ -212,7 +248,10 @@ def _verify_alone(
             f"without a source, a checkpoint is compared with its manifest, and {names} would have no effect",
             f"give {setting('source')}, or omit {names}",
         )
-    return verify_blocks(path, required_manifest(found, path), progress, sample)
+    known = required_manifest(found, path)
+    if on is not None:
+        return verify_on(on, workers_per_node, path, known, progress)
+    return verify_blocks(path, known, progress, sample)
 
 
 __all__ = [

@@ -99,6 +99,25 @@ def _plain(name: str, value: object) -> object:
     return paths if name in _MANY_PATHS else paths[0]
 
 
+def check_cluster(on: object, workers_per_node: object) -> None:
+    """Refuse what says how a run is spread over a cluster, if it is of another type, or has no effect.
+
+    Raises:
+        UsageError: which it is, and what it has to be.
+    """
+    if on is not None and not isinstance(on, str):
+        raise UsageError(f"{setting('on')} must be str, not {type(on).__name__}")
+    if not isinstance(workers_per_node, Integral):
+        raise UsageError(f"{setting('workers_per_node')} must be int, not {type(workers_per_node).__name__}")
+    count = int(workers_per_node)
+    if not 1 <= count <= _MOST_WORKERS:
+        raise UsageError(f"{setting('workers_per_node')} must be between 1 and {_MOST_WORKERS}: {count}")
+    if on is None and count != 1:
+        raise UsageError(
+            f"{setting('workers_per_node', count)} has no effect without a cluster", f"give {setting('on', 'ray')} too"
+        )
+
+
 def as_paths(value: Paths | None, name: str) -> list[Path]:
     """Return an argument that is a path, or several, as paths.
 

@@ -78,9 +78,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("prepared", "conversion", "arguments", "source"),
     ),
     "shares": (*("storage", "engine", "output", "arguments", "prepared", "parts", "report", "conversion", "plans"),),
+    "cluster": (
+        *("arguments", "tensors", "storage", "formats", "engine", "output", "checks", "prepared", "proving", "parts"),
+        *("report", "conversion", "plans"),
+    ),
     "api": (
-        *("storage", "families", "planning", "engine", "output", "checks"),
-        *("checkpoint", "report", "proving", "conversion", "arguments", "source", "parts", "plans", "shares"),
+        *("storage", "families", "planning", "engine", "output", "checks", "checkpoint", "report", "proving"),
+        *("conversion", "arguments", "source", "parts", "plans", "shares", "cluster"),
     ),
     "cli": (
         "rules",

@@ -29,12 +29,17 @@ _AGAIN = "copy it again, or convert again"
 
 @dataclass(frozen=True)
 class Verified:
-    """What was verified: so many files and tensors, `bytes_read` of `total` bytes."""
+    """What was verified: so many files and tensors, `bytes_read` of `total` bytes.
+
+    Attributes:
+        nodes: on a cluster, what every node did: host, workers, tasks, bytes, seconds, peak_bytes.
+    """
 
     files: int
     tensors: int
     bytes_read: int
     total: int
+    nodes: Sequence[Mapping[str, object]] = ()
 
 
 def verify_blocks(
@@ -56,25 +61,44 @@ def verify_blocks(
             tensors, and which of their bytes lie there. With a sample, also: the headers list other tensors.
         SourceError: a file cannot be read.
     """
+    paths, files = paths_of(path), manifest.files
+    chosen = blocks_to_read(paths, manifest, sample)
+    total = sum(block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
+    done, reporter = 0, ProgressReporter(on_progress, total)
+    for name, (size, digests) in files.items():
+        for number, digest in read_digests(paths.file(name), size, chosen[name]):
+            if number >= len(digests) or digest != digests[number]:
+                raise differs(paths, name, number, manifest)
+            done += block_size(size, number)
+            reporter.report(done, name)
+    if sample is not None:
+        _check_places(paths, manifest)
+    return verified(manifest, total)
+
+
+def paths_of(path: Path) -> ResultPaths:
+    """Return the names of a checkpoint's files.
+
+    Raises:
+        SourceError: the system cannot tell what it is.
+    """
     with reading(path):
-        paths = ResultPaths.of_existing(path)
-    files = manifest.files
+        return ResultPaths.of_existing(path)
+
+
+def verified(manifest: Manifest, bytes_read: int) -> Verified:
+    """Return the result of a verification that found no difference."""
+    total = sum(size for size, _ in manifest.files.values())
+    return Verified(len(manifest.files), len(manifest.tensors), bytes_read, total)
+
+
+def blocks_to_read(paths: ResultPaths, manifest: Manifest, sample: Sample | None = None) -> dict[str, Sequence[int]]:
+    """Return for each file the numbers of the blocks to read: none of a link, for another name of it is read."""
     chosen = _chosen_blocks(manifest, sample)
     for name, same in manifest.links.items():
         if are_same_file(paths.file(name), paths.file(same)):
             chosen[name] = ()
-    total = sum(_block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
-    done, reporter = 0, ProgressReporter(on_progress, total)
-    for name, (size, digests) in files.items():
-        place = paths.file(name)
-        for number, digest in _digests(place, size, chosen[name]):
-            if number >= len(digests) or digest != digests[number]:
-                raise _differs(place, name, number * BLOCK, min(size, (number + 1) * BLOCK), manifest)
-            done += _block_size(size, number)
-            reporter.report(done, name)
-    if sample is not None:
-        _check_places(paths, manifest)
-    return Verified(len(files), len(manifest.tensors), total, sum(size for size, _ in files.values()))
+    return chosen
 
 
 def _chosen_blocks(manifest: Manifest, sample: Sample | None) -> dict[str, Sequence[int]]:
@@ -101,7 +125,8 @@ def _heads(manifest: Manifest) -> Mapping[str, int]:
     return heads
 
 
-def _block_size(size: int, number: int) -> int:
+def block_size(size: int, number: int) -> int:
+    """Return the bytes of block `number` of a file of `size` bytes."""
     return min(BLOCK, size - number * BLOCK)
 
 
@@ -150,7 +175,7 @@ def _places(extents: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return [extent for extent in extents if extent[-1]]
 
 
-def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
+def read_digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
     """Yield the number and the digest of some of a file's blocks, each as soon as it is read.
 
     Raises:
@@ -170,7 +195,7 @@ def _digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[in
             if found != size:
                 raise VerificationError(f"{quote(path)} has {found} bytes, but the manifest says {size}", _AGAIN)
             for number in numbers:
-                yield number, _digest(path, descriptor, number * BLOCK, _block_size(size, number))
+                yield number, _digest(path, descriptor, number * BLOCK, block_size(size, number))
                 disk.try_drop_cache(descriptor, number * BLOCK, BLOCK)
     finally:
         disk.close_quietly(descriptor)
@@ -191,15 +216,17 @@ def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:
     return digest.hexdigest()
 
 
-def _differs(path: Path, name: str, begin: int, end: int, manifest: Manifest) -> VerificationError:
-    """Return the error for a block of `path`, which the manifest calls `name`."""
+def differs(paths: ResultPaths, name: str, number: int, manifest: Manifest) -> VerificationError:
+    """Return the error for a block of the file that the manifest calls `name`."""
+    size, _ = manifest.files[name]
+    begin, end = number * BLOCK, min(size, (number + 1) * BLOCK)
     inside = [
         f"{quote(tensor)}, {part}"
         for tensor, (file, extents) in manifest.tensors.items()
         if file == name and (part := _part(extents, begin, end))
     ]
     return VerificationError(
-        f"{quote(path)} differs from its manifest between byte {begin} and byte {end}"
+        f"{quote(paths.file(name))} differs from its manifest between byte {begin} and byte {end}"
         + (f" (tensors there: {first_few(inside, _SHOWN, separator='; ')})" if inside else ""),
         _AGAIN,
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import TracebackType
 
 import numpy as np
 
@@ -225,57 +226,112 @@ def diff_checkpoints(
     Raises:
         StreamconvError: as `streamconv.diff`.
     """
+    one, other, limit = open_both(a, b, max_mem=max_mem, io=io, strategy=strategy, step=step)
+    with Comparison(one, other, limit, io) as comparison:
+        reporter = ProgressReporter(progress, comparison.nbytes, limit)
+        found = [comparison.compare(name, reporter.report) for name in one if name in other]
+    return joined(one, other, comparison.done, found)
+
+
+def open_both(
+    a: PathLike,
+    b: PathLike,
+    *,
+    max_mem: str | int | None = None,
+    io: str = "auto",
+    strategy: Paths | None = None,
+    step: str | int | None = None,
+) -> tuple[Catalog, Catalog, int]:
+    """Return the tensors of two checkpoints, and the memory limit in bytes.
+
+    Args:
+        a, b, max_mem, io, strategy, step: as `streamconv.diff` takes them.
+
+    Raises:
+        StreamconvError: as `streamconv.diff`.
+    """
     check(io=io)
     limit = memory.default_limit() if max_mem is None else parse_size(max_mem, setting("max_mem"))
     paths, room = (as_path(a, "a"), as_path(b, "b")), lambda: memory.header_room(limit)
     one, other = open_each(paths, room, as_paths(strategy, "strategy"), None if step is None else str(step))
     memory.check_planning(limit, len(one) + len(other))
-    return _Comparison(one, other, limit, io, progress).run()
+    return one, other, limit
 
 
-class _Comparison:
-    """Compares two checkpoints tensor by tensor, in the memory of one worker."""
+def joined(one: Catalog, other: Catalog, nbytes: int, compared: Iterable[Difference | None]) -> Diff:
+    """Return what two checkpoints differ in.
 
-    def __init__(self, one: Catalog, other: Catalog, limit: int, io: str, on_progress: OnProgress | None) -> None:
+    Args:
+        one, other: the two.
+        nbytes: the bytes that were compared, of both sides together.
+        compared: for each tensor that is in both, in the order of the one, how it differs.
+    """
+    found = [Difference("only in A", one[name], None) for name in one if name not in other]
+    found += [Difference("only in B", None, other[name]) for name in other if name not in one]
+    common = list(compared)
+    found += [difference for difference in common if difference]
+    found.sort(key=lambda difference: list(KINDS).index(difference.kind))
+    return Diff(one, other, len(common), nbytes, found)
+
+
+def bytes_to_read(one: TensorRef, other: TensorRef) -> int:
+    """Return the bytes of two tensors of one name, if there are elements of them that can be compared, else 0."""
+    readable = one.shape == other.shape and comparable(one.dtype, other.dtype)
+    return one.nbytes + other.nbytes if readable else 0
+
+
+class Comparison:
+    """Compares two checkpoints tensor by tensor, in the memory of one worker. A context manager: it closes the files.
+
+    Attributes:
+        nbytes: the bytes that can be compared, of both sides together.
+        done: how many of them were.
+    """
+
+    def __init__(self, one: Catalog, other: Catalog, limit: int, io: str) -> None:
         self._one, self._other = one, other
         region_bytes = memory.divide(limit, 1, len(one) + len(other)).region_bytes
         accesses = (access.for_reading(io, one.files).access, access.for_reading(io, other.files).access)
         self._pair = SideBySide(region_bytes, accesses, drops=True)
-        total = sum(one[name].nbytes + other[name].nbytes for name in one if self._readable(name))
-        self._reporter, self._done = ProgressReporter(on_progress, total, limit), 0
+        self.nbytes = sum(bytes_to_read(one[name], other[name]) for name in one if name in other)
+        self.done = 0
 
-    def run(self) -> Diff:
-        one, other = self._one, self._other
-        found = [Difference("only in A", one[name], None) for name in one if name not in other]
-        found += [Difference("only in B", None, other[name]) for name in other if name not in one]
-        with self._pair:
-            common = [one[name] for name in one if name in other]
-            found += [d for ref in common if (d := self._compare(ref, other[ref.name]))]
-        found.sort(key=lambda difference: list(KINDS).index(difference.kind))
-        return Diff(one, other, len(common), self._done, found)
+    def __enter__(self) -> Comparison:
+        self._pair.__enter__()
+        return self
 
-    def _readable(self, name: str) -> bool:
-        """Whether there are elements of the two tensors that can be compared."""
-        one, other = self._one[name], self._other.get(name)
-        return other is not None and one.shape == other.shape and comparable(one.dtype, other.dtype)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pair.__exit__(kind, error, trace)
 
-    def _compare(self, one: TensorRef, other: TensorRef) -> Difference | None:
+    def compare(self, name: str, report: Callable[[int, str], None]) -> Difference | None:
+        """Return how a tensor that is in both differs.
+
+        Args:
+            name: the tensor.
+            report: called with `done` and the file that was read last.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        one, other = self._one[name], self._other[name]
         if one.shape != other.shape:
             return Difference("shape", one, other)
-        compared = self._elements(one, other) if self._readable(one.name) else None
+        compared = self._elements(one, other, report) if comparable(one.dtype, other.dtype) else None
         if one.dtype != other.dtype:
             return Difference("dtype", one, other, compared)
         if compared is None or compared.same:
             return None
         return Difference("values" if compared.unequal else "bits", one, other, compared)
 
-    def _elements(self, one: TensorRef, other: TensorRef) -> Compared:
+    def _elements(self, one: TensorRef, other: TensorRef, report: Callable[[int, str], None]) -> Compared:
         found = Compared(one.dtype, other.dtype, math.prod(one.shape))
 
         def add(box: Box, left: Bits, right: Bits) -> bool:
             found.add(left, right, _numbering(box, one.shape))
-            self._done += left.nbytes + right.nbytes
-            self._reporter.report(self._done, next(one.places()).file.path.name)
+            self.done += left.nbytes + right.nbytes
+            report(self.done, next(one.places()).file.path.name)
             return True
 
         self._pair.read(one, other, add)

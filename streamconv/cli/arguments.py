@@ -111,6 +111,18 @@ RESOURCES = together(
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one machine-readable report on stdout.")
 
+ON_CLUSTER = together(
+    click.option(
+        "--on",
+        metavar="ray|ray://HOST:PORT",
+        help="Spread the work over the nodes of a Ray cluster: that of RAY_ADDRESS, one on this machine, or that of a "
+        "Ray client's server.  [default: this process alone]",
+    ),
+    click.option(
+        "--workers-per-node", type=int, metavar="N", help="Processes on each node; only with --on.  [default: 1]"
+    ),
+)
+
 QUIET = click.option("--quiet", is_flag=True, help="Suppress the progress.")
 
 CONVERSION = together(

@@ -21,6 +21,7 @@ from .arguments import (
     IO,
     JSON,
     MAX_MEM,
+    ON_CLUSTER,
     PART,
     QUIET,
     RESOURCES,
@@ -223,7 +224,7 @@ def _check(words: tuple[str, ...], arguments: dict[str, Any]) -> None:
 @cli.command(short_help="Prove a result against its manifest, or against its source.")
 @click.argument("words", nargs=-1, metavar="[SOURCE] DEST")
 @click.option("--sample", metavar="SHARE", help="Read only a share, another one each time: 5%, or 0.05.")
-@together(STRATEGY, STEP, RESOURCES, FAMILY, QUIET, JSON)
+@together(STRATEGY, STEP, RESOURCES, FAMILY, ON_CLUSTER, QUIET, JSON)
 def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Prove that DEST is what streamconv wrote, against its manifest, or with SOURCE against what SOURCE gives.
 
@@ -235,11 +236,12 @@ def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: boo
         what = "DEST is missing" if not words else f"too many arguments: {len(words)}"
         raise UsageError(what, "write streamconv verify [SOURCE] DEST")
     source, dest = (words[0] if len(words) == 2 else None), words[-1]
-    with progress_bar(quiet) as progress:
+    with progress_bar(quiet) as progress, signals.patience(arguments["on"]):
         found = verify(dest, source=source, sample=sample, progress=progress, **given(arguments))
     if as_json:
         values = {"files": found.files, "tensors": found.tensors, "bytes": found.bytes_read, "total": found.total}
-        click.echo(json.dumps(values))
+        nodes = {"nodes": list(found.nodes)} if arguments["on"] else {}
+        click.echo(json.dumps({**values, **nodes}))
         return
     what = "matches its manifest" if source is None else "is byte-for-byte identical to what its source converts to"
     read = f"{found.bytes_read} bytes" + (
@@ -251,7 +253,7 @@ def verify(words: tuple[str, ...], sample: str | None, quiet: bool, as_json: boo
 @cli.command(short_help="Show what differs between two checkpoints.")
 @click.argument("a")
 @click.argument("b")
-@together(MAX_MEM, IO, STRATEGY, STEP, QUIET, JSON)
+@together(MAX_MEM, IO, STRATEGY, STEP, ON_CLUSTER, QUIET, JSON)
 def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """Show what differs between A and B, checkpoints of any format: names, shapes, dtypes, values.
 
@@ -260,7 +262,7 @@ def diff(a: str, b: str, quiet: bool, as_json: bool, **arguments: Any) -> None:
     """
     from ..api import diff
 
-    with progress_bar(quiet) as progress:
+    with progress_bar(quiet) as progress, signals.patience(arguments["on"]):
         found = diff(a, b, progress=progress, **given(arguments))
     # Whoever reads the first lines only still gets the exit code.
     with suppress(BrokenPipeError):

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..engine.progress import Progress
-from ..text import format_size, quote
+from ..text import counted, format_size, quote
 
 _EVERY = 10.0
 # Without a delay tqdm draws inside its constructor, and a signal at that moment leaves a bar that nobody can close.
@@ -72,7 +72,8 @@ class ProgressBar:
                 delay=_NOT_YET,
                 **_shape(self._stream),
             )
-        bar.set_postfix_str(f"mem {_memory(progress)} {quote(progress.file)}", refresh=False)
+        nodes = f"{_nodes(progress)}, " if progress.nodes else ""
+        bar.set_postfix_str(f"{nodes}mem {_memory(progress)} {quote(progress.file)}", refresh=False)
         bar.update(progress.done - bar.n)
 
 
@@ -85,14 +86,20 @@ def _shape(stream: TextIO) -> dict[str, Any]:
 
 
 def line(progress: Progress) -> str:
-    """Return bytes, rate, time left, memory and file in one line."""
+    """Return bytes, rate, time left, nodes, memory and file in one line."""
     share = progress.done / progress.total if progress.total else 1
     rate = (progress.done - progress.resumed) / progress.seconds if progress.seconds else 0
     left = f"{(progress.total - progress.done) / rate:.0f} s left" if rate else "time left unknown"
+    nodes = f"{_nodes(progress)}, " if progress.nodes else ""
     return (
         f"{share:4.0%} {format_size(progress.done)} of {format_size(progress.total)}, {format_size(rate)}/s, {left}, "
-        f"memory {_memory(progress)}, {quote(progress.file)}"
+        f"{nodes}memory {_memory(progress)}, {quote(progress.file)}"
     )
+
+
+def _nodes(progress: Progress) -> str:
+    slowest = f", slowest {quote(progress.slowest)}" if progress.slowest else ""
+    return counted(progress.nodes, "node") + slowest
 
 
 def _memory(progress: Progress) -> str:

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from ..errors import InterruptedRunError
 
-#: Seconds in which a run may stop cleanly after a signal.
-_PATIENCE = 1.5
+#: Seconds in which a run may stop cleanly after a signal; one on a cluster has workers that stop, too.
+_PATIENCE, _PATIENCE_WITH_A_CLUSTER = 1.5, 4.5
 
 #: What a run says that a signal stopped.
 STOPPED: dict[int, str] = {
@@ -30,6 +31,16 @@ def install() -> None:
             signal.signal(number, stop)
 
 
+@contextlib.contextmanager
+def patience(cluster: str | None) -> Iterator[None]:
+    """Give a run in the block more time to stop where it is on a cluster."""
+    Stop.patience = _PATIENCE_WITH_A_CLUSTER if cluster else _PATIENCE
+    try:
+        yield
+    finally:
+        Stop.patience = _PATIENCE
+
+
 def ignore() -> None:
     """Ignore the signals that are handled: all is done, and the exit code says what was."""
     for number in STOPPED:
@@ -38,7 +49,13 @@ def ignore() -> None:
 
 
 class Stop:
-    """The handler: the first signal stops the run cleanly, or forcibly after 1.5 s; a second stops it at once."""
+    """The handler: the first signal stops the run cleanly, or forcibly after 1.5 s; a second stops it at once.
+
+    Attributes:
+        patience: those seconds.
+    """
+
+    patience = _PATIENCE
 
     def __init__(self) -> None:
         self._asked = False
@@ -52,7 +69,7 @@ class Stop:
         raise InterruptedRunError(STOPPED[number], number)
 
     def _end_later(self, number: int) -> None:
-        last = threading.Timer(_PATIENCE, self._end, (number, f"{STOPPED[number]} during a slow operation"))
+        last = threading.Timer(self.patience, self._end, (number, f"{STOPPED[number]} during a slow operation"))
         last.daemon = True
         # Where the system refuses threads, a second signal ends the run.
         with contextlib.suppress(RuntimeError):

@@ -23,6 +23,8 @@ class Progress:
         resident, limit: bytes of memory in use, and allowed.
         file: the file being written or read.
         resumed: bytes of output that earlier runs wrote.
+        nodes: how many nodes of a cluster are at work; 0 without a cluster.
+        slowest: of several nodes the one with the lowest rate, and that rate: `host-7 12 MiB/s`.
     """
 
     done: int
@@ -32,6 +34,8 @@ class Progress:
     limit: int
     file: str
     resumed: int = 0
+    nodes: int = 0
+    slowest: str = ""
 
 
 OnProgress = Callable[[Progress], None]
