@@ -14,7 +14,9 @@ from .checkpoint import inspected
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
 from .checks.sample import Sample, parse_sample
+from .cluster.convert import compare_on
 from .cluster.diff import diff_on
+from .cluster.driver import Cluster
 from .cluster.verify import verify_on
 from .conversion import Plan
 from .engine.progress import OnProgress, Progress
@@ -22,15 +24,14 @@ from .errors import UsageError, reading
 from .families import registry
 from .output import manifest
 from .output.manifest import Manifest
-from .parts import share
-from .parts.share import Share
 from .paths import PathLike
 from .planning import family_check
 from .planning.family_check import Finding
 from .plans import plan
 from .proving import compare
 from .report import Report
-from .shares import convert_share, finish
+from .running import memory_limit, ready
+from .shares import finish
 from .source import Source
 from .storage import disk
 from .text import setting
@@ -48,6 +49,8 @@ def convert(
     dest: PathLike,
     *,
     progress: OnProgress | None = None,
+    on: str | None = None,
+    workers_per_node: int = 1,
     part: str | None = None,
     **options: Unpack[PlanOptions],
 ) -> Report:
@@ -57,6 +60,9 @@ def convert(
         source: a checkpoint: a directory or one file.
         dest: the result: a directory, a `.ckpt` file or a torch file.
         progress: called a few times a second. An exception that it raises stops the run, which can be resumed.
+        on: let the nodes of a Ray cluster do it, which see the same files: `"ray"` or `"ray://HOST:10001"`, as for
+            `verify`. `max_mem` is for each node then.
+        workers_per_node: processes on each node; only with `on`.
         part: `"3/16"` for the third of 16 processes that share the work, on any hosts that see the same files; `"auto"`
             or `"auto/16"` where variables of Slurm, Kubernetes, msrun or MPI tell. The last to end, or `finish`, puts
             the result together.
@@ -65,35 +71,8 @@ def convert(
     Raises:
         StreamconvError: see its subclasses; nothing new stands under the final name.
     """
-    mine = as_share(part, options.get("restart", False))
-    return run_plan(plan(source, dest, **options), progress, mine)
-
-
-def as_share(part: str | None, restart: bool) -> Share | None:
-    """Return which share of a plan a process converts, `None` for all of it.
-
-    Raises:
-        UsageError: it is written otherwise, no scheduler tells it, or the work of others would be discarded.
-    """
-    if part is None:
-        return None
-    if not isinstance(part, str):
-        raise UsageError(f"{setting('part')} must be str, not {type(part).__name__}")
-    if restart:
-        raise UsageError(
-            f"{setting('restart', True)} would discard what the other parts wrote",
-            f"omit {setting('restart', True)}; to start over, remove what is unfinished before the parts are started",
-        )
-    return share.parse(part)
-
-
-def run_plan(planned: Plan, progress: OnProgress | None = None, mine: Share | None = None) -> Report:
-    """Convert as planned: all of it, or one share of it.
-
-    Raises:
-        StreamconvError: as `convert`.
-    """
-    return planned.run(progress) if mine is None else convert_share(planned, mine, progress)
+    with ready(source, dest, options, on=on, workers_per_node=workers_per_node, part=part) as runner:
+        return runner.run(plan(source, dest, **options), progress)
 
 
 def verify(
@@ -131,8 +110,8 @@ def verify(
         StreamconvError: the checkpoint, its manifest or the source cannot be read.
     """
     arguments.check_cluster(on, workers_per_node)
-    if on is not None:
-        _check_verify_on(source, sample)
+    if on is not None and sample is not None:
+        raise UsageError(f"{setting('on')} has no effect on a sample: it is small", f"omit {setting('on')}")
     taken = parse_sample(sample, seed)
     path = as_path(dest, "dest")
     with reading(path, "cannot open"):
@@ -145,8 +124,12 @@ def verify(
         raise UsageError(f"{setting(unread[0])} has no effect: verify writes nothing", f"omit {setting(unread[0])}")
     recorded = cast(PlanOptions, found.arguments if found else {})
     recorded.update(options)
-    planned = plan(source, dest, **recorded)
-    return compare(planned, planned.destination.paths, planned.budget, progress, taken)
+    if on is None:
+        planned = plan(source, dest, **recorded)
+        return compare(planned, planned.destination.paths, planned.budget, progress, taken)
+    with Cluster.open(on, workers_per_node, memory_limit(recorded.get("max_mem"))) as cluster:
+        cluster.prove([as_path(source, "source"), path])
+        return compare_on(cluster, plan(source, dest, **recorded), progress)
 
 
 def diff(
@@ -219,17 +202,6 @@ def inspect(path: PathLike, *, strategy: Paths | None = None, step: str | int | 
         UnsupportedError: its format, or a dtype in it, is not supported.
     """
     return inspected(path, strategy, step).to_json()
-
-
-def _check_verify_on(source: PathLike | None, sample: str | float | None) -> None:
-    """Refuse a verification that no cluster does."""
-    if source is not None:
-        raise UsageError(
-            f"{setting('on')} and {setting('source')} do not go together: a cluster verifies against the manifest",
-            f"omit {setting('on')}, or {setting('source')}",
-        )
-    if sample is not None:
-        raise UsageError(f"{setting('on')} has no effect on a sample: it is small", f"omit {setting('on')}")
 
 
 def _verify_alone(

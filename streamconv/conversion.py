@@ -38,8 +38,11 @@ from .version import VERSION
 #: Errors after which nothing that was built is trusted.
 _MAKES_WORTHLESS = (SourceChangedError, VerificationError)
 
-Spread = Callable[[Sequence[Part], int], int]
-"""Has others convert parts, of a plan of which so many bytes are durable; returns the bytes of the source they read."""
+Spread = Callable[[Sequence[Part], int, Callable[[], None]], int]
+"""Has others convert parts, of a plan of which so many bytes are durable; returns the bytes of the source they read.
+
+It calls what it is given last now and then: that says in the journal that this process is still alive.
+"""
 
 _log = logging.getLogger("streamconv")
 
@@ -133,7 +136,7 @@ class Plan(Prepared):
         try:
             if spread is not None:
                 built_files.make_files(staging.paths, self.layout.files, journal)
-                read = spread(self._parts_left(recorder), resumed)
+                read = spread(self._parts_left(recorder), resumed, staging.hold)
                 recorder = self._recorder(staging, journal)
             tally, digests = self._build(recorder, budget, progress)
             tally.resumed, tally.read = resumed, tally.read + read

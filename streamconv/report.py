@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .engine.budget import Budget, least_limit
@@ -30,6 +30,7 @@ class Report:
         peak_bytes: the most that was resident (`VmHWM`).
         waiting: of one of several processes that share the work: what is to be done before the result is complete.
         is_shared: whether what was resumed is the work of other processes.
+        nodes: what every node of a cluster did: host, workers, tasks, bytes, seconds, peak_bytes.
     """
 
     prepared: Prepared
@@ -39,6 +40,7 @@ class Report:
     peak_bytes: int
     waiting: str = ""
     is_shared: bool = False
+    nodes: Sequence[Mapping[str, object]] = ()
 
     @property
     def read_bytes(self) -> int:
@@ -74,6 +76,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "peak_bytes": self.peak_bytes,
             "complete": not self.waiting,
+            **({"nodes": list(self.nodes)} if self.nodes else {}),
         }
 
     def __repr__(self) -> str:
@@ -102,6 +105,8 @@ class Report:
             f"wrote {tensors}, {format_size(self.written_bytes)}{resumed}, to {path} in {self.seconds:.1f} s ({rate}); "
             f"peak memory {format_size(self.peak_bytes)} of {format_size(self.budget.memory_limit)}"
         )
+        if self.nodes:
+            yield _of_nodes(self.nodes)
         if self.prepared.verify:
             copies = "; all copies of slices are the same" if self.prepared.catalog.has_copies else ""
             yield f"verified: read back from disk, byte-for-byte identical to the source{copies}"
@@ -113,6 +118,14 @@ class Report:
                 f"{counted(len(self.overflowed), 'tensor')}: {first_few(list(self.overflowed), show=quote)}"
             )
         yield from (f"warning: {text}" for text in marked_warnings(self.prepared))
+
+
+def _of_nodes(nodes: Sequence[Mapping[str, object]]) -> str:
+    """Say how many nodes worked, and what the largest of them took."""
+    peak = max(int(str(node["peak_bytes"])) for node in nodes)
+    tasks = sum(int(str(node["tasks"])) for node in nodes)
+    many = f"on {counted(len(nodes), 'node')}: {counted(tasks, 'part')}"
+    return f"{many}; peak memory of a node's workers {format_size(peak)}"
 
 
 def describe_run(report: Report) -> str:

@@ -82,11 +82,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("arguments", "tensors", "storage", "formats", "engine", "output", "checks", "prepared", "proving", "parts"),
         *("report", "conversion", "plans"),
     ),
+    "running": ("arguments", "engine", "parts", "report", "conversion", "shares", "cluster"),
     "api": (
         *("storage", "families", "planning", "engine", "output", "checks", "checkpoint", "report", "proving"),
-        *("conversion", "arguments", "source", "parts", "plans", "shares", "cluster"),
+        *("conversion", "arguments", "source", "plans", "shares", "cluster", "running"),
     ),
     "cli": (
+        "arguments",
         "rules",
         "families",
         "engine.progress",
@@ -95,6 +97,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "testing",
         "report",
         "conversion",
+        "running",
         "api",
     ),
     "": ("families", "testing", "api", "checkpoint", "cli"),

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
+from ..arguments import PlanOptions
 from ..errors import StorageError, UnsupportedError, UsageError, VerificationError
 from ..text import counted, quote, setting
 from ..version import VERSION
@@ -68,21 +69,27 @@ def cli() -> None:
 
 
 @cli.command(cls=WithFamilyFlags, help=_CONVERT_HELP, short_help="Convert SOURCE to DEST.")
-@together(CONVERSION, PART, click.option("--quiet", is_flag=True, help="Suppress the plan and the progress."), JSON)
-def convert(quiet: bool, as_json: bool, part: str | None, **arguments: Any) -> None:
+@together(
+    *(CONVERSION, PART, ON_CLUSTER),
+    click.option("--quiet", is_flag=True, help="Suppress the plan and the progress."),
+    JSON,
+)
+def convert(
+    quiet: bool, as_json: bool, part: str | None, on: str | None, workers_per_node: int | None, **arguments: Any
+) -> None:
     """Convert."""
-    from ..api import as_share, run_plan
+    from ..running import ready
 
-    mine = as_share(part, arguments["restart"])
-    planned = _plan(arguments, "write streamconv convert SOURCE DEST", is_shared=mine is not None)
-    if not quiet:
-        say(_text(planned))
-        if mine is not None:
-            say(f"part     {mine}" + (f" (from {mine.known})" if mine.known else ""))
-    with progress_bar(quiet) as progress:
-        report = run_plan(planned, progress, mine)
-        # From here on the exit code is that of a result that is in place.
-        signals.ignore()
+    source, dest = _places(arguments, "write streamconv convert SOURCE DEST")
+    asked = given({"on": on, "workers_per_node": workers_per_node, "part": part})
+    with signals.patience(on), ready(source, dest, cast(PlanOptions, given(arguments)), **asked) as runner:
+        planned = _plan(source, dest, arguments, is_shared=part is not None)
+        if not quiet:
+            say("\n".join([_text(planned), *runner.lines]))
+        with progress_bar(quiet) as progress:
+            report = runner.run(planned, progress)
+            # From here on the exit code is that of a result that is in place.
+            signals.ignore()
     _print_report(report, as_json)
 
 
@@ -116,7 +123,7 @@ def plan(as_json: bool, **arguments: Any) -> None:
     """Show what convert would do, without writing: names, shapes, dtypes, sizes, memory. Only headers are read."""
     from ..report import tensor_lines
 
-    planned = _plan(arguments, "write streamconv plan SOURCE DEST")
+    planned = _plan(*_places(arguments, "write streamconv plan SOURCE DEST"), arguments)
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
         return
@@ -124,11 +131,15 @@ def plan(as_json: bool, **arguments: Any) -> None:
     click.echo(_text(planned))
 
 
-def _plan(arguments: dict[str, Any], hint: str, is_shared: bool = False) -> Any:
+def _places(arguments: dict[str, Any], hint: str) -> tuple[str, str]:
+    """Take SOURCE and DEST out of the arguments, in either spelling."""
+    source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
+    return source, one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
+
+
+def _plan(source: str, dest: str, arguments: dict[str, Any], is_shared: bool = False) -> Any:
     from ..api import plan
 
-    source = one_of(arguments.pop("source"), arguments.pop("input_path"), "SOURCE", "--input_path", hint)
-    dest = one_of(arguments.pop("dest"), arguments.pop("output_path"), "DEST", "--output_path", hint)
     links = not arguments.pop("no_links")
     planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))
     if not is_shared:

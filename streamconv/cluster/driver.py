@@ -159,6 +159,10 @@ class Cluster:
             if run.left:
                 self._crew.stop()
 
+    def dismiss(self) -> None:
+        """End all workers: nothing is left for them to do."""
+        self._crew.end()
+
     def _end(self) -> None:
         try:
             self._crew.stop()

@@ -12,6 +12,8 @@ from ..errors import InternalError
 KINDS = {
     "verify": ("blocks_job", "BlocksJob"),
     "diff": ("tensors_job", "TensorsJob"),
+    "convert": ("parts_job", "ConvertJob"),
+    "compare": ("parts_job", "CompareJob"),
 }
 
 OnWork = Callable[[int, int, str], None]

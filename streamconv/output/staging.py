@@ -31,6 +31,9 @@ from .lock import JournalLock
 from .paths import ResultPaths
 from .trial import remove_trial, try_place
 
+#: Seconds between two records of who holds the journal, far fewer than a silent owner is waited for.
+_HOLD_EVERY = 60.0
+
 
 class Staging:
     """`DEST.partial` and its journal. A context manager: it claims what an earlier run left, and releases it.
@@ -51,6 +54,7 @@ class Staging:
         self._fingerprint, self._restart = fingerprint, restart
         self._lock = JournalLock(paths)
         self._begun = False
+        self._held = 0.0
 
     def __enter__(self) -> Staging:
         """Claim what an earlier run left.
@@ -157,12 +161,21 @@ class Staging:
                 self._discard_earlier()
                 self._journal.append([self._fingerprint])
                 disk.sync_directory(self.paths.path.parent)
-            self._journal.append([["held", os.getpid(), socket.gethostname(), time.time()]])
+            self._note_held()
             try_place(self.paths)
         with storing(self.paths.partial, "cannot create"):
             if not self.paths.is_file:
                 self._make_directory(names)
         return self._journal
+
+    def hold(self) -> None:
+        """Say again who holds the journal, if that was last said a minute ago: where no lock tells, its time does."""
+        if time.monotonic() - self._held > _HOLD_EVERY:
+            self._note_held()
+
+    def _note_held(self) -> None:
+        self._held = time.monotonic()
+        self._journal.append([["held", os.getpid(), socket.gethostname(), time.time()]])
 
     @property
     def _journal(self) -> Journal:

@@ -21,6 +21,7 @@ from ..errors import DestinationError, SourceChangedError, StorageError, Verific
 from ..output import built_files, fingerprint
 from ..output.blocks import BLOCK
 from ..output.journal import DoneBoxes, Journal, heading
+from ..output.paths import ResultPaths
 from ..output.recorder import Recorder
 from ..output.writer import FileSink
 from ..prepared import Prepared
@@ -64,6 +65,7 @@ class PartWork:
         self._numbers = {file.name: number for number, file in enumerate(self._files)}
         self._scopes = Scopes(planned.mapping, planned.layout)
         self._done = DoneBoxes(planned.mapping.outputs, self._files)
+        self._comparison = PartComparison(planned, self._paths.built, budget)
         self.parts = cut_parts(planned.mapping, planned.layout)
         with storing(self._paths.journal, "cannot open"):
             descriptor = disk.open_file(self._paths.journal, os.O_RDONLY | disk.NO_FOLLOW)
@@ -141,7 +143,7 @@ class PartWork:
             scope = self._scopes.of(self.parts[number])
             done = self._build(lease, scope, progress)
             if planned.verify:
-                self._compare(scope, progress)
+                self._prove(number, scope, progress)
             check_unchanged(planned.catalog.files)
             lease.journal.append([["done", planned.verify]])
         return done
@@ -161,26 +163,48 @@ class PartWork:
             sink.close()
         return PartDone(left, tally.read)
 
-    def _compare(self, scope: PartScope, progress: OnProgress | None) -> None:
+    def _prove(self, number: int, scope: PartScope, progress: OnProgress | None) -> None:
         """Read the part from the disk, not out of the page cache, and compare it with the source."""
-        self._drop_cache(scope)
-        sink = CompareSink(self._planned.layout, self._paths.built, scope.blocks)
-        tally = Tally(total=scope.nbytes)
-        try:
-            workers.run(
-                *(self._planned.mapping, sink, self._budget, self._planned.reading.access, verifying(progress)),
-                record=Within(scope),
-                tally=tally,
-            )
-        except VerificationError as error:
-            raise not_kept(error) from None
-        finally:
-            sink.close()
-
-    def _drop_cache(self, scope: PartScope) -> None:
         for file in self._files:
             if blocks := scope.blocks(file.name):
                 built_files.drop_range(self._paths, file, blocks.start * BLOCK, len(blocks) * BLOCK)
+        try:
+            self._comparison.compare(number, verifying(progress))
+        except VerificationError as error:
+            raise not_kept(error) from None
+
+
+class PartComparison:
+    """Compares parts of a result with what the source gives.
+
+    Args:
+        planned: the plan.
+        paths: where the result is.
+        budget: how memory is divided here.
+    """
+
+    def __init__(self, planned: Prepared, paths: ResultPaths, budget: Budget) -> None:
+        self._planned, self._paths, self._budget = planned, paths, budget
+        self._scopes = Scopes(planned.mapping, planned.layout)
+        self._parts = cut_parts(planned.mapping, planned.layout)
+
+    def compare(self, number: int, progress: OnProgress | None = None) -> None:
+        """Convert a part again in memory, and compare every byte of it, but for headers and checksums.
+
+        Raises:
+            VerificationError: a byte differs.
+            SourceError: a file cannot be read.
+        """
+        planned, scope = self._planned, self._scopes.of(self._parts[number])
+        sink = CompareSink(planned.layout, self._paths, scope.blocks)
+        try:
+            workers.run(
+                *(planned.mapping, sink, self._budget, planned.reading.access, progress),
+                record=Within(scope),
+                tally=Tally(total=scope.nbytes),
+            )
+        finally:
+            sink.close()
 
 
 class Within(Unrecorded):

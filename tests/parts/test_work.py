@@ -62,7 +62,7 @@ def test_parts_that_are_stopped_are_resumed_by_others(way: str, seed: int, tmp_p
             if luck.random() < 0.3:
                 raise StoppedError
 
-        def spread(every: Any, done: int) -> int:
+        def spread(every: Any, done: int, hold: Any) -> int:
             for part in luck.sample(list(every), len(every)):
                 for attempt in range(4):
                     try:
@@ -84,7 +84,7 @@ def test_what_parts_left_is_resumed(goes_on: str, tmp_path: Path) -> None:
         source, one, dest, arguments = both("one.ckpt", tmp_path)
         written = []
 
-        def first_half(every: Any, done: int) -> int:
+        def first_half(every: Any, done: int, hold: Any) -> int:
             half = every[: len(every) // 2]
             written.extend(work_on(plans.plan(source, dest, **arguments)).convert(part.number).written for part in half)
             raise StoppedError

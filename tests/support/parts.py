@@ -45,7 +45,7 @@ def convert(
     """Convert part by part, in this order, by a process for each, and put the result together."""
     planned = plans.plan(source, dest, **arguments)
 
-    def spread(parts: Sequence[Part], done: int) -> int:
+    def spread(parts: Sequence[Part], done: int, hold: Callable[[], None]) -> int:
         every = order(parts) if order else parts
         return sum(work_on(plans.plan(source, dest, **arguments)).convert(part.number).read for part in every)
 
