@@ -100,6 +100,7 @@ def _shared_journal(paths: ResultPaths, planned: Plan) -> Iterator[None]:
             with storing(paths.journal, "cannot open"), suppress(FileNotFoundError):
                 lock.claim(shared=True)
         except InUseError:
+            lock.release()
             if time.monotonic() > until:
                 raise
         if lock.is_held and lock.heading.arguments is not None:

@@ -96,7 +96,7 @@ def start(*words: object, faults: tuple[Fault, ...] = (SLOW,), **arguments: Any)
         stdout=subprocess.PIPE,
         stderr=arguments.pop("stderr", subprocess.PIPE),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        env=environment(),
+        env=environment(arguments.pop("env", None)),
         cwd=nowhere(),
         **arguments,
     )
