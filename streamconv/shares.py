@@ -24,7 +24,7 @@ from .output import format_choice
 from .output.journal import Journal, heading
 from .output.lock import InUseError, JournalLock
 from .output.paths import ResultPaths
-from .parts import share
+from .parts import leases, share
 from .parts.cutting import Part
 from .parts.share import Share
 from .parts.work import PartWork
@@ -57,7 +57,8 @@ def convert_share(planned: Plan, mine: Share, progress: OnProgress | None = None
     """
     started = time.monotonic()
     budget = decide_budget(planned.mapping, planned.layout, planned.budget.memory_limit, planned.workers)
-    with _shared_journal(planned.destination.paths, planned):
+    paths = planned.destination.paths
+    with _shared_journal(paths, planned) as lock:
         work = PartWork(planned, budget)
         parts = mine.parts(work.parts)
         tally = Tally(total=sum(map(work.nbytes, parts)))
@@ -68,10 +69,13 @@ def convert_share(planned: Plan, mine: Share, progress: OnProgress | None = None
             error.add("", "run the same part again to resume it")
             raise
         left = work.unfinished()
+        has_locks = lock.has_locks
     seconds = time.monotonic() - started
     report = Report(prepared=planned, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
     if left:
         return replace(report, waiting=_waiting(left, mine, len(work.parts)))
+    if not (has_locks or leases.is_first_to_join(paths.parts)):
+        return replace(report, waiting=_BY_ANOTHER)
     return _joined(planned, report, progress)
 
 
@@ -89,7 +93,7 @@ def _convert(work: PartWork, part: Part, tally: Tally, progress: OnProgress | No
 
 
 @contextmanager
-def _shared_journal(paths: ResultPaths, planned: Plan) -> Iterator[None]:
+def _shared_journal(paths: ResultPaths, planned: Plan) -> Iterator[JournalLock]:
     """Hold the journal together with the others, once one of them made it."""
     until = time.monotonic() + _PATIENCE
     while True:
@@ -108,7 +112,7 @@ def _shared_journal(paths: ResultPaths, planned: Plan) -> Iterator[None]:
         lock.release()
         time.sleep(_PAUSE)
     with lock:
-        yield
+        yield lock
 
 
 def _waiting(left: list[int], mine: Share, count: int) -> str:

@@ -94,6 +94,7 @@ def test_without_locks(made: tuple[Path, Path], tmp_path: Path) -> None:
     ended = [(process.communicate(timeout=100), process.returncode) for process in processes]
     assert [code for _, code in ended] == [0, 0, 0], ended
     assert running.tree(tmp_path / "ms") == running.tree(one)
+    assert [path.name for path in tmp_path.iterdir()] == ["ms"]
 
 
 def test_the_same_share_twice_ends_the_first(tmp_path: Path) -> None:

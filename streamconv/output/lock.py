@@ -34,12 +34,13 @@ class JournalLock:
 
     Attributes:
         heading: what the journal says of the run as a whole; empty before it is claimed.
+        has_locks: whether the file system has locks, as far as that was tried.
     """
 
     def __init__(self, paths: ResultPaths) -> None:
         self._paths = paths
         self._descriptor: int | None = None
-        self._is_new = False
+        self._is_new, self.has_locks = False, True
         self._journal: Journal | None = None
         self.heading = Heading()
 
@@ -105,6 +106,7 @@ class JournalLock:
                 f"{quote(self._paths.journal)} exists and is not a regular file", "move it, then run again"
             )
         is_locked = disk.lock(descriptor, shared)
+        self.has_locks = is_locked is not None
         self._journal = Journal(self._paths.journal, descriptor)
         self.heading = heading(self._journal.records())
         if is_locked is False or (
@@ -138,8 +140,8 @@ class JournalLock:
         """Whether processes that share the journal may still be converting parts, where no lock tells."""
         parts = self._paths.parts
         is_shared = self.heading.owner is None and disk.is_directory(parts)
-        folders = [parts / name for name in disk.listdir(parts)] if is_shared else []
-        journals = [folder / name for folder in folders for name in disk.listdir(folder)]
+        names = [name for name in disk.listdir(parts) if name.isdecimal()] if is_shared else []
+        journals = [parts / name / lease for name in names for lease in disk.listdir(parts / name)]
         return any(time.time() - disk.stat(one).st_mtime < _SILENCE and not _is_done(one) for one in journals)
 
     def _is_taken(self) -> InUseError:

@@ -159,9 +159,11 @@ class Staging:
             self.is_worth_keeping = self._heading.has_records
             if self._restart or differences(self._heading.conversion, self._fingerprint):
                 self._discard_earlier()
-                self._journal.append([self._fingerprint])
+                # With its holder at once: who has no locks goes by that.
+                self._note_held(self._fingerprint)
                 disk.sync_directory(self.paths.path.parent)
-            self._note_held()
+            else:
+                self._note_held()
             try_place(self.paths)
         with storing(self.paths.partial, "cannot create"):
             if not self.paths.is_file:
@@ -173,9 +175,9 @@ class Staging:
         if time.monotonic() - self._held > _HOLD_EVERY:
             self._note_held()
 
-    def _note_held(self) -> None:
+    def _note_held(self, *first: object) -> None:
         self._held = time.monotonic()
-        self._journal.append([["held", os.getpid(), socket.gethostname(), time.time()]])
+        self._journal.append([*first, ["held", os.getpid(), socket.gethostname(), time.time()]])
 
     @property
     def _journal(self) -> Journal:

@@ -27,6 +27,7 @@ from ..text import quote
 
 _TRIES = 100
 _COPIED_AT_ONCE = 10_000
+_JOIN = "join"
 
 
 class LeaseJournal(Journal):
@@ -162,6 +163,21 @@ def is_done(folder: Path, part: int, compared: bool) -> bool:
     with storing(place, "cannot read"):
         records = _read(place)[0] if disk.is_directory(place) else []
     return ["done", True] in records or (not compared and ["done", False] in records)
+
+
+def is_first_to_join(folder: Path) -> bool:
+    """Return whether no other process was here: where there are no locks, that decides who puts a result together.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    path = folder / _JOIN
+    with storing(path, "cannot create"):
+        try:
+            disk.close_quietly(disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | disk.NO_FOLLOW))
+        except (FileExistsError, FileNotFoundError):
+            return False
+    return True
 
 
 def absorb(folder: Path, journal: Journal) -> None:
