@@ -4,7 +4,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 
 import pytest
 from hypothesis import settings
@@ -39,7 +39,7 @@ def cheap_conversions() -> Iterator[None]:
 
 def _remembered(closest: Callable[..., list[str]]) -> Callable[..., list[str]]:
     """Compare no word twice with the same words."""
-    known = cache(closest)
+    known = lru_cache(4096)(closest)
     return lambda word, words, **limits: [*known(word, tuple(words), **limits)]
 
 
