@@ -29,6 +29,9 @@ from pathlib import Path
 assert Path(sys.prefix) in Path(streamconv.__file__).parents, f"not the installed package: {streamconv.__file__}"
 """
 
+#: The wheel and the sdist of this run of nox, once they are built.
+_built: list[Path] = []
+
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["types", "quick"]
 nox.options.default_venv_backend = "none"
@@ -146,13 +149,15 @@ def new_environment(session: nox.Session, python: Path, name: str = "environment
 
 
 def build(session: nox.Session) -> tuple[Path, Path]:
-    """Return a new wheel and a new sdist."""
-    out = Path(session.create_tmp()).resolve() / "dist"
-    shutil.rmtree(out, ignore_errors=True)
-    tools = new_environment(session, _own_python(), "tools")
-    tools.install("build")
-    tools.run("python", "-m", "build", "--outdir", str(out), str(ROOT))
-    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    """Return a wheel and an sdist, which the first session that asks builds for all."""
+    if not _built:
+        out = Path(session.create_tmp()).resolve() / "dist"
+        shutil.rmtree(out, ignore_errors=True)
+        tools = new_environment(session, _own_python(), "tools")
+        tools.install("build")
+        tools.run("python", "-m", "build", "--outdir", str(out), str(ROOT))
+        _built.extend([*out.glob("*.whl"), *out.glob("*.tar.gz")])
+    wheel, sdist = _built
     return wheel, sdist
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from os import fsync
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_what_the_page_cache_has_is_taken_from_there(tmp_path: Path, monkeypatch
     assert access.for_reading("auto", files).access is Access.READ
     for file in files:
         descriptor = os.open(file.path, os.O_RDONLY)
-        os.fsync(descriptor)
+        fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
     assert access.for_reading("auto", files).access is Access.DIRECT

@@ -6,6 +6,7 @@ import ast
 import errno
 import os
 from functools import cache
+from os import fsync
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ def test_asking_what_is_cached_reads_nothing(tmp_path: Path) -> None:
         pytest.skip(f"the page cache of {mount} cannot be emptied")
     path.write_bytes(os.urandom(8 << 20))
     descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
+    fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     for _ in range(3):
         assert not any(disk.is_cached(descriptor, offset) for offset in range(0, 8 << 20, 1 << 20))

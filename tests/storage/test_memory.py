@@ -13,6 +13,12 @@ MIB = 1 << 20
 NO_LIMIT_V1 = 9223372036854771712
 
 
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count what is resident as commands do."""
+    monkeypatch.setattr(memory, "_MAPPINGS", "/proc/self/smaps_rollup")
+
+
 def test_what_is_resident_now_is_measured() -> None:
     assert 0 < memory.resident_bytes() <= memory.peak_bytes() + 16 * MIB
 

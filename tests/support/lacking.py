@@ -18,6 +18,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from os import fsync
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def _forget(source: Path) -> None:
     """Let the page cache hold nothing of the source."""
     for path in source.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
+        fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
 

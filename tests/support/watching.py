@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from os import fsync
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def watch(arguments: list[str], code: int = 0) -> Seen:
 def drop_from_cache(folder: Path) -> None:
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
+        fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
 

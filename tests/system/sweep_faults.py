@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,16 @@ class Bench:
         if scenario.ranks:
             plan = streamconv.plan(self._source, root / "no")
             self._more = ["--strategy", strategies.write(root / "strategy", plan, (2, 2), 2)]
-        self.work = root / "work"
+        self.work, self._before = root / "work", root / "before"
+        self._before.mkdir()
+        if scenario.old:
+            streamconv.convert(self._source, self._before / scenario.name, dtype="fp32")
         self._old: dict[str, Any] = {}
+        with small_units():
+            self._undisturbed()
+
+    def _undisturbed(self) -> None:
+        """Learn what there is before a run, and after it."""
         self.prepare()
         self._old = self.final()
         code, said = self.convert()
@@ -173,9 +182,7 @@ class Bench:
     def prepare(self) -> None:
         """Nothing, or an old result, at the destination."""
         shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir()
-        if self.scenario.old:
-            streamconv.convert(self._source, self.work / self.scenario.name, dtype="fp32")
+        shutil.copytree(self._before, self.work)
         if self.scenario.begun:
             self._begin()
 
@@ -253,11 +260,10 @@ def try_one(bench: Bench, fault: Fault, counts: Counts) -> None:
     counts.codes[code] += 1
 
 
-def sweep(scenario: Scenario, error: str, lasting: bool, root: Path, first: int = 1, every: int = 1) -> Counts:
+def sweep(bench: Bench, error: str, lasting: bool, first: int = 1, every: int = 1) -> Counts:
     """All faults of one kind: the call `first`, and every `every`-th after it."""
     counts, number = Counts(), first
     with small_units():
-        bench = Bench(scenario, root)
         while True:
             fault = Fault(number, error, lasting)
             try_one(bench, fault, counts)
@@ -272,10 +278,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="try only every N-th call")
     every, total, started = parser.parse_args().every, 0, time.monotonic()
     for name, scenario in SCENARIOS.items():
-        for error in ERRORS:
-            for lasting in (False, True):
-                with tempfile.TemporaryDirectory() as folder:
-                    counts = sweep(scenario, error, lasting, Path(folder), every=every)
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(scenario, Path(folder))
+            for error, lasting in product(ERRORS, (False, True)):
+                counts = sweep(bench, error, lasting, every=every)
                 total += counts.faults
                 print(f"{name}, {error}{' from then on' if lasting else ''}: {counts}", flush=True)
     print(f"{total} faults in {time.monotonic() - started:.0f} s: wrong outputs 0, tracebacks 0, not resumable 0")

@@ -51,12 +51,20 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("dest", ["out", "out.ckpt"])
+WORDS = {
+    "bf16": ["--dtype", "bf16"],
+    "widened": ["--dtype", "fp32"],
+    "transposed": ["--dtype", "fp16", "-o", "use_gmm=true"],
+}
+#: Every two of a way, a kind of destination and a number of workers meet.
+PAIRS = [
+    *(("bf16", "out", "1"), ("bf16", "out.ckpt", "2"), ("widened", "out", "2"), ("widened", "out.ckpt", "1")),
+    *(("transposed", "out", "2"), ("transposed", "out.ckpt", "1"), ("transposed", "out.ckpt", "2")),
+]
+
+
 @pytest.mark.parametrize(
-    "words",
-    [["--dtype", "bf16"], ["--dtype", "fp32"], ["--dtype", "fp16", "-o", "use_gmm=true"]],
-    ids=["bf16", "widened", "transposed"],
+    ("words", "dest", "workers"), [(WORDS[way], *others) for way, *others in PAIRS], ids=map(" ".join, PAIRS)
 )
 def test_stacks_larger_than_the_budget(source, tmp_path, words, dest, workers) -> None:
     drop_from_cache(source)

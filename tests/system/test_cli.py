@@ -131,9 +131,13 @@ def on_record(dest: Path) -> bool:
     return journal.exists() and b'["box",' in journal.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["dest", "dest.ckpt"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("name", "number", "old"),
+    [  # every two of them meet
+        *(("dest", signal.SIGINT, False), ("dest", signal.SIGTERM, True), ("dest", signal.SIGHUP, False)),
+        *(("dest.ckpt", signal.SIGINT, True), ("dest.ckpt", signal.SIGTERM, False), ("dest.ckpt", signal.SIGHUP, True)),
+    ],
+)
 def test_a_signal_ends_the_run_and_the_same_command_resumes(
     name: str, number: signal.Signals, old: bool, tmp_path: Path
 ) -> None:

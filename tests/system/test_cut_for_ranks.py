@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support import cut_ranks, golden, golden_ranks, running, strategies
 from support.golden_ranks import RankCase
-from support.mindspore_loader import loaded
+from support.mindspore_loader import by_mindspore, loaded
 from support.running import run, tree, with_large_values
 
 needs_mindspore = pytest.mark.skipif(not importlib.util.find_spec("mindspore"), reason="no wheel for this Python")
@@ -116,9 +114,7 @@ def test_mindspore_merges_what_is_cut(start: str, ending: str, tmp_path: Path) -
     """By the strategy files that are written next to the ranks."""
     case = golden_ranks.case(start)
     dest = cut(case, tmp_path, format=ending)
-    words = [str(dest), str(dest / "strategy"), str(tmp_path / "merged"), ending]
-    done = subprocess.run([sys.executable, "-c", _MERGE, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    by_mindspore(_MERGE, dest, dest / "strategy", tmp_path / "merged", ending)
     merged = cut_ranks.described(next((tmp_path / "merged").glob(f"rank_0/*.{ending}")))
     assert {name: merged.get(name) for name in case.unified} == case.unified
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,16 +18,22 @@ from system.sweep_faults import ERRORS, SCENARIOS
 EVERY = 97
 
 
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], sweep_faults.Bench]:
+    """The bench of a scenario, which all its sweeps share."""
+    return cache(lambda name: sweep_faults.Bench(SCENARIOS[name], tmp_path_factory.mktemp("bench")))
+
+
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "ranks, ckpt with CRC"])
 def test_every_run_ends_well_or_with_a_message_and_is_resumable(
-    scenario: str, error: str, lasting: bool, tmp_path: Path
+    scenario: str, error: str, lasting: bool, benches: Callable[[str], sweep_faults.Bench]
 ) -> None:
     """Each error begins at another call, so that together they meet most of them."""
     first = 1 + (7 * list(SCENARIOS).index(scenario) + 14 * ERRORS.index(error) + 49 * lasting) % EVERY
     every = 17 if error == "short" else EVERY
-    counts = sweep_faults.sweep(SCENARIOS[scenario], error, lasting, tmp_path, min(first, every), every)
+    counts = sweep_faults.sweep(benches(scenario), error, lasting, min(first, every), every)
     assert counts.faults
 
 

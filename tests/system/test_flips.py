@@ -20,7 +20,7 @@ from support import running
 
 #: Small, so that small files have many.
 BLOCK = 2048
-FLIPS = 40
+FLIPS = 25
 KINDS = {
     "directory": ("dest", {"max_shard_size": 5000}),
     "ckpt": ("dest.ckpt", {}),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.families import find
 from support import golden
-from support.mindspore_loader import loaded, ours
+from support.mindspore_loader import by_mindspore, loaded, ours
 
 if not importlib.util.find_spec("mindspore"):
     pytest.skip("MindSpore has no wheel for this Python", allow_module_level=True)
@@ -68,7 +66,6 @@ def test_what_mindspore_saves_comes_back_as_huggingface(source, tmp_path) -> Non
         "loaded = ms.load_checkpoint(sys.argv[1]); "
         "ms.save_checkpoint([{'name': n, 'data': p} for n, p in loaded.items()], sys.argv[2])"
     )
-    done = subprocess.run([sys.executable, "-c", code, ckpt, saved], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    by_mindspore(code, ckpt, saved)
     streamconv.convert(saved, back, model="mixtral", reverse=True, config=source / "config.json")
     assert golden.found(back) == golden.found(source)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from streamconv.ranks.strategy_format import encode
 from streamconv.tensors.refs import TensorSpec
 from support import cut_ranks
 from support.golden_ranks import Expected
+from support.mindspore_loader import by_mindspore
 
 if not importlib.util.find_spec("mindspore"):
     pytest.skip("MindSpore has no wheel for this Python", allow_module_level=True)
@@ -63,12 +62,6 @@ if __name__ == "__main__":
             )
 """
 _CUT_AGAIN = "import sys, mindspore; mindspore.transform_checkpoints(*sys.argv[1:3], 'net', *sys.argv[3:])"
-
-
-def by_mindspore(code: str, *words: object) -> None:
-    command = [sys.executable, "-c", code, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 def layout_of(spec: TensorSpec, cut: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]) -> DeviceLayout:

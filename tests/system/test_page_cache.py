@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from os import fsync
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def source(tmp_path_factory) -> Path:
         pytest.skip("on tmpfs the page cache is the file")
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
+        fsync(descriptor)
         os.close(descriptor)
     return folder
 

@@ -13,8 +13,8 @@ from system.fuzz import mutate
 from system.fuzz.targets import TARGETS, holds
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").iterdir())
-#: Inputs in a few seconds each; those of some are planned several times.
-COUNTS = {name: {"config": 100, "manifest": 200, "yaml": 300}.get(name, 2000) for name in TARGETS}
+#: Inputs in a second or two each; those of some are planned several times. `run.py` has no end of them.
+COUNTS = {name: {"config": 50, "manifest": 100, "yaml": 100}.get(name, 500) for name in TARGETS}
 
 
 @pytest.mark.parametrize("name", TARGETS)
