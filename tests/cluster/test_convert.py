@@ -238,9 +238,9 @@ def test_a_budget_that_is_too_small_for_a_worker_is_refused_with_one_that_does(t
     on_threads("a")
     source = running.llama(tmp_path / "hf")
     with pytest.raises(BudgetError) as caught:
-        streamconv.convert(source, tmp_path / "ms", on="ray", workers_per_node=8, max_mem="1G")
+        streamconv.convert(source, tmp_path / "ms", on="ray", workers_per_node=64, max_mem="1G")
     assert caught.value.least > 1 << 30
-    assert "a has 1 GiB for 8 workers" in caught.value.message
+    assert "a has 1 GiB for 64 workers" in caught.value.message
 
 
 @pytest.mark.parametrize(
