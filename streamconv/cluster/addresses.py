@@ -77,7 +77,11 @@ def refused(address: str, error: Exception) -> StreamconvError:
             f"the Ray cluster at {quote(address)} refuses the token: {why}",
             "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token, here and on every node",
         )
-    return StorageError(
-        f"cannot connect to the Ray cluster at {quote(address)}: {why}",
-        "check that it runs (ray status), and its address: HOST:6379 in RAY_ADDRESS, or ray://HOST:10001 for a client",
-    )
+    if isinstance(error, OSError) and error.errno:
+        hint = "check that it runs (ray status), and its address: HOST:6379 in RAY_ADDRESS, or ray://HOST:10001"
+    else:
+        hint = (
+            "somebody listens there: check that it is Ray, of the same versions of Ray and Python; and if it wants a "
+            "token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's"
+        )
+    return StorageError(f"cannot connect to the Ray cluster at {quote(address)}: {why}", hint)

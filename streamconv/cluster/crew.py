@@ -60,7 +60,13 @@ class Member:
 
 
 class Step:
-    """A call that every worker has to answer well before it works."""
+    """A call that every worker has to answer well before it works.
+
+    Attributes:
+        leaves_files: whether a worker that takes it writes files, which `drop` removes.
+    """
+
+    leaves_files = False
 
     def begin(self, member: Member) -> tuple[str, tuple[Any, ...]]:
         """Return the method to call, and its arguments."""
@@ -149,13 +155,15 @@ class Crew:
     def stop(self) -> None:
         """Let all workers end what they do in good order, within 2.8 s; those that do not are killed."""
         end = time.monotonic() + _SECONDS_TO_STOP
-        busy = {member.call: member for member in self.members if member.task is not None}
+        busy = {member.call: member for member in self.members if _is_busy(member)}
         stops = {member.remote.call("stop"): member for member in busy.values()}
         while busy and time.monotonic() < end:
             for call, answer in self._cluster.answers([*busy, *stops], _ASK_EVERY):
                 stops.pop(call, None)
                 if member := busy.pop(call, None):
-                    member.call = member.task = None
+                    step, member.step, member.call, member.task = member.step, None, None, None
+                    if step is not None:
+                        step.drop(member)
                     if isinstance(answer, LostError):
                         self._remove(member)
         for member in busy.values():
@@ -247,6 +255,8 @@ class Crew:
     def _remove(self, member: Member) -> None:
         self.members.remove(member)
         member.remote.kill()
+        if member.step is not None:
+            member.step.drop(member)
 
     def _nobody(self) -> StorageError:
         """The error for a cluster that has no workers, or no longer."""
@@ -268,6 +278,11 @@ class Crew:
                 f"no worker started within {_SECONDS_TO_START:.0f} seconds on {first_few(names, show=quote)}",
                 "each worker needs a CPU of the cluster: wait until other work there has ended, or add nodes",
             )
+
+
+def _is_busy(member: Member) -> bool:
+    """Whether a worker is at something that should not be cut off."""
+    return member.task is not None or (member.step is not None and member.step.leaves_files)
 
 
 def _note(member: Member, answer: Mapping[str, Any] | LostError) -> None:

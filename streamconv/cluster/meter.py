@@ -12,7 +12,7 @@ from ..engine.progress import OnProgress, Progress
 from ..text import format_size
 from .crew import Member
 
-_TICK = 0.25
+_TICK = 0.2
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Meter:
 
 
 class Reporter:
-    """Calls a function with the progress of a job, some 4 times a second and when all is done.
+    """Calls a function with the progress of a job, some 5 times a second and when all is done.
 
     Args:
         on_progress: the function; nothing is reported without one.

@@ -53,6 +53,8 @@ class Describe(Step):
 class See(Step):
     """Every worker sees what the driver sees."""
 
+    leaves_files = True
+
     def __init__(self, sight: Sight) -> None:
         self._sight = sight
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..checks.against_manifest import Verified, block_size, blocks_to_read, differs, paths_of, verified
 from ..engine.progress import OnProgress
@@ -14,7 +15,7 @@ from .driver import Cluster, Task
 from .portions import gathered, portion_bytes
 from .steps import Job
 
-Range = tuple[str, int, int, list[str]]
+Range = list[Any]
 """A file's name, its size, the number of the first block, and the digests of all blocks."""
 
 
@@ -60,4 +61,4 @@ def _ranges(files: Sequence[tuple[str, int, Sequence[str], Sequence[int]]], most
             some = numbers[first : first + step]
             # A block that the manifest has no digest of differs.
             known = [digests[number] if number < len(digests) else "" for number in some]
-            yield (name, size, first, known), sum(block_size(size, number) for number in some)
+            yield [name, size, first, known], sum(block_size(size, number) for number in some)

@@ -10,6 +10,7 @@ import re
 import signal
 import struct
 import termios
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_a_line_says_all() -> None:
     assert "memory 50 MiB, " in line(event(0, limit=0))
     assert "time left unknown" in line(event(0, seconds=0))
     assert line(event(0, total=0)).startswith("100%")
+
+
+def test_a_line_on_a_cluster_says_which_node_is_slow() -> None:
+    text = line(replace(event(40 * MIB), nodes=3, slowest="host-7 12 MiB/s"))
+    assert "3 s left, 3 nodes, slowest host-7 12 MiB/s, memory 50 MiB/64 MiB, ms-model" in text
+    assert "1 node, memory" in line(replace(event(40 * MIB), nodes=1))
+    assert "\x1b" not in line(replace(event(1), nodes=2, slowest="\x1b[31m"))
+    stream = Terminal()
+    with ProgressBar(stream) as bar:
+        bar(replace(event(40 * MIB), nodes=2, slowest="b 1 MiB/s"))
+    assert "2 nodes, slowest b 1 MiB/s, mem 50" in stream.getvalue()
 
 
 def test_a_file_name_is_escaped() -> None:

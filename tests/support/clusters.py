@@ -144,5 +144,10 @@ class Raylets:
                 found += [p for p in psutil.Process(raylet).children() if "ray::Worker" in " ".join(p.cmdline())]
         return found
 
+    def are_working(self) -> bool:
+        """Whether each node's worker has a task."""
+        titles = [" ".join(worker.cmdline()) for worker in self.workers()]
+        return len(titles) == len(self.nodes) and all("ray::Worker.work" in title for title in titles)
+
     def close(self) -> None:
         self._cluster.shutdown()

@@ -118,7 +118,7 @@ def stopped(source: Path, dest: Path, **arguments: Any) -> Path:
     return dest.with_name(f"{dest.name}.partial.streamconv")
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any], seconds: float = 60) -> None:
     """Wait for something that a running process does."""
     end = time.monotonic() + seconds
     while not condition():
