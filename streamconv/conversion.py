@@ -147,10 +147,10 @@ class Plan(Prepared):
             self.destination.check(self.catalog, self.overwrite, paths_read(self))
             staging.commit(self._manifest(digests, tally))
         except BaseException as error:
-            has_some = recorder.durable_bytes > 0 or disk.exists(staging.paths.parts)
-            staging.is_worth_keeping = has_some and not isinstance(error, _MAKES_WORTHLESS)
+            safe = recorder.durable_bytes if spread is None else self._recorder(staging, journal).durable_bytes
+            staging.is_worth_keeping = safe > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
-                error.add(self._what_is_left(staging, recorder.durable_bytes))
+                error.add(self._what_is_left(staging, safe))
             raise
         return tally
 

@@ -22,9 +22,9 @@ from . import wire
 from .crew import Crew, Member
 from .handing_out import HandingOut
 from .meter import Meter, Reporter
+from .node_memory import NodeMemory
 from .nodes import LostError, Nodes
 from .ray_cluster import RayCluster
-from .shares import Shares
 from .sight import Sight
 from .steps import Describe, Job, Open, See
 
@@ -62,7 +62,7 @@ class Cluster:
     """Workers on all nodes of a cluster. A context manager: it ends the workers, and what it started."""
 
     def __init__(self, nodes: Nodes, workers_per_node: int = 1, max_mem: int | None = None) -> None:
-        self._nodes, self._shares = nodes, Shares(max_mem, workers_per_node)
+        self._nodes, self._memory = nodes, NodeMemory(max_mem, workers_per_node)
         self._crew = Crew(nodes, workers_per_node)
         self._meter = Meter()
 
@@ -143,12 +143,12 @@ class Cluster:
             StreamconvError: what a task failed with; or no worker is left.
         """
         reporter = Reporter(
-            on_progress, self._meter, total or sum(task.nbytes for task in tasks), resumed, self._shares.max_mem or 0
+            on_progress, self._meter, total or sum(task.nbytes for task in tasks), resumed, self._memory.max_mem or 0
         )
-        opening = Open(job, self._shares)
+        opening = Open(job, self._memory)
         self._crew.steps.append(opening)
         self._crew.is_running = True
-        run = _Run(self._crew, self._meter, self._shares, tasks)
+        run = _Run(self._crew, self._meter, self._memory, tasks)
         try:
             while run.left:
                 run.hand_out()
@@ -174,8 +174,8 @@ class Cluster:
 class _Run:
     """The tasks of a job, and who has them."""
 
-    def __init__(self, crew: Crew, meter: Meter, shares: Shares, tasks: Sequence[Task]) -> None:
-        self._crew, self._meter, self._shares = crew, meter, shares
+    def __init__(self, crew: Crew, meter: Meter, memory: NodeMemory, tasks: Sequence[Task]) -> None:
+        self._crew, self._meter, self._memory = crew, meter, memory
         self._tasks = {task.number: task for task in tasks}
         sizes = {task.number: task.nbytes for task in tasks}
         self._handing_out = HandingOut(sizes, [member.key for member in crew.members])
@@ -217,7 +217,7 @@ class _Run:
             return None
         error = wire.from_values(answer["error"], member.node.name)
         if type(error) not in _TRIED_ELSEWHERE:
-            raise self._shares.refused(error, member.node) if isinstance(error, BudgetError) else error
+            raise self._memory.refused(error, member.node) if isinstance(error, BudgetError) else error
         return error
 
     def _give_back(self, member: Member, number: int, error: StreamconvError) -> None:

@@ -11,7 +11,7 @@ from ..errors import BudgetError, StreamconvError, UsageError
 from ..text import quote
 from ..version import VERSION
 from .crew import Member, Step
-from .shares import Shares
+from .node_memory import NodeMemory
 from .sight import Sight
 
 
@@ -74,13 +74,13 @@ class See(Step):
 class Open(Step):
     """Every worker opens the job, with its share of its node's memory."""
 
-    def __init__(self, job: Job, shares: Shares) -> None:
-        self._job, self._shares = job, shares
+    def __init__(self, job: Job, memory: NodeMemory) -> None:
+        self._job, self._memory = job, memory
 
     def begin(self, member: Member) -> tuple[str, tuple[Any, ...]]:
         """Let it open the job."""
-        return "open", (self._job.kind, dict(self._job.arguments), self._shares.of(member.node))
+        return "open", (self._job.kind, dict(self._job.arguments), self._memory.of(member.node))
 
     def explain(self, member: Member, error: StreamconvError) -> StreamconvError:
         """Say of a share that is too small which limit would do."""
-        return self._shares.refused(error, member.node) if isinstance(error, BudgetError) else error
+        return self._memory.refused(error, member.node) if isinstance(error, BudgetError) else error

@@ -101,7 +101,6 @@ def test_the_command_line(made: Any, on_threads: Any, capsys: Any) -> None:
     ("arguments", "message"),
     [
         ({"on": "ray", "sample": "5%"}, "on has no effect on a sample"),
-        ({"on": "ray", "source": "x"}, "on and source do not go together"),
         ({"on": 1}, "on must be str, not int"),
         ({"on": "ray", "workers_per_node": 0}, "workers_per_node must be between 1 and 256: 0"),
         ({"on": "ray", "workers_per_node": "2"}, "workers_per_node must be int, not str"),

@@ -13,7 +13,7 @@ from .nodes import Node
 
 
 @dataclass(frozen=True)
-class Shares:
+class NodeMemory:
     """How a node's memory is shared.
 
     Attributes:
