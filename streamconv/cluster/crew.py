@@ -11,13 +11,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StorageError, StreamconvError
 from ..text import counted, first_few, quote
 from . import wire
-from .nodes import Call, LostError, Node, Nodes, Remote
+from .members import Event, Member, Step
+from .nodes import LostError, Node, Nodes
 
 _RESTARTS = 3
 _SECONDS_TO_START = 60.0
@@ -26,65 +26,8 @@ _LOOK_EVERY = 2.0
 _ASK_EVERY = 0.25
 _ASKED_AT_ONCE = 400
 _PAUSE = 0.02
-_STATUS: Mapping[str, Any] = {"done": 0, "read": 0, "file": "", "resident": 0, "peak": 0}
 
 _log = logging.getLogger("streamconv")
-
-
-@dataclass(eq=False)
-class Member:
-    """A worker that was started.
-
-    Attributes:
-        key: its name, which no other worker ever has.
-        node, remote: where it is, and how it is called.
-        is_late: whether the run had begun without it: what is wrong with it does not end the run.
-        passed: the steps that it has taken.
-        step: the step that it takes now.
-        call: that step's call, or that of its task, if it is not answered.
-        task: the number of the task that it does.
-        asked: the call for its status, if that is not answered.
-        status: what it answered last.
-    """
-
-    key: str
-    node: Node
-    remote: Remote
-    is_late: bool
-    passed: list[Step] = field(default_factory=list)
-    step: Step | None = None
-    call: Call | None = None
-    task: int | None = None
-    asked: Call | None = None
-    status: Mapping[str, Any] = field(default_factory=lambda: _STATUS)
-
-
-class Step:
-    """A call that every worker has to answer well before it works.
-
-    Attributes:
-        leaves_files: whether a worker that takes it writes files, which `drop` removes.
-    """
-
-    leaves_files = False
-
-    def begin(self, member: Member) -> tuple[str, tuple[Any, ...]]:
-        """Return the method to call, and its arguments."""
-        raise NotImplementedError
-
-    def end(self, member: Member, value: Any) -> None:
-        """Look at the answer; raises `StreamconvError` if it is not good."""
-
-    def drop(self, member: Member) -> None:
-        """Clean up after a worker that failed to answer, or answered that it failed."""
-
-    def explain(self, member: Member, error: StreamconvError) -> StreamconvError:
-        """Return the error for a worker's error."""
-        return error
-
-
-Event = tuple[Member, int, dict[str, Any] | LostError]
-"""A worker, the task that it had, and its answer."""
 
 
 class Crew:

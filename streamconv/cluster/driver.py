@@ -19,8 +19,9 @@ from ..engine.progress import OnProgress
 from ..errors import BudgetError, InternalError, SourceError, StorageError, StreamconvError
 from ..text import counted, first_few, quote
 from . import wire
-from .crew import Crew, Member
+from .crew import Crew
 from .handing_out import HandingOut
+from .members import Member
 from .meter import Meter, Reporter
 from .node_memory import NodeMemory
 from .nodes import LostError, Nodes

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engine.progress import OnProgress, Progress
 from ..text import format_size
-from .crew import Member
+from .members import Member
 
 _TICK = 0.2
 

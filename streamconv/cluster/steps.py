@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BudgetError, StreamconvError, UsageError
 from ..text import quote
 from ..version import VERSION
-from .crew import Member, Step
+from .members import Member, Step
 from .node_memory import NodeMemory
 from .sight import Sight
 

@@ -211,6 +211,18 @@ def test_workers_that_die_again_and_again_end_the_run(working) -> None:
         done(nodes)
 
 
+def test_workers_that_die_before_they_work_are_started_three_times_more() -> None:
+    class Dying(Worker):
+        def describe(self) -> Any:
+            nodes.remotes[-1].kill()
+            return super().describe()
+
+    nodes = FakeNodes("a", make=lambda name: Dying())
+    with pytest.raises(StorageError, match="no worker is left on 1 node: a: its worker process has died\nhint: look"):
+        done(nodes)
+    assert len(nodes.remotes) == 4
+
+
 def test_no_node_at_all() -> None:
     with pytest.raises(StorageError, match="no node with a processor"):
         done(FakeNodes())
