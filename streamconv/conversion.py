@@ -16,15 +16,13 @@ from .engine.same_bytes import check_same_bytes
 from .errors import SourceChangedError, StreamconvError, VerificationError, storing
 from .output import built_files, fingerprint, manifest
 from .output.companion_writer import write_companions
-from .output.journal import DoneBoxes, Journal
 from .output.links import make_links
 from .output.recorder import Recorder
 from .output.staging import Staging
 from .output.trial import offers_links
 from .output.writer import FileSink
-from .parts import leases
-from .parts.cutting import Part, cut_parts
-from .parts.scopes import Scopes
+from .parts import left
+from .parts.cutting import Part
 from .planning.outputs import Output
 from .prepared import Prepared, decide_budget, paths_read
 from .report import Report, describe, plan_values
@@ -129,15 +127,15 @@ class Plan(Prepared):
         if self.verify:
             check_copies(self.copied_refs, budget, self.reading.access, progress)
         journal = staging.begin(names)
-        recorder = self._recorder(staging, journal)
+        recorder = left.recorder(self, journal)
         resumed, read = recorder.durable_bytes, 0
         self._check_copies()
         _log.debug("resuming after %d of %d bytes", resumed, self.mapping.nbytes)
         try:
             if spread is not None:
                 built_files.make_files(staging.paths, self.layout.files, journal)
-                read = spread(self._parts_left(recorder), resumed, staging.hold)
-                recorder = self._recorder(staging, journal)
+                read = spread(left.parts_left(self, recorder), resumed, staging.hold)
+                recorder = left.recorder(self, journal)
             tally, digests = self._build(recorder, budget, progress)
             tally.resumed, tally.read = resumed, tally.read + read
             if self.verify:
@@ -147,7 +145,7 @@ class Plan(Prepared):
             self.destination.check(self.catalog, self.overwrite, paths_read(self))
             staging.commit(self._manifest(digests, tally))
         except BaseException as error:
-            safe = recorder.durable_bytes if spread is None else self._recorder(staging, journal).durable_bytes
+            safe = recorder.durable_bytes if spread is None else left.recorder(self, journal).durable_bytes
             staging.is_worth_keeping = safe > 0 and not isinstance(error, _MAKES_WORTHLESS)
             if isinstance(error, StreamconvError):
                 error.add(self._what_is_left(staging, safe))
@@ -164,19 +162,30 @@ class Plan(Prepared):
         for check in self.mapping.checks:
             check_same_bytes(check, budget, self.reading.access)
 
-    def _share(self) -> None:
-        """Make the files, the journal, and the place for the journals of parts."""
-        names = [file.name for file in self.layout.files]
-        with Staging(self.destination.paths, self._fingerprint()) as staging:
+    def _share(self) -> bool:
+        """Make the files, the journal, and the place for the journals of parts; return whether all is complete."""
+        names, paths = [file.name for file in self.layout.files], self.destination.paths
+        with Staging(paths, self._fingerprint()) as staging:
+            if staging.is_finished():
+                staging.finish_cleanup()
+                return True
+            if not (self.overwrite or disk.exists(paths.journal)) and self._is_there():
+                return True
             if staging.is_shared():
                 staging.check_same()
-                return
+                return False
             self._check(staging, self.budget)
             journal = staging.begin(names)
-            self._recorder(staging, journal)
+            left.recorder(self, journal)
             built_files.make_files(staging.paths, self.layout.files, journal)
             journal.append([["shared", self.asked]])
             staging.is_worth_keeping = True
+        return False
+
+    def _is_there(self) -> bool:
+        """Return whether the destination is what this plan writes: another process put it together."""
+        with storing(self.destination.path, "cannot read"):
+            return manifest.is_of(self.destination.paths, self.settings, self.mapping.digest)
 
     def _check_copies(self) -> None:
         """Refuse a result that has no space where the file system has no links, so that files are copied."""
@@ -195,16 +204,6 @@ class Plan(Prepared):
         return manifest.write(
             self.settings, self.mapping, self.layout, digests, tally.overflowed, names, version=VERSION
         )
-
-    def _recorder(self, staging: Staging, journal: Journal) -> Recorder:
-        """What is durable, and the journal to continue; what others recorded on their own is in it then."""
-        leases.absorb(staging.paths.parts, journal)
-        done = DoneBoxes(self.mapping.outputs, self.layout.files)
-        with storing(staging.paths.journal, "cannot read"):
-            lost = done.load(journal.records(), lambda file: built_files.is_there(staging.paths, file))
-        if lost:
-            journal.append([["lost", number] for number in lost])
-        return Recorder(journal, done, {file.name: number for number, file in enumerate(self.layout.files)})
 
     def _build(
         self, recorder: Recorder, budget: Budget, progress: OnProgress | None
@@ -229,14 +228,6 @@ class Plan(Prepared):
             texts = {**self.layout.texts, **self.companions.texts}
             write_companions(self.destination.paths.partial, texts, self.companions.copies, [*self.layout.in_folders])
         return tally, digests
-
-    def _parts_left(self, recorder: Recorder) -> Sequence[Part]:
-        """Return the parts that have something left to be written, or all where they are compared too."""
-        parts = cut_parts(self.mapping, self.layout)
-        if self.verify or not recorder.durable_bytes:
-            return parts
-        scopes = Scopes(self.mapping, self.layout)
-        return [part for part in parts if any(recorder.left(n, box) for n, box in scopes.of(part).boxes())]
 
     def _prove(self, staging: Staging, budget: Budget, progress: OnProgress | None, is_compared: bool) -> None:
         """Read what was built from the disk, not out of the page cache, and compare it with the source.
@@ -280,14 +271,17 @@ def run_spread(planned: Plan, spread: Spread, progress: OnProgress | None = None
     return planned._convert(progress, spread)
 
 
-def begin_shared(planned: Plan) -> None:
+def begin_shared(planned: Plan) -> bool:
     """Make the place where processes write that share the parts of a plan, unless another one did.
+
+    Returns:
+        Whether the result is complete and in place: nothing is left to be done.
 
     Raises:
         InUseError: another process is at it, or converts all of it.
         StreamconvError: as `Plan.run`.
     """
-    planned._share()
+    return planned._share()
 
 
 def join_shared(planned: Plan, progress: OnProgress | None = None) -> Report:

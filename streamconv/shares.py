@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
@@ -58,7 +58,12 @@ def convert_share(planned: Plan, mine: Share, progress: OnProgress | None = None
     started = time.monotonic()
     budget = decide_budget(planned.mapping, planned.layout, planned.budget.memory_limit, planned.workers)
     paths = planned.destination.paths
-    with _shared_journal(paths, planned) as lock:
+    lock = _shared_journal(paths, planned)
+    if lock is None:
+        tally = Tally(total=planned.mapping.nbytes, done=planned.mapping.nbytes, resumed=planned.mapping.nbytes)
+        seconds = time.monotonic() - started
+        return Report(prepared=planned, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
+    with lock:
         work = PartWork(planned, budget)
         parts = mine.parts(work.parts)
         tally = Tally(total=sum(map(work.nbytes, parts)))
@@ -92,13 +97,13 @@ def _convert(work: PartWork, part: Part, tally: Tally, progress: OnProgress | No
     tally.read += found.read
 
 
-@contextmanager
-def _shared_journal(paths: ResultPaths, planned: Plan) -> Iterator[JournalLock]:
-    """Hold the journal together with the others, once one of them made it."""
+def _shared_journal(paths: ResultPaths, planned: Plan) -> JournalLock | None:
+    """Hold the journal together with the others, once one of them made it; `None` where the result is complete."""
     until = time.monotonic() + _PATIENCE
     while True:
         with suppress(InUseError):
-            begin_shared(planned)
+            if begin_shared(planned):
+                return None
         lock = JournalLock(paths)
         try:
             with storing(paths.journal, "cannot open"), suppress(FileNotFoundError):
@@ -108,11 +113,9 @@ def _shared_journal(paths: ResultPaths, planned: Plan) -> Iterator[JournalLock]:
             if time.monotonic() > until:
                 raise
         if lock.is_held and lock.heading.arguments is not None:
-            break
+            return lock
         lock.release()
         time.sleep(_PAUSE)
-    with lock:
-        yield lock
 
 
 def _waiting(left: list[int], mine: Share, count: int) -> str:

@@ -189,3 +189,30 @@ def test_a_crash_of_the_last_process_is_finished(tmp_path: Path, monkeypatch: An
         report = streamconv.finish(tmp_path / "ms")
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
     assert report.resumed_bytes == report.tally.total
+
+
+def test_a_process_that_is_started_again_when_all_is_done_has_nothing_to_do(tmp_path: Path) -> None:
+    """As a scheduler does; but another conversion's result is in the way."""
+    source = running.llama(tmp_path / "hf")
+    for part in ("1/2", "2/2", "1/2"):
+        report = streamconv.convert(source, tmp_path / "ms", part=part)
+    assert "is already complete" in str(report) and report.read_bytes == 0
+    with pytest.raises(DestinationError, match="ms exists"):
+        streamconv.convert(source, tmp_path / "ms", part="1/2", dtype="fp32")
+    report = streamconv.convert(source, tmp_path / "ms", part="1/1", overwrite=True)
+    assert report.written_bytes > 0
+
+
+def test_a_result_in_place_that_was_not_cleaned_up_is(tmp_path: Path, monkeypatch: Any) -> None:
+    from streamconv.output.staging import Staging
+
+    source = running.llama(tmp_path / "hf")
+
+    def crash(self: Any) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Staging, "_clean_up", crash)
+        streamconv.convert(source, tmp_path / "ms", part="1/1")
+    assert "is already complete" in str(streamconv.convert(source, tmp_path / "ms", part="1/1"))
+    assert {path.name for path in tmp_path.iterdir()} == {"hf", "ms"}

@@ -161,6 +161,15 @@ def test_a_run_that_is_stopped_goes_on_anywhere(tmp_path: Path, on_threads: Any)
     assert report.resumed_bytes > report.prepared.mapping.nbytes // 5
 
 
+def test_what_only_waits_to_be_put_in_place_needs_no_worker(tmp_path: Path, on_threads: Any) -> None:
+    on_threads("a")
+    source = running.llama(tmp_path / "hf")
+    running.stopped(source, tmp_path / "ms")
+    report = streamconv.convert(source, tmp_path / "ms", on="ray")
+    assert report.resumed_bytes == report.tally.total and not report.nodes
+    streamconv.verify(tmp_path / "ms", source=source)
+
+
 def test_two_drivers_are_kept_apart(tmp_path: Path, on_threads: Any) -> None:
     source, seen = running.llama(tmp_path / "hf"), []
 
