@@ -108,12 +108,12 @@ def _shared_journal(paths: ResultPaths, planned: Plan) -> JournalLock | None:
         try:
             with storing(paths.journal, "cannot open"), suppress(FileNotFoundError):
                 lock.claim(shared=True)
+                if lock.heading.arguments is not None:
+                    return lock
         except InUseError:
-            lock.release()
             if time.monotonic() > until:
+                lock.release()
                 raise
-        if lock.is_held and lock.heading.arguments is not None:
-            return lock
         lock.release()
         time.sleep(_PAUSE)
 

@@ -141,7 +141,8 @@ class JournalLock:
         parts = self._paths.parts
         is_shared = self.heading.owner is None and disk.is_directory(parts)
         names = [name for name in disk.listdir(parts) if name.isdecimal()] if is_shared else []
-        journals = [parts / name / lease for name in names for lease in disk.listdir(parts / name)]
+        leases = [(parts / name, [one for one in disk.listdir(parts / name) if one.isdecimal()]) for name in names]
+        journals = [folder / max(numbers, key=int) for folder, numbers in leases if numbers]
         return any(time.time() - disk.stat(one).st_mtime < _SILENCE and not _is_done(one) for one in journals)
 
     def _is_taken(self) -> InUseError:

@@ -66,14 +66,10 @@ class Lease:
     Attributes:
         journal: where what is durable of it is recorded from now on.
         records: what earlier leases recorded.
-        is_done: the part was complete already.
-        is_compared: and compared with the source.
     """
 
     journal: LeaseJournal
     records: Sequence[object]
-    is_done: bool
-    is_compared: bool
 
 
 @contextmanager
@@ -98,8 +94,7 @@ def taken(folder: Path, part: int) -> Iterator[Lease]:
             records, ends = _read(place, before=int(path.name))
         journal = LeaseJournal(path, descriptor)
         journal.append([["took", ends]])
-        done = [record for record in records if _is(record, "done")]
-        yield Lease(journal, records, bool(done), ["done", True] in done)
+        yield Lease(journal, records)
     finally:
         disk.close_quietly(descriptor)
 

@@ -136,9 +136,9 @@ class PartWork:
             StreamconvError: as `Plan.run`.
         """
         planned = self._planned
+        if leases.is_done(self._paths.parts, number, planned.verify):
+            return PartDone(0, 0)
         with leases.taken(self._paths.parts, number) as lease:
-            if lease.is_done and (lease.is_compared or not planned.verify):
-                return PartDone(0, 0)
             self._load(lease.records)
             scope = self._scopes.of(self.parts[number])
             done = self._build(lease, scope, progress)
