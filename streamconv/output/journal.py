@@ -77,13 +77,18 @@ class Journal:
 
     def records(self, stop: int | None = None) -> Iterator[object]:
         """Yield all records whose checksums match, in order; with `stop` only those before that byte."""
+        for text in self.texts(stop):
+            try:
+                yield json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+
+    def texts(self, stop: int | None = None) -> Iterator[bytes]:
+        """Yield the same records as they are written, for `copy`."""
         for text in self._lines(stop):
             check, _, payload = text.partition(b" ")
             if check == _check(payload):
-                try:
-                    yield json.loads(payload)
-                except (ValueError, RecursionError):
-                    continue
+                yield payload
 
     def _lines(self, stop: int | None) -> Iterator[bytes]:
         rest, at = b"", 0
@@ -101,8 +106,16 @@ class Journal:
         Raises:
             StorageError: the file system refuses.
         """
+        self.copy(json.dumps(record, separators=(",", ":")).encode() for record in records)
+
+    def copy(self, texts: Iterable[bytes]) -> None:
+        """Append records as another journal's `texts` has them.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
         # A line that was cut off by a crash must not take the next one with it.
-        data = b"\n" * (self._end > 0) + b"".join(map(_line, records))
+        data = b"\n" * (self._end > 0) + b"".join(map(_line, texts))
         with storing(self._path):
             disk.write_all(self._descriptor, memoryview(data), self._end)
             disk.sync_data(self._descriptor)
@@ -115,8 +128,7 @@ class Journal:
             self._end = 0
 
 
-def _line(record: object) -> bytes:
-    payload = json.dumps(record, separators=(",", ":")).encode()
+def _line(payload: bytes) -> bytes:
     return b"%s %s\n" % (_check(payload), payload)
 
 
@@ -218,10 +230,10 @@ class DoneBoxes:
         self._blocks[self._files[file].name].put(number, digest, crc)
 
     def _load_box(self, number: int, box: Box, overflowed: int) -> None:
-        output = self._outputs[number]
         # Journals of parts are copied into that of the run: a crash in the middle of that leaves a record twice.
-        if not self.left(number, box):
+        if self._whole[number] or (number in self._parts and not self.left(number, box)):
             return
+        output = self._outputs[number]
         if overflowed:
             self.overflowed[output.name] = self.overflowed.get(output.name, 0) + overflowed
         parts = self._parts.setdefault(number, [])
@@ -251,6 +263,10 @@ class DoneBoxes:
     def blocks(self, file: str) -> Blocks:
         """Return the finished blocks of a file."""
         return self._blocks[file]
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the outputs that are not on record as whole."""
+        return [number for number, is_whole in enumerate(self._whole) if not is_whole]
 
     def left(self, number: int, box: Box) -> list[Box]:
         """Return what is not written of a box of an output, as boxes."""

@@ -113,7 +113,7 @@ class Recorder:
 
     def outputs(self, count: int) -> Iterable[int]:
         """Return the numbers, below `count`, of the outputs that are written."""
-        return range(count) if self._scope is None else self._scope.outputs
+        return self._done.unfinished() if self._scope is None else self._scope.outputs
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
         """Return what no earlier run wrote of a box of an output."""

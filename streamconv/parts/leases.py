@@ -14,6 +14,7 @@ appears. So a worker that comes back from the dead changes nothing, and it notic
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from ..text import quote
 
 _TRIES = 100
 _COPIED_AT_ONCE = 10_000
+_COPIED = (b'["block",', b'["box",')
+_DONE = {True: b'["done",true]', False: b'["done",false]'}
 _JOIN = "join"
 
 
@@ -37,7 +40,7 @@ class LeaseJournal(Journal):
         super().__init__(path, descriptor)
         self._path, self._descriptor = path, descriptor
 
-    def append(self, records: Iterable[object]) -> None:
+    def copy(self, texts: Iterable[bytes]) -> None:
         """Append records, durable when this returns.
 
         Raises:
@@ -46,7 +49,7 @@ class LeaseJournal(Journal):
         """
         with storing(self._path):
             self._check()
-        super().append(records)
+        super().copy(texts)
 
     def _check(self) -> None:
         """Read the directory again: on NFS that is what shows files that other hosts made since."""
@@ -91,10 +94,10 @@ def taken(folder: Path, part: int) -> Iterator[Lease]:
         with storing(place):
             disk.sync_directory(place)
             disk.sync_directory(folder)
-            records, ends = _read(place, before=int(path.name))
+            texts, ends = _read(place, before=int(path.name))
         journal = LeaseJournal(path, descriptor)
         journal.append([["took", ends]])
-        yield Lease(journal, records)
+        yield Lease(journal, [json.loads(text) for text in texts])
     finally:
         disk.close_quietly(descriptor)
 
@@ -115,37 +118,33 @@ def _leases(place: Path) -> list[int]:
     return sorted(int(name) for name in disk.listdir(place) if name.isdecimal())
 
 
-def _read(place: Path, before: int | None = None) -> tuple[list[object], dict[str, int]]:
+def _read(place: Path, before: int | None = None) -> tuple[list[bytes], dict[str, int]]:
     """Return what the leases of a part recorded, as far as it counts, and how many bytes of each journal that is."""
-    records: list[object] = []
+    texts: list[bytes] = []
     ends: dict[str, int] = {}
     counted: dict[str, int] | None = None
     for lease in reversed(_leases(place)):
         if before is not None and lease >= before:
             continue
-        found, end = _records(place / str(lease), None if counted is None else counted.get(str(lease), 0))
-        match found[:1]:
-            case [["took", dict(took)]]:
+        found, end = _texts(place / str(lease), None if counted is None else counted.get(str(lease), 0))
+        match json.loads(found[0]) if found else None:
+            case ["took", dict(took)]:
                 counted = took if counted is None else counted
             case _ if counted is None:
                 # It was taken, and its owner died before it recorded anything.
                 continue
-        records, ends[str(lease)] = [*found, *records], end
-    return records, ends
+        texts, ends[str(lease)] = [*found, *texts], end
+    return texts, ends
 
 
-def _records(path: Path, stop: int | None) -> tuple[list[object], int]:
+def _texts(path: Path, stop: int | None) -> tuple[list[bytes], int]:
     descriptor = disk.open_file(path, os.O_RDONLY | disk.NO_FOLLOW)
     try:
         journal = Journal(path, descriptor)
         end = journal.end if stop is None else min(stop, journal.end)
-        return list(journal.records(end)), end
+        return list(journal.texts(end)), end
     finally:
         disk.close_quietly(descriptor)
-
-
-def _is(record: object, kind: str) -> bool:
-    return isinstance(record, list) and record[:1] == [kind]
 
 
 def is_done(folder: Path, part: int, compared: bool) -> bool:
@@ -156,8 +155,8 @@ def is_done(folder: Path, part: int, compared: bool) -> bool:
     """
     place = folder / f"{part:05}"
     with storing(place, "cannot read"):
-        records = _read(place)[0] if disk.is_directory(place) else []
-    return ["done", True] in records or (not compared and ["done", False] in records)
+        texts = _read(place)[0] if disk.is_directory(place) else []
+    return any(_DONE[is_compared] in texts for is_compared in {compared, True})
 
 
 def is_first_to_join(folder: Path) -> bool:
@@ -187,12 +186,12 @@ def absorb(folder: Path, journal: Journal) -> None:
         if not disk.exists(folder):
             return
         parts = sorted(name for name in disk.listdir(folder) if name.isdecimal())
-        copied: list[object] = []
+        copied: list[bytes] = []
         for name in parts:
-            copied += [one for one in _read(folder / name)[0] if _is(one, "block") or _is(one, "box")]
+            copied += [text for text in _read(folder / name)[0] if text.startswith(_COPIED)]
             if len(copied) >= _COPIED_AT_ONCE:
-                journal.append(copied)
+                journal.copy(copied)
                 copied = []
         if copied:
-            journal.append(copied)
+            journal.copy(copied)
         whole_files.remove_tree(folder)

@@ -10,10 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.checkpoints import mixtral
-from support import running
+from support import found_in_the_tree, running
 from support.clusters import Raylets
 from support.watching import descendants, number
+
+with found_in_the_tree():
+    from benchmarks.checkpoints import mixtral
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]

@@ -190,7 +190,7 @@ def test_a_source_that_differs_on_one_node(tmp_path: Path, monkeypatch: Any) -> 
     """Same names and sizes, so the first look does not tell; another file than the driver's."""
     source = running.llama(tmp_path / "hf")
     other = running.llama(tmp_path / "other")
-    here = threading.local()
+    here, looked = threading.local(), threading.Event()
 
     class Elsewhere(Worker):
         def open(self, *words: Any) -> Any:  # type: ignore[override]
@@ -199,8 +199,14 @@ def test_a_source_that_differs_on_one_node(tmp_path: Path, monkeypatch: Any) -> 
                 return super().open(*words)  # type: ignore[operator]
             finally:
                 here.is_elsewhere = False
+                looked.set()
 
-    nodes = FakeNodes("a", "b", make=lambda name: Elsewhere() if name == "b" else Worker())
+    class Later(Worker):
+        def open(self, *words: Any) -> Any:  # type: ignore[override]
+            assert looked.wait(20)
+            return super().open(*words)  # type: ignore[operator]
+
+    nodes = FakeNodes("a", "b", make=lambda name: Elsewhere() if name == "b" else Later())
     monkeypatch.setattr(driver, "RayCluster", lambda on, workers_per_node: nodes)
     monkeypatch.setattr(
         parts_job,

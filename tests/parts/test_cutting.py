@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import checkpoints
 from streamconv import plans
 from streamconv.output.blocks import BLOCK
 from streamconv.parts import cutting
 from streamconv.parts.cutting import BlockRange, Part, cut_parts
-from support import running
+from support import found_in_the_tree, running
 from support.parts import small_parts
+
+with found_in_the_tree():
+    from benchmarks import checkpoints
 
 
 def blocks_of(parts: list[Part] | tuple[Part, ...]) -> list[tuple[int, int]]:
