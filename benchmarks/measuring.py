@@ -37,6 +37,7 @@ class Run:
         memory: (seconds, resident bytes of all its processes), every 20 ms.
         cpu: processor seconds, in the program and in the kernel on its behalf.
         read: bytes that it had the disk read; none on tmpfs, and none that were in the page cache.
+        said: what it printed.
     """
 
     seconds: float
@@ -44,6 +45,7 @@ class Run:
     memory: list[tuple[float, int]] = field(default_factory=list)
     cpu: float = 0.0
     read: int = 0
+    said: str = ""
 
 
 def measure(
@@ -79,14 +81,15 @@ def measure(
             os.sync()
         seconds = time.monotonic() - started
         watch.stop()
-        if code:
-            said.seek(0)
-            words = said.read().decode(errors="replace")[-_LAST_WORDS:]
-            raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words}")
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    if code:
+        raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words[-_LAST_WORDS:]}")
     # Those of all children that have ended, and of theirs.
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, (after.ru_inblock - before.ru_inblock) * _BLOCK)
+    read = (after.ru_inblock - before.ru_inblock) * _BLOCK
+    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, read, words)
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
