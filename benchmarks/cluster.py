@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from . import cluster_runs, simulation
 from .checkpoints import deepseek_v3
 from .conversions import removed
@@ -47,7 +49,7 @@ _FEW = "256"
 _MOST_ROUNDS = 3
 _SMALL = {"num_hidden_layers": 4, "n_routed_experts": 8}
 # Steps of the driver by when they happen; the rest is neither, or the workers'.
-_STARTS = ("plan", "import Ray", "fingerprint", "cut parts", "scopes of parts", "make files")
+_STARTS = ("plan", "write and read tokens", "fingerprint", "cut parts", "scopes of parts", "make files")
 _ENDS = ("copy the parts' journals", "read the journal", "look for boxes that are left", "finish files", "manifest")
 
 
@@ -127,7 +129,8 @@ def _median(driver: Data, name: str, clock: int = 0) -> float:
 def _model(data: Data) -> Data:
     """Return the model's parameters for DeepSeek-V3, in seconds and bytes a second.
 
-    Workers plan when the driver has; what Ray takes to start is what the command takes besides the conversion.
+    Workers plan when the driver has. What Ray takes to start is what the command takes longer with it, besides the
+    conversion: the rest is the same without.
     """
     driver = data["driver"]["plan's"]
     start = sum(_median(driver, name) for name in _STARTS) + _median(driver, "plan")
@@ -136,8 +139,9 @@ def _model(data: Data) -> Data:
         return {**model, "start": start, "per_part": 0.0, "processor": GB * CORES}
     workers = data["workers"]
     known = cluster_runs.machines_of(workers)["tmpfs"]
-    one = workers["tmpfs" if "tmpfs" in workers else "disk"]["1"]
-    ray = spread(one["whole"]).median - spread(one["conversion"]).median
+    runs = workers["tmpfs" if "tmpfs" in workers else "disk"]
+    besides = [np.subtract(runs[way]["whole"], runs[way]["conversion"]) for way in ("1", "alone")]
+    ray = float(np.median(besides[0] - besides[1]))
     return {**model, "start": start + ray, "per_part": known.per_part, "processor": known.processor * CORES}
 
 

@@ -132,6 +132,7 @@ def _clocks() -> NDArray[np.float64]:
 
 def _watch(steps: Steps) -> None:
     for name, owner, attribute in (
+        ("write and read tokens", Cluster, "prove"),
         ("fingerprint", fingerprint, "describe"),
         ("cut parts", conversion, "cut_parts"),
         ("scopes of parts", Scopes, "of"),
