@@ -89,7 +89,7 @@ def _figures(runs: list[Run]) -> Data:
     reports = [json.loads(run.said[run.said.index("{") :]) for run in runs]
     return {
         "whole": [run.seconds for run in runs],
-        "cpu": [run.cpu for run in runs],
+        "read": [report["read_bytes"] for report in reports],
         "conversion": [report["seconds"] for report in reports],
         "parts": [_seconds_of_parts(report) for report in reports],
         "peak": [report["peak_bytes"] for report in reports],
@@ -148,7 +148,7 @@ def table(found: Data) -> Table:
     return Table(columns, rows)
 
 
-_MEASURED = {"parts": "parts", "conversion": "conversion", "whole": "command, with start-up and Ray", "cpu": "CPU"}
+_MEASURED = {"parts": "parts", "conversion": "conversion", "whole": "command, with start-up and Ray"}
 
 
 def _row(runs: Data, where: str, what: str) -> tuple[str, ...]:

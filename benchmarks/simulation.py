@@ -193,7 +193,7 @@ def table(title: str, found: Mapping[int, Prediction]) -> Table:
         (str(count), clock(one.seconds), f"{first.seconds / one.seconds:.1f}", f"{one.idle:.1%}", one.limit)
         for count, one in found.items()
     ]
-    return Table((title, "time", "times as fast", "nodes idle", "most time for"), rows)
+    return Table((title, "predicted time", "times as fast", "nodes idle", "most time for"), rows)
 
 
 def clock(seconds: float) -> str:
