@@ -100,9 +100,9 @@ DEEPSEEK_V3: Mapping[str, Any] = {
 }
 
 
-def deepseek_v3(folder: Path) -> Path:
+def deepseek_v3(folder: Path, **changes: Any) -> Path:
     """Write DeepSeek-V3 at its full size, 91,991 tensors in 161 shards: real headers, holes for data."""
-    config = DEEPSEEK_V3
+    config = {**DEEPSEEK_V3, **changes}
     specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
     specs.sort(key=lambda spec: [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")])
     samples.write_hf(folder, config, specs, 4_300_000_000, sparse=True)

@@ -41,7 +41,7 @@ CASES: Mapping[str, Case] = {
 }
 
 _SMALL_MIXTRAL = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 1, "vocab_size": 1000}
-_SMALL_DEEPSEEK3 = {
+SMALL_DEEPSEEK3 = {
     "hidden_size": 512,
     "intermediate_size": 1024,
     "moe_intermediate_size": 256,
@@ -65,7 +65,7 @@ MODELS: Mapping[str, Model] = {
     ),
     "deepseek3": Model(
         checkpoints.deepseek3,
-        lambda folder: checkpoints.deepseek3(folder, **_SMALL_DEEPSEEK3),
+        lambda folder: checkpoints.deepseek3(folder, **SMALL_DEEPSEEK3),
     ),
 }
 

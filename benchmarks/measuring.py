@@ -34,9 +34,10 @@ class Run:
     Attributes:
         seconds: from its start until all that was written is on the disk.
         peak: most bytes resident: `VmHWM`, summed over its processes.
-        memory: (seconds, resident bytes of all its processes), every 20 ms.
+        memory: (seconds, resident bytes of all its processes), every 20 ms by default.
         cpu: processor seconds, in the program and in the kernel on its behalf.
         read: bytes that it had the disk read; none on tmpfs, and none that were in the page cache.
+        said: what it printed.
     """
 
     seconds: float
@@ -44,6 +45,7 @@ class Run:
     memory: list[tuple[float, int]] = field(default_factory=list)
     cpu: float = 0.0
     read: int = 0
+    said: str = ""
 
 
 def measure(
@@ -53,6 +55,7 @@ def measure(
     env: Mapping[str, str] | None = None,
     prepare: Callable[[], None] | None = None,
     synced: bool = True,
+    poll: float = _POLL,
 ) -> Run:
     """Run a command to its end.
 
@@ -63,6 +66,7 @@ def measure(
         prepare: called in the child before the command is executed.
         synced: measure until everything written is on disk. Not for a command that writes nothing: it would wait for
             what others write.
+        poll: seconds between two looks at its memory. A look at many processes takes milliseconds.
 
     Raises:
         BenchmarkError: the command failed; the message has the end of its output.
@@ -73,20 +77,21 @@ def measure(
     with TemporaryFile() as said:
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         process = subprocess.Popen(command, stdout=said, stderr=said, env=env, preexec_fn=prepare)  # noqa: PLW1509
-        watch = _Watch(process.pid, started)
+        watch = _Watch(process.pid, started, poll)
         code = process.wait()
         if synced:
             os.sync()
         seconds = time.monotonic() - started
         watch.stop()
-        if code:
-            said.seek(0)
-            words = said.read().decode(errors="replace")[-_LAST_WORDS:]
-            raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words}")
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    if code:
+        raise BenchmarkError(f"exit code {code} of {' '.join(map(str, command))}\n{words[-_LAST_WORDS:]}")
     # Those of all children that have ended, and of theirs.
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, (after.ru_inblock - before.ru_inblock) * _BLOCK)
+    read = (after.ru_inblock - before.ru_inblock) * _BLOCK
+    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, read, words)
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
@@ -139,16 +144,16 @@ def drop(path: Path) -> None:
 class _Watch(threading.Thread):
     """A thread that polls the memory of a process and its descendants until it ends."""
 
-    def __init__(self, pid: int, started: float) -> None:
+    def __init__(self, pid: int, started: float, poll: float) -> None:
         super().__init__(daemon=True)
         self.peaks: dict[int, int] = {}
         self.memory: list[tuple[float, int]] = []
-        self._pid, self._since = pid, started
+        self._pid, self._since, self._poll = pid, started, poll
         self._over = threading.Event()
         self.start()
 
     def run(self) -> None:
-        while not self._over.wait(_POLL):
+        while not self._over.wait(self._poll):
             self._look()
 
     def stop(self) -> None:

@@ -65,7 +65,7 @@ def test_a_table_is_markdown() -> None:
 def test_the_one_command(tmp_path: Path) -> None:
     if machine.mount(tmp_path).kind == "tmpfs":
         pytest.skip("needs a disk")
-    names = ["copies", "ranks", "memory", "operations", "reading", "journal"]
+    names = ["copies", "ranks", "memory", "operations", "reading", "journal", "cluster"]
     out = tmp_path / "out"
     words = [*names, "--quick", "--rounds", "1", "--folder", tmp_path, "--out", out]
     command = [sys.executable, "-m", "benchmarks", *map(str, words)]
