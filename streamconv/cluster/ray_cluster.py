@@ -186,6 +186,8 @@ def _connect(ray: Any, address: str, workers_per_node: int) -> None:
 def _start(ray: Any, count: int, quiet: Mapping[str, Any]) -> None:
     """Start a cluster of this machine alone, which ends with this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # By default Ray's workers give way to all other processes; without a cluster a conversion does not.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(address="local", num_cpus=count, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
 
 
