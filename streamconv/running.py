@@ -90,6 +90,11 @@ def ready(
         yield Runner(cluster=cluster)
 
 
+def has_no_share(part: str | None) -> bool:
+    """Return whether this process is no worker: msrun starts the same command once more, as its scheduler."""
+    return part is not None and share.is_scheduler(part)
+
+
 def memory_limit(max_mem: str | int | None) -> int | None:
     """Return a memory limit in bytes, `None` where none is given: each node decides then.
 

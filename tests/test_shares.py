@@ -97,6 +97,16 @@ def test_without_locks(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ms"]
 
 
+def test_the_process_that_msrun_starts_as_its_scheduler_does_nothing(tmp_path: Path) -> None:
+    """It is started with the same words and the same number as the first worker."""
+    said = run(
+        *("convert", running.tiny(tmp_path / "hf"), tmp_path / "ms", "--part", "auto"),
+        env={"MS_ROLE": "MS_SCHED", "RANK_ID": "0", "RANK_SIZE": "2"},
+    )
+    assert said.code == 0 and said.out == "" and "part     none: msrun started this process" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def test_the_same_share_twice_ends_the_first(tmp_path: Path) -> None:
     """As when a scheduler starts a task again that it took for dead."""
     source, seen = running.llama(tmp_path / "hf"), []

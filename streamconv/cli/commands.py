@@ -78,8 +78,11 @@ def convert(
     quiet: bool, as_json: bool, part: str | None, on: str | None, workers_per_node: int | None, **arguments: Any
 ) -> None:
     """Convert."""
-    from ..running import ready
+    from ..running import has_no_share, ready
 
+    if has_no_share(part):
+        say("part     none: msrun started this process as its scheduler, and the workers convert")
+        return
     source, dest = _places(arguments, "write streamconv convert SOURCE DEST")
     asked = given({"on": on, "workers_per_node": workers_per_node, "part": part})
     with signals.patience(on), ready(source, dest, cast(PlanOptions, given(arguments)), **asked) as runner:

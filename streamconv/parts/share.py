@@ -37,6 +37,9 @@ _SCHEDULERS = (
     _Scheduler("SLURM_PROCID", 0, ("SLURM_NTASKS", "SLURM_NPROCS")),
 )
 
+#: msrun starts the same command once more, as its scheduler, which has the number of the first worker.
+_ROLE, _SCHEDULER = "MS_ROLE", "MS_SCHED"
+
 
 class Share(NamedTuple):
     """Share `number` of `of`, counted from 1; `known` says which variable told."""
@@ -53,6 +56,11 @@ class Share(NamedTuple):
         return parts[len(parts) * (self.number - 1) // self.of : len(parts) * self.number // self.of]
 
 
+def is_scheduler(text: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process, with `auto`, is no worker but what msrun starts to schedule them: it has no share."""
+    return text.startswith("auto") and environment.get(_ROLE) == _SCHEDULER
+
+
 def parse(text: str, environment: Mapping[str, str] = os.environ) -> Share:
     """Return the share that `I/N` names; with `auto` or `auto/N`, the scheduler's variables say what is missing.
 
@@ -62,6 +70,11 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> Share:
     found = _GIVEN.fullmatch(text)
     if not found:
         raise UsageError(f"cannot parse {setting('part', quote(text))}", "write I/N with I from 1 to N, auto or auto/N")
+    if is_scheduler(text, environment):
+        raise UsageError(
+            f"{setting('part', quote(text))} has no part for msrun's scheduler",
+            f"do nothing where {_ROLE} is {_SCHEDULER}",
+        )
     number, of = (None if one is None else int(one[:9]) for one in found.groups())
     if number is None:
         return _checked(_by_scheduler(of, environment), text)

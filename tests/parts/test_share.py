@@ -47,6 +47,7 @@ def test_many_missing_shares_are_counted() -> None:
         ("auto/16", {"JOB_COMPLETION_INDEX": "15"}, (16, 16, "JOB_COMPLETION_INDEX")),
         ("auto", {"RANK_ID": "2", "RANK_SIZE": "8"}, (3, 8, "RANK_ID")),
         ("auto", {"RANK_ID": "7", "MS_WORKER_NUM": "8"}, (8, 8, "RANK_ID")),
+        ("auto", {"RANK_ID": "0", "RANK_SIZE": "8", "MS_ROLE": "MS_WORKER"}, (1, 8, "RANK_ID")),
         ("auto", {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (2, 2, "OMPI_COMM_WORLD_RANK")),
         ("auto", {"PMI_RANK": "1", "PMI_SIZE": "2"}, (2, 2, "PMI_RANK")),
         # An array's task is one process of its own step; several that agree are one.
@@ -76,6 +77,7 @@ def test_what_is_understood(text: str, environment: dict[str, str], expected: tu
         ("3", {}, "does not say of how many"),
         ("auto", {}, "no scheduler says which part"),
         ("auto", {"JOB_COMPLETION_INDEX": "15"}, "no scheduler says which part"),
+        ("auto", {"RANK_ID": "0", "RANK_SIZE": "8", "MS_ROLE": "MS_SCHED"}, "no part for msrun's scheduler"),
         ("auto/8", {"JOB_COMPLETION_INDEX": "8"}, "JOB_COMPLETION_INDEX says 9/8"),
         ("auto", {"RANK_ID": "x", "RANK_SIZE": "8"}, "no scheduler"),
         ("auto", {"RANK_ID": "1", "RANK_SIZE": "8", "SLURM_PROCID": "2", "SLURM_NTASKS": "8"}, "say different parts"),
