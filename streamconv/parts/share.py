@@ -57,7 +57,7 @@ class Share(NamedTuple):
 
 
 def is_scheduler(text: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process, with `auto`, is no worker but what msrun starts to schedule them: it has no share."""
+    """Return whether msrun started this process to schedule the workers: with `auto`, it has no share."""
     return text.startswith("auto") and environment.get(_ROLE) == _SCHEDULER
 
 
