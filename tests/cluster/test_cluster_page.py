@@ -93,6 +93,8 @@ class Stage:
             env={
                 **kept,
                 **alone,
+                # Ray keeps a token there.
+                "HOME": str(self.folder),
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
                 "PYTHONPATH": str(self.folder / "python"),
                 "STAGE": str(self.folder),
