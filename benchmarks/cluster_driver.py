@@ -182,6 +182,8 @@ class NoNodes:
         parts: where they belong.
     """
 
+    where = "nowhere"
+
     def __init__(self, journals: Path, parts: Path) -> None:
         self._journals, self._parts = journals, parts
         self._answers: dict[Call, dict[str, Any]] = {}

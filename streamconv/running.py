@@ -41,7 +41,7 @@ class Runner:
     def lines(self) -> list[str]:
         """What to say next to the plan."""
         if self.cluster is not None:
-            return [f"cluster  {counted(self.cluster.workers, 'worker')}"]
+            return [f"cluster  {counted(self.cluster.workers, 'worker')} of the cluster {self.cluster.where}"]
         if self.share is not None:
             return [f"part     {self.share}" + (f" (from {self.share.known})" if self.share.known else "")]
         return []

@@ -34,7 +34,7 @@ from .prepared import decide_budget
 from .report import Report
 from .storage import disk
 from .storage.memory import peak_bytes
-from .text import quote, setting
+from .text import format_size, quote, setting
 
 #: Seconds to wait for the process that makes the place where all of them write.
 _PATIENCE = 60.0
@@ -170,10 +170,12 @@ def finish(
     asked = dict(_recorded(format_choice.destination(path).paths))
     source, _ = cast(str, asked.pop("source")), asked.pop("dest")
     planned = plan(source, path, **cast(PlanOptions, {**asked, "max_mem": max_mem, "workers": workers}))
-    left = PartWork(planned, planned.budget).unfinished()
+    work = PartWork(planned, planned.budget)
+    left = sum(work.nbytes(work.parts[number]) for number in work.unfinished())
     if left:
         raise DestinationError(
-            f"{quote(path)} cannot be put together: {len(left)} of the plan's parts are not complete",
+            f"{quote(path)} cannot be put together: {format_size(left)} of {format_size(planned.mapping.nbytes)} are "
+            "not converted yet",
             f"run the processes with {setting('part', 'I/N')} that did not end well again; or convert the rest here: "
             f"repeat the conversion without {setting('part')}",
         )

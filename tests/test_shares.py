@@ -154,7 +154,7 @@ def test_finish_says_what_is_missing(tmp_path: Path) -> None:
         streamconv.finish(tmp_path / "ms")
     with small_parts():
         streamconv.convert(source, tmp_path / "ms", part="2/2")
-        with pytest.raises(DestinationError, match=r"cannot be put together: .* of the plan's parts are not complete"):
+        with pytest.raises(DestinationError, match=r"cannot be put together: .* of .* are not converted yet"):
             streamconv.finish(tmp_path / "ms")
         streamconv.convert(source, tmp_path / "ms", part="1/2")
     with pytest.raises(UsageError, match="which is complete"):

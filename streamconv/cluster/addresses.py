@@ -37,23 +37,25 @@ def check(on: str) -> None:
 
 
 def meant(on: str) -> str:
-    """Return the address that a word means: for `ray`, that of `RAY_ADDRESS`, else what runs here, if anything does."""
+    """Return the address that a word means: for `ray`, that of `RAY_ADDRESS`, else what runs here, if anything does.
+
+    What runs here is what Ray noted last, if it still answers: Ray itself would wait for it for minutes. One that
+    answers and refuses is an error then, and no reason to start another.
+    """
     if on != RAY:
         return on
     address = os.environ.get("RAY_ADDRESS") or AUTO
-    return LOCAL if address == AUTO and _has_ended() else address
+    return _running() if address == AUTO else address
 
 
-def _has_ended() -> bool:
-    """Whether the cluster that Ray noted last on this machine has ended: Ray itself waits for it for minutes."""
+def _running() -> str:
     folder = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray")
     try:
-        reach((folder / "ray_current_cluster").read_text().strip())
-    except FileNotFoundError:
-        return False
+        address = (folder / "ray_current_cluster").read_text().strip()
+        reach(address)
     except OSError:
-        return True
-    return False
+        return LOCAL
+    return address if _HOST_AND_PORT.fullmatch(address) else LOCAL
 
 
 def reach(address: str) -> None:
@@ -70,7 +72,7 @@ def reach(address: str) -> None:
 def refused(address: str, error: Exception) -> StreamconvError:
     """Return the error for a cluster that cannot be connected to."""
     why = quote(" ".join(str(error).split()) or type(error).__name__)
-    if address in (AUTO, LOCAL):
+    if address == LOCAL:
         return StorageError(f"cannot start Ray on this machine: {why}", "look into Ray's logs, and run again")
     if any(word in why.lower() for word in _REFUSED):
         return UsageError(

@@ -129,11 +129,17 @@ class Crew:
             self._remove(member)
         there = Counter(member.node.key for member in self.members)
         for key, node in nodes.items():
-            for _ in range(self._per_node - there[key] if key not in self._left_out else 0):
+            for _ in range(self._wanted(node) - there[key] if key not in self._left_out else 0):
                 self._start(node)
         self._looked = time.monotonic()
         if not self.members:
             raise self._nobody()
+
+    def _wanted(self, node: Node) -> int:
+        """How many workers a node is to have: more than it has processors would wait forever."""
+        if node.cpus < self._per_node and not self._started[node.key]:
+            _log.warning("%s has %s: it gets no more workers", quote(node.name), counted(node.cpus, "CPU"))
+        return min(self._per_node, node.cpus)
 
     def _start(self, node: Node) -> None:
         number = self._started[node.key]

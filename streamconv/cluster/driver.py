@@ -108,6 +108,11 @@ class Cluster:
         return self._meter.records()
 
     @property
+    def where(self) -> str:
+        """Which cluster it is, for people."""
+        return self._nodes.where
+
+    @property
     def workers(self) -> int:
         """How many workers there are now."""
         return len(self._crew.members)

@@ -15,11 +15,13 @@ class Node:
         key: what the cluster calls it; no two nodes that ever were have the same.
         name: its host name, made different from those of the other nodes.
         is_drivers: whether the driver runs on it, and so shares its memory.
+        cpus: processors that the cluster may give to workers.
     """
 
     key: str
     name: str
     is_drivers: bool = False
+    cpus: int = 1 << 20
 
 
 class LostError(Exception):
@@ -41,7 +43,13 @@ class Remote(Protocol):
 
 
 class Nodes(Protocol):
-    """A cluster."""
+    """A cluster.
+
+    Attributes:
+        where: which cluster it is, for people.
+    """
+
+    where: str
 
     def nodes(self) -> Sequence[Node]:
         """Return the nodes that are alive and can have workers."""

@@ -54,6 +54,7 @@ class RayCluster:
         """
         addresses.check(on)
         self._names: dict[str, str] = {}
+        self.where = "that this process is connected to"
         self._aside = _thread()
         self._ray = self._aside(_import_ray)
         self._is_ours = not self._aside(self._ray.is_initialized)
@@ -68,7 +69,10 @@ class RayCluster:
         """Return the nodes that are alive and have a processor for workers: a head node may have none."""
         found = self._aside(self._ray.nodes)
         able = [node for node in found if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-        return [Node(node["NodeID"], self._name(node), self._is_drivers(node)) for node in able]
+        return [
+            Node(node["NodeID"], self._name(node), self._is_drivers(node), int(node["Resources"]["CPU"]))
+            for node in able
+        ]
 
     def start(self, node: Node) -> _Actor:
         """Begin to start a worker on a node, and nowhere else."""
@@ -89,12 +93,16 @@ class RayCluster:
     def _connect(self, on: str, workers_per_node: int) -> None:
         """Connect to the cluster that is meant, or start one."""
         address = addresses.meant(on)
+        self.where = "started on this machine" if address == addresses.LOCAL else f"at {quote(address)}"
         try:
             self._aside(lambda: _connect(self._ray, address, workers_per_node))
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise addresses.refused(address, error) from error
-        except BaseException:
+        except BaseException as error:
             self.close()
+            # Ray raises the base of all exceptions for what it waited for without success.
+            if type(error) is Exception:
+                raise addresses.refused(address, error) from error
             raise
 
     def _answers(self, calls: list[Call], seconds: float) -> list[tuple[Call, dict[str, Any] | LostError]]:
@@ -172,15 +180,11 @@ def _connect(ray: Any, address: str, workers_per_node: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if address != addresses.LOCAL:
-            addresses.reach(address)
-            try:
-                ray.init(address=address, **quiet)
-                return
-            except ConnectionError:
-                if address != addresses.AUTO:
-                    raise
-        _start(ray, max(workers_per_node, cores()), quiet)
+        if address == addresses.LOCAL:
+            _start(ray, max(workers_per_node, cores()), quiet)
+            return
+        addresses.reach(address)
+        ray.init(address=address, **quiet)
 
 
 def _start(ray: Any, count: int, quiet: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ class LeaseJournal(Journal):
         is_ours = leases and leases[-1] == int(self._path.name) and disk.exists(self._path)
         if not is_ours or not os.path.samestat(disk.stat(self._path), disk.fstat(self._descriptor)):
             raise DestinationError(
-                f"part {int(self._path.parent.name)} of {quote(self._path.parent.parent)} was given to another process",
+                f"what this process converts for {quote(self._path.parent.parent.stem)} was given to another process",
                 "let that process finish: it resumes from what this one made durable",
             )
 

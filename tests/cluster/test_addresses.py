@@ -25,7 +25,7 @@ def test_words_that_do_not(on: str) -> None:
 def test_the_environment_names_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert addresses.meant("ray") == addresses.AUTO
+    assert addresses.meant("ray") == addresses.LOCAL
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert addresses.meant("ray") == "head:6379"
     assert addresses.meant("ray://other:10001") == "ray://other:10001"
@@ -38,7 +38,7 @@ def test_a_cluster_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
-        assert addresses.meant("ray") == addresses.AUTO
+        assert addresses.meant("ray") == f"127.0.0.1:{port}"
     assert addresses.meant("ray") == addresses.LOCAL
 
 

@@ -176,7 +176,7 @@ def test_three_attempts_are_enough(error: Exception, kind: type[StreamconvError]
         done(FakeNodes("a", "b"), 4)
     assert attempts[1] == 3
     assert "the same work failed 3 times, on " in caught.value.message
-    assert {"a", "b"} <= set(caught.value.message.split("on ")[-1].split(", "))
+    assert {"a", "b"} <= set(caught.value.message.split("on ")[-1].split(", ")), caught.value.message
 
 
 @pytest.mark.parametrize(

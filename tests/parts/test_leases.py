@@ -56,7 +56,7 @@ def test_a_lost_lease_takes_no_more_records(folder: Path, journal: Journal) -> N
         dead.journal.append([FIRST])
         with leases.taken(folder, 1) as alive:
             with pytest.raises(
-                DestinationError, match=r"part 1 of .*dest\.partial\.parts was given to another process"
+                DestinationError, match=r"what this process converts for dest\.partial was given to another process"
             ):
                 dead.journal.append([LATE])
             alive.journal.append([SECOND])

@@ -74,7 +74,7 @@ class FakeNodes:
     def __init__(self, *names: str, make: Callable[[str], Any] = lambda name: Worker()) -> None:
         self.there = {name: Node(name, name) for name in names}
         self.make, self.remotes = make, list[FakeRemote]()
-        self.is_closed = False
+        self.is_closed, self.where = False, "of threads"
 
     def nodes(self) -> Sequence[Node]:
         return list(self.there.values())
