@@ -13,7 +13,7 @@ from .engine.copies import check_copies
 from .engine.open_files import check_unchanged
 from .engine.progress import OnProgress, Tally
 from .engine.same_bytes import check_same_bytes
-from .errors import SourceChangedError, StreamconvError, VerificationError, storing
+from .errors import DestinationError, SourceChangedError, StreamconvError, VerificationError, storing
 from .output import built_files, fingerprint, manifest
 from .output.companion_writer import write_companions
 from .output.links import make_links
@@ -41,6 +41,11 @@ Spread = Callable[[Sequence[Part], int, Callable[[], None]], int]
 
 It calls what it is given last now and then: that says in the journal that this process is still alive.
 """
+
+
+class JoinedError(DestinationError):
+    """Another process put the parts together."""
+
 
 _log = logging.getLogger("streamconv")
 
@@ -101,6 +106,8 @@ class Plan(Prepared):
         budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.workers)
         _log.debug("reading: %s, writing: %s, budget: %s", self.reading, self.writing, budget)
         with Staging(self.destination.paths, self._fingerprint(), self.restart) as staging:
+            if is_compared and not staging.is_shared():
+                raise JoinedError(f"{quote(self.destination.path)} was put together by another process")
             if staging.is_finished() and not self.restart:
                 staging.finish_cleanup()
                 total = self.mapping.nbytes
@@ -169,10 +176,8 @@ class Plan(Prepared):
             if staging.is_finished():
                 staging.finish_cleanup()
                 return True
-            if not (self.overwrite or disk.exists(paths.journal)) and self._is_there():
-                return True
             if staging.is_shared():
-                staging.check_same()
+                staging.check_same(f"to discard it, run the whole conversion with {setting('restart', True)}")
                 return False
             self._check(staging, self.budget)
             journal = staging.begin(names)
@@ -181,11 +186,6 @@ class Plan(Prepared):
             journal.append([["shared", self.asked]])
             staging.is_worth_keeping = True
         return False
-
-    def _is_there(self) -> bool:
-        """Return whether the destination is what this plan writes: another process put it together."""
-        with storing(self.destination.path, "cannot read"):
-            return manifest.is_of(self.destination.paths, self.settings, self.mapping.digest)
 
     def _check_copies(self) -> None:
         """Refuse a result that has no space where the file system has no links, so that files are copied."""
@@ -289,6 +289,7 @@ def join_shared(planned: Plan, progress: OnProgress | None = None) -> Report:
 
     Raises:
         InUseError: another process is at it, or still converts a part.
+        JoinedError: another process did it.
         StreamconvError: as `Plan.run`.
     """
     return planned._convert(progress, is_compared=True)

@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import cast
 
 from .arguments import PlanOptions, as_path
-from .conversion import Plan, begin_shared, join_shared
+from .conversion import JoinedError, Plan, begin_shared, join_shared
 from .engine.progress import OnProgress, Progress, Tally
 from .errors import DestinationError, StreamconvError, UsageError, storing
 from .output import format_choice
 from .output.journal import Journal, heading
 from .output.lock import InUseError, JournalLock
 from .output.paths import ResultPaths
-from .parts import leases, share
+from .parts import register, share
 from .parts.cutting import Part
 from .parts.share import Share
 from .parts.work import PartWork
@@ -64,24 +64,50 @@ def convert_share(planned: Plan, mine: Share, progress: OnProgress | None = None
         seconds = time.monotonic() - started
         return Report(prepared=planned, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
     with lock:
+        _check_same_wishes(planned, lock.heading.arguments or {})
         work = PartWork(planned, budget)
-        parts = mine.parts(work.parts)
-        tally = Tally(total=sum(map(work.nbytes, parts)))
-        try:
-            for part in parts:
-                _convert(work, part, tally, progress)
-        except StreamconvError as error:
-            error.add("", "run the same part again to resume it")
-            raise
-        left = work.unfinished()
+        tally = _converted(work, mine, paths, progress)
+        missing = register.missing(paths.parts, mine.of) or share.holding(work.unfinished(), mine.of, len(work.parts))
         has_locks = lock.has_locks
     seconds = time.monotonic() - started
     report = Report(prepared=planned, budget=budget, tally=tally, seconds=seconds, peak_bytes=peak_bytes())
-    if left:
-        return replace(report, waiting=_waiting(left, mine, len(work.parts)))
-    if not (has_locks or leases.is_first_to_join(paths.parts)):
+    if missing:
+        return replace(report, waiting=f"{share.named(missing, mine.of)} not done; the last to end puts it together")
+    if not (has_locks or register.take_join(paths.parts)):
         return replace(report, waiting=_BY_ANOTHER)
-    return _joined(planned, report, progress)
+    try:
+        return _joined(planned, report, progress)
+    except BaseException:
+        if not has_locks:
+            register.leave_join(paths.parts)
+        raise
+
+
+def _check_same_wishes(planned: Plan, asked: Mapping[str, object]) -> None:
+    """Refuse a process that asks for another end than the one that made the journal: one of them would not get it."""
+    for name in ("verify", "overwrite"):
+        if bool(asked.get(name)) != getattr(planned, name):
+            given = "with" if asked.get(name) else "without"
+            raise UsageError(
+                f"the other parts of {quote(planned.destination.path)} are converted {given} {setting(name, True)}",
+                "give all of them the same options",
+            )
+
+
+def _converted(work: PartWork, mine: Share, paths: ResultPaths, progress: OnProgress | None) -> Tally:
+    """Convert all parts of a share, and note that they are."""
+    parts = mine.parts(work.parts)
+    tally = Tally(total=sum(map(work.nbytes, parts)))
+    try:
+        for part in parts:
+            register.note(paths.parts, mine, has_ended=False)
+            _convert(work, part, tally, progress)
+        register.note(paths.parts, mine, has_ended=True)
+    except StreamconvError as error:
+        saved = f"at least {format_size(tally.done)} of the {format_size(tally.total)} of this part"
+        error.add(f"{saved} are saved in {quote(paths.partial)}", "run the same part again to resume it")
+        raise
+    return tally
 
 
 def _convert(work: PartWork, part: Part, tally: Tally, progress: OnProgress | None) -> None:
@@ -118,23 +144,21 @@ def _shared_journal(paths: ResultPaths, planned: Plan) -> JournalLock | None:
         time.sleep(_PAUSE)
 
 
-def _waiting(left: list[int], mine: Share, count: int) -> str:
-    """Say what a result waits for."""
-    return f"{share.missing(left, mine.of, count)} not converted yet; the last process to end puts it together"
-
-
 def _joined(planned: Plan, report: Report, progress: OnProgress | None) -> Report:
     """Put the result together, and return the report of all of it; who wrote what is counted in `report`."""
+    paths = planned.destination.paths
     joined, until = None, time.monotonic() + _PATIENCE
-    while joined is None and disk.exists(planned.destination.paths.journal) and time.monotonic() < until:
+    while joined is None and disk.exists(paths.journal) and time.monotonic() < until:
         # Another may hold the journal, who is at work on it, or about to end and does not know of our parts.
         try:
             joined = join_shared(planned, progress)
         except InUseError:
             time.sleep(_PAUSE)
-    if joined is None:
+        except JoinedError:
+            break
+    if joined is None and disk.exists(paths.journal):
         return replace(report, waiting=_BY_ANOTHER)
-    mine, its = report.tally, joined.tally
+    mine, its = report.tally, joined.tally if joined else Tally(total=planned.mapping.nbytes)
     tally = Tally(
         total=its.total,
         done=its.total,
@@ -142,8 +166,8 @@ def _joined(planned: Plan, report: Report, progress: OnProgress | None) -> Repor
         read=mine.read + its.read,
         overflowed=its.overflowed,
     )
-    seconds, peak = report.seconds + joined.seconds, max(report.peak_bytes, joined.peak_bytes)
-    return replace(joined, tally=tally, seconds=seconds, peak_bytes=peak, is_shared=True)
+    seconds, peak = report.seconds + (joined.seconds if joined else 0), peak_bytes()
+    return replace(joined or report, tally=tally, seconds=seconds, peak_bytes=peak, is_shared=True)
 
 
 def finish(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import streamconv
-from streamconv.errors import DestinationError, UsageError
+from streamconv.errors import DestinationError, StorageError, UsageError
+from streamconv.storage import disk
 from support import running
 from support.parts import small_parts
 from support.running import StoppedError, run
@@ -45,7 +46,7 @@ def test_one_after_the_other(tmp_path: Path) -> None:
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
     last = reports[-1]
     assert last.overflowed and last.is_shared and 0 < last.resumed_bytes < last.tally.total
-    assert "by other processes" in str(last) and "is not complete: part 4 of 5 is not converted yet" in str(reports[-2])
+    assert "by other processes" in str(last) and "is not complete: part 4 of 5 is not done" in str(reports[-2])
     assert json.loads(json.dumps(reports[0].to_json()))["complete"] is False
 
 
@@ -201,16 +202,68 @@ def test_a_crash_of_the_last_process_is_finished(tmp_path: Path, monkeypatch: An
     assert report.resumed_bytes == report.tally.total
 
 
-def test_a_process_that_is_started_again_when_all_is_done_has_nothing_to_do(tmp_path: Path) -> None:
-    """As a scheduler does; but another conversion's result is in the way."""
-    source = running.llama(tmp_path / "hf")
-    for part in ("1/2", "2/2", "1/2"):
-        report = streamconv.convert(source, tmp_path / "ms", part=part)
-    assert "is already complete" in str(report) and report.read_bytes == 0
+def test_it_is_put_together_when_all_have_ended_also_those_without_parts(tmp_path: Path) -> None:
+    """Whoever starts late must not begin again what is complete."""
+    source = running.tiny(tmp_path / "hf")
+    reports = [streamconv.convert(source, tmp_path / "ms", part=part, overwrite=True) for part in ("2/3", "3/3", "1/3")]
+    assert [bool(report.waiting) for report in reports] == [True, True, False]
+    assert reports[0].waiting == "parts 1, 3 of 3 are not done; the last to end puts it together"
     with pytest.raises(DestinationError, match="ms exists"):
-        streamconv.convert(source, tmp_path / "ms", part="1/2", dtype="fp32")
-    report = streamconv.convert(source, tmp_path / "ms", part="1/1", overwrite=True)
-    assert report.written_bytes > 0
+        streamconv.convert(source, tmp_path / "ms", part="1/3")
+
+
+def test_all_have_to_want_the_same(tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "hf")
+    streamconv.convert(source, tmp_path / "ms", part="1/2")
+    with pytest.raises(UsageError, match=r"the other parts of .* are converted without verify=True"):
+        streamconv.convert(source, tmp_path / "ms", part="2/2", verify=True)
+    with pytest.raises(DestinationError, match=r"(?s)dtype was not given.*run the whole conversion with restart=True"):
+        streamconv.convert(source, tmp_path / "ms", part="2/2", dtype="fp32")
+
+
+def test_a_link_in_place_of_a_part_is_refused(tmp_path: Path) -> None:
+    source = running.tiny(tmp_path / "hf", vocab_size=12)
+    with small_parts():
+        streamconv.convert(source, tmp_path / "ms", part="1/2", max_shard_size="2KB")
+        (tmp_path / "victim").mkdir()
+        for number in range(20):
+            place = tmp_path / "ms.partial.parts" / f"{number:05}"
+            if not place.exists():
+                place.symlink_to(tmp_path / "victim")
+        with pytest.raises(DestinationError, match="is a link"):
+            streamconv.convert(source, tmp_path / "ms", part="2/2", max_shard_size="2KB")
+    assert not [*(tmp_path / "victim").iterdir()]
+
+
+def test_a_file_that_is_gone_is_written_again_by_a_whole_run(tmp_path: Path) -> None:
+    source, asked = running.tiny(tmp_path / "hf"), {"max_shard_size": "2KB"}
+    streamconv.convert(source, tmp_path / "ms", part="1/2", **asked)  # type: ignore[arg-type]
+    for file in (tmp_path / "ms.partial").iterdir():
+        file.unlink()
+    with pytest.raises(StorageError, match=r"(?s)is gone, or has another size.*run the whole conversion once"):
+        streamconv.convert(source, tmp_path / "ms", part="2/2", **asked)  # type: ignore[arg-type]
+    streamconv.convert(source, tmp_path / "ms", **asked)  # type: ignore[arg-type]
+    streamconv.verify(tmp_path / "ms", source=source)
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_without_locks_a_share_that_runs_again_blocks_nobody(end: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(disk, "lock", lambda descriptor, shared=False: None)
+    source, asked = running.llama(tmp_path / "hf"), {"max_shard_size": "30KB"}
+
+    def stop(progress: streamconv.Progress) -> None:
+        raise StoppedError
+
+    with small_parts():
+        if end == "killed":
+            with pytest.raises(StoppedError):
+                streamconv.convert(source, tmp_path / "ms", part="1/2", progress=stop, **asked)  # type: ignore[arg-type]
+        else:
+            streamconv.convert(source, tmp_path / "ms", part="1/2", **asked)  # type: ignore[arg-type]
+        for part in ("1/2", "2/2"):
+            report = streamconv.convert(source, tmp_path / "ms", part=part, **asked)  # type: ignore[arg-type]
+    assert not report.waiting
+    streamconv.verify(tmp_path / "ms", source=source)
 
 
 def test_a_result_in_place_that_was_not_cleaned_up_is(tmp_path: Path, monkeypatch: Any) -> None:

@@ -41,10 +41,15 @@ def meant(on: str) -> str:
 
     What runs here is what Ray noted last, if it still answers: Ray itself would wait for it for minutes. One that
     answers and refuses is an error then, and no reason to start another.
+
+    Raises:
+        UsageError: `RAY_ADDRESS` is none.
     """
     if on != RAY:
         return on
     address = os.environ.get("RAY_ADDRESS") or AUTO
+    if address not in (AUTO, LOCAL) and not _HOST_AND_PORT.fullmatch(address):
+        raise UsageError(f"RAY_ADDRESS is no address: {quote(address)}", "give HOST:PORT, or ray://HOST:PORT")
     return _running() if address == AUTO else address
 
 

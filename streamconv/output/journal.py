@@ -106,7 +106,7 @@ class Journal:
         Raises:
             StorageError: the file system refuses.
         """
-        self.copy(json.dumps(record, separators=(",", ":")).encode() for record in records)
+        self.copy(map(_text, records))
 
     def copy(self, texts: Iterable[bytes]) -> None:
         """Append records as another journal's `texts` has them.
@@ -126,6 +126,10 @@ class Journal:
         if self._end:
             disk.truncate(self._descriptor, 0)
             self._end = 0
+
+
+def _text(record: object) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode()
 
 
 def _line(payload: bytes) -> bytes:

@@ -19,9 +19,11 @@ from .journal import Heading, Journal, Owner, heading
 from .paths import ResultPaths
 
 #: Where neither the file system has locks nor the owner is on this host: how long it must not have written anything.
-_SILENCE = 600.0
+SILENCE = 600.0
 _JITTER = 1.0
-_LAST_RECORD = 64
+
+#: The files in which processes that share a journal note that they are at work, and what is in them at the end.
+SHARE, ENDED = "share-", b"ended"
 _TRIES = 9
 
 
@@ -110,7 +112,7 @@ class JournalLock:
         self._journal = Journal(self._paths.journal, descriptor)
         self.heading = heading(self._journal.records())
         if is_locked is False or (
-            is_locked is None and (self._has_owner(descriptor) or (not shared and self._has_parts()))
+            is_locked is None and (self._has_owner(descriptor) or (not shared and self._has_shares()))
         ):
             raise self._is_taken()
 
@@ -129,21 +131,19 @@ class JournalLock:
         owner = self.heading.owner
         if self.heading == Heading():
             # Whoever made it has not written its first line yet, or died before.
-            return not self._is_new and time.time() - disk.fstat(descriptor).st_mtime < _SILENCE
+            return not self._is_new and time.time() - disk.fstat(descriptor).st_mtime < SILENCE
         if owner is None:
             return False
         if owner.host == socket.gethostname():
             return owner.process != os.getpid() and _is_alive(owner)
-        return time.time() - disk.fstat(descriptor).st_mtime < _SILENCE
+        return time.time() - disk.fstat(descriptor).st_mtime < SILENCE
 
-    def _has_parts(self) -> bool:
-        """Whether processes that share the journal may still be converting parts, where no lock tells."""
+    def _has_shares(self) -> bool:
+        """Whether processes that share the journal may still be at work, where no lock tells."""
         parts = self._paths.parts
         is_shared = self.heading.owner is None and disk.is_directory(parts)
-        names = [name for name in disk.listdir(parts) if name.isdecimal()] if is_shared else []
-        leases = [(parts / name, [one for one in disk.listdir(parts / name) if one.isdecimal()]) for name in names]
-        journals = [folder / max(numbers, key=int) for folder, numbers in leases if numbers]
-        return any(time.time() - disk.stat(one).st_mtime < _SILENCE and not _is_done(one) for one in journals)
+        shares = [parts / name for name in disk.listdir(parts) if name.startswith(SHARE)] if is_shared else []
+        return any(is_at_work(one) and time.time() - disk.stat(one).st_mtime < SILENCE for one in shares)
 
     def _is_taken(self) -> InUseError:
         owner, who = self.heading.owner, "another process"
@@ -154,14 +154,13 @@ class JournalLock:
         )
 
 
-def _is_done(journal: Path) -> bool:
-    """Whether the journal of a part ends with the record that the part is complete."""
-    descriptor = disk.open_file(journal, os.O_RDONLY | disk.NO_FOLLOW)
-    try:
-        begin = max(0, disk.fstat(descriptor).st_size - _LAST_RECORD)
-        return b'["done",' in whole_files.read_up_to(descriptor, _LAST_RECORD, begin)
-    finally:
-        disk.close_quietly(descriptor)
+def is_at_work(share: Path) -> bool:
+    """Return whether a process noted in this file that it is at work on its share, and not that it has ended.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return whole_files.read_file(share, len(ENDED)) != ENDED
 
 
 def _is_alive(owner: Owner) -> bool:

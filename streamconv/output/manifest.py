@@ -169,19 +169,6 @@ def write(
     return f'{head},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode("utf-8", "surrogatepass")
 
 
-def is_of(paths: ResultPaths, settings: Settings, plan: str) -> bool:
-    """Return whether the manifest of a result says that this plan made it; only its beginning is read.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if not disk.is_file(paths.manifest):
-        return False
-    text = whole_files.read_file(paths.manifest, _BEGINNING).decode(errors="replace")
-    expected = json.dumps({**settings.to_json(), "plan": plan}, indent=1, ensure_ascii=False)
-    return expected.removeprefix("{").removesuffix("\n}") in text
-
-
 def companions_in(directory: Path) -> Set[str]:
     """Return the names of the files next to the weights, and in folders, that streamconv wrote to a directory.
 

@@ -121,10 +121,13 @@ class Staging:
 
     def is_shared(self) -> bool:
         """Return whether an earlier process made the place for parts that several of them write."""
-        return self._heading.arguments is not None and disk.exists(self.paths.parts)
+        return self._heading.arguments is not None
 
-    def check_same(self) -> None:
+    def check_same(self, discarding: str = "") -> None:
         """Refuse to resume another conversion; but what is no longer there is not in its way.
+
+        Args:
+            discarding: how to discard it, where that is not to run again with `restart`.
 
         Raises:
             DestinationError: it is another; the message says how it differs, the hint both ways out.
@@ -135,7 +138,8 @@ class Staging:
         if different := differences(begun, self._fingerprint):
             raise DestinationError(
                 f"{quote(self.paths.partial)} holds a different unfinished conversion: {'; '.join(different)}",
-                f"to resume it, repeat its source and options; to discard it, add {setting('restart', True)}",
+                "to resume it, repeat its source and options; "
+                + (discarding or f"to discard it, add {setting('restart', True)}"),
             )
 
     # -- this run ------------------------------------------------------------------------------------------------------

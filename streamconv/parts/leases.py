@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +28,10 @@ from ..storage import disk, whole_files
 from ..text import quote
 
 _TRIES = 100
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _COPIED_AT_ONCE = 10_000
 _COPIED = (b'["block",', b'["box",')
 _DONE = {True: b'["done",true]', False: b'["done",false]'}
-_JOIN = "join"
 
 
 class LeaseJournal(Journal):
@@ -88,6 +89,7 @@ def taken(folder: Path, part: int) -> Iterator[Lease]:
     """
     place = folder / f"{part:05}"
     with storing(place):
+        _refuse_link(place)
         whole_files.make_directories(folder, place.name)
         path, descriptor = _next(place)
     try:
@@ -100,6 +102,11 @@ def taken(folder: Path, part: int) -> Iterator[Lease]:
         yield Lease(journal, [json.loads(text) for text in texts])
     finally:
         disk.close_quietly(descriptor)
+
+
+def _refuse_link(place: Path) -> None:
+    if disk.is_link(place):
+        raise DestinationError(f"{quote(place)} is a link, which no part is converted through", "remove the link")
 
 
 def _next(place: Path) -> tuple[Path, int]:
@@ -115,7 +122,7 @@ def _next(place: Path) -> tuple[Path, int]:
 
 def _leases(place: Path) -> list[int]:
     """Return the numbers of the leases of a part, ascending."""
-    return sorted(int(name) for name in disk.listdir(place) if name.isdecimal())
+    return sorted(int(name) for name in disk.listdir(place) if _NUMBER.fullmatch(name))
 
 
 def _read(place: Path, before: int | None = None) -> tuple[list[bytes], dict[str, int]]:
@@ -159,21 +166,6 @@ def is_done(folder: Path, part: int, compared: bool) -> bool:
     return any(_DONE[is_compared] in texts for is_compared in {compared, True})
 
 
-def is_first_to_join(folder: Path) -> bool:
-    """Return whether no other process was here: where there are no locks, that decides who puts a result together.
-
-    Raises:
-        StorageError: the file system refuses.
-    """
-    path = folder / _JOIN
-    with storing(path, "cannot create"):
-        try:
-            disk.close_quietly(disk.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | disk.NO_FOLLOW))
-        except (FileExistsError, FileNotFoundError):
-            return False
-    return True
-
-
 def absorb(folder: Path, journal: Journal) -> None:
     """Copy what the journals of parts say into that of the run, and remove them. Nobody may work on a part.
 
@@ -185,7 +177,7 @@ def absorb(folder: Path, journal: Journal) -> None:
     with storing(folder, "cannot read"):
         if not disk.exists(folder):
             return
-        parts = sorted(name for name in disk.listdir(folder) if name.isdecimal())
+        parts = sorted(name for name in disk.listdir(folder) if _NUMBER.fullmatch(name))
         copied: list[bytes] = []
         for name in parts:
             copied += [text for text in _read(folder / name)[0] if text.startswith(_COPIED)]

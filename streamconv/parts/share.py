@@ -131,9 +131,13 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def missing(parts: Sequence[int], of: int, count: int) -> str:
-    """Say which shares of `of` have parts that are not complete, of `count` parts in all."""
-    numbers = sorted({next(n for n in range(1, of + 1) if part < count * n // of) for part in parts})
+def holding(parts: Sequence[int], of: int, count: int) -> list[int]:
+    """Return the shares of `of` that have these parts, of `count` parts in all."""
+    return sorted({next(n for n in range(1, of + 1) if part < count * n // of) for part in parts})
+
+
+def named(numbers: Sequence[int], of: int) -> str:
+    """Name shares of `of`, with the verb."""
     if len(numbers) == 1:
         return f"part {numbers[0]} of {of} is"
     more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""

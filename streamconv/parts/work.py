@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..checks.against_source import CompareSink
@@ -29,6 +29,7 @@ from ..proving import not_kept, verifying
 from ..storage import disk
 from ..storage.access import Access
 from ..tensors.grids import Box, box_shape
+from ..tensors.refs import OutputFile
 from ..text import first_few, quote, setting
 from . import leases
 from .cutting import Part, cut_parts
@@ -85,7 +86,8 @@ class PartWork:
         if begun.get("plan") == here["plan"]:
             raise SourceChangedError(
                 f"the source is not the same here as where the conversion was begun: {different}",
-                "mount the same file system on every host",
+                "every process has to see the same files, unchanged; if the source was replaced, run the whole "
+                f"conversion once with {setting('restart', True)}",
             )
         raise DestinationError(
             f"{quote(self._paths.partial)} holds a different unfinished conversion: {different}",
@@ -99,12 +101,21 @@ class PartWork:
             StorageError: a file is gone.
         """
         if lost := self._done.load(records, lambda file: built_files.is_there(self._paths, file)):
-            names = [self._files[number].name for number in lost]
-            raise StorageError(
-                f"{quote(self._paths.partial)} no longer holds all that was written to it: "
-                f"{first_few(names, show=quote)} is gone, or has another size",
-                "run the whole conversion once, which writes again what is lost",
-            )
+            raise self._lost([self._files[number] for number in lost])
+
+    def _check_files(self, scope: PartScope) -> None:
+        """Refuse to work on files that are gone: who makes them again has to note that what was in them is lost."""
+        mine = [file for file in self._files if scope.blocks(file.name)]
+        if lost := [file for file in mine if not built_files.is_there(self._paths, file)]:
+            raise self._lost(lost)
+
+    def _lost(self, files: Sequence[OutputFile]) -> StorageError:
+        names = first_few([file.name for file in files], show=quote)
+        return StorageError(
+            f"{quote(self._paths.partial)} no longer holds all that was written to it: {names} is gone, or has "
+            "another size",
+            "run the whole conversion once, which writes again what is lost",
+        )
 
     def nbytes(self, part: Part) -> int:
         """Return the bytes of tensors in a part."""
@@ -141,6 +152,7 @@ class PartWork:
         with leases.taken(self._paths.parts, number) as lease:
             self._load(lease.records)
             scope = self._scopes.of(self.parts[number])
+            self._check_files(scope)
             done = self._build(lease, scope, progress)
             if planned.verify:
                 self._prove(number, scope, progress)

@@ -222,7 +222,7 @@ def test_the_place_to_build_in_is_a_link_to_the_source(one_file: Path, tmp_path:
         raw_refused(one_file, tmp_path / "dest.ckpt", "exists, but not its journal", tmp_path)
         (tmp_path / "dest.ckpt.partial.streamconv").write_text("")
         raw_refused(one_file, tmp_path / "dest.ckpt", "says nothing of it", tmp_path)
-        (tmp_path / "dest.ckpt.partial.streamconv").write_bytes(journal._line(["box", 0, [], 0]))
+        (tmp_path / "dest.ckpt.partial.streamconv").write_bytes(journal._line(journal._text(["box", 0, [], 0])))
         words = "holds the source model.ckpt" if link is hard else "dest.ckpt.partial is a link"
         raw_refused(one_file, tmp_path / "dest.ckpt", words, tmp_path)
         for name in ("dest.ckpt.partial", "dest.ckpt.partial.streamconv"):

@@ -255,7 +255,7 @@ class TestWithoutLocks:
         stopped(source, dest)
         path = dest.with_name(f"{dest.name}.partial.streamconv")
         with path.open("ab") as file:
-            file.write(journal._line(["held", *owner]))
+            file.write(journal._line(journal._text(["held", *owner])))
         return path
 
     def test_a_run(self, source: Path, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_times_that_no_calendar_has_are_said_as_numbers(source: Path, tmp_path: 
         streamconv.convert(source, tmp_path / "dest")
     monkeypatch.setattr(disk, "lock", lambda descriptor, shared=False: False)
     with path.open("ab") as file:
-        file.write(journal._line(["held", 1, "elsewhere", 1e12]))
+        file.write(journal._line(journal._text(["held", 1, "elsewhere", 1e12])))
     with pytest.raises(DestinationError, match=r"process 1 on elsewhere \(since 1000000000000 seconds after 1970\)"):
         streamconv.convert(source, tmp_path / "dest")
 

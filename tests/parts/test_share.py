@@ -26,7 +26,8 @@ def test_every_part_is_in_one_share(of: int, count: int) -> None:
 def test_the_shares_that_are_missing_are_named(of: int, count: int, data: st.DataObject) -> None:
     part = data.draw(st.integers(0, count - 1))
     number = next(n for n in range(1, of + 1) if any(p.number == part for p in Share(n, of).parts(_parts(count))))
-    assert share.missing([part], of, count) == f"part {number} of {of} is"
+    assert share.holding([part], of, count) == [number]
+    assert share.named([number], of) == f"part {number} of {of} is"
 
 
 def _parts(count: int) -> list[Part]:
@@ -34,7 +35,9 @@ def _parts(count: int) -> list[Part]:
 
 
 def test_many_missing_shares_are_counted() -> None:
-    assert share.missing(list(range(20)), 10, 20) == "parts 1, 2, 3, 4, 5, 6, 7, 8 and 2 more of 10 are"
+    assert (
+        share.named(share.holding(list(range(20)), 10, 20), 10) == "parts 1, 2, 3, 4, 5, 6, 7, 8 and 2 more of 10 are"
+    )
 
 
 @pytest.mark.parametrize(
