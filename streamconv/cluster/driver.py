@@ -191,7 +191,8 @@ class _Run:
     def hand_out(self) -> None:
         """Give a task to every worker that has none, as far as there are any."""
         ready = self._crew.ready()
-        self._handing_out.keep(member.key for member in ready)
+        # What failed on one worker waits for those that still open the job, too: the fault may be the node's.
+        self._handing_out.keep(member.key for member in self._crew.members if member in ready or not member.is_late)
         for member in (member for member in ready if member.task is None):
             number = self._handing_out.take(member.key)
             if number is not None:
