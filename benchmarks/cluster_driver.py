@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamconv import conversion, plans
+from streamconv import plans
 from streamconv.cluster import convert
 from streamconv.cluster.driver import Cluster
 from streamconv.cluster.nodes import Call, Node
@@ -34,7 +34,7 @@ from streamconv.output import built_files, fingerprint, manifest, staging
 from streamconv.output.destination import Destination
 from streamconv.output.journal import DoneBoxes
 from streamconv.output.writer import FileSink
-from streamconv.parts import cutting, leases
+from streamconv.parts import cutting, leases, left
 from streamconv.parts.cutting import Part
 from streamconv.parts.scopes import PartScope, Scopes
 from streamconv.parts.work import Within
@@ -134,7 +134,7 @@ def _watch(steps: Steps) -> None:
     for name, owner, attribute in (
         ("write and read tokens", Cluster, "prove"),
         ("fingerprint", fingerprint, "describe"),
-        ("cut parts", conversion, "cut_parts"),
+        ("cut parts", left, "cut_parts"),
         ("scopes of parts", Scopes, "of"),
         ("make files", built_files, "make_files"),
         ("hand out", convert, "_results"),
