@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,20 @@ def head() -> dict[str, int]:
 
 def streamconv(words: Words) -> int:
     text = " ".join(words)
-    if "ray://head:10001" in text:
-        words = [word.replace("head:10001", f"127.0.0.1:{head()['client']}") for word in words]
-    if os.environ.get("RAY_ADDRESS", "").endswith(":6379"):
+    # A client's server of Ray does not start on every machine: the driver connects to the cluster itself in its place.
+    is_client = "ray://head:10001" in text
+    words = ["ray" if word == "ray://head:10001" else word for word in words]
+    if is_client or os.environ.get("RAY_ADDRESS", "").endswith(":6379"):
         os.environ["RAY_ADDRESS"] = f"127.0.0.1:{head()['port']}"
     return run([sys.executable, "-m", "streamconv", *words])
 
 
 def ray(words: Words) -> int:
     if "--head" in words:
-        with ExitStack() as stack:
-            ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2)]
-        (stage() / "head").write_text(json.dumps({"port": ports[0], "client": ports[1]}))
-        words = [*words, f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        (stage() / "head").write_text(json.dumps({"port": port}))
+        words = [*words, f"--port={port}"]
     else:
         words = [re.sub(r"^--address=.*:6379$", f"--address=127.0.0.1:{head()['port']}", word) for word in words]
     return run([sys.executable, "-c", "from ray.scripts.scripts import main; main()", *words])
