@@ -102,8 +102,9 @@ def _print_report(report: Any, as_json: bool) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        what = "what was converted is safe" if report.waiting else "the result is complete"
-        why = f"{quote(report.prepared.destination.path)}: {what}, but its report cannot be written: {error.strerror}"
+        path = quote(report.prepared.destination.path)
+        what = f"what was converted for {path} is safe" if report.waiting else f"{path} is complete"
+        why = f"{what}, but its report cannot be written: {error.strerror}"
         raise StorageError(why, "write the report elsewhere next time; nothing more is needed") from error
 
 

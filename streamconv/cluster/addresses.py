@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from ..errors import StorageError, StreamconvError, UsageError
+from ..storage import whole_files
 from ..text import quote, setting
 
 #: The cluster of `RAY_ADDRESS`, one that runs on this machine, or one that is started for the run.
@@ -20,6 +21,7 @@ AUTO, LOCAL = "auto", "local"
 _CLIENT = re.compile(r"ray://([^\s/:]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
 _HOST_AND_PORT = re.compile(r"(?:ray://)?\[?([^\s/\]]+?)\]?:([0-9]{1,5})")
 _SECONDS = 10
+_LONGEST = 300
 _REFUSED = ("authenticat", "token")
 
 
@@ -56,7 +58,7 @@ def meant(on: str) -> str:
 def _running() -> str:
     folder = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray")
     try:
-        address = (folder / "ray_current_cluster").read_text().strip()
+        address = whole_files.read_file(folder / "ray_current_cluster", _LONGEST).decode(errors="replace").strip()
         reach(address)
     except OSError:
         return LOCAL

@@ -221,13 +221,13 @@ def test_a_source_that_differs_on_one_node(tmp_path: Path, monkeypatch: Any) -> 
 def test_a_node_with_half_the_memory_writes_the_same(tmp_path: Path, monkeypatch: Any) -> None:
     class Half(Worker):
         def open(self, kind: str, arguments: Any, share: Any) -> Any:
-            return super().open(kind, arguments, {**share, "limit": 1 << 30})
+            return super().open(kind, arguments, {**share, "limit": 8 << 30})
 
     nodes = FakeNodes("a", "b", make=lambda name: Half() if name == "b" else Worker())
     monkeypatch.setattr(driver, "RayCluster", lambda on, workers_per_node: nodes)
     source = running.mixtral(tmp_path / "hf")
     streamconv.convert(source, tmp_path / "one", dtype="fp32", max_shard_size="40MB")
-    report = streamconv.convert(source, tmp_path / "ms", dtype="fp32", max_shard_size="40MB", max_mem="2G", on="ray")
+    report = streamconv.convert(source, tmp_path / "ms", dtype="fp32", max_shard_size="40MB", max_mem="16G", on="ray")
     assert {node["host"] for node in report.nodes} == {"a", "b"}
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
 
@@ -253,9 +253,9 @@ def test_a_budget_that_is_too_small_for_a_worker_is_refused_with_one_that_does(t
     on_threads("a")
     source = running.llama(tmp_path / "hf")
     with pytest.raises(BudgetError) as caught:
-        streamconv.convert(source, tmp_path / "ms", on="ray", workers_per_node=64, max_mem="1G")
-    assert caught.value.least > 1 << 30
-    assert "a has 1 GiB for 64 workers" in caught.value.message
+        streamconv.convert(source, tmp_path / "ms", on="ray", workers_per_node=256, max_mem="16G")
+    assert caught.value.least > 16 << 30
+    assert "a has 16 GiB for 256 workers" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def test_every_block_is_in_one_part(dest: str, shard: str, tmp_path: Path) -> No
 
 def test_limits_and_workers_change_no_part(tmp_path: Path) -> None:
     source = running.mixtral(tmp_path / "hf")
-    one = plans.plan(source, tmp_path / "a", max_mem="200M", workers=1)
-    other = plans.plan(source, tmp_path / "b", max_mem="4G", workers=4, io="read")
+    one = plans.plan(source, tmp_path / "a", max_mem="16G", workers=1)
+    other = plans.plan(source, tmp_path / "b", max_mem="8G", workers=4, io="read")
     assert cut_parts(one.mapping, one.layout) == cut_parts(other.mapping, other.layout)
 
 
@@ -70,7 +70,7 @@ def test_any_costs_are_cut_into_ascending_ends(costs: list[list[float]]) -> None
 
 def test_parts_of_deepseek_v3_are_even(tmp_path: Path) -> None:
     """At full size, cast and dequantised as usual: no part takes more than 1.1 times the mean."""
-    planned = plans.plan(checkpoints.deepseek_v3(tmp_path / "hf"), tmp_path / "ms", model="deepseek3", max_mem="2G")
+    planned = plans.plan(checkpoints.deepseek_v3(tmp_path / "hf"), tmp_path / "ms", model="deepseek3", max_mem="16G")
     parts = cut_parts(planned.mapping, planned.layout)
     costs = [part.cost for part in parts]
     assert len(parts) > 4 * 256

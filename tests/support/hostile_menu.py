@@ -422,7 +422,7 @@ YAML = {
     "a bomb of merges": (MERGES, 3, f"more than {MOST_MERGED} merged keys"),
     "os.system": ("model: !!python/object/apply:os.system ['touch owned']", 3, "could not determine a constructor"),
     "an object": ("model: !!python/object:os.stat_result {}", 3, "could not determine a constructor"),
-    "nested": ("[" * 1_500, 3, "recursion"),
+    "nested": ("[" * 5_000, 3, "recursion"),
     "nested blocks": ("- " * 5_000, 3, "recursion"),
     "it holds itself": ("model: &m {model_config: *m}", 0, ""),
     "a key that is a list": ("? [a]\n: 1", 3, "while constructing a mapping"),

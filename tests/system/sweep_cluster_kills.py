@@ -35,6 +35,9 @@ WORDS = ("--dtype", "fp32", "-o", "use_gmm=true", "--max-shard-size", "12MB", "-
 NODES = 3
 #: A node's workers are started again three times, and a part may fail twice: many more would end a run rightly.
 WORKERS_PER_RUN, NODES_PER_RUN = 4, 2
+KINDS = ("worker", "node", "driver")
+#: Of each kind, at least.
+LEAST = 3
 _SECONDS = 120.0
 
 
@@ -62,7 +65,7 @@ class Arena:
         running.wait_until(lambda: self.is_at_work or self.dest.exists(), process, _SECONDS)
         began = time.monotonic()
         for _ in range(count):
-            time.sleep(self.luck.uniform(0, self.seconds / count))
+            time.sleep(self.luck.uniform(0, 0.4 * self.seconds / count))
             if process.poll() is not None or not kill(process):
                 break
         try:
@@ -143,10 +146,10 @@ class Arena:
 def sweep(root: Path, kills: int, luck: random.Random) -> Counter[str]:
     """Kill so often, of each kind in turn; return how often each was."""
     arena = Arena(root, luck)
-    ways = [arena.workers_die, arena.driver_dies, arena.nodes_die, arena.driver_dies, arena.workers_die]
+    ways = [arena.driver_dies, arena.workers_die, arena.nodes_die, arena.driver_dies, arena.workers_die]
     try:
         number = 0
-        while arena.kills.total() < kills:
+        while arena.kills.total() < kills or min(map(arena.kills.__getitem__, KINDS)) < LEAST:
             ways[number % len(ways)]()
             number += 1
     finally:
