@@ -106,7 +106,7 @@ def _ends(before: NDArray[np.float64], firsts: NDArray[np.int64]) -> list[int]:
     count = min(len(before) - 1, max(-(-total // PART_BYTES), few))
     if not count:
         return []
-    targets = total / count * np.arange(1, count + 1)
+    targets = np.arange(1, count + 1, dtype=np.float64) * (total / count)
     ends, of_files = _nearest(before, targets), firsts[_nearest(before[firsts], targets)]
     is_near = np.abs(before[of_files] - targets) < _SNAP * total / count
     ends = np.where(is_near, of_files, ends)
