@@ -14,10 +14,6 @@ from .checkpoint import inspected
 from .checks.against_manifest import Verified, required_manifest, verify_blocks
 from .checks.diff import Diff, diff_checkpoints
 from .checks.sample import Sample, parse_sample
-from .cluster.convert import compare_on
-from .cluster.diff import diff_on
-from .cluster.driver import Cluster
-from .cluster.verify import verify_on
 from .conversion import Plan
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
@@ -127,6 +123,9 @@ def verify(
     if on is None:
         planned = plan(source, dest, **recorded)
         return compare(planned, planned.destination.paths, planned.budget, progress, taken)
+    from .cluster.convert import compare_on
+    from .cluster.driver import Cluster
+
     with Cluster.open(on, workers_per_node, memory_limit(recorded.get("max_mem"))) as cluster:
         cluster.prove([as_path(source, "source"), path])
         return compare_on(cluster, plan(source, dest, **recorded), progress)
@@ -163,7 +162,11 @@ def diff(
         StorageError: the cluster fails, or a node does not see a checkpoint.
     """
     arguments.check_cluster(on, workers_per_node)
-    compared: Callable[..., Diff] = diff_checkpoints if on is None else partial(diff_on, on, workers_per_node)
+    compared: Callable[..., Diff] = diff_checkpoints
+    if on is not None:
+        from .cluster.diff import diff_on
+
+        compared = partial(diff_on, on, workers_per_node)
     return compared(a, b, max_mem=max_mem, io=io, strategy=strategy, step=step, progress=progress)
 
 
@@ -222,6 +225,8 @@ def _verify_alone(
         )
     known = required_manifest(found, path)
     if on is not None:
+        from .cluster.verify import verify_on
+
         return verify_on(on, workers_per_node, path, known, progress)
     return verify_blocks(path, known, progress, sample)
 

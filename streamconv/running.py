@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .arguments import PlanOptions, as_path, as_paths, check_cluster
-from .cluster.convert import convert_on
-from .cluster.driver import Cluster
 from .conversion import Plan
 from .engine.progress import OnProgress
 from .errors import UsageError
@@ -23,6 +22,9 @@ from .report import Report
 from .shares import convert_share
 from .text import counted, setting
 from .units import parse_size
+
+if TYPE_CHECKING:
+    from .cluster.driver import Cluster
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Runner:
             StreamconvError: as `Plan.run`.
         """
         if self.cluster is not None:
+            from .cluster.convert import convert_on
+
             return convert_on(self.cluster, planned, progress)
         return planned.run(progress) if self.share is None else convert_share(planned, self.share, progress)
 
@@ -84,6 +88,8 @@ def ready(
         return
     if mine is not None:
         raise UsageError(f"{setting('part', mine)} and {setting('on', on)} exclude each other", "give one of them")
+    from .cluster.driver import Cluster
+
     with Cluster.open(on, workers_per_node, memory_limit(options.get("max_mem"))) as cluster:
         read = [as_path(source, "source"), *as_paths(options.get("strategy"), "strategy")]
         cluster.prove(read, as_path(dest, "dest"))

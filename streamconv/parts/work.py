@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from ..checks.against_source import CompareSink
@@ -66,7 +67,6 @@ class PartWork:
         self._numbers = {file.name: number for number, file in enumerate(self._files)}
         self._scopes = Scopes(planned.mapping, planned.layout)
         self._done = DoneBoxes(planned.mapping.outputs, self._files)
-        self._comparison = PartComparison(planned, self._paths.built, budget)
         self.parts = cut_parts(planned.mapping, planned.layout)
         with storing(self._paths.journal, "cannot open"):
             descriptor = disk.open_file(self._paths.journal, os.O_RDONLY | disk.NO_FOLLOW)
@@ -174,6 +174,11 @@ class PartWork:
         finally:
             sink.close()
         return PartDone(left, tally.read)
+
+    @cached_property
+    def _comparison(self) -> PartComparison:
+        """Made only where parts are compared: it has places of tensors of its own."""
+        return PartComparison(self._planned, self._paths.built, self._budget)
 
     def _prove(self, number: int, scope: PartScope, progress: OnProgress | None) -> None:
         """Read the part from the disk, not out of the page cache, and compare it with the source."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -256,6 +258,17 @@ def test_a_budget_that_is_too_small_for_a_worker_is_refused_with_one_that_does(t
         streamconv.convert(source, tmp_path / "ms", on="ray", workers_per_node=256, max_mem="16G")
     assert caught.value.least > 16 << 30
     assert "a has 16 GiB for 256 workers" in caught.value.message
+
+
+def test_nothing_of_a_cluster_is_loaded_for_a_run_without_one(tmp_path: Path) -> None:
+    code = (
+        "import sys, streamconv\nstreamconv.convert(*sys.argv[1:])\nstreamconv.verify(sys.argv[2])\n"
+        "streamconv.diff(sys.argv[2], sys.argv[2])\n"
+        "assert not [name for name in sys.modules if name.startswith(('ray', 'streamconv.cluster'))]"
+    )
+    source = running.tiny(tmp_path / "hf")
+    done = subprocess.run([sys.executable, "-c", code, source, tmp_path / "ms"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
