@@ -9,6 +9,7 @@ from functools import lru_cache
 import pytest
 from hypothesis import settings
 
+from streamconv.engine import budget
 from streamconv.families import registry
 from streamconv.storage import access, memory
 
@@ -22,14 +23,15 @@ def cheap_conversions() -> Iterator[None]:
     """Spare each conversion in this process what only costs time here; commands that tests start do it all.
 
     A process that has loaded torch and MindSpore has thousands of mappings: to count what is resident exactly takes
-    20 ms, eight times a conversion. To ask all that the test extra installs for families takes 5 ms. No power cut
-    follows what is made durable here; tests that empty the page cache import `fsync` before. And the same names are
-    compared with the same tables again and again.
+    20 ms, eight times a conversion. With Ray besides it is larger than the default limit on memory allows. To ask all
+    that the test extra installs for families takes 5 ms. No power cut follows what is made durable here; tests that
+    empty the page cache import `fsync` before. And the same names are compared with the same tables again and again.
     """
     asked, path = registry.entry_points, list(sys.path)
     offered = asked(group=registry.GROUP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "_MAPPINGS", os.devnull)
+        patch.setattr(budget, "default_limit", lambda: 16 << 30)
         for name in ("fsync", "fdatasync"):
             patch.setattr(os, name, _open)
         patch.setattr(difflib, "get_close_matches", _remembered(difflib.get_close_matches))

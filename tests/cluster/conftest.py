@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from streamconv.cluster import driver
+from streamconv.cluster import driver, worker
 from support.clusters import FakeNodes, Raylets
 
 
@@ -17,6 +17,7 @@ def on_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNodes]:
     def use(*names: str) -> FakeNodes:
         nodes = FakeNodes(*names)
         monkeypatch.setattr(driver, "RayCluster", lambda on, workers_per_node: nodes)
+        monkeypatch.setattr(worker, "default_limit", lambda: 16 << 30)
         return nodes
 
     return use

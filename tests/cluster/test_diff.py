@@ -84,7 +84,7 @@ def test_a_memory_limit_that_is_too_low(pairs: Any, on_threads: Any) -> None:
 
 def test_a_tensor_that_has_gone(pairs: Any) -> None:
     a, b = pairs["names"]
-    arguments = {"a": str(a), "b": str(b), "io": "auto", "strategy": [], "step": None, "memory_limit": 1 << 30}
+    arguments = {"a": str(a), "b": str(b), "io": "auto", "strategy": [], "step": None, "memory_limit": 16 << 30}
     work = TensorsJob(arguments)
     with pytest.raises(SourceChangedError, match="changed during the run: it has no tensor"):
         work.run({"names": ["model.embed_tokens.weight"]}, lambda *_: None, lambda: False)

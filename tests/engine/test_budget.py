@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.engine import budget as budgets
-from streamconv.engine.budget import MAX_REGION, MIB, MIN_REGION, WORKER_OVERHEAD, Budget, divide
+from streamconv.engine.budget import MAX_REGION, MIB, MIN_REGION, WORKER_OVERHEAD, Budget, default_limit, divide
 from streamconv.errors import BudgetError
 from streamconv.storage.memory import resident_bytes
 from streamconv.units import parse_size
@@ -85,7 +85,7 @@ def test_what_is_resident_now_is_measured() -> None:
 def test_the_default_is_a_quarter_of_what_is_there(monkeypatch) -> None:
     for available, limit in ((1 << 30, 1 << 28), (7 << 30, 7 << 28), (1 << 40, 2 << 30)):
         monkeypatch.setattr(budgets, "available_bytes", lambda a=available: a)
-        assert budgets.default_limit() == limit
+        assert default_limit() == limit
 
 
 def test_headers_may_grow_with_the_budget() -> None:
