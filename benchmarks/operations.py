@@ -25,13 +25,13 @@ import numpy as np
 from streamconv import testing as samples
 from streamconv.engine.boxes import boxes, cells
 from streamconv.engine.reader import Reader
-from streamconv.engine.windows import bits
+from streamconv.engine.windows import bits, numbers_in
 from streamconv.families.parts.decoder import gate_and_up
 from streamconv.families.parts.rotary import even_then_odd
 from streamconv.formats.catalog import open_catalog
 from streamconv.output.blocks import Blocks
 from streamconv.output.digests import BlockDigests
-from streamconv.planning.fp8_scales import SUFFIX
+from streamconv.planning.dequantising import understood
 from streamconv.rules import transforms
 from streamconv.rules.interleaving import Interleave
 from streamconv.rules.sizes import Sizes
@@ -41,7 +41,7 @@ from streamconv.storage.regions import Region
 from streamconv.tensors import views
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, DType
 from streamconv.tensors.grids import box_shape
-from streamconv.tensors.refs import ChecksumSlot, OutputFile, TensorRef, TensorSpec
+from streamconv.tensors.refs import ChecksumSlot, OutputFile, TensorSpec
 from streamconv.tensors.view_nodes import View
 
 from .conversions import removed
@@ -195,8 +195,8 @@ def _job(reader: Reader, operation: Operation, folder: Path) -> _Job:
     weights = [TensorSpec(f"w{n}", operation.dtype, shape) for n, shape in enumerate(operation.shapes)]
     scaled = operation.dtype == F8_E4M3
     samples.write_hf(folder, {}, [*weights, *(_scales(spec) for spec in weights if scaled)], 100 * GB)
-    catalog = open_catalog(folder)
-    view = operation.make([_leaf(catalog, spec.name) for spec in weights])
+    catalog = understood(open_catalog(folder), None, numbers_in).catalog
+    view = operation.make([views.leaf(catalog[spec.name]) for spec in weights])
     elements = math.prod(view.shape)
     work = partial(_convert, reader, view, Region(REGION), operation.target)
     return _Job(work, elements * (operation.dtype.itemsize + operation.target.itemsize))
@@ -204,12 +204,7 @@ def _job(reader: Reader, operation: Operation, folder: Path) -> _Job:
 
 def _scales(weight: TensorSpec) -> TensorSpec:
     rows, columns = (-(-size // 128) for size in weight.shape)
-    return TensorSpec(weight.name + SUFFIX, F32, (rows, columns))
-
-
-def _leaf(catalog: Mapping[str, TensorRef], name: str) -> View:
-    scale = catalog.get(name + SUFFIX)
-    return views.leaf(catalog[name]) if scale is None else views.scaled(catalog[name], scale)
+    return TensorSpec(weight.name + "_scale_inv", F32, (rows, columns))
 
 
 def _convert(reader: Reader, view: View, region: Region, target: DType) -> None:

@@ -190,7 +190,7 @@ def check(
     path = as_path(family, "family")
     chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(path))
     opened = Source.open(source, max_mem, config)
-    return family_check.check_family(chosen, opened.catalog, opened.config.values)
+    return family_check.check_family(chosen, opened.understood, opened.config.values)
 
 
 def inspect(path: PathLike, *, strategy: Paths | None = None, step: str | int | None = None) -> dict[str, object]:

@@ -208,8 +208,8 @@ def _exceptions(mapping: TensorMapping) -> Iterator[tuple[str, str]]:
     kept = list(dict.fromkeys(o.tensor for o in others))
     if kept:
         yield "fp32", f"{counted(len(kept), 'tensor')} that the model keeps in float32: {first_few(kept, 3, quote)}"
-    if mapping.dequantised:
-        yield "fp8", f"{counted(mapping.dequantised, 'weight')} multiplied by their scales, rounded to BF16 first"
+    for how, count in mapping.dequantised.items():
+        yield "codes", f"{counted(count, 'weight')} to BF16: {how}"
 
 
 def _memory(budget: Budget) -> str:
@@ -237,7 +237,7 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
     return {
         **prepared.settings.to_json(),
         "family_source": in_python(prepared.family_source),
-        "dequantised": mapping.dequantised,
+        "dequantised": dict(mapping.dequantised),
         "source": str(catalog.path),
         "dest": str(prepared.destination.path),
         "source_bytes": catalog.nbytes,

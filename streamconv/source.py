@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .arguments import as_path
 from .configs import model_config, peft, peft_scale, quantisation
 from .configs.model_config import ModelConfig
 from .engine import budget
-from .engine.windows import same_start
+from .engine.windows import numbers_in, same_start
 from .errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from .families import registry
+from .families.raw import KEEP, QUANTISED
 from .output import manifest
 from .output.manifest import Manifest
 from .paths import PathLike
-from .planning import cutting, suggestions
+from .planning import cutting, dequantising, suggestions
+from .planning.dequantising import Understood
 from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
 from .ranks import strategies
@@ -113,7 +116,7 @@ class Source:
     def _with_suggestion(self, error: StreamconvError, direction: Direction) -> StreamconvError:
         """Return the error with the families whose names are those of the source, if there are any."""
         config = self.config.values
-        fitting = suggestions.fitting_families(registry.families(), self.catalog, config, direction)
+        fitting = suggestions.fitting_families(registry.families(), self.understood.catalog, config, direction)
         if not fitting:
             return error
         message, hint = error.marked
@@ -151,6 +154,33 @@ class Source:
         budget.check_planning(self.memory_limit, cutting.slices(mapping, strategy))
         return cutting.cut_for_ranks(mapping, strategy)
 
+    @cached_property
+    def understood(self) -> Understood:
+        """The source with its quantised tensors read as the weights that they stand for.
+
+        Raises:
+            SourceError: a file that describes them cannot be read.
+            UnsupportedError: they are quantised by a method that is not read.
+        """
+        if not dequantising.may_be_quantised(self.catalog):
+            return Understood(self.catalog)
+        room = budget.header_room(self.memory_limit, len(self.catalog))
+        description = quantisation.described(self.config.values, self.catalog.directory, room)
+        found = dequantising.understood(self.catalog, description, numbers_in)
+        if description is None and (method := quantisation.sign(self.catalog)):
+            raise UnsupportedError(
+                f"the source is quantised with {method}, and this method is not read", dequantising.INSTEAD
+            )
+        return found
+
+    def _kept(self, dtype: DType | None) -> Understood:
+        if dtype is not None:
+            raise UsageError(
+                f"{setting(f'options.{QUANTISED}', KEEP)} keeps every tensor as it is, and {setting('dtype')} does not",
+                f"omit {setting('dtype')}",
+            )
+        return Understood(self.catalog)
+
     def map(
         self, family: Family, direction: Direction, dtype: DType | None, given: Mapping[str, Value]
     ) -> TensorMapping:
@@ -159,7 +189,10 @@ class Source:
         Raises:
             StreamconvError: a tensor does not fit, or several values of an option do.
         """
-        request = Request(self.catalog, family, self.config.values, direction, dtype, same_start)
+        understood = self._kept(dtype) if given.get(QUANTISED) == KEEP else self.understood
+        request = Request(
+            understood.catalog, family, self.config.values, direction, dtype, same_start, understood=understood
+        )
         recorded = (self.made_by.text("model"), self.made_by.options) if self.made_by else None
         self._check_whole(family)
         try:
@@ -193,10 +226,4 @@ class Source:
         if peft.has_adapters(self.catalog):
             reason = peft_scale.unsupported(peft.read(self.config, directory), fits=False)
             return UnsupportedError(reason, peft_scale.MERGE) if reason else error
-        if not (method := quantisation.described(self.config.values, directory, self.catalog)):
-            return error
-        return UnsupportedError(
-            f"the source is quantised with {method}; only FP8 with block scales can be read\n{error.marked[0]}",
-            "convert the model's repository that is not quantised, "
-            f"or keep all tensors as they are with {setting('model', 'raw')} {setting('format', 'hf')}",
-        )
+        return error

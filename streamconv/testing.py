@@ -12,7 +12,6 @@ import numpy as np
 from .engine.floats import numpy_dtype
 from .families import Config, Family, Options
 from .formats import safetensors, shards
-from .planning.fp8_scales import SUFFIX
 from .rules.patterns import Bindings, fill, number_holes, words
 from .rules.sizes import Ranges, Sizes
 from .rules.statements import Copy, Rule, Side, Tied
@@ -58,7 +57,10 @@ def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]
             result.append(spec)
             continue
         rows, columns = (-(-size // block) for size in spec.shape)
-        result += [TensorSpec(spec.name, F8_E4M3, spec.shape), TensorSpec(spec.name + SUFFIX, F32, (rows, columns))]
+        result += [
+            TensorSpec(spec.name, F8_E4M3, spec.shape),
+            TensorSpec(spec.name + "_scale_inv", F32, (rows, columns)),
+        ]
     return result
 
 

@@ -23,7 +23,7 @@ from ..tensors.dtypes import BF16, F64, DType
 from .floats import FLOATS, FloatFormat, check_cast, check_shapes, numkong_tensor
 from .tiles import Scratch, cut_tiles, fast_axis, tile_shape
 
-#: The most memory that one call allocates besides its arguments, at any moment; holds for `fp8` too.
+#: The most memory that one call allocates besides its arguments, at any moment; holds for `dequantise` too.
 SCRATCH_BYTES = 1 << 20
 
 # Casts of NumKong's that give the bits that NumPy's do whatever the processor, NaN apart, and many times as fast: its

@@ -16,15 +16,13 @@ from ..storage.access import Access
 from ..storage.device import lies_at
 from ..storage.regions import Placement, Region
 from ..tensors.arrays import Bits
-from ..tensors.dtypes import F8_E4M3, DType
+from ..tensors.dtypes import DType
 from ..tensors.grids import Box, Grid, box_shape, runs
-from ..tensors.view_nodes import Leaf, Piece, Scaled, Stored, View, Zeros
-from .fp8 import dequantise
+from ..tensors.view_nodes import Dequantised, Leaf, Piece, Stored, View, Zeros
+from .dequantise import dequantise
 from .kernels import cast
 from .sharing import shared_window
-from .windows import Windows, bits
-
-_FP8_AND_BF16 = 3  # bytes an element: what is read, and what it becomes next to it
+from .windows import Windows, bits, window_bytes
 
 
 class Reader:
@@ -113,10 +111,9 @@ class Reader:
 
     def _copy(self, leaf: Leaf, grid: Grid, target: Bits, dtype: DType) -> int:
         """Do one strided copy. The window is gone when this returns: the next one must not be held next to it."""
-        if isinstance(leaf, Scaled) and grid.is_box:
-            weight, scale = self._windows.quantised(leaf, grid.bounds())
-            top, left = grid.start
-            return dequantise(weight, scale, _as_box(target, grid), dtype, top, left, leaf.block)
+        if isinstance(leaf, Dequantised) and grid.is_box:
+            bounds = grid.bounds()
+            return dequantise(self._windows.quantised(leaf, bounds), bounds, _as_box(target, grid), dtype)
         source = _strided(self._windows.window(leaf, grid.bounds()), grid, grid.bounds())
         return cast(source, _strided(target, grid, None), leaf.dtype, dtype)
 
@@ -134,11 +131,11 @@ class Reader:
 
     def split_to_fit(self, leaf: Leaf, grid: Grid) -> Iterator[Grid]:
         """Yield `grid`, halved until its bounds fit the region and are not mostly holes."""
-        size = math.prod(box_shape(grid.bounds()))
-        itemsize = leaf.dtype.itemsize
-        if isinstance(leaf, Scaled):
-            itemsize = F8_E4M3.itemsize if grid.is_box else _FP8_AND_BF16
-        if (size * itemsize <= self.region_bytes and size <= 2 * grid.count) or grid.count == 1:
+        bounds = grid.bounds()
+        size, needed = math.prod(box_shape(bounds)), window_bytes(leaf, bounds)
+        if isinstance(leaf, Dequantised) and not grid.is_box:
+            needed += size * leaf.dtype.itemsize
+        if (needed <= self.region_bytes and size <= 2 * grid.count) or grid.count == 1:
             yield grid
             return
         loop = max(grid.loops, key=lambda p: p.step * math.prod(leaf.shape[p.axis + 1 :]))

@@ -13,8 +13,9 @@ from itertools import islice
 
 from ..planning.outputs import Output
 from ..tensors.grids import Box, box_shape, joined, runs
-from ..tensors.view_nodes import Leaf, Scaled, Stored, View
+from ..tensors.view_nodes import Dequantised, Leaf, Stored, View
 from .boxes import LONG_RUN, boxes
+from .windows import window_bytes
 
 #: Slices that are read together, at most.
 _MOST = 512
@@ -37,19 +38,15 @@ class _Window:
     box: Box
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of an element on disk."""
-        return self.leaf.refs()[0].dtype.itemsize
-
-    @property
     def run(self) -> int:
         """Bytes of its contiguous runs in the source."""
-        return runs(self.box, self.leaf.shape)[0] * self.itemsize
+        count = runs(self.box, self.leaf.shape)[0]
+        return count * self.nbytes // math.prod(box_shape(self.box))
 
     @property
     def nbytes(self) -> int:
         """Its bytes."""
-        return math.prod(box_shape(self.box)) * self.itemsize
+        return window_bytes(self.leaf, self.box)
 
 
 def neighbors(cells: Iterable[Task]) -> Iterator[list[Task]]:
@@ -100,7 +97,7 @@ def shared_window(reads: Iterable[tuple[View, Box]], region_bytes: int) -> tuple
 def _window(view: View, box: Box) -> _Window | None:
     """Return what a box needs of the source, `None` where that is not one dense box of a tensor on disk."""
     pieces = list(islice(view.box(box), 2))
-    if len(pieces) != 1 or not isinstance(pieces[0].leaf, (Stored, Scaled)):
+    if len(pieces) != 1 or not isinstance(pieces[0].leaf, (Stored, Dequantised)):
         return None
     leaf, grid = pieces[0].leaf, pieces[0].grid
     return _Window(leaf, grid.bounds()) if grid.is_box else None

@@ -9,18 +9,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SourceError
 from ..storage.access import Access
 from ..storage.regions import Region
 from ..tensors.arrays import Bits, BitType
-from ..tensors.dtypes import BF16, DType
-from ..tensors.grids import Box, box_shape, flat_index, runs
+from ..tensors.dtypes import BF16, F8_E8M0, U8, DType
+from ..tensors.grids import Box, box_shape, flat_index, runs, unravelled
+from ..tensors.quantised import Blocks, Quantised
 from ..tensors.refs import TensorRef
-from ..tensors.view_nodes import Leaf, Scaled, Stored
-from .floats import FLOATS
-from .fp8 import dequantise
+from ..tensors.view_nodes import Dequantised, Leaf, Stored
+from ..text import counted, quote
+from .dequantise import Window, dequantise
+from .floats import numpy_dtype
 from .open_files import OpenFiles
+from .scales import Part
 
 _FIRST = 64 << 10
+#: Elements of an index that are read at a time.
+_STEP = 16 << 10
+#: Bytes of the widest element.
+_WIDEST = 8
+#: In E8M0, what is no power of two.
+_NO_EXPONENT = 0xFF
 _BITS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
@@ -30,20 +40,20 @@ def bits(dtype: DType) -> BitType:
 
 
 class _Held(NamedTuple):
-    """A window that was read for several boxes, with its scales if it is one of an FP8 matrix."""
+    """A window that was read for several boxes."""
 
     ref: TensorRef
     box: Box
     data: Bits
-    scale: NDArray[np.float32] | None
 
     def has(self, ref: TensorRef, box: Box) -> bool:
         """Return whether a box of a tensor lies in the window."""
-        return ref == self.ref and all(c <= a and b <= d for (a, b), (c, d) in zip(box, self.box, strict=True))
+        return ref == self.ref and _holds(self.box, box)
 
     def part(self, box: Box) -> Bits:
         """Return a box that lies in the window."""
-        return self.data[_inside(self.box, box)]
+        inside = zip(box, self.box, strict=True)
+        return self.data[tuple(slice(low - first, high - first) for (low, high), (first, _) in inside)]
 
 
 class Windows:
@@ -59,6 +69,8 @@ class Windows:
         self._region = Region(region_bytes)
         self._files = OpenFiles(access, drops)
         self._held: _Held | None = None
+        self._quantised: Window | None = None
+        self._behind = 0
 
     def close(self) -> None:
         """Close the files."""
@@ -75,35 +87,77 @@ class Windows:
         Raises:
             SourceError: a file was changed, or cannot be read.
         """
-        if isinstance(leaf, Scaled):
-            weight, scale = self.quantised(leaf, box)
-            self._held = _Held(leaf.weight, box, weight, scale)
+        if isinstance(leaf, Dequantised):
+            self._quantised = self.quantised(leaf, box)
         if isinstance(leaf, Stored):
-            self._held = _Held(leaf.ref, box, self._stored(leaf.ref, box), None)
+            self._held = _Held(leaf.ref, box, self._stored(leaf.ref, box))
 
     def window(self, leaf: Leaf, box: Box) -> Bits:
         """Return a box of a leaf, in the leaf's dtype, as an array of the box's shape.
 
         Raises:
-            SourceError: a file was changed, or cannot be read.
+            SourceError: a file was changed, or cannot be read; or what was read is no number.
         """
-        if isinstance(leaf, Scaled):
+        if isinstance(leaf, Dequantised):
             return self._dequantised(leaf, box)
         if isinstance(leaf, Stored):
             return self._stored(leaf.ref, box)
         raise TypeError(type(leaf))
 
-    def quantised(self, leaf: Scaled, box: Box) -> tuple[Bits, NDArray[np.float32]]:
-        """Return a box of an FP8 matrix, and the scales of the blocks that it touches.
+    def quantised(self, leaf: Dequantised, box: Box) -> Window:
+        """Return a window of a quantised tensor that holds a box of it.
 
         Raises:
-            SourceError: a file was changed, or cannot be read.
+            SourceError: a file was changed, or cannot be read; or what was read is no number.
         """
-        held, scale_box = self._held, _scale_box(leaf, box)
-        if held is not None and held.scale is not None and held.has(leaf.weight, box):
-            return held.part(box), held.scale[_inside(_scale_box(leaf, held.box), scale_box)]
-        scale = self._stored(leaf.scale, scale_box).view(FLOATS[leaf.scale.dtype].numpy).astype(np.float32)
-        return self._stored(leaf.weight, box), scale
+        found = self._quantised
+        if found is not None and found.parts == leaf.parts and _holds(found.box, box):
+            return found
+        self._held = self._quantised = None
+        groups = self._groups(leaf.parts, box)
+        grouped = None if groups is None or leaf.parts.groups is None else leaf.parts.groups.axis
+        codes = leaf.parts.codes
+        words = codes.words(box)
+        read = Part(self._read_box(codes.ref, words), *codes.start(box))
+        self._behind = _nbytes(words, codes.ref)
+        factors = tuple(self._read_blocks(blocks, box, grouped) for blocks in leaf.parts.factors)
+        zeros = None if leaf.parts.zeros is None else self._read_blocks(leaf.parts.zeros, box, grouped)
+        return Window(leaf.parts, box, read, factors, zeros, groups)
+
+    def _read_blocks(self, blocks: Blocks, box: Box, grouped: int | None) -> Part:
+        """Read the blocks that a box of codes touches; they lie behind what was read before."""
+        codes, touched = blocks.codes, blocks.touched(box, grouped)
+        words = codes.words(touched)
+        shape = box_shape(words)
+        data = self._region.array_behind(self._behind, math.prod(shape), bits(codes.ref.dtype))
+        self._read_runs(codes.ref, words, data)
+        self._behind += _nbytes(words, codes.ref)
+        if codes.ref.dtype in (U8, F8_E8M0) and codes.code is None and data.size and data.max() == _NO_EXPONENT:
+            raise _no_number(codes.ref, words, data)
+        return Part(data.reshape(shape), *codes.start(touched))
+
+    def _groups(self, parts: Quantised, box: Box) -> NDArray[np.intp] | None:
+        """Return which blocks the rows or columns of a box belong to, `None` where those are in order."""
+        if parts.groups is None:
+            return None
+        axis = parts.groups.axis
+        ref, (low, high), size = parts.groups.ref, box[axis - 2], parts.factors[0].block[axis]
+        found = np.empty(high - low, np.intp)
+        most = parts.factors[0].codes.shape[axis - 2]
+        for first in range(0, ref.shape[0], _STEP):
+            some = np.frombuffer(self._part_of(ref, first, min(_STEP, ref.shape[0] - first)), "<i4")
+            if some.min() < 0:
+                return None
+            if some.max() >= most:
+                raise _no_group(ref, int(some.max()), most)
+            inside = some[max(0, low - first) : max(0, high - first)]
+            found[max(0, first - low) :][: len(inside)] = inside
+        return None if np.array_equal(found, np.arange(low, high) // size) else found
+
+    def _part_of(self, ref: TensorRef, first: int, count: int) -> bytearray:
+        target = bytearray(count * ref.dtype.itemsize)
+        self._read(ref, first * ref.dtype.itemsize, memoryview(target))
+        return target
 
     def first(self, ref: TensorRef, count: int) -> bytes:
         """Return the first `count` bytes of a tensor.
@@ -115,20 +169,20 @@ class Windows:
         self._read(ref, 0, memoryview(target))
         return bytes(target)
 
-    def _dequantised(self, leaf: Scaled, box: Box) -> Bits:
-        """Return a box of an FP8 matrix times its scales, as BF16; it lies behind the weights in the region."""
-        # Behind the weights is no room next to a window that is held.
-        self._held = None
-        weight, scale = self.quantised(leaf, box)
-        target = self._region.array_behind(weight.size, weight.size, bits(BF16)).reshape(weight.shape)
-        dequantise(weight, scale, target, BF16, box[0][0], box[1][0], leaf.block)
+    def _dequantised(self, leaf: Dequantised, box: Box) -> Bits:
+        """Return a box of a quantised tensor as BF16; it lies behind its parts in the region."""
+        found = self.quantised(leaf, box)
+        self._quantised = None  # the next window is read over it
+        shape = box_shape(box)
+        target = self._region.array_behind(self._behind, math.prod(shape), bits(BF16)).reshape(shape)
+        dequantise(found, box, target, BF16)
         return target
 
     def _stored(self, ref: TensorRef, box: Box) -> Bits:
         """Return a box of a tensor: from the window that is held, or read over it."""
         if self._held is not None and self._held.has(ref, box):
             return self._held.part(box)
-        self._held = None
+        self._held = self._quantised = None
         return self._read_box(ref, box)
 
     def _read_box(self, ref: TensorRef, box: Box) -> Bits:
@@ -142,12 +196,13 @@ class Windows:
             if not others:
                 placement = self._files.read_into(self._region, span.file, span.offset, size, is_part=size < ref.nbytes)
                 return self._region.array(math.prod(shape), bits(ref.dtype), placement).reshape(shape)
-        return self._read_runs(ref, box)
-
-    def _read_runs(self, ref: TensorRef, box: Box) -> Bits:
-        """Read a box into the region, contiguous run by contiguous run."""
-        shape, itemsize = box_shape(box), ref.dtype.itemsize
         target = self._region.array(math.prod(shape), bits(ref.dtype))
+        self._read_runs(ref, box, target)
+        return target.reshape(shape)
+
+    def _read_runs(self, ref: TensorRef, box: Box, target: Bits) -> None:
+        """Read a box, contiguous run by contiguous run."""
+        itemsize = ref.dtype.itemsize
         run, starts = runs(box, ref.shape)
         view, size = target.view(np.uint8).data, run * itemsize
         if len(ref.extents) == 1:
@@ -157,7 +212,6 @@ class Windows:
         else:
             for number, first in enumerate(starts):
                 self._read(ref, first * itemsize, view[number * size : (number + 1) * size])
-        return target.reshape(shape)
 
     def _read(self, ref: TensorRef, offset: int, target: memoryview) -> None:
         """Read bytes `offset` … of a tensor, across its extents."""
@@ -165,14 +219,55 @@ class Windows:
             self._files.read(file, at, target[low:high])
 
 
-def _scale_box(leaf: Scaled, box: Box) -> Box:
-    """Return the scale blocks that a box of an FP8 matrix touches."""
-    return tuple((low // size, -(-high // size)) for (low, high), size in zip(box, leaf.block, strict=True))
+def window_bytes(leaf: Leaf, box: Box) -> int:
+    """Return how many bytes of a region a window of a box takes."""
+    if isinstance(leaf, Dequantised):
+        parts = leaf.parts
+        blocks = (*parts.factors, *([parts.zeros] if parts.zeros else []))
+        grouped = parts.groups.axis if parts.groups else None
+        words = [(parts.codes.words(box), parts.codes.ref)]
+        words += [(one.codes.words(one.touched(box, grouped)), one.codes.ref) for one in blocks]
+        return sum(_nbytes(*one) for one in words)
+    return math.prod(box_shape(box)) * leaf.dtype.itemsize
 
 
-def _inside(window: Box, box: Box) -> tuple[slice, ...]:
-    """Return where in a window a box lies."""
-    return tuple(slice(low - first, high - first) for (low, high), (first, _) in zip(box, window, strict=True))
+def _nbytes(box: Box, ref: TensorRef) -> int:
+    """Return the bytes of a box of a tensor, and room for what follows to begin with a whole element."""
+    return -(-math.prod(box_shape(box)) * ref.dtype.itemsize // _WIDEST) * _WIDEST
+
+
+def _holds(window: Box, box: Box) -> bool:
+    return all(c <= a and b <= d for (a, b), (c, d) in zip(box, window, strict=True))
+
+
+def _no_number(ref: TensorRef, box: Box, data: Bits) -> SourceError:
+    number = int(np.argmax(data == _NO_EXPONENT))
+    inside = unravelled(number, box_shape(box))
+    at = flat_index([low + i for (low, _), i in zip(box, inside, strict=True)], ref.shape)
+    file, offset, _, _ = next(ref.spans(at, 1))
+    return SourceError(
+        f"{quote(file.path)}: byte {offset}, in scales {quote(ref.name)}, is 255, which is no power of two",
+        "download the file again, or ask those who quantised the model",
+    )
+
+
+def _no_group(ref: TensorRef, group: int, count: int) -> SourceError:
+    file = next(ref.places()).file
+    return SourceError(
+        f"{quote(file.path)}: {quote(ref.name)} names group {group}, but there are {counted(count, 'group')} of scales",
+        "download the file again, or ask those who quantised the model",
+    )
+
+
+def numbers_in(ref: TensorRef) -> tuple[int, ...]:
+    """Return the whole numbers in a small tensor.
+
+    Raises:
+        SourceError: a file was changed, or cannot be read.
+    """
+    with closing(Windows(ref.nbytes or 1, Access.READ)) as windows:
+        data = windows.first(ref, ref.nbytes)
+    return tuple(np.frombuffer(data, numpy_dtype(ref.dtype)).tolist())
 
 
 def same_start(one: TensorRef, other: TensorRef) -> bool:

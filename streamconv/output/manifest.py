@@ -154,7 +154,7 @@ def write(
         "plan": mapping.digest,
         "block": BLOCK,
         "dropped": dict(sorted(mapping.dropped.items())),
-        "dequantised": mapping.dequantised,
+        "dequantised": dict(mapping.dequantised),
         "cast": dict(_casts(mapping)),
         "overflowed": dict(sorted(overflowed.items())),
         "files": {

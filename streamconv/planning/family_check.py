@@ -13,7 +13,7 @@ from ..rules.statements import Direction, Statement
 from ..tensors.extents import Extent, SourceFile
 from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, first_few, in_python, quote
-from . import fp8_scales
+from .dequantising import Understood
 from .mapping import Request, TensorMapping, map_tensors
 from .options import OptionValues, decided, decided_mapping, inferred_from_names
 
@@ -38,9 +38,9 @@ class Finding:
         return in_python(self.marked)
 
 
-def check_family(family: Family, catalog: Catalog, config: Config) -> Iterator[Finding]:
+def check_family(family: Family, understood: Understood, config: Config) -> Iterator[Finding]:
     """Check, for all options, that every tensor is matched by one rule and comes back in reverse."""
-    request = Request(catalog, family, config, Direction.FORWARD)
+    request = Request(understood.catalog, family, config, Direction.FORWARD, understood=understood)
     inferred = inferred_from_names(request, {})
     for options in _different_options(request, inferred):
         given = {name: value for name, value in options.items() if name not in inferred}
@@ -86,10 +86,8 @@ def _check_mapping(request: Request, mapping: TensorMapping) -> Iterator[Finding
     ambiguous = list(_ambiguous(request, mapping.options))
     if ambiguous:
         yield Finding(f"  ambiguous: {_some(ambiguous)}; the first rule of the table applies")
-    reverse = replace(request, catalog=_converted(mapping), direction=Direction.REVERSE)
-    scales = fp8_scales.pair(catalog, request.config, request.keeps_all)
-    kept = {name: ref for name, ref in catalog.items() if not scales.is_scale(name)}
-    lost = list(_lost(map_tensors(reverse, mapping.options), kept, mapping.dropped))
+    reverse = replace(request, catalog=_converted(mapping), direction=Direction.REVERSE, understood=None)
+    lost = list(_lost(map_tensors(reverse, mapping.options), catalog, mapping.dropped))
     if lost:
         yield Finding(f"  not invertible: {_some(lost)}")
     dropped = [f"{quote(name)} ({why})" for name, why in mapping.dropped.items()]
@@ -106,9 +104,8 @@ def _check_mapping(request: Request, mapping: TensorMapping) -> Iterator[Finding
 def _notes(mapping: TensorMapping) -> Iterator[Finding]:
     for note in mapping.notes:
         yield Finding(f"  {note}", is_error=False)
-    if mapping.dequantised:
-        tensors = counted(mapping.dequantised, "FP8 tensor")
-        yield Finding(f"  {tensors} dequantised: they come back without scales", is_error=False)
+    for how, count in mapping.dequantised.items():
+        yield Finding(f"  {counted(count, 'weight')} dequantised, {how}: they come back in BF16", is_error=False)
 
 
 def _ambiguous(request: Request, options: OptionValues) -> Iterator[str]:

@@ -10,7 +10,6 @@ from ..errors import UnsupportedError
 from ..rules.fused import Fused
 from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, quote
-from .fp8_scales import KEEP, SUFFIX
 
 
 class Separated(NamedTuple):
@@ -29,14 +28,12 @@ def separated(catalog: Catalog, fused: Sequence[Fused]) -> Separated | None:
             tensors that are really fused.
 
     Raises:
-        UnsupportedError: a tensor is there fused and by itself, or fused in FP8 with scales.
+        UnsupportedError: a tensor is there fused and by itself.
     """
     tensors: dict[str, TensorRef] = {}
     cut: list[str] = []
     for name, ref in catalog.tensors.items():
         kind, parts = next(((one, parts) for one in fused if (parts := one.cut(ref)) is not None), (None, None))
-        if kind is not None and kind.stacked and name + SUFFIX in catalog.tensors:
-            raise _with_scales(name)
         for part in parts or [ref]:
             if tensors.setdefault(part.name, part) is not part:
                 raise UnsupportedError(
@@ -47,10 +44,3 @@ def separated(catalog: Catalog, fused: Sequence[Fused]) -> Separated | None:
         return None
     note = f"experts are read from {counted(len(cut), 'fused tensor')}, such as {quote(cut[0])}"
     return Separated(replace(catalog, tensors=tensors), note)
-
-
-def _with_scales(name: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{quote(name)} is fused, in FP8 with the scales {quote(name + SUFFIX)}: fused FP8 experts are not read yet",
-        f"convert a repository of the model that is not quantised, or keep all tensors as they are with {KEEP}",
-    )

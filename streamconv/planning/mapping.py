@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import chain
 
@@ -20,10 +21,12 @@ from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.dtypes import BF16, DType
 from ..tensors.joined import Joined
+from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import Catalog, TensorRef
-from ..tensors.view_nodes import Stored, View
+from ..tensors.view_nodes import Stored
 from ..text import quote, setting
-from . import findings, fp8_scales, matching
+from . import findings, matching
+from .dequantising import Understood
 from .outputs import Builder, Output
 from .repeats import Repeats, SameBytes, SameStart
 from .shapes import learn_shapes
@@ -58,7 +61,7 @@ class TensorMapping:
         outputs: every tensor to be written, in the order of the family's table.
         dropped: source tensor -> why it is not written.
         checks: tensors whose bytes must be equal.
-        dequantised: how many source tensors are FP8 with block scales.
+        dequantised: how quantised weights are stored, for people -> how many are.
         untied: the config ties the head to the embedding, but the source's head differs.
         notes: what the plan says besides: how names are read.
         rank_files: who holds which outputs, where they are cut for the ranks of a training; every rank is in one.
@@ -71,7 +74,7 @@ class TensorMapping:
     outputs: tuple[Output, ...]
     dropped: Mapping[str, str]
     checks: tuple[SameBytes, ...] = ()
-    dequantised: int = 0
+    dequantised: Mapping[str, int] = field(default_factory=dict)
     untied: bool = False
     notes: tuple[str, ...] = ()
     rank_files: tuple[RankFile, ...] = ()
@@ -142,14 +145,14 @@ def _structure(value: object) -> object:
     match value:
         case Joined():  # how the source is divided decides nothing
             return _structure(Stored(value.shape, value.dtype, value.ref))
-        case View():
-            return [type(value).__name__, *(_structure(getattr(value, field.name)) for field in fields(value))]
         case TensorRef():
             return [value.name, value.dtype.name, value.shape]
         case DType():
             return value.name
         case tuple():
             return [_structure(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, *(_structure(getattr(value, field.name)) for field in fields(value))]
     return value
 
 
@@ -168,6 +171,7 @@ class Request:
         direction: which side the source is.
         dtype: dtype of all float tensors, `None` to keep each tensor's own.
         same_start: whether two tensors begin with the same bytes; by default, tensors are not read and taken to.
+        understood: what was found out about quantised tensors of the source; `catalog` has the weights instead.
     """
 
     catalog: Catalog
@@ -176,6 +180,7 @@ class Request:
     direction: Direction
     dtype: DType | None = None
     same_start: SameStart = _all_start_the_same
+    understood: Understood | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -202,33 +207,39 @@ def map_tensors(request: Request, options: Options) -> TensorMapping:
         UsageError: a transform needs a size that neither config nor shapes give.
     """
     catalog, table = request.catalog, request.table(options)
-    scales = fp8_scales.pair(catalog, request.config, request.keeps_all)
-    matches = matching.match_names(catalog, table, scales)
+    understood = request.understood or Understood(catalog)
+    matches = matching.match_names(catalog, table)
     if matches.unknown:
-        findings.check_direction([name for name in catalog if not scales.is_scale(name)], table)
+        findings.check_direction(list(catalog), table)
     matching.learn_counts(matches, table)
-    wrong = [*findings.unknown(matches, table), *findings.out_of_range(matches, table), *scales.surplus]
+    wrong = [*findings.unknown(matches, table), *findings.out_of_range(matches, table), *understood.wrong]
     wrong += learn_shapes(matches, table)
-    findings.raise_all(wrong, [*scales.missing, *findings.missing(matches, table)], _hints(request))
+    missing = [*understood.missing, *findings.missing(matches, table)]
+    findings.raise_all(wrong, missing, _hints(request))
 
     repeats = Repeats(matches, catalog, table, request.same_start)
-    build = Builder(table, request.dtype, scales)
+    build = Builder(table, request.dtype)
     outputs = build.outputs(matches.applications, repeats)
     findings.raise_all([*build.findings, *_written_twice(outputs)], hints=build.hints or _hints(request))
     if not outputs:
         raise EmptyMappingError("the source has nothing to write with these options")
     dropped = {**matches.dropped, **repeats.dropped}
+    quantised = [ref for ref in catalog.values() if isinstance(ref, QuantisedRef)]
     return TensorMapping(
         family=request.family.name,
         options=options,
         direction=request.direction,
         dtype=request.dtype,
         outputs=tuple(outputs),
-        dropped=dropped,
+        dropped={**understood.dropped, **dropped, **_parts_of_dropped(quantised, dropped)},
         checks=(*repeats.checks, *build.checks),
-        dequantised=len(scales.of.keys() - dropped.keys()),
+        dequantised=Counter(ref.parts.method for ref in quantised if ref.name not in dropped),
         untied=repeats.untied,
     )
+
+
+def _parts_of_dropped(quantised: Iterable[QuantisedRef], dropped: Mapping[str, str]) -> dict[str, str]:
+    return {part.name: dropped[ref.name] for ref in quantised if ref.name in dropped for part in ref.parts.refs()}
 
 
 def _hints(request: Request) -> list[str]:

@@ -11,7 +11,6 @@ from ..rules.patterns import Bindings, fill
 from ..rules.statements import Copy, Drop, Rule, Tied
 from ..rules.table import Table
 from ..tensors.refs import TensorRef
-from .fp8_scales import Scales
 
 Values = tuple[int | str, ...]
 
@@ -79,13 +78,11 @@ class Matches:
     out_of_range: list[tuple[str, Bindings]] = field(default_factory=list)
 
 
-def match_names(tensors: Mapping[str, TensorRef], table: Table, scales: Scales) -> Matches:
-    """Match every tensor to its statement, except for block scales: they go with their weight."""
+def match_names(tensors: Mapping[str, TensorRef], table: Table) -> Matches:
+    """Match every tensor to its statement."""
     matches = Matches()
     collect = _Collector(tensors, table, matches)
     for name, ref in tensors.items():
-        if scales.is_scale(name):
-            continue
         match = table.matcher.match(name)
         if match is None:
             matches.unknown.append(name)
@@ -93,8 +90,6 @@ def match_names(tensors: Mapping[str, TensorRef], table: Table, scales: Scales) 
             matches.out_of_range.append((name, match.bindings))
         else:
             collect.add(match, name, ref)
-    for name in matches.dropped.keys() & scales.of.keys():
-        matches.dropped[scales.of[name].name] = matches.dropped[name]
     return matches
 
 

@@ -13,10 +13,10 @@ from ..rules.statements import Copy, Drop, Rule, Side, Statement
 from ..rules.table import Table
 from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
+from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import TensorRef, TensorSpec
 from ..tensors.view_nodes import View
 from ..text import first_few, quote, setting
-from .fp8_scales import Scales
 from .matching import Application
 from .repeats import Repeat, SameBytes
 
@@ -66,11 +66,11 @@ class Builder:
         checks: tensors of the source that must be zero.
     """
 
-    def __init__(self, table: Table, dtype: DType | None, scales: Scales) -> None:
+    def __init__(self, table: Table, dtype: DType | None) -> None:
         self.findings: list[str] = []
         self.hints: list[str] = []
         self.checks: list[SameBytes] = []
-        self._table, self._dtype, self._scales = table, dtype, scales
+        self._table, self._dtype = table, dtype
         self._groups = _layer_groups(table.statements)
 
     def outputs(self, applications: Iterable[Application], repeats: Iterable[Repeat]) -> list[Output]:
@@ -87,7 +87,7 @@ class Builder:
         return outputs
 
     def _outputs_of(self, application: Application) -> list[Output]:
-        names = tuple(self._sources(application.refs()))
+        names = tuple(_sources(application.refs()))
         try:
             return [Output(name, view.dtype, view, names) for name, view in self._apply(application)]
         except (UnsupportedError, ShapeConflictError) as error:
@@ -98,14 +98,7 @@ class Builder:
 
     def _repeated(self, repeat: Repeat) -> Output:
         view = self._leaf(repeat.of, self._dtype)
-        return Output(repeat.name, view.dtype, view, (*self._sources([repeat.of]), *repeat.others))
-
-    def _sources(self, refs: Iterable[TensorRef]) -> Iterator[str]:
-        """Yield the names of the tensors that are read: these, and their block scales."""
-        for ref in refs:
-            yield ref.name
-            if ref.name in self._scales.of:
-                yield self._scales.of[ref.name].name
+        return Output(repeat.name, view.dtype, view, (*_sources([repeat.of]), *repeat.others))
 
     def _apply(self, application: Application) -> Iterator[tuple[str, View]]:
         """Yield names and views of the tensors that one application of a rule writes."""
@@ -151,14 +144,19 @@ class Builder:
             yield {hole: position}, views.squeeze(views.cut(view, 0, position, position + 1), 0)
 
     def _leaf(self, ref: TensorRef, dtype: DType | None) -> View:
-        """Return the tensor: dequantised if it has scales, cast if a dtype is asked. Integers are never cast."""
-        scale = self._scales.of.get(ref.name)
-        view = views.scaled(ref, scale, self._scales.block) if scale else views.leaf(ref)
+        """Return the tensor, cast if a dtype is asked. Integers are never cast."""
+        view = views.leaf(ref)
         if dtype is None or view.dtype.kind == INTEGER:
             return view
         if view.dtype.kind != FLOAT:
             raise UnsupportedError(f"{view.dtype} cannot be cast to {dtype}", f"omit {setting('dtype')}")
         return views.cast(view, dtype)
+
+
+def _sources(refs: Iterable[TensorRef]) -> Iterator[str]:
+    """Yield the names of the tensors that are read: these, or what quantised ones consist of."""
+    for ref in refs:
+        yield from (part.name for part in ref.parts.refs()) if isinstance(ref, QuantisedRef) else (ref.name,)
 
 
 def _not_zero(ref: TensorRef) -> UnsupportedError:

@@ -13,7 +13,6 @@ from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.refs import Catalog
 from . import findings, fused_tensors, matching, prefixes
-from .fp8_scales import Scales
 from .mapping import Request
 from .options import all_tables, count_lacking, count_unmatched
 
@@ -55,7 +54,7 @@ def _fits(request: Request) -> bool:
 
 def _lacks_layers(request: Request, table: Table) -> bool:
     """Whether no layer has the tensors of some rule that layers need, as models without norms of the heads."""
-    matches = matching.match_names(request.catalog, table, Scales())
+    matches = matching.match_names(request.catalog, table)
     with suppress(StreamconvError):  # sizes that contradict, or are not given
         matching.learn_counts(matches, table)
         return findings.lacks_all_of_a_rule(matches, table)

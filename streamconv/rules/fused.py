@@ -6,9 +6,10 @@ A part is a contiguous range of the fused tensor, so that nothing but names and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..tensors.extents import Extent, overlaps
+from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import TensorRef
 from .patterns import compile_pattern, fill, holes
 
@@ -43,7 +44,7 @@ class Fused:
             return None
         bindings = {hole.name: text for hole, text in zip(pattern.holes, match.groups(), strict=True)}
         if self.stacked is None:
-            return iter([TensorRef(fill(self.parts[0], bindings), ref.dtype, ref.shape, ref.extents)])
+            return iter([replace(ref, name=fill(self.parts[0], bindings))])
         if len(ref.shape) != 3 or ref.shape[1] % len(self.parts):
             return None
         return self._parts(ref, bindings, self.stacked)
@@ -54,6 +55,10 @@ class Fused:
         for position in range(count):
             for index, part in enumerate(self.parts):
                 name = fill(part, {**bindings, stacked: position})
+                if isinstance(ref, QuantisedRef):
+                    box = (position, position + 1), (index * rows, (index + 1) * rows), (0, columns)
+                    yield replace(ref, name=name, shape=(rows, columns), box=box)
+                    continue
                 extents = _range(ref, (position * len(self.parts) + index) * size, size)
                 yield TensorRef(name, ref.dtype, (rows, columns), extents)
 

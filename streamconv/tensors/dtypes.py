@@ -66,7 +66,8 @@ _BY_NAME = {d.name: d for d in DTYPES}
 _BY_MINDSPORE = {d.mindspore: d for d in DTYPES if d.mindspore}
 
 BF16, F16, F32, F64 = (_BY_NAME[n] for n in ("BF16", "F16", "F32", "F64"))
-F8_E4M3, STR = _BY_NAME["F8_E4M3"], _BY_NAME["str"]
+F8_E4M3, F8_E8M0, STR = (_BY_NAME[n] for n in ("F8_E4M3", "F8_E8M0", "str"))
+U8, I8, I32, I64 = (_BY_NAME[n] for n in ("U8", "I8", "I32", "I64"))
 
 #: The dtypes that tensors can be cast to, by the word that names them.
 TARGETS = {"fp32": F32, "fp16": F16, "bf16": BF16}

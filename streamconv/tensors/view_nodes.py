@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from .dtypes import DType
 from .grids import Box, Grid, Loop, box_grid, clip, flat_index, unmerge
+from .quantised import Quantised
 from .refs import TensorRef
 
 Shape = tuple[int, ...]
@@ -104,15 +105,18 @@ class Zeros(Leaf):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(Leaf):
-    """An FP8 matrix times its block scales."""
+class Dequantised(Leaf):
+    """A quantised tensor, as the numbers that it stands for."""
 
-    weight: TensorRef
-    scale: TensorRef
-    block: tuple[int, int]
+    parts: Quantised
 
     def refs(self) -> tuple[TensorRef, ...]:
-        return (self.weight, self.scale)
+        return tuple(self.parts.refs())
+
+    def position(self, index: tuple[int, ...]) -> tuple[str, int]:
+        codes = self.parts.codes
+        words = codes.words(tuple((at, at + 1) for at in index))
+        return Stored(codes.ref.shape, codes.ref.dtype, codes.ref).position(tuple(low for low, _ in words))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..errors import UnsupportedError
-from ..text import quote, setting
-from .dtypes import BF16, F8_E4M3, F16, F32, DType
+from ..text import setting
+from .dtypes import BF16, DType
 from .joined import Joined
+from .quantised import QuantisedRef
 from .refs import TensorRef
 from .view_nodes import (
     Array,
     Cast,
     Concat,
+    Dequantised,
     Merge,
     Permute,
-    Scaled,
     Shape,
     Slice,
     Split,
@@ -33,7 +34,12 @@ from .view_nodes import (
 
 
 def leaf(ref: TensorRef) -> View:
-    """Return a tensor on disk; one with a `cutout` is cut out of the array that holds it, one in slices is joined."""
+    """Return a tensor on disk as it is used.
+
+    One with a `cutout` is cut out of the array that holds it, one in slices is joined, and a quantised one dequantised.
+    """
+    if isinstance(ref, QuantisedRef):
+        return _dequantised(ref)
     if ref.slices is not None:
         return Joined(ref.shape, ref.dtype, ref, ref.slices)
     if ref.cutout is None:
@@ -49,42 +55,20 @@ def leaf(ref: TensorRef) -> View:
     return view
 
 
+def _dequantised(ref: QuantisedRef) -> View:
+    view: View = Dequantised(ref.parts.shape, BF16, ref.parts)
+    for axis, (low, high) in enumerate(ref.box):
+        if (low, high) != (0, view.shape[axis]):
+            view = cut(view, axis, low, high)
+    view = permute(view, ref.order) if ref.order else view
+    while len(view.shape) > len(ref.shape):
+        view = squeeze(view, 0)
+    return view
+
+
 def zeros(shape: Shape, dtype: DType) -> View:
     """Return a tensor of zeros."""
     return Zeros(shape, dtype)
-
-
-#: The dtypes that scales may have.
-SCALES = (F32, BF16, F16)
-
-
-def scaled(weight: TensorRef, scale: TensorRef, block: tuple[int, int] = (128, 128)) -> View:
-    """Return an FP8 matrix [R, C] times its scales [ceil(R/128), ceil(C/128)], as BF16; edge blocks may be cut.
-
-    Scales are F32 (DeepSeek), BF16 (Qwen) or F16: the product with an FP8 number is rounded to float32, then once to
-    BF16; of the two narrower ones it is exact in float32.
-
-    Raises:
-        UnsupportedError: the dtypes or shapes are not those of an FP8 matrix and its scales.
-    """
-    if len(weight.shape) != 2 or weight.dtype != F8_E4M3 or scale.dtype not in SCALES:
-        raise UnsupportedError(
-            f"{quote(weight.name)} {list(weight.shape)} {weight.dtype} with scales {list(scale.shape)} {scale.dtype}: "
-            "only F8_E4M3 matrices with scales in F32, BF16 or F16 can be dequantised",
-            "convert a repository of the model that is not quantised",
-        )
-    for ref in (weight, scale):
-        if ref.cutout:
-            raise UnsupportedError(
-                f"{quote(ref.name)} is not contiguous and cannot be dequantised",
-                "load the file with torch, call .contiguous() on the tensor, and save it again",
-            )
-    grid = tuple(-(-n // b) for n, b in zip(weight.shape, block, strict=True))
-    if scale.shape != grid:
-        raise UnsupportedError(
-            f"{quote(scale.name)} has shape {list(scale.shape)}, and {quote(weight.name)} needs {list(grid)}"
-        )
-    return Scaled(weight.shape, BF16, weight, scale, block)
 
 
 def cast(view: View, dtype: DType) -> View:

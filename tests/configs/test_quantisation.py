@@ -1,4 +1,4 @@
-"""How a source is quantised, by whatever says so: the first line of the error names the method."""
+"""How a source is quantised, by whatever says so."""
 
 from __future__ import annotations
 
@@ -11,65 +11,94 @@ import pytest
 import streamconv
 from streamconv import testing as samples
 from streamconv.configs.model_config import ModelConfig, updated
-from streamconv.configs.quantisation import described
+from streamconv.configs.quantisation import described, sign
 from streamconv.errors import SourceError, UnsupportedError
+from streamconv.formats.header_room import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.dtypes import BF16, F32
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import LLAMA, hf
 
+MODULE = "model.layers.0.self_attn.q_proj"
+
 
 def quantised(folder: Path, ending: str, config: dict[str, Any]) -> Path:
-    """A Llama of which one weight was replaced by what a method makes of it."""
-    specs = [spec for spec in hf(LLAMA) if not spec.name.endswith("0.self_attn.q_proj.weight")]
-    specs.append(
-        TensorSpec("model.layers.0.self_attn.q_proj" + ending, dtypes.from_safetensors("I32", ending), (3, 24))
-    )
+    """A Llama of which one weight was replaced by a part of what a method makes of it."""
+    specs = [spec for spec in hf(LLAMA) if spec.name != f"{MODULE}.weight"]
+    specs.append(TensorSpec(MODULE + ending, dtypes.from_safetensors("I32", ending), (3, 24)))
     samples.write_hf(folder, {**LLAMA, **config}, specs, 1 << 20)
     return folder
 
 
+def entry(**values: object) -> dict[str, Any]:
+    return {"quantization_config": values}
+
+
+@pytest.mark.parametrize("model", ["llama", "raw"])
 @pytest.mark.parametrize(
     ("ending", "config", "said"),
     [
-        (".qweight", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ (config.json"),
-        (".qweight", {"quantization_config": {"quant_method": "awq"}}, "AWQ (config.json"),
-        (".weight_packed", {"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}}, "compr"),
-        (".x", {"quantization_config": {"quant_method": "new-one"}}, "new-one (config.json"),
-        (".qweight", {}, "GPTQ or AWQ (tensor model.layers.0.self_attn.q_proj.qweight)"),
-        (".weight_packed", {}, "compressed-tensors (tensor"),
-        (".deq_scale", {}, "msModelSlim (tensor"),
-        (".weight_scale", {}, "FP8 or INT8 (tensor"),
+        (".qweight", entry(quant_method="gptq", bits=4), f"{MODULE}.qweight: its scales {MODULE}.scales are missing"),
+        (".qweight", entry(quant_method="awq"), f"its scales {MODULE}.scales are missing"),
+        (".weight_packed", {"text_config": entry(quant_method="compressed-tensors")}, "_scale are missing"),
+        (".x", entry(quant_method="new-one"), "quantised with new-one (config.json: quantization_config)"),
+        (".qweight", {}, f"its scales {MODULE}.scales are missing"),
+        (".weight_packed", {}, f"its scales {MODULE}.weight_scale are missing"),
+        (".absmax", {}, f"quantised with bitsandbytes (tensor {MODULE}.absmax)"),
     ],
 )
-def test_the_first_line_names_the_method(tmp_path, ending, config, said) -> None:
+def test_what_cannot_be_read_is_named_and_may_be_kept(tmp_path, ending, config, said, model) -> None:
     source = quantised(tmp_path / "hf", ending, config)
-    with pytest.raises(UnsupportedError) as error:
-        streamconv.plan(source, tmp_path / "ms", max_mem="8G")
-    assert error.value.message.startswith(f"the source is quantised with {said}")
-    assert 'model="raw"' in error.value.hint
-    streamconv.convert(source, tmp_path / "raw", model="raw", max_mem="8G")
+    with pytest.raises((UnsupportedError, SourceError)) as error:
+        streamconv.plan(source, tmp_path / "ms", model=model, max_mem="8G")
+    assert said in str(error.value)
+    kept = {"model": "raw", "format": "hf", "options": {"quantised": "keep"}}
+    streamconv.convert(source, tmp_path / "raw", **kept, max_mem="8G")
+    assert streamconv.diff(source, tmp_path / "raw").same
+    assert json.loads((tmp_path / "raw" / "config.json").read_text()) == {**LLAMA, **config}
 
 
 @pytest.mark.parametrize(
     ("file", "method"),
     [
-        ("quant_model_description.json", "msModelSlim"),
-        ("quant_model_description_w8a8.json", "msModelSlim"),
-        ("hf_quant_config.json", "ModelOpt"),
-        ("quantize_config.json", "GPTQ"),
+        ("quant_model_description.json", "msmodelslim"),
+        ("quant_model_description_w8a8.json", "msmodelslim"),
+        ("hf_quant_config.json", "modelopt"),
+        ("quantize_config.json", "gptq"),
     ],
 )
 def test_a_file_next_to_the_weights_names_it(tmp_path, file, method) -> None:
-    (tmp_path / file).write_text("{}")
-    assert described({}, tmp_path, ["a.weight"]) == f"{method} ({file})"
+    (tmp_path / file).write_text('{"a": 1}')
+    found = described({}, tmp_path, HeaderRoom())
+    assert found is not None
+    assert (found.name, found.method and found.method.name, found.entry, found.where) == (
+        method,
+        method,
+        {"a": 1},
+        file,
+    )
 
 
-def test_what_is_not_quantised_or_is_read_has_no_method(tmp_path) -> None:
-    blocks = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-    assert described({}, tmp_path, ["a.weight", "a.weight_scale_inv"]) == ""
-    assert described(blocks, tmp_path, ["a.weight"]) == ""
-    assert described({"quantization_config": None}, tmp_path, []) == ""
+def test_the_config_decides_wherever_it_says_it(tmp_path) -> None:
+    (tmp_path / "hf_quant_config.json").write_text("no JSON")
+    for config in (entry(quant_method="gptq"), {"text_config": entry(quant_method="gptq")}):
+        found = described(config, tmp_path, HeaderRoom())
+        assert found is not None and found.method is not None
+        assert (found.method.name, found.where) == ("gptq", "config.json: quantization_config")
+
+
+def test_nothing_is_read_where_nothing_is_quantised(tmp_path) -> None:
+    samples.write_hf(tmp_path / "hf", LLAMA, hf(LLAMA), 1 << 20)
+    (tmp_path / "hf" / "hf_quant_config.json").write_text("no JSON")
+    streamconv.convert(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
+    assert described({}, tmp_path, HeaderRoom()) is None
+    assert described(entry(), tmp_path, HeaderRoom()) is None
+    assert sign(["a.weight", "a.weight_scale"]) == ""
+
+
+def test_a_config_may_speak_of_methods_that_no_tensor_needs(tmp_path) -> None:
+    samples.write_hf(tmp_path / "hf", {**LLAMA, **entry(quant_method="bitsandbytes")}, hf(LLAMA), 1 << 20)
+    assert not streamconv.plan(tmp_path / "hf", tmp_path / "ms", max_mem="8G").mapping.dequantised
 
 
 def test_a_model_that_lacks_a_tensor_is_not_called_quantised(tmp_path) -> None:
@@ -85,6 +114,12 @@ def test_scales_that_a_model_has_of_its_own_are_no_quantisation(tmp_path) -> Non
     with pytest.raises(UnsupportedError, match="no rule matches") as error:
         streamconv.plan(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
     assert "quantised" not in str(error.value)
+
+
+def test_what_is_kept_is_not_cast(tmp_path) -> None:
+    source = quantised(tmp_path / "hf", ".qweight", {})
+    with pytest.raises(streamconv.UsageError, match="keeps every tensor as it is"):
+        streamconv.plan(source, tmp_path / "raw", model="raw", options={"quantised": "keep"}, dtype="bf16")
 
 
 def test_sections_are_mended_like_the_whole(tmp_path) -> None:

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamconv.engine import fp8, kernels, tiles
+from streamconv.engine import dequantise, kernels, tiles
 from streamconv.errors import InternalError
 from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, F64, DType
+from support.quantised import dequantise_fp8
 
 Array = NDArray[Any]
 
@@ -374,10 +375,9 @@ def test_read_only_source() -> None:
         lambda a, b: kernels.copy(a, b.astype(np.uint32)),
         lambda a, b: kernels.cast(a, b[:1], F16, BF16),
         lambda a, b: kernels.cast(a, b, F16, F8_E4M3),
-        lambda a, b: fp8.dequantise(a.view(np.uint8), np.ones((1, 1), np.float32), b, BF16, 0, 0),
-        lambda a, b: fp8.dequantise(a.astype(np.uint8), np.ones((1, 2), np.float32), b, BF16, 0, 0),
-        lambda a, b: fp8.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, BF16, 127, 0),
-        lambda a, b: fp8.dequantise(a.astype(np.uint8), np.ones((1, 1), np.float32), b, F8_E4M3, 0, 0),
+        lambda a, b: dequantise_fp8(a.view(np.uint8), np.ones((1, 1), np.float32), b, BF16, 0, 0),
+        lambda a, b: dequantise_fp8(a.astype(np.uint8), np.ones((1, 1), np.float32), b[:1], BF16, 0, 0),
+        lambda a, b: dequantise_fp8(a.astype(np.uint8), np.ones((1, 1), np.float32), b, F8_E4M3, 0, 0),
     ],
 )
 def test_calls_that_do_not_fit_are_refused(call: Callable[[Array, Array], None]) -> None:
@@ -432,7 +432,7 @@ def test_dequantise_every_pattern(scale: float) -> None:
     grid = np.full((1, 1), scale, np.float32)
     out = np.zeros(weight.shape, np.uint16)
     with np.errstate(all="raise"):
-        fp8.dequantise(weight, grid, out, BF16, 0, 0)
+        dequantise_fp8(weight, grid, out, BF16, 0, 0)
     np.testing.assert_array_equal(out, by_arithmetic(weight, grid))
     same_but_for_nan(out, dequantised(weight, grid), weight)
 
@@ -456,7 +456,7 @@ def test_dequantise_every_pattern_times_many_scales(without_nan: bool) -> None:
     columns = (np.arange(256) & 0x7F) != 0x7F if without_nan else np.ones(256, bool)
     weight = weight[:, columns]
     out = np.zeros(weight.shape, np.uint16)
-    fp8.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+    dequantise_fp8(weight, scale, out, BF16, 0, 0, (1, 256))
     np.testing.assert_array_equal(out, expected[:, columns])
 
 
@@ -478,7 +478,7 @@ def test_dequantise_whatever_instructions_numkong_may_use() -> None:
     weight, scale, expected = every_pattern_times_many_scales()
     for _ in with_fewer_and_fewer_instructions():
         out = np.zeros(weight.shape, np.uint16)
-        fp8.dequantise(weight, scale, out, BF16, 0, 0, (1, 256))
+        dequantise_fp8(weight, scale, out, BF16, 0, 0, (1, 256))
         np.testing.assert_array_equal(out, expected)
 
 
@@ -504,7 +504,7 @@ def test_only_normal_products_are_rounded_by_numkong(scale: float, rounds: bool)
     """It may use instructions that flush subnormals, and it loses NaN."""
     weight, grid = np.full((2, 128), 0x38, np.uint8), np.full((1, 1), scale, np.float32)
     with mock.patch.object(numkong, "astype", wraps=numkong.astype) as astype:
-        fp8.dequantise(weight, grid, np.zeros(weight.shape, np.uint16), BF16, 0, 0)
+        dequantise_fp8(weight, grid, np.zeros(weight.shape, np.uint16), BF16, 0, 0)
     assert [call.args[1] for call in astype.call_args_list] == ["float32"] + ["bfloat16"] * rounds
 
 
@@ -516,7 +516,7 @@ def test_dequantise_casts_what_it_rounded(dtype: DType, transposed: bool) -> Non
     scale[::3, 1::2] = 2.0**9
     out = np.zeros(weight.shape[::-1] if transposed else weight.shape, unsigned(dtype))
     target = out.T if transposed else out
-    overflows = fp8.dequantise(weight, scale, target, dtype, 0, 0)
+    overflows = dequantise_fp8(weight, scale, target, dtype, 0, 0)
     factors = scale.repeat(128, 0).repeat(128, 1)[:1000, :900]
     expected, expected_overflows = cast(by_arithmetic(weight, factors), BF16, dtype)
     np.testing.assert_array_equal(target, expected)
@@ -531,7 +531,7 @@ def test_dequantise_finds_one_nan(nan: int, place: tuple[int, int]) -> None:
     weight[(weight & 0x7F) == 0x7F] = 0
     weight[place] = nan
     out = np.zeros(weight.shape, np.uint16)
-    fp8.dequantise(weight, scale, out, BF16, 0, 0)
+    dequantise_fp8(weight, scale, out, BF16, 0, 0)
     assert np.argwhere((out & 0x7FFF) > 0x7F80).tolist() == [list(place)]
     assert out[place] == (0x7FC0 if nan == 0x7F else 0xFFC0)
 
@@ -539,7 +539,7 @@ def test_dequantise_finds_one_nan(nan: int, place: tuple[int, int]) -> None:
 def test_dequantise_a_trimmed_matrix() -> None:
     weight, scale = matrix(300, 515)
     out = np.zeros(weight.shape, np.uint16)
-    fp8.dequantise(weight, scale, out, BF16, 0, 0)
+    dequantise_fp8(weight, scale, out, BF16, 0, 0)
     same_but_for_nan(out, dequantised(weight, scale), weight)
 
 
@@ -557,12 +557,15 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
     _, source = data.draw(layouts((height, width)))(np.dtype(np.uint8))
     source[...] = weight[box]
     _, target = data.draw(layouts((height, width)))(np.dtype(np.uint16))
-    offset = data.draw(st.sampled_from([(row, column), (row % block[0], column % block[1])]))
     with mock.patch.multiple(
-        fp8,
-        **data.draw(st.sampled_from([{"_F8_ROW": 16 << 10}, {"_F8_ELEMENTS": 900, "_F8_ROW": 150, "_F8_SIDE": 60}])),
+        dequantise,
+        **data.draw(
+            st.sampled_from(
+                [{"_ROW": 16 << 10}, {"_ELEMENTS": 900, "_ELEMENTS_WITH_FACTORS": 300, "_ROW": 150, "_SIDE": 60}]
+            )
+        ),
     ):
-        fp8.dequantise(source, grid, target, BF16, *offset, block)
+        dequantise_fp8(source, grid, target, BF16, row, column, block)
     factors = scale.repeat(block[0], 0).repeat(block[1], 1)[:290, :410]
     np.testing.assert_array_equal(target, by_arithmetic(weight, factors)[box])
 
@@ -623,4 +626,4 @@ def test_scratch_of_dequantise(
     if content == "nan":
         weight[...] = 0xFF
     out = np.zeros(shape[::-1], unsigned(dtype)).T if transposed else np.zeros(shape, unsigned(dtype))
-    assert peak_of(lambda: fp8.dequantise(weight, scale, out, dtype, 0, 0, block)) <= kernels.SCRATCH_BYTES
+    assert peak_of(lambda: dequantise_fp8(weight, scale, out, dtype, 0, 0, block)) <= kernels.SCRATCH_BYTES

@@ -19,6 +19,7 @@ from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32
 from streamconv.tensors.grids import box_shape
 from streamconv.tensors.refs import TensorSpec
 from support import golden
+from support.quantised import fp8_in_blocks
 
 pytestmark = pytest.mark.usefixtures("short_is_long_enough")
 
@@ -48,7 +49,8 @@ def experts(tmp_path_factory, request):
     path = tmp_path_factory.mktemp("fp8") / "model.safetensors"
     golden.write(path, safetensors.lay_out(path.name, specs, {}), data)
     _, refs = safetensors.read(path, HeaderRoom())
-    return [views.scaled(refs[f"w{e}"], refs[f"w{e}_scale_inv"]) for e in range(EXPERTS)], np.stack(values)
+    weights = [fp8_in_blocks(refs[f"w{e}"], refs[f"w{e}_scale_inv"]) for e in range(EXPERTS)]
+    return [views.leaf(weight) for weight in weights], np.stack(values)
 
 
 LAYOUTS = {
@@ -85,13 +87,13 @@ def test_any_layout_of_dequantised_matrices(experts, layout, region, access, dty
 @pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize(("layout", "direct"), [("one", True), ("transposed", True), ("every other row", False)])
 def test_a_box_in_any_order_goes_straight_to_its_place(experts, layout, direct, access) -> None:
-    """Weights alone have to fit the region then: there is no second buffer, and no second pass."""
+    """Weights and scales alone have to fit the region then: there is no second buffer, and no second pass."""
     one = experts[0][1]
     view = {"one": one, "transposed": views.permute(one, (1, 0)), "every other row": views.cut(one, 0, 1, ROWS, 2)}[
         layout
     ]
     (piece,) = view.box(tuple((0, n) for n in view.shape))
-    reader = Reader(ROWS * COLUMNS, access)
+    reader = Reader(ROWS * COLUMNS + 64, access)
     assert (len(list(reader.split_to_fit(piece.leaf, piece.grid))) == 1) == direct
     target = np.empty(np.prod(view.shape), np.uint16)
     with mock.patch.object(Windows, "_dequantised", autospec=True, side_effect=Windows._dequantised) as dequantised:

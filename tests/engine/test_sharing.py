@@ -32,6 +32,7 @@ from streamconv.tensors.refs import TensorRef, TensorSpec
 from streamconv.tensors.view_nodes import View
 from support import golden
 from support.helpers import ref, trees
+from support.quantised import fp8_in_blocks
 
 ROWS, COLUMNS = 320, 256
 
@@ -175,7 +176,7 @@ def test_fp8_blocks(region: int, dtype: DType, transposed: bool, tmp_path: Path,
     (tmp_path / "scale").mkdir()
     (weight,) = stored(tmp_path, F8_E4M3, rng.integers(0, 256, (ROWS, COLUMNS), np.uint8))
     (scale,) = stored(tmp_path / "scale", F32, rng.uniform(1e-3, 3e2, (3, 2)).astype(np.float32))
-    view = views.cast(views.scaled(weight, scale), dtype)
+    view = views.cast(views.leaf(fp8_in_blocks(weight, scale)), dtype)
     view, pieces = (views.permute(view, (1, 0)), (8, 1)) if transposed else (view, (1, 8))
     outputs = sliced(view, dtype, pieces)
     assert any(len(work) > 1 and shared(work, region) for work in work_of(outputs, region)) or transposed

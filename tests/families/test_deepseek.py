@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streamconv.planning.fp8_scales import SUFFIX
 
 import streamconv
 from streamconv import testing as samples
@@ -21,7 +22,6 @@ from streamconv.errors import SourceError, StreamconvError, UnsupportedError, Us
 from streamconv.families import registry as families
 from streamconv.formats import safetensors, shards
 from streamconv.formats.catalog import open_catalog
-from streamconv.planning.fp8_scales import SUFFIX
 from streamconv.tensors.dtypes import BF16, DTYPES, F8_E4M3, F16, F32
 from streamconv.tensors.refs import TensorSpec
 from support import golden

@@ -113,7 +113,10 @@ def test_scales_of_fp8_do_not_come_back_on_purpose(tmp_path) -> None:
     config = {**LLAMA, "quantization_config": {"weight_block_size": [128, 128]}}
     samples.write_hf(tmp_path / "hf", config, samples.fp8_specs(hf(LLAMA)), 1 << 20)
     assert errors("llama", tmp_path / "hf") == []
-    assert any("FP8 tensors dequantised" in finding.text for finding in check("llama", tmp_path / "hf"))
+    assert any(
+        "weights dequantised, FP8 (E4M3), blocks of 128 x 128" in finding.text
+        for finding in check("llama", tmp_path / "hf")
+    )
 
 
 @pytest.mark.slow

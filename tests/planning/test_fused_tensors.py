@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,13 +16,12 @@ from streamconv import testing as samples
 from streamconv.errors import UnsupportedError
 from streamconv.families import find
 from streamconv.formats import safetensors
-from streamconv.planning.fused_tensors import separated
 from streamconv.rules.fused import Fused
 from streamconv.tensors.dtypes import F8_E4M3, F32
 from streamconv.tensors.extents import Extent, SourceFile
 from streamconv.tensors.refs import TensorRef, TensorSpec
 from support import golden
-from support.helpers import LLAMA, catalog
+from support.helpers import LLAMA
 
 EXPERTS, FFN = 3, 6
 MOE: dict[str, Any] = {
@@ -53,12 +53,12 @@ def fused(name: str, tensors: Tensors) -> Tensors:
     return kept
 
 
-def store(folder: Path, name: str, tensors: Tensors) -> Path:
+def store(folder: Path, name: str, tensors: Tensors, **more: object) -> Path:
     folder.mkdir()
-    specs = [TensorSpec(n, F32, a.shape) for n, a in tensors.items()]
+    specs = [TensorSpec(n, F8_E4M3 if a.itemsize == 1 else F32, a.shape) for n, a in tensors.items()]
     data = {n: np.ascontiguousarray(a).tobytes() for n, a in tensors.items()}
     golden.write(folder / "model.safetensors", safetensors.lay_out("model.safetensors", specs, {}), data)
-    (folder / "config.json").write_text(json.dumps({**MOE, "model_type": name}))
+    (folder / "config.json").write_text(json.dumps({**MOE, "model_type": name, **more}))
     return folder
 
 
@@ -98,13 +98,23 @@ def test_fused_and_separate_at_once_is_refused(tmp_path) -> None:
         )
 
 
-def test_fused_experts_in_fp8_are_refused_by_their_name() -> None:
-    """They are there: nothing is missing."""
-    name = "model.layers.0.mlp.experts.gate_up_proj"
-    found = catalog([TensorSpec(name, F8_E4M3, (3, 12, 20)), TensorSpec(name + "_scale_inv", F32, (3, 1, 1))])
-    with pytest.raises(UnsupportedError, match=rf"^{name} is fused, .*: fused FP8 experts are not read yet") as error:
-        separated(found, find("qwen3_moe").fused)
-    assert 'model="raw"' in error.value.hint
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_fused_experts_in_fp8_are_the_same_as_dequantised_ones(family, tmp_path) -> None:
+    """The rows of `up` begin within a block of scales."""
+    rng = np.random.default_rng(3)
+    codes, values = fused(family, separate(family)), fused(family, separate(family))
+    for name in [name for name, array in codes.items() if array.ndim == 3]:
+        shape = codes[name].shape
+        drawn = rng.integers(0, 0x7F, shape, np.uint8).view(ml_dtypes.float8_e4m3fn)
+        scale = np.exp2(rng.integers(-9, 0, (shape[0], -(-shape[1] // 8), 1))).astype(np.float32)
+        codes[name], codes[name + "_scale_inv"] = drawn, scale
+        values[name] = drawn.astype(np.float32) * np.repeat(scale, 8, axis=1)[:, : shape[1]]
+    entry = {"quant_method": "fp8", "weight_block_size": [8, 4096]}
+    streamconv.convert(
+        store(tmp_path / "codes", family, codes, quantization_config=entry), tmp_path / "a", dtype="bf16", max_mem="8G"
+    )
+    streamconv.convert(store(tmp_path / "values", family, values), tmp_path / "b", dtype="bf16", max_mem="8G")
+    assert golden.found(tmp_path / "a") == golden.found(tmp_path / "b")
 
 
 def test_an_unknown_model_with_fused_experts_is_told_its_family(tmp_path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.families import registry as families
 from streamconv.planning import matching
-from streamconv.planning.fp8_scales import Scales
 from streamconv.rules.sizes import Ranges, Sizes
 from streamconv.rules.statements import Rule, Side
 from streamconv.rules.table import Table
@@ -41,7 +40,7 @@ def test_members_of_a_rule_come_together_whatever_their_order() -> None:
     names = [f"l.{layer}.e.{expert}.{w}" for expert in (2, 0, 1) for w in "ba" for layer in (1, 0)]
     rule = Rule(("l.{layer}.e.{expert}.a", "l.{layer}.e.{expert}.b"), "l.{layer}.ab")
     table = Table([rule], Side.HF, Ranges({}, Sizes({}, {})))
-    matches = matching.match_names(catalog(spec(n, 1) for n in names), table, Scales())
+    matches = matching.match_names(catalog(spec(n, 1) for n in names), table)
     assert [a.values for a in matches.applications] == [(1,), (0,)]
     for application in matches.applications:
         (layer,) = application.values
@@ -55,7 +54,7 @@ def test_counts_come_from_names_where_the_config_says_nothing() -> None:
     ranges = Ranges({"layer": "layers", "expert": "experts"}, sizes)
     rule = Rule("l.{layer}.e.{expert}.a", "l.{layer}.x")
     table = Table([rule], Side.HF, ranges)
-    matches = matching.match_names(catalog(spec(n, 1) for n in names), table, Scales())
+    matches = matching.match_names(catalog(spec(n, 1) for n in names), table)
     matching.learn_counts(matches, table)
     assert (sizes.get("layers"), sizes.get("experts")) == (11, 8)
 

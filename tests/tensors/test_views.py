@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError
-from streamconv.tensors import dtypes, views
+from streamconv.tensors import views
 from streamconv.tensors.grids import whole
 from support.helpers import indices, read, ref, trees
 
@@ -85,11 +85,3 @@ def test_a_stacked_and_merged_tensor_is_cut_at_its_experts() -> None:
 def test_what_does_not_fit_is_refused(build) -> None:
     with pytest.raises(UnsupportedError):
         build(views.leaf(ref("a", (4, 3))), views.leaf(ref("b", (4, 2))))
-
-
-@pytest.mark.parametrize("shape", [(2, 2), (3, 1), (2, 3), (6,)])
-def test_scales_of_the_wrong_shape_are_named(shape) -> None:
-    weight, scale = ref("w", (300, 200), "F8_E4M3"), ref("w_scale_inv", shape, "F32")
-    with pytest.raises(UnsupportedError, match=r"w_scale_inv.*\[3, 2\]"):
-        views.scaled(weight, scale)
-    assert views.scaled(weight, ref("w_scale_inv", (3, 2), "F32")).dtype == dtypes.BF16

@@ -18,8 +18,9 @@ import numkong
 import numpy as np
 from numpy.typing import NDArray
 
-from streamconv.engine import fp8, kernels
+from streamconv.engine import kernels
 from streamconv.tensors.dtypes import BF16, F16, F32, F64, DType
+from support.quantised import dequantise_fp8
 
 FLOATS = (F16, BF16, F32, F64)
 LONGEST_TAIL = 69
@@ -87,7 +88,7 @@ def scaled_cases() -> Iterator[tuple[str, str]]:
             scale = generator.integers(least, most, touched, np.uint32, endpoint=True).view(np.float32)
             for order in ("C", "F"):
                 out = np.zeros(shape, f"u{target.itemsize}", order=order)
-                overflows = fp8.dequantise(weight, scale, out, target, *at, block)
+                overflows = dequantise_fp8(weight, scale, out, target, *at, block)
                 yield (
                     f"FP8 with scales: to {target}, {kind}, {name}, {order}",
                     digest([overflows, np.ascontiguousarray(out)]),

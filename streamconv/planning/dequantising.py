@@ -1,0 +1,247 @@
+"""Quantised sources: the tensors that a weight consists of are read as the weight that they stand for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from ..errors import UnsupportedError
+from ..quantisation import registry
+from ..quantisation.geometry import Found, Geometry, MisfitError, ReadNumbers, geometry
+from ..quantisation.language import Description, Entry, Layout, Method, Part, Stated
+from ..tensors.dtypes import F8_E4M3, F8_E8M0, I8, I32, U8, DType
+from ..tensors.refs import Catalog, TensorRef
+from ..text import first_few, quote, setting
+
+#: What keeps a quantised source as it is.
+KEEP = f"{setting('model', 'raw')} {setting('format', 'hf')} {setting('options.quantised', 'keep')}"
+
+#: The dtypes that no tensor of a model has which is not quantised, indices apart.
+_OF_CODES = (U8, I8, I32, F8_E4M3, F8_E8M0)
+
+#: What to do where a source's method is not read.
+INSTEAD = f"convert the model's repository that is not quantised, or keep all tensors as they are with {KEEP}"
+
+#: What the K/V cache's scales belong to.
+_ATTENTION = ("self_attn", "attn", "attention", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A source with its weights in place of the tensors that they consist of.
+
+    Attributes:
+        catalog: the source.
+        dropped: tensors that serve the quantised model alone -> what they are.
+        missing: findings: weights without scales.
+        wrong: findings: parts that do not fit, and scales without a weight.
+    """
+
+    catalog: Catalog
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+
+def may_be_quantised(catalog: Catalog) -> bool:
+    """Return whether a source has tensors of dtypes that codes have."""
+    return any(ref.dtype in _OF_CODES for ref in catalog.values())
+
+
+def understood(catalog: Catalog, description: Description | None, read: ReadNumbers) -> Understood:
+    """Read the quantised tensors of a source as the weights that they stand for; a source may have none.
+
+    Args:
+        catalog: the source.
+        description: what says how it is quantised, if anything does.
+        read: reads the numbers in a small tensor.
+
+    Raises:
+        UnsupportedError: it is quantised by a method that is not read.
+    """
+    if description is not None:
+        _refuse(description)
+    return _Reading(catalog, description, read).result()
+
+
+def _refuse(description: Description) -> None:
+    name = registry.NOT_READ.get(description.name.lower(), description.name)
+    reason = "this method is not read"
+    if description.method is not None:
+        name, reason = description.method.title, description.method.refuses(description.entry)
+    if reason:
+        raise _unsupported(name, description.where, reason)
+
+
+def _unsupported(name: str, where: str, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the source is quantised with {name} ({where}), and {reason}",
+        INSTEAD,
+    )
+
+
+class _Candidate(NamedTuple):
+    method: Method
+    entry: Entry
+    layout: Layout
+
+
+class _Reading:
+    """Reads a source: finds the parts of each weight, and what is left."""
+
+    def __init__(self, catalog: Catalog, description: Description | None, read: ReadNumbers) -> None:
+        self._catalog, self._description, self._read = catalog, description, read
+        self._by_dtype: dict[DType, list[_Candidate]] = defaultdict(list)
+        for method, entry in self._methods(description):
+            for layout in method.layouts(entry):
+                for dtype in layout.codes.dtypes:
+                    self._by_dtype[dtype].append(_Candidate(method, entry, layout))
+        self._geometries: dict[object, Geometry | str] = {}
+        self._weights: dict[str, TensorRef] = {}
+        self._used: set[str] = set()
+        self._modules: set[str] = set()
+        self._methods_found: dict[str, Method] = {}
+        self._missing: list[str] = []
+        self._wrong: list[str] = []
+
+    @staticmethod
+    def _methods(description: Description | None) -> Sequence[tuple[Method, Entry]]:
+        if description is not None and description.method is not None:
+            return [(description.method, description.entry)]
+        return registry.layouts_without_config()
+
+    def result(self) -> Understood:
+        """Find everything."""
+        candidates = [ref for ref in self._catalog.values() if ref.dtype in self._by_dtype]
+        left = [ref.name for ref in candidates if not self._take(ref.name, ref)]
+        self._missing += self._lacking(left)
+        if not (self._weights or self._wrong or self._missing):
+            return Understood(self._catalog)
+        dropped, tensors = {}, {}
+        for name, ref in self._catalog.items():
+            if name in self._weights:
+                weight = self._weights[name]
+                tensors[weight.name] = weight
+            elif name not in self._used:
+                if why := self._why_dropped(name):
+                    dropped[name] = why
+                else:
+                    tensors[name] = ref
+        self._wrong += self._surplus(tensors)
+        catalog = replace(self._catalog, tensors=tensors)
+        return Understood(catalog, dropped, tuple(self._missing), tuple(self._wrong))
+
+    def _take(self, name: str, ref: TensorRef) -> bool:
+        """Take a tensor as the codes of a weight, if it has all parts of one; return whether it is used at all."""
+        misfit = ""
+        for candidate in self._by_dtype[ref.dtype]:
+            found = self._found(name, ref, candidate.layout)
+            if found is None:
+                continue
+            sizes = self._geometry(candidate, name, found)
+            if isinstance(sizes, Geometry):
+                self._add(name, candidate, sizes, found)
+                return True
+            misfit = misfit or sizes
+        if misfit:
+            self._wrong.append(f"{quote(name)}: {misfit}")
+        return bool(misfit) or name in self._used
+
+    def _add(self, name: str, candidate: _Candidate, sizes: Geometry, found: Found) -> None:
+        layout = candidate.layout
+        stem = name.removesuffix(layout.codes.ending)
+        self._weights[name] = sizes.weight(stem + layout.weight, found)
+        self._used.update(ref.name for ref in found.parts.values())
+        self._modules.add(stem.removesuffix(".weight"))
+        if candidate.method.name not in self._methods_found:
+            self._methods_found[candidate.method.name] = candidate.method
+            if self._description is None and (reason := candidate.method.refuses({})):
+                raise _unsupported(candidate.method.title, f"tensor {quote(name)}", reason)
+
+    def _found(self, name: str, codes: TensorRef, layout: Layout) -> Found | None:
+        """Return the parts of a weight, `None` if some are not there."""
+        if not name.endswith(layout.codes.ending):
+            return None
+        stem = name.removesuffix(layout.codes.ending)
+        parts: dict[Part, TensorRef] = {}
+        for part in layout.parts():
+            refs = (self._catalog.get(stem + ending) for ending in part.endings)
+            ref = next((ref for ref in refs if ref is not None and ref.dtype in part.dtypes), None)
+            if ref is not None:
+                parts[part] = ref
+            elif not part.optional:
+                return None
+        return Found(codes, parts)
+
+    def _geometry(self, candidate: _Candidate, name: str, found: Found) -> Geometry | str:
+        """Return the sizes of a weight, or why there are none; weights with parts of the same shapes have the same."""
+        layout = candidate.layout
+        module = name.removesuffix(layout.codes.ending).removesuffix(".weight")
+        stated = candidate.method.stated(candidate.entry, module)
+        if layout.types and stated.type not in layout.types:
+            return f"it is no {layout.title}"
+        key = id(layout), stated, tuple([(ref.shape, ref.dtype.name) for ref in found.refs()])
+        if key not in self._geometries:
+            self._geometries[key] = self._sizes(layout, found, stated)
+        return self._geometries[key]
+
+    def _sizes(self, layout: Layout, found: Found, stated: Stated) -> Geometry | str:
+        for ref in found.refs():
+            if ref.cutout:
+                return (
+                    f"{quote(ref.name)} is not contiguous and cannot be dequantised: "
+                    "load the file with torch, call .contiguous() on the tensor, and save it again"
+                )
+        try:
+            return geometry(layout, found, stated, self._read)
+        except MisfitError as error:
+            return str(error)
+
+    def _lacking(self, left: Sequence[str]) -> Iterator[str]:
+        """Yield a finding for each tensor of codes that has not all of its parts.
+
+        What is called as any weight counts where other weights are quantised, or something says that they are.
+        """
+        is_active = bool(self._weights) or self._description is not None
+        for name in left:
+            if name in self._used:
+                continue
+            ref = self._catalog[name]
+            layouts = [one.layout for one in self._by_dtype[ref.dtype] if name.endswith(one.layout.codes.ending)]
+            distinct = [one for one in layouts if one.codes.ending not in ("", ".weight")]
+            is_weight = ref.dtype == F8_E4M3 or (name.endswith(".weight") and self._description is not None)
+            if distinct or (layouts and is_active and is_weight):
+                yield f"{quote(name)}: {self._lacks(name, (distinct or layouts)[0])}"
+
+    def _lacks(self, name: str, layout: Layout) -> str:
+        stem = name.removesuffix(layout.codes.ending)
+        for part in layout.parts():
+            wanted = stem + part.endings[0]
+            ref = next((self._catalog[stem + e] for e in part.endings if stem + e in self._catalog), None)
+            if part.optional or (ref is not None and ref.dtype in part.dtypes):
+                continue
+            if ref is None:
+                return f"its scales {quote(wanted)} are missing"
+            return f"{quote(ref.name)} has dtype {ref.dtype}, not {first_few([d.name for d in part.dtypes], 5)}"
+        return "it is quantised in a way that is not read"
+
+    def _why_dropped(self, name: str) -> str:
+        stem, dot, last = name.rpartition(".")
+        ending = dot + last
+        endings = {**registry.DROPPED, **{e: w for one in self._methods_found.values() for e, w in one.dropped.items()}}
+        if ending not in endings:
+            return ""
+        return endings[ending] if stem in self._modules or stem.rpartition(".")[2] in _ATTENTION else ""
+
+    def _surplus(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
+        """Yield a finding for each tensor that is left, and is called as if it were part of a weight."""
+        layouts = [one.layout for every in self._by_dtype.values() for one in every]
+        parts = {(e, part.is_common) for layout in layouts for part in layout.parts() for e in part.endings}
+        for name in tensors:
+            for ending, is_common in parts:
+                stem = name.removesuffix(ending)
+                if stem != name and (not is_common or stem.endswith(".weight")):
+                    yield f"{quote(name)}: there is no quantised tensor that it belongs to"
+                    break

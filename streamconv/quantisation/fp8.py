@@ -1,0 +1,79 @@
+"""FP8 with scales: DeepSeek's blocks and powers of two, Qwen's, Ministral's, AutoFP8's; and DeepSeek-V4's FP4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..tensors.dtypes import F8_E4M3, F8_E8M0, I8, U8
+from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, e2m1, e4m3
+
+_BLOCK = (128, 128)
+
+_FP4 = Layout(
+    "FP4 (E2M1) with scales that are powers of two",
+    Part(".weight", (I8,)),
+    e2m1,
+    (Factor(".scale", (F8_E8M0,), is_common=True, group=32),),
+    bits=4,
+    word=8,
+    source="DeepSeek-V4, `inference/convert.py`; msmodelslim `decode_fp4`",
+)
+_MXFP8 = Layout(
+    "MXFP8 (E4M3)",
+    Part("", (F8_E4M3,)),
+    e4m3,
+    (Factor("_scale_inv|_scale", (U8,), is_common=True, group=32),),
+    weight="",
+    source="OCP Microscaling Formats 1.0; transformers `integrations/finegrained_fp8.py`",
+)
+_FP8 = Layout(
+    "FP8 (E4M3)",
+    Part("", (F8_E4M3,)),
+    e4m3,
+    (Factor("_scale_inv", (*FLOATS, F8_E8M0), block=_BLOCK),),
+    weight="",
+    source="DeepSeek-V3, `inference/fp8_cast_bf16.py`",
+)
+_FP8_TENSOR = Layout(
+    "FP8 (E4M3)",
+    Part("", (F8_E4M3,)),
+    e4m3,
+    (Factor("_scale", (*FLOATS, F8_E8M0), is_common=True, block=_BLOCK),),
+    weight="",
+    source="AutoFP8",
+)
+_FP8_SCALE = Layout(
+    "FP8 (E4M3)",
+    Part(".weight", (F8_E4M3,)),
+    e4m3,
+    (Factor(".scale", (F8_E8M0, *FLOATS), is_common=True, block=_BLOCK),),
+    source="DeepSeek-V4, `inference/convert.py`; msmodelslim `decode_fp8`",
+)
+
+
+def _layouts(entry: Entry) -> Sequence[Layout]:
+    return _FP4, _MXFP8, _FP8, _FP8_TENSOR, _FP8_SCALE
+
+
+def _stated(entry: Entry, module: str) -> Stated:
+    match entry.get("weight_block_size"):
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return Stated(block=(rows, columns))
+    return Stated()
+
+
+def _refuses(entry: Entry) -> str:
+    match entry.get("weight_block_size"):
+        case None | [int(), int()]:
+            return ""
+    return f"weight_block_size is {entry['weight_block_size']}, not [rows, columns]"
+
+
+METHOD = Method(
+    "fp8",
+    "FP8 and DeepSeek-V4's FP4",
+    ("DeepSeek", "Qwen", "Mistral", "AutoFP8", "transformers"),
+    _layouts,
+    _stated,
+    _refuses,
+)

@@ -1,0 +1,306 @@
+"""Sizes of a quantised weight: how its codes are packed, and which blocks share a scale, from the shapes of its parts.
+
+Nothing is stretched: a grid of scales has to have just as many blocks as the codes need, the last ones cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..tensors.dtypes import BF16
+from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Quantised, QuantisedRef
+from ..tensors.refs import TensorRef
+from ..text import quote
+from .language import Factor, Layout, Part, Stated
+
+Shape = tuple[int, ...]
+
+#: Bits of codes that are packed as a stream.
+_BITS = range(2, 9)
+
+#: Reads the whole numbers in a small tensor.
+ReadNumbers = Callable[[TensorRef], tuple[int, ...]]
+
+
+class MisfitError(Exception):
+    """The shapes of the parts do not go together; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The tensors of a weight: its codes, and what there is of the other parts."""
+
+    codes: TensorRef
+    parts: Mapping[Part, TensorRef]
+
+    def refs(self) -> Iterator[TensorRef]:
+        """Yield them all."""
+        yield self.codes
+        yield from self.parts.values()
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """How one part is stored: its tensor's shape, that of its numbers, and what `Blocks` says."""
+
+    part: Part
+    words: Shape
+    shape: Shape
+    block: Block
+    divides: bool = False
+    code: Code | None = None
+    packing: Packing | None = None
+
+    def of(self, found: Found) -> Blocks:
+        ref = _shaped(found.parts[self.part], self.words)
+        return Blocks(Codes(ref, self.shape, self.code, self.packing), self.block, self.divides)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The sizes of weights of one kind.
+
+    Attributes:
+        title: how they are quantised, for people.
+        shape: of the weights.
+    """
+
+    title: str
+    shape: Shape
+    _layout: Layout
+    _words: Shape
+    _codes: Shape
+    _code: Code
+    _packing: Packing | None
+    _factors: tuple[_Numbers, ...]
+    _zeros: _Numbers | None
+
+    def weight(self, name: str, found: Found) -> QuantisedRef:
+        """Return the weight that these tensors stand for."""
+        layout, parts = self._layout, found.parts
+        codes = Codes(_shaped(found.codes, self._words), self._codes, self._code, self._packing)
+        groups = Groups(parts[layout.groups], layout.inputs) if layout.groups in parts and layout.groups else None
+        quantised = Quantised(
+            method=self.title,
+            codes=codes,
+            factors=tuple([factor.of(found) for factor in self._factors]),
+            zeros=self._zeros.of(found) if self._zeros else None,
+            groups=groups,
+            stated=parts.get(layout.shape) if layout.shape else None,
+        )
+        order = _swapped(len(self.shape)) if layout.swapped else ()
+        return QuantisedRef(name, BF16, self.shape, (), parts=quantised, order=order)
+
+
+def geometry(layout: Layout, found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
+    """Return the sizes of a weight, and of all with tensors of the same shapes and dtypes.
+
+    Args:
+        layout: how it is stored.
+        found: its tensors.
+        stated: what the config says about it.
+        read: reads a tensor that holds its shape.
+
+    Raises:
+        MisfitError: the shapes do not go together.
+    """
+    words = _matrices(found.codes, len(found.parts[layout.factors[0]].shape))
+    codes, packing = _unpacked(layout, words, found, stated, read)
+    bits = packing.bits if packing else 8
+    factors = tuple(
+        _factor(layout, one, found.parts[one], codes, stated) for one in layout.factors if one in found.parts
+    )
+    _check_groups(layout, found, codes)
+    order = _swapped(len(codes)) if layout.swapped else range(len(codes))
+    return Geometry(
+        title=layout.title.format(bits=bits) + _shared(factors[0].block, codes, layout.inputs),
+        shape=tuple(codes[axis] for axis in order),
+        _layout=layout,
+        _words=words,
+        _codes=codes,
+        _code=layout.code(bits),
+        _packing=packing,
+        _factors=factors,
+        _zeros=_zeros(layout, found, factors[0], packing),
+    )
+
+
+def _matrices(ref: TensorRef, axes: int) -> Shape:
+    """Return the shape of codes as matrices: gpt-oss has one axis more, for the bytes of a block."""
+    shape = ref.shape
+    if len(shape) == axes + 1 and axes > 1:
+        shape = (*shape[:-2], shape[-2] * shape[-1])
+    if len(shape) < 2 or not math.prod(shape):
+        raise MisfitError(f"{_spelled(ref)} is no matrix")
+    return shape
+
+
+def _unpacked(
+    layout: Layout, words: Shape, found: Found, stated: Stated, read: ReadNumbers
+) -> tuple[Shape, Packing | None]:
+    """Return the shape of the codes, and how they are packed."""
+    if not layout.word:
+        return words, None
+    axis = len(words) - 2 + layout.axis
+    shape = _stated_shape(layout, words, found, read)
+    length = shape[axis] if shape else _length(layout, found)
+    bits = layout.bits or stated.bits
+    if length is None:
+        if not bits:
+            raise MisfitError(f"nothing tells how many bits the codes of {_spelled(found.codes)} have")
+        length = words[axis] * layout.word // bits
+    packing = _packing(layout, found, words[axis], length, bits)
+    codes = (*words[:axis], length, *words[axis + 1 :])
+    if shape and shape != codes:
+        raise MisfitError(f"{_spelled(found.codes)} does not hold the shape {list(shape)} that its own tensor states")
+    return codes, packing
+
+
+def _stated_shape(layout: Layout, words: Shape, found: Found, read: ReadNumbers) -> Shape | None:
+    ref = found.parts.get(layout.shape) if layout.shape else None
+    if ref is None:
+        return None
+    if math.prod(ref.shape) != len(words):
+        raise MisfitError(f"{_spelled(ref)} holds no shape of {len(words)} axes")
+    return read(ref)
+
+
+def _length(layout: Layout, found: Found) -> int | None:
+    """Return how many codes are packed along the axis, where an index says it."""
+    ref = found.parts.get(layout.groups) if layout.groups and layout.axis == layout.inputs else None
+    return math.prod(ref.shape) if ref else None
+
+
+def _packing(layout: Layout, found: Found, words: int, length: int, bits: int) -> Packing:
+    """Return how so many codes lie in so many words: with the stated bits, else with the only ones that fit."""
+    fitting = [one for crosses in (True, False) for one in _packings(layout, crosses) if one.words(length) == words]
+    stated = [one for one in fitting if one.bits == bits]
+    if stated:
+        return stated[0]
+    streams = {one.bits: one for one in fitting if one.crosses}
+    if len(streams) != 1 or layout.bits or not length:
+        raise MisfitError(
+            f"{_spelled(found.codes)} has {words} words for {length} codes"
+            + (f" of {bits} bits" if bits else ", and nothing tells of how many bits")
+        )
+    return next(iter(streams.values()))
+
+
+def _packings(layout: Layout, crosses: bool) -> Iterator[Packing]:
+    for bits in [layout.bits] if layout.bits else _BITS:
+        yield Packing(bits, layout.word, layout.axis, crosses, layout.interleaved)
+
+
+def _factor(layout: Layout, factor: Factor, ref: TensorRef, codes: Shape, stated: Stated) -> _Numbers:
+    """Return which blocks of codes share a scale."""
+    size = codes[-2:]
+    if factor.of_inputs:
+        grid = (1, size[1]) if layout.inputs == 1 else (size[0], 1)
+        if ref.shape != (size[layout.inputs],):
+            raise MisfitError(f"{_spelled(ref)} does not have one number for each of {size[layout.inputs]} inputs")
+        shape: Shape = (*(1 for _ in codes[:-2]), *grid)
+    else:
+        shape = _grid(layout, ref, codes)
+    block = _block(layout, factor, shape[-2:], size, stated)
+    if block is None:
+        raise MisfitError(f"{_spelled(ref)} does not fit {list(codes)} codes{_wanted(factor, stated)}")
+    return _Numbers(factor, shape, shape, block, factor.divides)
+
+
+def _grid(layout: Layout, ref: TensorRef, codes: Shape) -> Shape:
+    """Return the shape of scales as a grid of blocks for each matrix."""
+    shape, lead = ref.shape, codes[:-2]
+    if math.prod(shape) == 1:
+        return (1,) * len(codes)
+    if len(shape) == len(codes) and shape[:-2] == lead:
+        return shape
+    if not lead and len(shape) == 1:
+        return (shape[0], 1) if layout.inputs == 1 else (1, shape[0])
+    if not lead and len(shape) == 4 and shape[1] == shape[3] == 1:
+        return shape[0], shape[2]
+    raise MisfitError(f"{_spelled(ref)} is no grid of scales for {list(codes)} codes")
+
+
+def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Stated) -> Block | None:
+    """Return the rows and columns of a block, `None` if no block gives this grid."""
+    across, along = 1 - layout.inputs, layout.inputs
+    group = factor.group or stated.group
+    candidates = [block for block in (stated.block, factor.block) if block]
+    candidates.append((size[0], size[1]))
+    whole = [1, 1]
+    whole[along] = size[along]
+    candidates.append((whole[0], whole[1]))
+    if group:
+        candidates.append(_along(group, along))
+    elif grid[across] == size[across] and grid[along] and size[along] % grid[along] == 0:
+        candidates.append(_along(size[along] // grid[along], along))
+    if factor.of_inputs:
+        candidates = [_along(1, along) if size[across] == 1 else ((size[0], 1) if along == 1 else (1, size[1]))]
+    return next((one for one in candidates if _blocks(size, one) == grid), None)
+
+
+def _along(group: int, axis: int) -> Block:
+    return (group, 1) if axis == 0 else (1, group)
+
+
+def _blocks(size: Shape, block: Block) -> Shape:
+    return tuple(-(-n // b) for n, b in zip(size, block, strict=True))
+
+
+def _zeros(layout: Layout, found: Found, scale: _Numbers, packing: Packing | None) -> _Numbers | None:
+    """Return how zero points are stored: one for each scale, as they are or packed like codes."""
+    ref = found.parts.get(layout.zeros) if layout.zeros else None
+    if ref is None or layout.zeros is None:
+        return None
+    zeros, grid = layout.zeros, scale.shape
+    if packing is None or zeros.code is None or ref.dtype.itemsize == 1:
+        _check(ref, _grid(layout, ref, (*grid[:-2], *grid[-2:])), grid)
+        return _Numbers(zeros, grid, grid, scale.block)
+    packed = replace(packing, axis=zeros.axis, interleaved=zeros.interleaved)
+    axis = len(grid) - 2 + zeros.axis
+    words = (*grid[:axis], packed.words(grid[axis]), *grid[axis + 1 :])
+    _check(ref, ref.shape, words)
+    return _Numbers(zeros, words, grid, scale.block, code=zeros.code(packed.bits), packing=packed)
+
+
+def _check_groups(layout: Layout, found: Found, codes: Shape) -> None:
+    ref = found.parts.get(layout.groups) if layout.groups else None
+    if ref is not None:
+        _check(ref, ref.shape, (codes[layout.inputs - 2],))
+
+
+def _check(ref: TensorRef, shape: Shape, wanted: Shape) -> None:
+    if shape != wanted:
+        raise MisfitError(f"{_spelled(ref)} should have shape {list(wanted)}")
+
+
+def _shared(block: Block, codes: Shape, inputs: int) -> str:
+    """Return which codes share a scale, for people."""
+    if block == codes[-2:]:
+        return ", a scale for each tensor"
+    across, along = block[1 - inputs], block[inputs]
+    if across == 1:
+        return ", a scale for each output" if along >= codes[inputs - 2] else f", groups of {along}"
+    return f", blocks of {block[0]} x {block[1]}"
+
+
+def _wanted(factor: Factor, stated: Stated) -> str:
+    if group := factor.group or stated.group:
+        return f" in groups of {group}"
+    if block := stated.block or factor.block:
+        return f" in blocks of {block[0]} x {block[1]}"
+    return ""
+
+
+def _spelled(ref: TensorRef) -> str:
+    return f"{quote(ref.name)} {list(ref.shape)}"
+
+
+def _swapped(axes: int) -> tuple[int, ...]:
+    return (*range(axes - 2), axes - 1, axes - 2)
+
+
+def _shaped(ref: TensorRef, shape: Shape) -> TensorRef:
+    return ref if ref.shape == shape else replace(ref, shape=shape)

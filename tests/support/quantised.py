@@ -1,0 +1,50 @@
+"""Quantised tensors for tests: described by hand, in memory and on disk, and decoded by NumPy alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamconv.engine.dequantise import Window, dequantise
+from streamconv.engine.scales import Part
+from streamconv.tensors.dtypes import BF16, F8_E4M3, F32, DType
+from streamconv.tensors.quantised import Block, Blocks, Code, Codes, Quantised, QuantisedRef
+from streamconv.tensors.refs import TensorRef
+
+Array = NDArray[Any]
+
+E4M3 = Code("e4m3", 8)
+
+
+def fp8_in_blocks(weight: TensorRef, scale: TensorRef, block: Block = (128, 128)) -> QuantisedRef:
+    """An FP8 matrix on disk, and the scales of its blocks."""
+    factor = Blocks(Codes(scale, scale.shape), block)
+    parts = Quantised("FP8", Codes(weight, weight.shape, E4M3), (factor,))
+    return QuantisedRef(weight.name, BF16, weight.shape, (), parts=parts)
+
+
+def nowhere(dtype: DType, shape: tuple[int, ...]) -> TensorRef:
+    """A tensor that nobody reads."""
+    return TensorRef("nowhere", dtype, shape, ())
+
+
+def dequantise_fp8(
+    weight: Array,
+    scale: Array,
+    target: Array,
+    dtype: DType,
+    row: int = 0,
+    column: int = 0,
+    block: Block = (128, 128),
+) -> int:
+    """A box of an FP8 matrix that begins at a row and a column; `scale` is that of the blocks that it touches."""
+    rows, columns = row + weight.shape[0], column + weight.shape[1]
+    grid = -(-rows // block[0]), -(-columns // block[1])
+    factor = Blocks(Codes(nowhere(F32, grid), grid), block)
+    codes = Codes(nowhere(F8_E4M3, (rows, columns)), (rows, columns), E4M3)
+    box = (row, rows), (column, columns)
+    scales = Part(scale.view(np.uint32), row // block[0], column // block[1])
+    window = Window(Quantised("FP8", codes, (factor,)), box, Part(weight, row, column), (scales,))
+    return dequantise(window, box, target, dtype)
