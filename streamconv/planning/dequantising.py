@@ -67,7 +67,7 @@ def understood(catalog: Catalog, description: Description | None, read: ReadNumb
 
 
 def _refuse(description: Description) -> None:
-    name = registry.NOT_READ.get(description.name.lower(), description.name)
+    name = registry.NOT_READ.get(description.name.lower(), quote(description.name))
     reason = "this method is not read"
     if description.method is not None:
         name, reason = description.method.title, description.method.refuses(description.entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..tensors.dtypes import BF16, F16, F32, I32
+from ..text import quote
 from .language import Entry, Factor, Layout, Method, Part, Stated, Zeros, unsigned
 
 _GEMM = Layout(
@@ -35,8 +36,8 @@ def _stated(entry: Entry, module: str) -> Stated:
 def _refuses(entry: Entry) -> str:
     version, bits = entry.get("version", "gemm"), entry.get("bits", 4)
     if str(version).lower() != "gemm":
-        return f"its version {version} is not read"
-    return "" if bits == 4 else f"it has {bits} bits, and only 4 are read"
+        return f"its version {quote(version)} is not read"
+    return "" if bits == 4 else f"it has {quote(bits)} bits, and only 4 are read"
 
 
 METHOD = Method(

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..tensors.dtypes import F8_E4M3, F32, I8, I32, I64, U8
-from ..tensors.quantised import Block
-from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, Zeros, centred, e2m1, e4m3, signed
+from ..text import quote
+from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, Zeros, block, centred, e2m1, e4m3, signed
 
 _SOURCE = "compressed-tensors 0.20, `compressors/`"
 _PACKED = ".weight_packed"
@@ -110,25 +110,18 @@ def _stated(entry: Entry, module: str) -> Stated:
     weights = _group_of(entry, module).get("weights")
     if not isinstance(weights, dict):
         return Stated()
-    bits, size, block = weights.get("num_bits"), weights.get("group_size"), weights.get("block_structure")
+    bits, size = weights.get("num_bits"), weights.get("group_size")
     return Stated(
         bits if isinstance(bits, int) else 0,
         size if isinstance(size, int) and size > 0 else 0,
-        _block(block),
+        block(weights.get("block_structure")),
     )
-
-
-def _block(value: object) -> Block | None:
-    match value:
-        case [int(rows), int(columns)] if rows > 0 and columns > 0:
-            return rows, columns
-    return None
 
 
 def _refuses(entry: Entry) -> str:
     formats = [entry.get("format"), *(group.get("format") for group in _groups(entry))]
     unread = [str(one) for one in formats if one is not None and one not in _READ]
-    return f"its format {unread[0]} is not read" if unread else ""
+    return f"its format {quote(unread[0])} is not read" if unread else ""
 
 
 METHOD = Method(

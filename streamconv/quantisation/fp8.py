@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..tensors.dtypes import F8_E4M3, F8_E8M0, I8, U8
-from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, e2m1, e4m3
+from ..text import quote
+from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, block, e2m1, e4m3
 
 _BLOCK = (128, 128)
 
@@ -56,17 +57,14 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
 
 
 def _stated(entry: Entry, module: str) -> Stated:
-    match entry.get("weight_block_size"):
-        case [int(rows), int(columns)] if rows > 0 and columns > 0:
-            return Stated(block=(rows, columns))
-    return Stated()
+    return Stated(block=block(entry.get("weight_block_size")))
 
 
 def _refuses(entry: Entry) -> str:
-    match entry.get("weight_block_size"):
-        case None | [int(), int()]:
-            return ""
-    return f"weight_block_size is {entry['weight_block_size']}, not [rows, columns]"
+    stated = entry.get("weight_block_size")
+    if stated is None or block(stated):
+        return ""
+    return f"weight_block_size is {quote(stated)}, not [rows, columns]"
 
 
 METHOD = Method(

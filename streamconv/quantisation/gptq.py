@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..tensors.dtypes import BF16, F16, F32, I32
+from ..text import quote
 from .language import Entry, Factor, Layout, Method, Part, Stated, Zeros, following, unsigned
 
 _V1, _V2 = "gptq", "gptq_v2"
@@ -41,7 +42,7 @@ def _refuses(entry: Entry) -> str:
     if not entry:
         return "no config says whether its zero points are stored less one (checkpoint_format gptq) or not (gptq_v2)"
     stated = entry.get("checkpoint_format", _V1)
-    return "" if stated in (_V1, _V2) else f"its checkpoint_format {stated} is not read"
+    return "" if stated in (_V1, _V2) else f"its checkpoint_format {quote(stated)} is not read"
 
 
 METHOD = Method(

@@ -185,6 +185,14 @@ class Description(NamedTuple):
     where: str
 
 
+def block(value: object) -> Block | None:
+    """Return rows and columns of a block as a config states them, `None` if it does not."""
+    match value:
+        case [int(rows), int(columns)] if min(rows, columns) > 0 and not isinstance(rows, bool):
+            return rows, columns
+    return None
+
+
 def e4m3(bits: int) -> Code:
     """Return FP8: sign, 4 bits of exponent, 3 of mantissa (OCP 8-bit Floating Point, E4M3)."""
     return Code("e4m3", 8)

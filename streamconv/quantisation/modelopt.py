@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..tensors.dtypes import BF16, F8_E4M3, F16, F32, U8
+from ..text import quote
 from .language import Entry, Factor, Layout, Method, Part, Stated, e2m1, e4m3, signed
 
 _SOURCE = "nvidia-modelopt 0.47, `torch/export/`"
@@ -65,7 +66,7 @@ def _refuses(entry: Entry) -> str:
     if isinstance(layers, dict):
         every += [layer.get("quant_algo") for layer in layers.values() if isinstance(layer, dict)]
     unread = [str(one) for one in every if one is not None and str(one).upper() not in _READ]
-    return f"its quant_algo {unread[0]} is not read" if unread else ""
+    return f"its quant_algo {quote(unread[0])} is not read" if unread else ""
 
 
 METHOD = Method(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..tensors.dtypes import F8_E4M3, F32, I8, I64, U8
+from ..text import quote
 from .language import Entry, Factor, Layout, Method, Part, Stated, Zeros, e2m1, e4m3, signed
 
 _SOURCE = "msmodelslim 26.1, `core/quant_service/modelslim_v1/save/ascendv1.py`"
@@ -66,7 +67,7 @@ def _refuses(entry: Entry) -> str:
             if rotation := next((word for word in _ROTATIONS if word in key), ""):
                 return f"its weights are rotated ({rotation}): without its own graph they are not the model's"
     unread = [str(kind) for name, kind in entry.items() if "." in name and isinstance(kind, str) and kind not in _READ]
-    return f"its type {unread[0]} is not read" if unread else ""
+    return f"its type {quote(unread[0])} is not read" if unread else ""
 
 
 METHOD = Method(
