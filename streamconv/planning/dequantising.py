@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..errors import UnsupportedError
 from ..quantisation import registry
 from ..quantisation.geometry import Found, Geometry, MisfitError, ReadNumbers, geometry
-from ..quantisation.language import Description, Entry, Layout, Method, Part, Stated
+from ..quantisation.language import ByModule, Description, Entry, Layout, Method, Stated
 from ..tensors.dtypes import F8_E4M3, F8_E8M0, I8, I32, U8, DType
 from ..tensors.refs import Catalog, TensorRef
 from ..text import first_few, quote, setting
@@ -84,7 +84,7 @@ def _unsupported(name: str, where: str, reason: str) -> UnsupportedError:
 
 class _Candidate(NamedTuple):
     method: Method
-    entry: Entry
+    stated: ByModule
     layout: Layout
 
 
@@ -93,11 +93,13 @@ class _Reading:
 
     def __init__(self, catalog: Catalog, description: Description | None, read: ReadNumbers) -> None:
         self._catalog, self._description, self._read = catalog, description, read
+        self._tensors = catalog.tensors
         self._by_dtype: dict[DType, list[_Candidate]] = defaultdict(list)
         for method, entry in self._methods(description):
+            stated = method.stated(entry)
             for layout in method.layouts(entry):
                 for dtype in layout.codes.dtypes:
-                    self._by_dtype[dtype].append(_Candidate(method, entry, layout))
+                    self._by_dtype[dtype].append(_Candidate(method, stated, layout))
         self._geometries: dict[object, Geometry | str] = {}
         self._weights: dict[str, TensorRef] = {}
         self._used: set[str] = set()
@@ -153,7 +155,7 @@ class _Reading:
         layout = candidate.layout
         stem = name.removesuffix(layout.codes.ending)
         self._weights[name] = sizes.weight(stem + layout.weight, found)
-        self._used.update(ref.name for ref in found.parts.values())
+        self._used.update([ref.name for ref in found.parts if ref is not None])
         self._modules.add(stem.removesuffix(".weight"))
         if candidate.method.name not in self._methods_found:
             self._methods_found[candidate.method.name] = candidate.method
@@ -165,29 +167,34 @@ class _Reading:
         if not name.endswith(layout.codes.ending):
             return None
         stem = name.removesuffix(layout.codes.ending)
-        parts: dict[Part, TensorRef] = {}
-        for part in layout.parts():
-            refs = (self._catalog.get(stem + ending) for ending in part.endings)
-            ref = next((ref for ref in refs if ref is not None and ref.dtype in part.dtypes), None)
-            if ref is not None:
-                parts[part] = ref
-            elif not part.optional:
-                return None
-        return Found(codes, parts)
+        parts: list[TensorRef | None] = []
+        for part in layout.parts:
+            for ending in part.endings:
+                ref = self._tensors.get(stem + ending)
+                if ref is not None and ref.dtype in part.dtypes:
+                    parts.append(ref)
+                    break
+            else:
+                if not part.optional:
+                    return None
+                parts.append(None)
+        return Found(layout, codes, parts)
 
     def _geometry(self, candidate: _Candidate, name: str, found: Found) -> Geometry | str:
         """Return the sizes of a weight, or why there are none; weights with parts of the same shapes have the same."""
         layout = candidate.layout
         module = name.removesuffix(layout.codes.ending).removesuffix(".weight")
-        stated = candidate.method.stated(candidate.entry, module)
+        stated = candidate.stated(module)
         if layout.types and stated.type not in layout.types:
             return f"it is no {layout.title}"
-        key = id(layout), stated, tuple([(ref.shape, ref.dtype.name) for ref in found.refs()])
-        if key not in self._geometries:
-            self._geometries[key] = self._sizes(layout, found, stated)
-        return self._geometries[key]
+        shapes = [ref and (ref.shape, ref.dtype.name) for ref in found.parts]
+        key = id(layout), stated, found.codes.shape, *shapes
+        sizes = self._geometries.get(key)
+        if sizes is None:
+            sizes = self._geometries[key] = self._sizes(found, stated)
+        return sizes
 
-    def _sizes(self, layout: Layout, found: Found, stated: Stated) -> Geometry | str:
+    def _sizes(self, found: Found, stated: Stated) -> Geometry | str:
         for ref in found.refs():
             if ref.cutout:
                 return (
@@ -195,7 +202,7 @@ class _Reading:
                     "load the file with torch, call .contiguous() on the tensor, and save it again"
                 )
         try:
-            return geometry(layout, found, stated, self._read)
+            return geometry(found, stated, self._read)
         except MisfitError as error:
             return str(error)
 
@@ -217,7 +224,7 @@ class _Reading:
 
     def _lacks(self, name: str, layout: Layout) -> str:
         stem = name.removesuffix(layout.codes.ending)
-        for part in layout.parts():
+        for part in layout.parts:
             wanted = stem + part.endings[0]
             ref = next((self._catalog[stem + e] for e in part.endings if stem + e in self._catalog), None)
             if part.optional or (ref is not None and ref.dtype in part.dtypes):
@@ -238,7 +245,7 @@ class _Reading:
     def _surplus(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
         """Yield a finding for each tensor that is left, and is called as if it were part of a weight."""
         layouts = [one.layout for every in self._by_dtype.values() for one in every]
-        parts = {(e, part.is_common) for layout in layouts for part in layout.parts() for e in part.endings}
+        parts = {(e, part.is_common) for layout in layouts for part in layout.parts for e in part.endings}
         for name in tensors:
             for ending, is_common in parts:
                 stem = name.removesuffix(ending)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..tensors.dtypes import BF16, F16, F32, I32
 from ..text import quote
-from .language import Entry, Factor, Layout, Method, Part, Stated, Zeros, unsigned
+from .language import ByModule, Entry, Factor, Layout, Method, Part, Stated, Zeros, unsigned
 
 _GEMM = Layout(
     "AWQ, {bits} bits",
@@ -28,9 +28,10 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
     return (_GEMM,)
 
 
-def _stated(entry: Entry, module: str) -> Stated:
+def _stated(entry: Entry) -> ByModule:
     size = entry.get("group_size")
-    return Stated(4, group=size if isinstance(size, int) and size > 0 else 0)
+    found = Stated(4, group=size if isinstance(size, int) and size > 0 else 0)
+    return lambda module: found
 
 
 def _refuses(entry: Entry) -> str:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from ..tensors.dtypes import F8_E4M3, F32, I8, I32, I64, U8
 from ..text import quote
-from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, Zeros, block, centred, e2m1, e4m3, signed
+from .language import (
+    FLOATS,
+    ByModule,
+    Entry,
+    Factor,
+    Layout,
+    Method,
+    Part,
+    Stated,
+    Zeros,
+    block,
+    centred,
+    e2m1,
+    e4m3,
+    signed,
+)
 
 _SOURCE = "compressed-tensors 0.20, `compressors/`"
 _PACKED = ".weight_packed"
@@ -85,29 +101,27 @@ def _groups(entry: Entry) -> Iterator[Mapping[str, object]]:
     yield from (group for group in groups.values() if isinstance(group, dict)) if isinstance(groups, dict) else ()
 
 
-def _names(target: object, module: str) -> bool:
-    """Whether an entry of `targets` names a module: exactly, or as a regular expression that matches its beginning."""
-    if not isinstance(target, str):
-        return False
-    if not target.startswith("re:"):
-        return target == module
-    try:
-        return re.match(target[3:], module) is not None
-    except re.error:
-        return False
+def _naming(targets: Iterable[object]) -> Callable[[str], object]:
+    """Return what says whether targets name a module: exactly, or as regular expressions that match its beginning."""
+    names = {target for target in targets if isinstance(target, str)}
+    patterns = []
+    for target in names:
+        if target.startswith("re:"):
+            with suppress(re.error):
+                patterns.append(re.compile(target[3:]))
+    return lambda module: module in names or any(pattern.match(module) for pattern in patterns)
 
 
-def _group_of(entry: Entry, module: str) -> Mapping[str, object]:
-    """Return the group of a module: the first that names it, else the first that names a class."""
+def _stated(entry: Entry) -> ByModule:
+    """Find the group of a module: the first that names it, else the first that names a class of modules."""
     groups = [(group, targets) for group in _groups(entry) if isinstance(targets := group.get("targets"), list)]
-    for group, targets in groups:
-        if any(_names(target, module) for target in targets):
-            return group
-    return next((group for group, targets in groups if _CLASSES.intersection(map(str, targets))), {})
+    named = [(_naming(targets), _said(group)) for group, targets in groups]
+    of_class = next((_said(group) for group, targets in groups if _CLASSES.intersection(map(str, targets))), Stated())
+    return lambda module: next((said for names, said in named if names(module)), of_class)
 
 
-def _stated(entry: Entry, module: str) -> Stated:
-    weights = _group_of(entry, module).get("weights")
+def _said(group: Mapping[str, object]) -> Stated:
+    weights = group.get("weights")
     if not isinstance(weights, dict):
         return Stated()
     bits, size = weights.get("num_bits"), weights.get("group_size")

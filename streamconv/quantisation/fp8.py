@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..tensors.dtypes import F8_E4M3, F8_E8M0, I8, U8
 from ..text import quote
-from .language import FLOATS, Entry, Factor, Layout, Method, Part, Stated, block, e2m1, e4m3
+from .language import FLOATS, ByModule, Entry, Factor, Layout, Method, Part, Stated, block, e2m1, e4m3
 
 _BLOCK = (128, 128)
 
@@ -56,8 +56,9 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
     return _FP4, _MXFP8, _FP8, _FP8_TENSOR, _FP8_SCALE
 
 
-def _stated(entry: Entry, module: str) -> Stated:
-    return Stated(block=block(entry.get("weight_block_size")))
+def _stated(entry: Entry) -> ByModule:
+    found = Stated(block=block(entry.get("weight_block_size")))
+    return lambda module: found
 
 
 def _refuses(entry: Entry) -> str:

@@ -6,9 +6,11 @@ Nothing is stretched: a grid of scales has to have just as many blocks as the co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from ..errors import InternalError
 from ..tensors.dtypes import BF16
 from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Quantised, QuantisedRef
 from ..tensors.refs import TensorRef
@@ -28,24 +30,29 @@ class MisfitError(Exception):
     """The shapes of the parts do not go together; the message says how."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The tensors of a weight: its codes, and what there is of the other parts."""
+class Found(NamedTuple):
+    """The tensors of a weight: its codes, and in the order of the layout's parts those that are there."""
 
+    layout: Layout
     codes: TensorRef
-    parts: Mapping[Part, TensorRef]
+    parts: Sequence[TensorRef | None]
+
+    def of(self, part: Part | None) -> TensorRef | None:
+        """Return the tensor of a part, `None` if it is not there."""
+        every = zip(self.layout.parts, self.parts, strict=True)
+        return next((ref for one, ref in every if one is part), None)
 
     def refs(self) -> Iterator[TensorRef]:
         """Yield them all."""
         yield self.codes
-        yield from self.parts.values()
+        yield from (ref for ref in self.parts if ref is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """How one part is stored: its tensor's shape, that of its numbers, and what `Blocks` says."""
+    """How the part at a place of the layout is stored: shapes of its tensor and of its numbers, and as `Blocks` has it."""
 
-    part: Part
+    place: int
     words: Shape
     shape: Shape
     block: Block
@@ -54,8 +61,10 @@ class _Numbers:
     packing: Packing | None = None
 
     def of(self, found: Found) -> Blocks:
-        ref = _shaped(found.parts[self.part], self.words)
-        return Blocks(Codes(ref, self.shape, self.code, self.packing), self.block, self.divides)
+        ref = found.parts[self.place]
+        if ref is None:
+            raise InternalError(f"{found.codes.name} lacks a part that it had")
+        return Blocks(Codes(_shaped(ref, self.words), self.shape, self.code, self.packing), self.block, self.divides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +88,39 @@ class Geometry:
 
     def weight(self, name: str, found: Found) -> QuantisedRef:
         """Return the weight that these tensors stand for."""
-        layout, parts = self._layout, found.parts
+        layout = self._layout
         codes = Codes(_shaped(found.codes, self._words), self._codes, self._code, self._packing)
-        groups = Groups(parts[layout.groups], layout.inputs) if layout.groups in parts and layout.groups else None
+        groups = found.of(layout.groups)
         quantised = Quantised(
             method=self.title,
             codes=codes,
             factors=tuple([factor.of(found) for factor in self._factors]),
             zeros=self._zeros.of(found) if self._zeros else None,
-            groups=groups,
-            stated=parts.get(layout.shape) if layout.shape else None,
+            groups=None if groups is None else Groups(groups, layout.inputs),
+            stated=found.of(layout.shape),
         )
         order = _swapped(len(self.shape)) if layout.swapped else ()
         return QuantisedRef(name, BF16, self.shape, (), parts=quantised, order=order)
 
 
-def geometry(layout: Layout, found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
+def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
     """Return the sizes of a weight, and of all with tensors of the same shapes and dtypes.
 
     Args:
-        layout: how it is stored.
-        found: its tensors.
+        found: its tensors, and how they are stored.
         stated: what the config says about it.
         read: reads a tensor that holds its shape.
 
     Raises:
         MisfitError: the shapes do not go together.
     """
-    words = _matrices(found.codes, len(found.parts[layout.factors[0]].shape))
+    layout, first = found.layout, found.parts[0]
+    words = _matrices(found.codes, 0 if first is None else len(first.shape))
     codes, packing = _unpacked(layout, words, found, stated, read)
     bits = packing.bits if packing else 8
+    places = zip(layout.factors, found.parts, strict=False)
     factors = tuple(
-        _factor(layout, one, found.parts[one], codes, stated) for one in layout.factors if one in found.parts
+        _factor(layout, place, ref, codes, stated) for place, (_, ref) in enumerate(places) if ref is not None
     )
     _check_groups(layout, found, codes)
     order = _swapped(len(codes)) if layout.swapped else range(len(codes))
@@ -159,7 +169,7 @@ def _unpacked(
 
 
 def _stated_shape(layout: Layout, words: Shape, found: Found, read: ReadNumbers) -> Shape | None:
-    ref = found.parts.get(layout.shape) if layout.shape else None
+    ref = found.of(layout.shape)
     if ref is None:
         return None
     if math.prod(ref.shape) != len(words):
@@ -169,7 +179,7 @@ def _stated_shape(layout: Layout, words: Shape, found: Found, read: ReadNumbers)
 
 def _length(layout: Layout, found: Found) -> int | None:
     """Return how many codes are packed along the axis, where an index says it."""
-    ref = found.parts.get(layout.groups) if layout.groups and layout.axis == layout.inputs else None
+    ref = found.of(layout.groups) if layout.axis == layout.inputs else None
     return math.prod(ref.shape) if ref else None
 
 
@@ -193,9 +203,9 @@ def _packings(layout: Layout, crosses: bool) -> Iterator[Packing]:
         yield Packing(bits, layout.word, layout.axis, crosses, layout.interleaved)
 
 
-def _factor(layout: Layout, factor: Factor, ref: TensorRef, codes: Shape, stated: Stated) -> _Numbers:
+def _factor(layout: Layout, place: int, ref: TensorRef, codes: Shape, stated: Stated) -> _Numbers:
     """Return which blocks of codes share a scale."""
-    size = codes[-2:]
+    factor, size = layout.factors[place], codes[-2:]
     if factor.of_inputs:
         grid = (1, size[1]) if layout.inputs == 1 else (size[0], 1)
         if ref.shape != (size[layout.inputs],):
@@ -206,7 +216,7 @@ def _factor(layout: Layout, factor: Factor, ref: TensorRef, codes: Shape, stated
     block = _block(layout, factor, shape[-2:], size, stated)
     if block is None:
         raise MisfitError(f"{_spelled(ref)} does not fit {list(codes)} codes{_wanted(factor, stated)}")
-    return _Numbers(factor, shape, shape, block, factor.divides)
+    return _Numbers(place, shape, shape, block, factor.divides)
 
 
 def _grid(layout: Layout, ref: TensorRef, codes: Shape) -> Shape:
@@ -251,22 +261,22 @@ def _blocks(size: Shape, block: Block) -> Shape:
 
 def _zeros(layout: Layout, found: Found, scale: _Numbers, packing: Packing | None) -> _Numbers | None:
     """Return how zero points are stored: one for each scale, as they are or packed like codes."""
-    ref = found.parts.get(layout.zeros) if layout.zeros else None
-    if ref is None or layout.zeros is None:
+    zeros, ref = layout.zeros, found.of(layout.zeros)
+    if ref is None or zeros is None:
         return None
-    zeros, grid = layout.zeros, scale.shape
+    place, grid = len(layout.factors), scale.shape
     if packing is None or zeros.code is None or ref.dtype.itemsize == 1:
         _check(ref, _grid(layout, ref, (*grid[:-2], *grid[-2:])), grid)
-        return _Numbers(zeros, grid, grid, scale.block)
+        return _Numbers(place, grid, grid, scale.block)
     packed = replace(packing, axis=zeros.axis, interleaved=zeros.interleaved)
     axis = len(grid) - 2 + zeros.axis
     words = (*grid[:axis], packed.words(grid[axis]), *grid[axis + 1 :])
     _check(ref, ref.shape, words)
-    return _Numbers(zeros, words, grid, scale.block, code=zeros.code(packed.bits), packing=packed)
+    return _Numbers(place, words, grid, scale.block, code=zeros.code(packed.bits), packing=packed)
 
 
 def _check_groups(layout: Layout, found: Found, codes: Shape) -> None:
-    ref = found.parts.get(layout.groups) if layout.groups else None
+    ref = found.of(layout.groups)
     if ref is not None:
         _check(ref, ref.shape, (codes[layout.inputs - 2],))
 

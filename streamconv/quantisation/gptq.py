@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..tensors.dtypes import BF16, F16, F32, I32
 from ..text import quote
-from .language import Entry, Factor, Layout, Method, Part, Stated, Zeros, following, unsigned
+from .language import Entry, Factor, Layout, Method, Part, Zeros, following, unsigned
 
 _V1, _V2 = "gptq", "gptq_v2"
 
@@ -33,11 +33,6 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
     return (_layout(str(entry.get("checkpoint_format", _V1))),)
 
 
-def _stated(entry: Entry, module: str) -> Stated:
-    # `dynamic` gives some modules other bits and groups: the shapes and g_idx tell those.
-    return Stated()
-
-
 def _refuses(entry: Entry) -> str:
     if not entry:
         return "no config says whether its zero points are stored less one (checkpoint_format gptq) or not (gptq_v2)"
@@ -49,9 +44,9 @@ METHOD = Method(
     "gptq",
     "GPTQ",
     ("AutoGPTQ", "GPTQModel", "AutoRound"),
+    # What the config says of bits and groups does not hold for all modules (`dynamic`): shapes and g_idx tell them.
     _layouts,
-    _stated,
-    _refuses,
+    refuses=_refuses,
     files=("quantize_config.json",),
     differs=("scales in F16: the result is BF16, which has three bits less",),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from ..tensors.dtypes import BF16, F16, F32, DType
@@ -35,6 +36,10 @@ class Stated(NamedTuple):
     type: str = ""
 
 
+#: What a config says about the weight of a module, by the module's name.
+ByModule = Callable[[str], Stated]
+
+
 @dataclass(frozen=True)
 class Part:
     """A tensor that a quantised weight has next to its codes.
@@ -51,7 +56,7 @@ class Part:
     optional: bool = False
     is_common: bool = False
 
-    @property
+    @cached_property
     def endings(self) -> Sequence[str]:
         """The alternatives."""
         return self.ending.split("|")
@@ -129,13 +134,14 @@ class Layout:
     types: tuple[str, ...] = ()
     source: str = ""
 
+    @cached_property
     def parts(self) -> Sequence[Part]:
-        """Return all tensors next to the codes."""
+        """All tensors next to the codes."""
         return [*self.factors, *(part for part in (self.zeros, self.groups, self.shape) if part is not None)]
 
 
-def _nothing(entry: Entry, module: str) -> Stated:
-    return Stated()
+def _nothing(entry: Entry) -> ByModule:
+    return lambda module: Stated()
 
 
 def _accepts(entry: Entry) -> str:
@@ -151,7 +157,7 @@ class Method:
         title: for people.
         tools: what writes it.
         layouts: how its weights are stored, given what the config says, those that need most tensors first.
-        stated: what the config says about the weight of a module.
+        stated: what the config says about the weight of each module.
         refuses: why a model with this config cannot be read; empty if it can.
         files: names of files next to the weights that describe it, as patterns.
         dropped: endings of the names of tensors that are of no use without quantisation -> what they are.
@@ -162,7 +168,7 @@ class Method:
     title: str
     tools: tuple[str, ...]
     layouts: Callable[[Entry], Sequence[Layout]]
-    stated: Callable[[Entry, str], Stated] = _nothing
+    stated: Callable[[Entry], ByModule] = _nothing
     refuses: Callable[[Entry], str] = _accepts
     files: tuple[str, ...] = ()
     dropped: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..tensors.dtypes import BF16, F8_E4M3, F16, F32, U8
 from ..text import quote
-from .language import Entry, Factor, Layout, Method, Part, Stated, e2m1, e4m3, signed
+from .language import ByModule, Entry, Factor, Layout, Method, Part, Stated, e2m1, e4m3, signed
 
 _SOURCE = "nvidia-modelopt 0.47, `torch/export/`"
 _WEIGHT, _SCALE = ".weight", ".weight_scale"
@@ -54,9 +54,10 @@ def _inner(entry: Entry) -> Mapping[str, object]:
     return inner if isinstance(inner, dict) else entry
 
 
-def _stated(entry: Entry, module: str) -> Stated:
+def _stated(entry: Entry) -> ByModule:
     size = _inner(entry).get("group_size")
-    return Stated(group=size if isinstance(size, int) and size > 0 else 0)
+    found = Stated(group=size if isinstance(size, int) and size > 0 else 0)
+    return lambda module: found
 
 
 def _refuses(entry: Entry) -> str:

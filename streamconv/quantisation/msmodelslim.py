@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..tensors.dtypes import F8_E4M3, F32, I8, I64, U8
 from ..text import quote
-from .language import Entry, Factor, Layout, Method, Part, Stated, Zeros, e2m1, e4m3, signed
+from .language import ByModule, Entry, Factor, Layout, Method, Part, Stated, Zeros, e2m1, e4m3, signed
 
 _SOURCE = "msmodelslim 26.1, `core/quant_service/modelslim_v1/save/ascendv1.py`"
 _WEIGHT, _SCALE = ".weight", ".weight_scale"
@@ -50,8 +50,8 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
     return _W4A8, _INT8, _STATIC, _MXFP4, _MXFP8, _FP8
 
 
-def _stated(entry: Entry, module: str) -> Stated:
-    return Stated(type=str(entry.get(f"{module}{_WEIGHT}", "")))
+def _stated(entry: Entry) -> ByModule:
+    return lambda module: Stated(type=str(entry.get(f"{module}{_WEIGHT}", "")))
 
 
 def _keys(value: object, depth: int = 4) -> Iterator[str]:
