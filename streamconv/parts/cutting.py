@@ -5,6 +5,7 @@ A part is decided by the plan alone: every host cuts the same parts, however man
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -68,9 +69,10 @@ def _ratios(mapping: TensorMapping) -> dict[str, float]:
     return {output.name: 1 + _source_itemsize(output) / output.dtype.itemsize for output in mapping.outputs}
 
 
-def _source_itemsize(output: Output) -> int:
-    """Return the bytes of an element on disk: of an FP8 matrix, that of its codes."""
-    return max((leaf.refs()[0].dtype.itemsize for leaf in output.view.leaves() if leaf.refs()), default=0)
+def _source_itemsize(output: Output) -> float:
+    """Return the bytes of an element on disk: of a quantised tensor, those of its codes."""
+    leaves = (leaf for leaf in output.view.leaves() if leaf.refs() and math.prod(leaf.shape))
+    return max((leaf.refs()[0].nbytes / math.prod(leaf.shape) for leaf in leaves), default=0)
 
 
 def _costs(mapping: TensorMapping, file: OutputFile, ratios: dict[str, float]) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """How the part at a place of the layout is stored: shapes of its tensor and of its numbers, and as `Blocks` has it."""
+    """How the part at a place of the layout is stored: shapes of its tensor and its numbers, and what `Blocks` has."""
 
     place: int
     words: Shape
