@@ -25,17 +25,16 @@ import numpy as np
 from streamconv import testing as samples
 from streamconv.engine.boxes import boxes, cells
 from streamconv.engine.reader import Reader
-from streamconv.engine.windows import bits, numbers_in
+from streamconv.engine.windows import bits
 from streamconv.families.parts.decoder import gate_and_up
 from streamconv.families.parts.rotary import even_then_odd
-from streamconv.formats.catalog import open_catalog
 from streamconv.output.blocks import Blocks
 from streamconv.output.digests import BlockDigests
-from streamconv.planning.dequantising import understood
 from streamconv.rules import transforms
 from streamconv.rules.interleaving import Interleave
 from streamconv.rules.sizes import Sizes
 from streamconv.rules.transforms import Transform
+from streamconv.source import Source
 from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import views
@@ -44,6 +43,7 @@ from streamconv.tensors.grids import box_shape
 from streamconv.tensors.refs import ChecksumSlot, OutputFile, TensorSpec
 from streamconv.tensors.view_nodes import View
 
+from . import quantised
 from .conversions import removed
 from .measuring import BenchmarkError, ratio, spread
 from .results import Data, Say, Setting, Table
@@ -76,13 +76,14 @@ class Operation:
     Attributes:
         name: its name in the table.
         shapes: shapes of the source's tensors, at full size.
-        dtype, target: dtypes of source and result.
+        stored: dtype of the source, or how it is quantised: a key of `quantised.KINDS`.
+        target: dtype of the result.
         make: returns the result as a view of the source's tensors; by default, the first of them.
     """
 
     name: str
     shapes: Sequence[tuple[int, int]]
-    dtype: DType
+    stored: DType | str
     target: DType
     make: Make = lambda parts: parts[0]
 
@@ -147,6 +148,7 @@ def operations(smaller: int = 1) -> Iterator[Operation]:
     casts = ((BF16, F16), (BF16, F32), (F32, BF16), (F32, F16), (F16, F32), (F16, BF16))
     yield from (Operation(f"cast {_word(one)} -> {_word(other)}", [large], one, other) for one, other in casts)
     yield Operation("FP8 blocks -> bf16", [large], F8_E4M3, BF16)
+    yield from (Operation(f"{kind} -> bf16", [large], kind, BF16) for kind in quantised.KINDS)
     yield Operation("FP8 blocks -> fp32", [large], F8_E4M3, F32)
     swapped = _by(transforms.Transpose())
     yield Operation("transpose, 2 bytes", [large], BF16, BF16, swapped)
@@ -192,14 +194,18 @@ def _timed(job: _Job, rounds: int) -> Data:
 
 def _job(reader: Reader, operation: Operation, folder: Path) -> _Job:
     """Prepare an operation on random tensors that were just written, and so are in the page cache."""
-    weights = [TensorSpec(f"w{n}", operation.dtype, shape) for n, shape in enumerate(operation.shapes)]
-    scaled = operation.dtype == F8_E4M3
-    samples.write_hf(folder, {}, [*weights, *(_scales(spec) for spec in weights if scaled)], 100 * GB)
-    catalog = understood(open_catalog(folder), None, numbers_in).catalog
-    view = operation.make([views.leaf(catalog[spec.name]) for spec in weights])
-    elements = math.prod(view.shape)
+    shapes = {f"w{number}": shape for number, shape in enumerate(operation.shapes)}
+    if isinstance(operation.stored, str):
+        quantised.write(folder, operation.stored, shapes)
+    else:
+        weights = [TensorSpec(f"{name}.weight", operation.stored, shape) for name, shape in shapes.items()]
+        scaled = [_scales(spec) for spec in weights if operation.stored == F8_E4M3]
+        samples.write_hf(folder, {}, [*weights, *scaled], 100 * GB)
+    catalog = Source.open(folder, None, None).understood.catalog
+    view = operation.make([views.leaf(catalog[f"{name}.weight"]) for name in shapes])
     work = partial(_convert, reader, view, Region(REGION), operation.target)
-    return _Job(work, elements * (operation.dtype.itemsize + operation.target.itemsize))
+    read = sum(ref.nbytes for leaf in view.leaves() for ref in leaf.refs())
+    return _Job(work, read + math.prod(view.shape) * operation.target.itemsize)
 
 
 def _scales(weight: TensorSpec) -> TensorSpec:

@@ -10,13 +10,17 @@ import pytest
 from streamconv.cli.listings import family_lines
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
-from support import ROOT, rooms_table
+from support import ROOT, methods_page, rooms_table
 from support.families_page import PAGE, page
 from support.golden import COUNTS
 
 
 def test_the_page_of_families_is_what_the_families_say() -> None:
     assert page() == PAGE.read_text(), "run: python tests/support/families_page.py"
+
+
+def test_the_page_of_quantised_sources_is_what_the_methods_say() -> None:
+    assert methods_page.page() == methods_page.PAGE.read_text(), "run: python tests/support/methods_page.py"
 
 
 def test_the_table_of_rooms_is_what_the_docstrings_say() -> None:

@@ -38,7 +38,8 @@ def described(config: Mapping[str, object], directory: Path, header_room: Header
     """
     if stated := quantisation(config):
         name = stated.get("quant_method") or ("modelopt" if "quant_algo" in stated else "fp8")
-        return Description(str(name), registry.named(str(name)), stated, "config.json: quantization_config")
+        where = f"config.json: quantization_config, {quote(name)}"
+        return Description(str(name), registry.named(str(name)), stated, where)
     with reading(directory, "cannot list"):
         files = disk.listdir(directory)
     found = registry.described_by(files)

@@ -71,8 +71,8 @@ def _ratios(mapping: TensorMapping) -> dict[str, float]:
 
 def _source_itemsize(output: Output) -> float:
     """Return the bytes of an element on disk: of a quantised tensor, those of its codes."""
-    leaves = (leaf for leaf in output.view.leaves() if leaf.refs() and math.prod(leaf.shape))
-    return max((leaf.refs()[0].nbytes / math.prod(leaf.shape) for leaf in leaves), default=0)
+    stored = [(leaf.refs()[0].nbytes, math.prod(leaf.shape)) for leaf in output.view.leaves() if leaf.refs()]
+    return max((nbytes / count for nbytes, count in stored if count), default=0.0)
 
 
 def _costs(mapping: TensorMapping, file: OutputFile, ratios: dict[str, float]) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ def _refuses(entry: Entry) -> str:
 METHOD = Method(
     "gptq",
     "GPTQ",
-    ("AutoGPTQ", "GPTQModel", "AutoRound"),
+    ("AutoGPTQ", "GPTQModel"),
     # What the config says of bits and groups does not hold for all modules (`dynamic`): shapes and g_idx tell them.
     _layouts,
     refuses=_refuses,

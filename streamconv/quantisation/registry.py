@@ -18,7 +18,7 @@ GROUP = "streamconv.quantisation"
 _OWN = tuple(module.METHOD for module in (fp8, mxfp4, compressed_tensors, modelopt, gptq, awq, msmodelslim))
 
 #: Other names of a method in `quant_method`.
-_ALIASES = {"mxfp8": "fp8", "gptqmodel": "gptq", "auto-round": "gptq"}
+_ALIASES = {"mxfp8": "fp8"}
 
 #: Endings of the names of tensors that serve the quantised model alone, whatever the method -> what they are.
 DROPPED: Mapping[str, str] = {
@@ -33,12 +33,13 @@ DROPPED: Mapping[str, str] = {
 #: `quant_method` of methods that are not read -> their names.
 NOT_READ: Mapping[str, str] = {
     "aqlm": "AQLM",
+    "auto-round": "AutoRound",
     "bitnet": "BitNet",
     "bitsandbytes": "bitsandbytes",
     "eetq": "EETQ",
     "fbgemm_fp8": "FBGEMM FP8",
     "higgs": "HIGGS",
-    "hqq": "HQQ (hqq)",
+    "hqq": "HQQ",
     "quanto": "Quanto",
     "quark": "Quark",
     "spqr": "SpQR",

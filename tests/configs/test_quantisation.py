@@ -41,7 +41,7 @@ def entry(**values: object) -> dict[str, Any]:
         (".qweight", entry(quant_method="gptq", bits=4), f"{MODULE}.qweight: its scales {MODULE}.scales are missing"),
         (".qweight", entry(quant_method="awq"), f"its scales {MODULE}.scales are missing"),
         (".weight_packed", {"text_config": entry(quant_method="compressed-tensors")}, "_scale are missing"),
-        (".x", entry(quant_method="new-one"), "quantised with new-one (config.json: quantization_config)"),
+        (".x", entry(quant_method="new-one"), "quantised with new-one (config.json: quantization_config, new-one)"),
         (".qweight", {}, f"its scales {MODULE}.scales are missing"),
         (".weight_packed", {}, f"its scales {MODULE}.weight_scale are missing"),
         (".absmax", {}, f"quantised with bitsandbytes (tensor {MODULE}.absmax)"),
@@ -84,7 +84,7 @@ def test_the_config_decides_wherever_it_says_it(tmp_path) -> None:
     for config in (entry(quant_method="gptq"), {"text_config": entry(quant_method="gptq")}):
         found = described(config, tmp_path, HeaderRoom())
         assert found is not None and found.method is not None
-        assert (found.method.name, found.where) == ("gptq", "config.json: quantization_config")
+        assert (found.method.name, found.where) == ("gptq", "config.json: quantization_config, gptq")
 
 
 def test_nothing_is_read_where_nothing_is_quantised(tmp_path) -> None:
