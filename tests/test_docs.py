@@ -10,7 +10,7 @@ import pytest
 from streamconv.cli.listings import family_lines
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
-from support import ROOT, methods_page, rooms_table
+from support import ROOT, methods_page, readme_tables, rooms_table
 from support.families_page import PAGE, page
 from support.golden import COUNTS
 
@@ -21,6 +21,10 @@ def test_the_page_of_families_is_what_the_families_say() -> None:
 
 def test_the_page_of_quantised_sources_is_what_the_methods_say() -> None:
     assert methods_page.page() == methods_page.PAGE.read_text(), "run: python tests/support/methods_page.py"
+
+
+def test_the_tables_of_the_readme_are_what_families_and_methods_say() -> None:
+    assert readme_tables.page() == readme_tables.PAGE.read_text(), "run: python tests/support/readme_tables.py"
 
 
 def test_the_table_of_rooms_is_what_the_docstrings_say() -> None:

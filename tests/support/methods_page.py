@@ -58,14 +58,18 @@ def _section(method: Method) -> Iterator[str]:
     yield f"\n## {method.title}\n"
     yield "| weights | tensors of a weight `X` | scales | source of the layout |\n|---|---|---|---|"
     for layout in method.layouts({}):
-        title = layout.title.format(bits="2 to 8" if not layout.bits else layout.bits)
         parts = [_spelled(layout.codes), *map(_spelled, layout.parts)]
-        yield f"| {title} | {'<br>'.join(parts)} | {_scales(layout)} | {layout.source} |"
+        yield f"| {title(layout)} | {'<br>'.join(parts)} | {_scales(layout)} | {layout.source} |"
     if method.dropped:
         dropped = (f"`{ending}` ({why})" for ending, why in method.dropped.items())
         yield f"\nDropped and listed: {', '.join(dropped)}."
     for difference in method.differs:
         yield f"\nOther bits elsewhere: {difference}."
+
+
+def title(layout: Layout) -> str:
+    """What a layout's weights are, of any number of bits that it may have."""
+    return layout.title.format(bits=layout.bits or "2 to 8")
 
 
 def _spelled(part: Part) -> str:
