@@ -32,7 +32,7 @@ COUNTS = {
     "cogvlm2": 5,
     "deepseek": 9,
     "deepseek2": 3,
-    "deepseek3": 18,
+    "deepseek3": 27,
     "glm-n": 9,
     "gpt": 6,
     "internlm": 6,
