@@ -18,7 +18,7 @@ from ..text import setting
 from .parts import deepseek_mcore as mcore
 from .parts import latent_attention as latent
 from .parts.decoder import INTERLEAVE_MLP, LAYER, decoder_ends, layer_norms, rotary_buffers
-from .parts.experts import FUSED_EXPERTS, GATE_THEN_UP, SWAPPED
+from .parts.experts import FUSED_EXPERTS, GATE_THEN_UP, SWAPPED, WRITTEN
 from .parts.latent_attention import MOE, MTP
 
 _MS = (Side.MS,)
@@ -191,6 +191,7 @@ FAMILY = Family(
             config_updates={False: {"num_nextn_predict_layers": 0}},
         ),
         INTERLEAVE_MLP,
+        WRITTEN,
     ),
     fused=FUSED_EXPERTS,
     rules=rules,

@@ -9,7 +9,7 @@ from ..rules.family import Config, Family, Option, Options
 from ..rules.statements import Rule, Statement
 from ..rules.transforms import Flatten, Identity, Transform
 from .parts.decoder import LAYER
-from .parts.experts import FUSED_EXPERTS, joined_experts
+from .parts.experts import FUSED_EXPERTS, WRITTEN, joined_experts
 from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
 
 
@@ -35,6 +35,7 @@ FAMILY = Family(
     options=(
         Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),
         CONTIGUOUS_QKV,
+        WRITTEN,
     ),
     fused=FUSED_EXPERTS,
     rules=rules,

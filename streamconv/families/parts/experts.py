@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...rules.family import Option, Options
-from ...rules.fused import Fused
+from ...rules.fused import EXPERTS, SEPARATE, TOGETHER, Fused
 from ...rules.interleaving import Interleave
 from ...rules.statements import Rule, Statement
 from ...rules.transforms import Identity, Transform, Transpose
@@ -18,6 +18,14 @@ USE_GMM = Option(
     "use_gmm",
     (False, True),
     "experts as [E, in, out] for the grouped matrix product, not [E, out, in]",
+)
+
+#: How experts are written in reverse; whatever it says, both are read.
+WRITTEN = Option(
+    EXPERTS,
+    (SEPARATE, TOGETHER),
+    "in reverse: a tensor for each expert's projection, or all fused as transformers 5 holds them",
+    is_preference=True,
 )
 
 
@@ -51,7 +59,8 @@ def fused_experts(fused: str, separate: str, names: tuple[str, str, str]) -> tup
         names: what gate, up and down are called there.
     """
     gate, up, down = (f"{separate}{name}.weight" for name in names)
-    return Fused(f"{fused}gate_up_proj", (gate, up)), Fused(f"{fused}down_proj", (down,))
+    both, last = f"{fused}gate_up_proj", f"{fused}down_proj"
+    return Fused(both, (gate, up), last), Fused(last, (down,), both)
 
 
 #: For families whose separate experts have the same names.
