@@ -151,7 +151,7 @@ class Builder:
             yield {hole: position}, views.squeeze(views.cut(view, 0, position, position + 1), 0)
 
     def _leaf(self, ref: TensorRef, dtype: DType | None) -> View:
-        """Return the tensor: dequantised if it has scales, cast if a dtype is asked. Integers are never cast."""
+        """Return the tensor: dequantised if it has scales, cast if a dtype is asked, which is for floats only."""
         scale = self._scales.of.get(ref.name)
         view = views.scaled(ref, scale, self._scales.block) if scale else views.leaf(ref)
         if dtype is None or view.dtype.kind == INTEGER:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import UnsupportedError
 from ..tensors import views
+from ..tensors.dtypes import INTEGER, DType, from_safetensors
 from ..tensors.view_nodes import View
 from .sizes import Sizes
 
@@ -182,3 +184,37 @@ class Squeeze(Transform):
     @property
     def inverse(self) -> Transform:
         return Unsqueeze(self.axis)
+
+
+@dataclass(frozen=True)
+class ToInteger(Transform):
+    """Cast integers to the dtype `to`, and in reverse to `back`, by safetensors' names; `--dtype` is for floats only.
+
+    A number that does not fit ends the conversion.
+    """
+
+    to: str
+    back: str
+
+    def __str__(self) -> str:
+        return f"cast to {self.to}, in reverse to {self.back}"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        dtype = _named(self.to)
+        for part in parts:
+            if part.dtype.kind != INTEGER:
+                raise UnsupportedError(f"{part.dtype} are no integers, and the model has {dtype} here")
+        return [views.cast(part, dtype) for part in parts]
+
+    @property
+    def left(self) -> DType:
+        """The dtype on the left side."""
+        return _named(self.back)
+
+    @property
+    def inverse(self) -> Transform:
+        return ToInteger(self.back, self.to)
+
+
+def _named(name: str) -> DType:
+    return from_safetensors(name, "a family's table")

@@ -25,7 +25,7 @@ from streamconv.formats import safetensors, shards
 from streamconv.planning.mapping import Request, map_tensors
 from streamconv.planning.options import decided_mapping
 from streamconv.rules.statements import Direction
-from streamconv.tensors.dtypes import BF16, F32
+from streamconv.tensors.dtypes import BF16, F32, INTEGER
 from streamconv.tensors.extents import Extent
 from streamconv.tensors.refs import Catalog, TensorRef, TensorSpec
 from support import golden
@@ -92,6 +92,10 @@ def configs(draw: st.DrawFn, family: Family) -> dict[str, Any]:
                 flat[keys(family)[whole]] = flat[keys(family)[part]] * draw(st.sampled_from((2, 6)))
     flat |= {"tie_word_embeddings": draw(st.booleans()), "multi_query_attention": draw(st.booleans())}
     flat |= {"torch_dtype": "bfloat16", "rope_theta": 10000.0}
+    if family.name == "deepseek4" and draw(st.booleans()):
+        count = flat["num_hidden_layers"]
+        flat["compress_ratios"] = draw(st.lists(st.sampled_from((0, 4, 128)), min_size=count, max_size=count))
+        flat["num_hash_layers"] = draw(st.integers(0, count))
     return {**nested(flat), **said_of(family)}
 
 
@@ -117,7 +121,9 @@ def model(family: Family, config: Drawn, options: Drawn, optional: bool) -> list
     unheard = {name: f"={family.sized(config, options).get('heads') or 1}*3" for name in named - family.sizes.keys()}
     known = replace(family, sizes={**family.sizes, **unheard})
     specs = samples.hf_specs(known, config, options, optional=optional)
-    return [TensorSpec(s.name, F32 if len(s.shape) == 1 else BF16, s.shape) for s in specs]
+    return [
+        s if s.dtype.kind == INTEGER else TensorSpec(s.name, F32 if len(s.shape) == 1 else BF16, s.shape) for s in specs
+    ]
 
 
 def store(folder: Path, config: Drawn, specs: list[TensorSpec], again: Mapping[str, str], count: int) -> Path:

@@ -17,6 +17,7 @@ from streamconv.rules.transforms import (
     Identity,
     PerTensor,
     Squeeze,
+    ToInteger,
     Transform,
     Transpose,
     Unflatten,
@@ -226,6 +227,7 @@ def test_a_inserted_is_zeros_and_has_to_be_zeros() -> None:
         (Pad(0, "vocab", "512"), "pad axis 0 with zeros to a multiple of 512"),
         (Pad(0, "vocab", "512").inverse, "cut axis 0 to vocab"),
         (InsertZeros(1), "insert zeros as tensor 1"),
+        (ToInteger("I32", "I64"), "cast to I32, in reverse to I64"),
     ],
 )
 def test_a_transform_in_words(transform, words) -> None:

@@ -7,7 +7,7 @@ each number, and shapes are plain numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -484,6 +484,76 @@ def deepseek_v3() -> Repository:
     return Repository(config, tensors)
 
 
+def of_layers(layers: Sequence[int], shapes: Shapes) -> Shapes:
+    """Tensors of some layers that are no range."""
+    return {f"layers.{layer}.{name}": shape for layer in layers for name, shape in shapes.items()}
+
+
+def compressor(at: str, ratio: int, width: int, normed: int, hidden: int) -> Shapes:
+    """What compresses the keys and values of DeepSeek-V4."""
+    return {
+        at + "ape": (ratio, width),
+        at + "wkv.weight": (width, hidden),
+        at + "wgate.weight": (width, hidden),
+        at + "norm.weight": (normed,),
+    }
+
+
+def deepseek_v4_layer(at: str) -> Shapes:
+    shapes: Shapes = {
+        at + "attn_norm.weight": (4096,),
+        at + "ffn_norm.weight": (4096,),
+        at + "attn.wq_a.weight": (1024, 4096),
+        at + "attn.q_norm.weight": (1024,),
+        at + "attn.wq_b.weight": (64 * 512, 1024),
+        at + "attn.wkv.weight": (512, 4096),
+        at + "attn.kv_norm.weight": (512,),
+        at + "attn.wo_a.weight": (8 * 1024, 64 * 512 // 8),
+        at + "attn.wo_b.weight": (4096, 8 * 1024),
+        at + "attn.attn_sink": (64,),
+        **experts(at + "ffn.", "gate.weight", 256, 4096, 2048, ("w1", "w3", "w2")),
+        **gated(at + "ffn.shared_experts.", 4096, 2048, ("w1", "w3", "w2")),
+    }
+    for part in ("attn", "ffn"):
+        shapes |= {f"{at}hc_{part}_base": (24,), f"{at}hc_{part}_fn": (24, 16384), f"{at}hc_{part}_scale": (3,)}
+    return shapes
+
+
+def deepseek_v4() -> Repository:
+    """The sizes that transformers takes for Flash where its config is silent."""
+    ratios = [0, 0, *(4, 128) * 20, 4, 0]
+    config = {"model_type": "deepseek_v4", "num_hidden_layers": 43, "hidden_size": 4096, "vocab_size": 129280}
+    config |= {"num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1024, "o_groups": 8, "o_lora_rank": 1024}
+    config |= {"n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "hc_mult": 4}
+    config |= {"index_n_heads": 64, "index_head_dim": 128, "num_experts_per_tok": 6, "num_nextn_predict_layers": 1}
+    config |= {"num_hash_layers": 3, "compress_ratios": ratios, "tie_word_embeddings": False}
+    indexed, wide = ([layer for layer in range(43) if ratios[layer] == ratio] for ratio in (4, 128))
+    indexer = {
+        "attn.indexer.wq_b.weight": (64 * 128, 1024),
+        "attn.indexer.weights_proj.weight": (64, 4096),
+        **compressor("attn.indexer.compressor.", 4, 256, 128, 4096),
+    }
+    head = {"hc_head_base": (4,), "hc_head_fn": (4, 16384), "hc_head_scale": (1,)}
+    tensors = {
+        "embed.weight": (129280, 4096),
+        "norm.weight": (4096,),
+        "head.weight": (129280, 4096),
+        **head,
+        **of_layers(indexed, {**compressor("attn.compressor.", 4, 1024, 512, 4096), **indexer}),
+        **of_layers(wide, compressor("attn.compressor.", 128, 512, 512, 4096)),
+        **of_layers(range(3), {"ffn.gate.tid2eid": (129280, 6)}),
+        **of_layers(range(3, 43), {"ffn.gate.bias": (256,)}),
+        **deepseek_v4_layer("layers.{0-42}."),
+        **deepseek_v4_layer("mtp.0."),
+        "mtp.0.ffn.gate.bias": (256,),
+        "mtp.0.norm.weight": (4096,),
+        **{f"mtp.0.{name}.weight": (4096,) for name in ("enorm", "hnorm")},
+        **{f"mtp.0.{name}_proj.weight": (4096, 4096) for name in ("e", "h")},
+        **{f"mtp.0.{name}": shape for name, shape in head.items()},
+    }
+    return Repository(config, tensors)
+
+
 def internlm2() -> Shapes:
     at = "model.layers.{0-31}."
     return {
@@ -563,6 +633,7 @@ REPOSITORIES: Mapping[str, Repository] = {
     "deepseek": Repository(said("llama", 32, 4096, 11008, 32, 32, 32256), decoder(32, 4096, 11008, 4096, 4096, 32256)),
     "deepseek2": deepseek_v2_lite(),
     "deepseek3": deepseek_v3(),
+    "deepseek4": deepseek_v4(),
     "glm-n": chatglm(151552, 40, 13696),
     "gpt": Repository(_GPT2, gpt2(12, 768, 50257, 1024)),
     "internlm": Repository(
