@@ -21,6 +21,9 @@ from .parts.decoder import INTERLEAVE_MLP, LAYER, decoder_ends, layer_norms, rot
 from .parts.experts import FUSED_EXPERTS, GATE_THEN_UP, SWAPPED, WRITTEN
 from .parts.latent_attention import MOE, MTP
 
+#: A layer beyond those that the config says, if MTP layers are dropped, is `extra`.
+RANGES = {**latent.RANGES, "extra": ""}
+
 _MS = (Side.MS,)
 _MCORE = {"mcore": mcore.GRAPH, "graph_concat": mcore.GRAPH_CONCAT, "pynative": mcore.PYNATIVE}
 
@@ -40,7 +43,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
     else:
         table = _infer(config, kept) if layout == "infer" else _classic(config, gmm, kept)
     rotary = rotary_buffers(*(layer + "self_attn." for layer in (LAYER, MTP)))
-    return [*table, rotary, *([] if kept else _no_mtp(config))]
+    return [*table, rotary, *([] if kept else no_mtp(config))]
 
 
 def _check(layout: str, gmm: bool, by_turns: bool) -> None:
@@ -56,7 +59,8 @@ def _check(layout: str, gmm: bool, by_turns: bool) -> None:
         )
 
 
-def _no_mtp(config: Config) -> list[Statement]:
+def no_mtp(config: Config) -> list[Statement]:
+    """Return what drops the MTP layers of either side."""
     none = config.get("num_nextn_predict_layers") == 0
     why = "num_nextn_predict_layers of config.json is 0" if none else "mtp=false: layers that predict further tokens"
     layers = "model.layers.{extra+layers}.{rest:*}"
@@ -174,7 +178,7 @@ FAMILY = Family(
     model_types=("deepseek_v3", "kimi_k2"),
     architectures=("DeepseekV3ForCausalLM",),
     sizes=latent.SIZES,
-    ranges={**latent.RANGES, "extra": ""},
+    ranges=RANGES,
     options=(
         Option(
             "layout",
@@ -183,13 +187,7 @@ FAMILY = Family(
             "with PyNative of 2.x, or with a graph that has mla_qkv_concat",
         ),
         Option("use_gmm", (False, True), "layout=classic: experts for the grouped matrix product, gate and up fused"),
-        Option(
-            "mtp",
-            (True, False),
-            "keep the layers for multi-token prediction (as many as config.json says), or drop them",
-            is_preference=True,
-            config_updates={False: {"num_nextn_predict_layers": 0}},
-        ),
+        latent.KEEP_MTP,
         INTERLEAVE_MLP,
         WRITTEN,
     ),

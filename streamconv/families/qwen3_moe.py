@@ -10,15 +10,15 @@ from ..rules.statements import Rule, Statement
 from ..rules.transforms import Flatten, Identity, Transform
 from .parts.decoder import LAYER
 from .parts.experts import FUSED_EXPERTS, WRITTEN, joined_experts
-from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
+from .qwen3 import CONTIGUOUS_QKV, EMBEDDING_MS, MS, SIZES, attention, ends, head_norms
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """Map attention, router and experts to MCore names, experts stacked."""
     flat: Transform = Flatten(0, "experts") if options["layout"] == "mcore" else Identity()
     return [
-        Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab, hidden"),
-        *attention(options),
+        Rule("model.embed_tokens.weight", EMBEDDING_MS, "vocab, hidden"),
+        *attention(options, head_norms()),
         Rule(LAYER + "mlp.gate.weight", MS + "mlp.router.weight", "experts, hidden"),
         *joined_experts(LAYER + "mlp.experts.{expert}.", MS + "mlp.experts.", flat),
         *ends(config),

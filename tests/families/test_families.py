@@ -168,6 +168,18 @@ def test_no_two_families_recognise_the_same_config() -> None:
     assert all((word, ()) in said for word, _ in said if word != "cogvlm2")
 
 
+def deepseek3_goes_with(options) -> bool:
+    its = {"classic": options["interleave_mlp"], "mcore": not options["use_gmm"]}
+    return its.get(options["layout"], options["interleave_mlp"] and not options["use_gmm"])
+
+
+#: Families some of whose options go only with others: whether these go together.
+GOES_WITH = {
+    "deepseek3": deepseek3_goes_with,
+    "telechat3": lambda o: o["layout"] == "mcore" or (o["interleave_mlp"] and not o["contiguous_qkv"]),
+}
+
+
 @pytest.mark.parametrize("family", families.families(), ids=lambda family: family.name)
 def test_every_choice_of_options_gives_a_table(family) -> None:
     tables = 0
@@ -176,8 +188,7 @@ def test_every_choice_of_options_gives_a_table(family) -> None:
         try:
             tables += bool(family.rules(family.example, options))
         except UsageError as error:
-            its = {"classic": options["interleave_mlp"], "mcore": not options["use_gmm"]}
-            assert not its.get(options["layout"], options["interleave_mlp"] and not options["use_gmm"]), error
+            assert not GOES_WITH[family.name](options), error
     assert tables >= sum(len(option.values) for option in family.options[:1])
 
 
@@ -197,6 +208,18 @@ def test_did_you_mean_this_model(name, hint) -> None:
         families.find(name)
     assert text_of(caught.value)
     assert ("did you mean" in str(caught.value)) == bool(hint)
+
+
+KNOWN = {family.name for family in families.families()}
+RECOGNISED = [
+    case for case in json.loads(Path(__file__).with_name("recognise.json").read_text()) if case["family"] in KNOWN
+]
+
+
+@pytest.mark.parametrize("case", RECOGNISED, ids=lambda case: case["config"]["model_type"])
+def test_this_year_s_configs_are_recognised(case) -> None:
+    family, _ = families.recognise(case["config"])
+    assert family.name == case["family"]
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"architectures": [3]}])

@@ -460,28 +460,57 @@ def deepseek_v2_lite() -> Repository:
     return Repository(config, tensors)
 
 
-def deepseek_v3() -> Repository:
-    moe, mtp = "model.layers.{3-61}.mlp.", "model.layers.61."
-    config = said("deepseek_v3", 61, 7168, 18432, 128, 128, 129280, moe_intermediate_size=2048, n_routed_experts=256)
-    config |= {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
-    config |= {"v_head_dim": 128, "n_shared_experts": 1, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1}
-    tensors = {
-        "model.embed_tokens.weight": (129280, 7168),
-        "model.norm.weight": (7168,),
-        "lm_head.weight": (129280, 7168),
-        **latent(62, 3, 7168, 128, 512, 1536),
-        **gated("model.layers.{0-2}.mlp.", 7168, 18432),
-        **experts(moe, "gate.weight", 256, 7168, 2048, _HF),
-        moe + "gate.e_score_correction_bias": (256,),
-        **gated(moe + "shared_experts.", 7168, 2048),
-        mtp + "embed_tokens.weight": (129280, 7168),
-        mtp + "shared_head.head.weight": (129280, 7168),
-        mtp + "shared_head.norm.weight": (7168,),
-        mtp + "enorm.weight": (7168,),
-        mtp + "hnorm.weight": (7168,),
-        mtp + "eh_proj.weight": (7168, 14336),
+def mtp_ends(at: str, hidden: int, vocab: int) -> Shapes:
+    """What a layer that predicts a further token has besides a decoder's layer."""
+    return {
+        at + "embed_tokens.weight": (vocab, hidden),
+        at + "shared_head.head.weight": (vocab, hidden),
+        at + "shared_head.norm.weight": (hidden,),
+        at + "enorm.weight": (hidden,),
+        at + "hnorm.weight": (hidden,),
+        at + "eh_proj.weight": (hidden, 2 * hidden),
     }
-    return Repository(config, tensors)
+
+
+def with_shared_expert(moe: str, count: int, hidden: int, ffn: int) -> Shapes:
+    """A router with its bias, experts, and one for all tokens."""
+    return {
+        **experts(moe, "gate.weight", count, hidden, ffn, _HF),
+        moe + "gate.e_score_correction_bias": (count,),
+        **gated(moe + "shared_experts.", hidden, ffn),
+    }
+
+
+def deepseek_v3(
+    model_type: str, layers: int, dense: int, hidden: int, heads: int, ffn: int, vocab: int, count: int, expert: int
+) -> Repository:
+    """DeepSeek-V3 or a model of its making: `dense` layers, then some with `count` experts, then one for MTP."""
+    config = said(model_type, layers, hidden, ffn, heads, heads, vocab, moe_intermediate_size=expert)
+    config |= {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
+    config |= {"v_head_dim": 128, "n_shared_experts": 1, "first_k_dense_replace": dense, "num_nextn_predict_layers": 1}
+    tensors = {
+        "model.embed_tokens.weight": (vocab, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (vocab, hidden),
+        **latent(layers + 1, dense, hidden, heads, 512, 1536),
+        **gated(f"model.layers.{{0-{dense - 1}}}.mlp.", hidden, ffn),
+        **with_shared_expert(f"model.layers.{{{dense}-{layers}}}.mlp.", count, hidden, expert),
+        **mtp_ends(f"model.layers.{layers}.", hidden, vocab),
+    }
+    return Repository({**config, "n_routed_experts": count}, tensors)
+
+
+def glm4_moe() -> Repository:
+    """GLM-4.5-Air: no norms of q and k."""
+    config = said("glm4_moe", 46, 4096, 10944, 96, 8, 151552, head_dim=128, moe_intermediate_size=1408)
+    config |= {"n_routed_experts": 128, "n_shared_experts": 1, "first_k_dense_replace": 1, "use_qk_norm": False}
+    tensors = {
+        **decoder(47, 4096, 0, 12288, 1024, 151552, _QKV),
+        **gated("model.layers.0.mlp.", 4096, 10944),
+        **with_shared_expert("model.layers.{1-46}.mlp.", 128, 4096, 1408),
+        **mtp_ends("model.layers.46.", 4096, 151552),
+    }
+    return Repository({**config, "num_nextn_predict_layers": 1}, tensors)
 
 
 def of_layers(layers: Sequence[int], shapes: Shapes) -> Shapes:
@@ -632,9 +661,10 @@ REPOSITORIES: Mapping[str, Repository] = {
     "cogvlm2": Repository(_cogvlm_config(), cogvlm2()),
     "deepseek": Repository(said("llama", 32, 4096, 11008, 32, 32, 32256), decoder(32, 4096, 11008, 4096, 4096, 32256)),
     "deepseek2": deepseek_v2_lite(),
-    "deepseek3": deepseek_v3(),
+    "deepseek3": deepseek_v3("deepseek_v3", 61, 3, 7168, 128, 18432, 129280, 256, 2048),
     "deepseek4": deepseek_v4(),
     "glm-n": chatglm(151552, 40, 13696),
+    "glm4_moe": glm4_moe(),
     "gpt": Repository(_GPT2, gpt2(12, 768, 50257, 1024)),
     "internlm": Repository(
         said("internlm", 32, 4096, 11008, 32, 32, 103168, bias=True),
@@ -693,6 +723,11 @@ REPOSITORIES: Mapping[str, Repository] = {
     "telechat2": Repository(
         {**_TELECHAT, "vocab_size": 131072}, telechat(30, 4096, 12288, 131072, "transformer.", 8192, True)
     ),
+    "telechat3": Repository(
+        said("telechat3", 64, 6144, 24576, 48, 8, 131072, head_dim=128),
+        decoder(64, 6144, 24576, 6144, 1024, 131072),
+    ),
+    "telechat3_moe": deepseek_v3("telechat3_moe", 45, 1, 2560, 32, 7680, 131072, 192, 1536),
     "vit": Repository({}, vit(12, 768, 197, 16) | both("fc_norm", 768) | both("head", 1000, 768)),
     "whisper": Repository({**_WHISPER, "vocab_size": 51866}, whisper(32, 1280, 51866, 128)),
     "wizardcoder": Repository({**_STARCODER, "vocab_size": 49153}, starcoder(40, 6144, 128, 24576, 49153, 8192)),

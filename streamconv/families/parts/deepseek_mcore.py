@@ -27,6 +27,9 @@ class Form(NamedTuple):
     bias: str
 
 
+_MTP_MS = "mtp.layers.{mtp}."
+MTP_LAYER = _MTP_MS + "transformer_layer."
+
 _FLAT = Flatten(0, "experts")
 GRAPH = Form(False, _FLAT, "mlp.router.expert_bias")
 GRAPH_CONCAT = Form(True, _FLAT, "mlp.router.expert_bias")
@@ -46,8 +49,8 @@ def rules(config: Config, form: Form, mtp: bool, by_turns: bool) -> list[Stateme
     return [
         Rule(embedding, "embedding.word_embeddings.weight", "vocab, hidden"),
         *_layer(LAYER, "decoder.layers.{layer}.", config, form),
-        *_mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn", gate_up),
-        *_experts(MOE, "decoder.layers.{moe}.", form, gate_up),
+        *mlp(DENSE + "mlp.", "decoder.layers.{dense}.mlp.", "ffn", gate_up),
+        *experts(MOE, "decoder.layers.{moe}.", form, gate_up),
         Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),
         head(config, "lm_head.weight", "output_layer.weight", embedding),
         *(_further(config, form, gate_up) if mtp else []),
@@ -55,14 +58,16 @@ def rules(config: Config, form: Form, mtp: bool, by_turns: bool) -> list[Stateme
 
 
 def _further(config: Config, form: Form, gate_up: Interleave) -> list[Statement]:
-    ms = "mtp.layers.{mtp}."
+    return [*_layer(MTP, MTP_LAYER, config, form), *experts(MTP, MTP_LAYER, form, gate_up), *mtp_ends()]
+
+
+def mtp_ends() -> list[Statement]:
+    """Return the rules of what a layer that predicts further tokens has besides a decoder's layer."""
     return [
-        *_layer(MTP, ms + "transformer_layer.", config, form),
-        *_experts(MTP, ms + "transformer_layer.", form, gate_up),
-        Rule(MTP + "enorm.weight", ms + "enorm.weight", "hidden"),
-        Rule(MTP + "hnorm.weight", ms + "hnorm.weight", "hidden"),
-        Rule(MTP + "eh_proj.weight", ms + "eh_proj.weight", "hidden, 2*hidden"),
-        Rule(MTP + "shared_head.norm.weight", ms + "final_layernorm.weight", "hidden"),
+        Rule(MTP + "enorm.weight", _MTP_MS + "enorm.weight", "hidden"),
+        Rule(MTP + "hnorm.weight", _MTP_MS + "hnorm.weight", "hidden"),
+        Rule(MTP + "eh_proj.weight", _MTP_MS + "eh_proj.weight", "hidden, 2*hidden"),
+        Rule(MTP + "shared_head.norm.weight", _MTP_MS + "final_layernorm.weight", "hidden"),
         *latent.mtp_copies(),
         Drop("MindFormers' second copy of the output layer", ms=("mtp.output_layer.weight",)),
     ]
@@ -123,7 +128,8 @@ def _joined_attention(hf: str, ms: str, has_q_lora: bool) -> list[Statement]:
     return [down, *_renamed(hf, ms, (*table, *(with_lora if has_q_lora else ())))]
 
 
-def _mlp(hf: str, ms: str, ffn: str, gate_up: Interleave) -> list[Statement]:
+def mlp(hf: str, ms: str, ffn: str, gate_up: Interleave) -> list[Statement]:
+    """Return the rules of a gated feed-forward network, gate and up joined."""
     pair = hf + "gate_proj.weight", hf + "up_proj.weight"
     return [
         Rule(pair, ms + "linear_fc1.weight", f"{ffn}, hidden", gate_up),
@@ -131,10 +137,11 @@ def _mlp(hf: str, ms: str, ffn: str, gate_up: Interleave) -> list[Statement]:
     ]
 
 
-def _experts(hf: str, ms: str, form: Form, gate_up: Interleave) -> list[Statement]:
+def experts(hf: str, ms: str, form: Form, gate_up: Interleave) -> list[Statement]:
+    """Return the rules of a layer's router, shared experts and routed experts."""
     return [
         Rule(hf + "mlp.gate.weight", ms + "mlp.router.weight", "experts, hidden"),
         latent.router_bias(hf, ms + form.bias),
-        *_mlp(hf + "mlp.shared_experts.", ms + "mlp.shared_experts.", "shared*expert_ffn", gate_up),
+        *mlp(hf + "mlp.shared_experts.", ms + "mlp.shared_experts.", "shared*expert_ffn", gate_up),
         *joined_experts(hf + "mlp.experts.{expert}.", ms + "mlp.experts.", form.experts),
     ]

@@ -6,7 +6,7 @@ and with experts, `MTP` those that predict further tokens, stored after all othe
 
 from __future__ import annotations
 
-from ...rules.family import Config
+from ...rules.family import Config, Option
 from ...rules.interleaving import Deinterleave, Interleave
 from ...rules.statements import Copy, Rule, Side, Statement
 from ...rules.transforms import Identity, PerTensor, Transform
@@ -39,6 +39,14 @@ RANGES = {
     "mtp": "mtp",
     "expert": "experts",
 }
+
+KEEP_MTP = Option(
+    "mtp",
+    (True, False),
+    "keep the layers for multi-token prediction (as many as config.json says), or drop them",
+    is_preference=True,
+    config_updates={False: {"num_nextn_predict_layers": 0}},
+)
 
 WHOLE, REORDERED, SPLIT = "whole", "reordered", "split"
 
