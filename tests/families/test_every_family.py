@@ -37,6 +37,7 @@ Drawn = Mapping[str, Any]
 SPECIAL = {
     "layers": (1, 2, 3),
     "blocks": (1, 2),
+    "last_blocks": (1, 2),
     "text_layers": (1, 2),
     "encoders": (1, 2),
     "decoders": (1, 3),
@@ -96,6 +97,8 @@ def configs(draw: st.DrawFn, family: Family) -> dict[str, Any]:
         count = flat["num_hidden_layers"]
         flat["compress_ratios"] = draw(st.lists(st.sampled_from((0, 4, 128)), min_size=count, max_size=count))
         flat["num_hash_layers"] = draw(st.integers(0, count))
+    if family.name == "mllama":
+        flat["text_config.cross_attention_layers"] = draw(st.sampled_from(([], [0], [1])))
     return {**nested(flat), **said_of(family)}
 
 

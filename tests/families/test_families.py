@@ -22,6 +22,7 @@ from streamconv.families import Option
 from streamconv.families import registry as families
 from streamconv.rules.statements import Rule, Side
 from streamconv.tensors.dtypes import BF16, F16, F32
+from streamconv.tensors.refs import TensorSpec
 from support import golden
 from support.helpers import LLAMA, MIXTRAL, hf, text_of
 
@@ -220,6 +221,15 @@ RECOGNISED = [
 def test_this_year_s_configs_are_recognised(case) -> None:
     family, _ = families.recognise(case["config"])
     assert family.name == case["family"]
+
+
+@pytest.mark.parametrize("inside", ["internlm2", "qwen2", "phi3"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_internvl2_whose_language_model_is_no_llama_is_refused(tmp_path, inside, reverse) -> None:
+    config = {"model_type": "internvl_chat", "llm_config": {"model_type": inside}}
+    samples.write_hf(tmp_path / "hf", config, [TensorSpec("mlp1.3.bias", BF16, (4,))], 1 << 20)
+    with pytest.raises(UsageError, match=rf"InternVL2 is not a Llama but {inside}.*\n.*model=\"raw\""):
+        streamconv.plan(tmp_path / "hf", tmp_path / "ms", reverse=reverse, max_mem="8G")
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"architectures": [3]}])

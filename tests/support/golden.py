@@ -39,11 +39,13 @@ COUNTS = {
     "gpt": 6,
     "internlm": 6,
     "internlm2": 7,
+    "internvl2": 3,
     "knowlm": 2,
     "llama": 19,
     "llava": 2,
     "mae": 2,
     "mixtral": 11,
+    "mllama": 4,
     "qwen": 6,
     "qwen1_5": 5,
     "qwen2": 5,
@@ -62,6 +64,7 @@ COUNTS = {
     "whisper": 3,
     "wizardcoder": 4,
     "yi": 6,
+    "yizhao": 5,
 }
 
 

@@ -351,6 +351,77 @@ def llava() -> Shapes:
     }
 
 
+def internvl2() -> Repository:
+    """The 40B: InternViT-6B and a Yi-34B."""
+    eye, block = "vision_model.embeddings.", "vision_model.encoder.layers.{0-44}."
+    vectors = ("norm1.weight", "norm2.weight", "attn.q_norm.weight", "attn.k_norm.weight", "ls1", "ls2")
+    config = {"model_type": "internvl_chat", "llm_config": said("llama", 60, 7168, 20480, 56, 8, 64007)}
+    config["vision_config"] = {"hidden_size": 3200, "intermediate_size": 12800, "num_hidden_layers": 45}
+    tensors = {
+        eye + "class_embedding": (1, 1, 3200),
+        eye + "position_embedding": (1, 1025, 3200),
+        **both(eye + "patch_embedding", 3200, 3, 14, 14),
+        **{block + name: (3200,) for name in vectors},
+        block + "attn.qkv.weight": (9600, 3200),
+        **both(block + "attn.proj", 3200, 3200),
+        **mlp(block, 3200, 12800),
+        **both("mlp1.0", 12800),
+        **both("mlp1.1", 7168, 12800),
+        **both("mlp1.3", 7168, 7168),
+        **{f"language_model.{n}": s for n, s in decoder(60, 7168, 20480, 7168, 1024, 64007).items()},
+    }
+    return Repository(config, tensors)
+
+
+def mllama_block(at: str) -> Shapes:
+    return {
+        **both(at + "input_layernorm", 1280),
+        **both(at + "post_attention_layernorm", 1280),
+        **{f"{at}self_attn.{name}_proj.weight": (1280, 1280) for name in "qkvo"},
+        **both(at + "mlp.fc1", 5120, 1280),
+        **both(at + "mlp.fc2", 1280, 5120),
+    }
+
+
+def mllama() -> Repository:
+    """The 11B: every fifth layer attends to the image."""
+    crossing, eye, text = list(range(3, 40, 5)), "vision_model.", "language_model.model."
+    config: dict[str, Any] = {"model_type": "mllama", "text_config": said("", 40, 4096, 14336, 32, 8, 128256)}
+    config["text_config"]["cross_attention_layers"] = crossing
+    vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_global_layers": 8}
+    config["vision_config"] = {**vision, "max_num_tiles": 4, "vision_output_dim": 7680, "patch_size": 14}
+    tensors = {
+        eye + "class_embedding": (1280,),
+        eye + "patch_embedding.weight": (1280, 3, 14, 14),
+        eye + "gated_positional_embedding.embedding": (1601, 1280),
+        eye + "gated_positional_embedding.gate": (1,),
+        eye + "gated_positional_embedding.tile_embedding.weight": (9, 8197120),
+        **both(eye + "layernorm_pre", 1280),
+        **both(eye + "layernorm_post", 1280),
+        **mllama_block(eye + "transformer.layers.{0-31}."),
+        **mllama_block(eye + "global_transformer.layers.{0-7}."),
+        eye + "global_transformer.layers.{0-7}.gate_attn": (1,),
+        eye + "global_transformer.layers.{0-7}.gate_ffn": (1,),
+        **both("multi_modal_projector", 4096, 7680),
+        text + "embed_tokens.weight": (128264, 4096),
+        text + "norm.weight": (4096,),
+        "language_model.lm_head.weight": (128256, 4096),
+        **gated(text + "layers.{0-39}.mlp.", 4096, 14336),
+        text + "layers.{0-39}.input_layernorm.weight": (4096,),
+        text + "layers.{0-39}.post_attention_layernorm.weight": (4096,),
+    }
+    for when in ("pre", "post"):
+        tensors[f"{eye}{when}_tile_positional_embedding.embedding.weight"] = (9, 5120)
+        tensors[f"{eye}{when}_tile_positional_embedding.gate"] = (1,)
+    for layer in range(40):
+        at = f"{text}layers.{layer}." + ("cross_attn." if layer in crossing else "self_attn.")
+        tensors |= {f"{at}{name}_proj.weight": (1024 if name in "kv" else 4096, 4096) for name in "qkvo"}
+    for layer in crossing:
+        tensors |= {f"{text}layers.{layer}.cross_attn.{name}_norm.weight": (128,) for name in "qk"}
+        tensors |= {f"{text}layers.{layer}.cross_attn_{part}_gate": (1,) for part in ("attn", "mlp")}
+    return Repository(config, tensors)
+
+
 def qwenvl() -> Shapes:
     eye, block = "transformer.visual.", "transformer.visual.transformer.resblocks.{0-47}."
     return {
@@ -671,6 +742,7 @@ REPOSITORIES: Mapping[str, Repository] = {
         decoder(32, 4096, 11008, 4096, 4096, 103168, _QKVO),
     ),
     "internlm2": Repository(said("internlm2", 32, 4096, 14336, 32, 8, 92544), internlm2()),
+    "internvl2": internvl2(),
     "knowlm": Repository(said("llama", 40, 5120, 13824, 40, 40, 32000), decoder(40, 5120, 13824, 5120, 5120, 32000)),
     "llama": Repository(said("llama", 32, 4096, 14336, 32, 8, 128256), decoder(32, 4096, 14336, 4096, 1024, 128256)),
     "llava": Repository({**_LLAVA, "vision_config": _LLAVA_EYE}, llava()),
@@ -680,6 +752,7 @@ REPOSITORIES: Mapping[str, Repository] = {
         decoder(32, 4096, 0, 4096, 1024, 32000)
         | experts("model.layers.{0-31}.block_sparse_moe.", "gate.weight", 8, 4096, 14336, ("w1", "w3", "w2")),
     ),
+    "mllama": mllama(),
     "qwen": Repository(
         said("qwen", 32, 4096, 22016, 32, 32, 151936, kv_channels=128),
         qwen_ends(151936, 4096) | qwen_layers(32, 4096, 11008),
@@ -732,4 +805,5 @@ REPOSITORIES: Mapping[str, Repository] = {
     "whisper": Repository({**_WHISPER, "vocab_size": 51866}, whisper(32, 1280, 51866, 128)),
     "wizardcoder": Repository({**_STARCODER, "vocab_size": 49153}, starcoder(40, 6144, 128, 24576, 49153, 8192)),
     "yi": Repository(said("llama", 32, 4096, 11008, 32, 4, 64000), decoder(32, 4096, 11008, 4096, 512, 64000)),
+    "yizhao": chatglm(151552, 54, 13696),
 }
