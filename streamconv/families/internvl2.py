@@ -8,7 +8,7 @@ from ..rules.sizes import look_up
 from ..rules.statements import Rule, Statement
 from ..text import quote, setting
 from .parts.decoder import llama_under, nested_sizes, norm, same_name
-from .parts.encoder import unchanged
+from .parts.encoder import kept, unchanged
 
 _LLM, _VISION, _LAYER = "llm_config", "vision_model.embeddings.", "vision_model.encoder.layers.{block}."
 
@@ -28,7 +28,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
     return [
         same_name(_VISION + "class_embedding", "1, 1, width"),
         same_name(_VISION + "position_embedding", "1, tokens, width"),
-        *unchanged(_VISION + "patch_embedding", _VISION + "patch_embedding", "width", "channels, patch, patch"),
+        *kept(_VISION + "patch_embedding", "width", "channels, patch, patch"),
         *_block(),
         *norm("mlp1.0", "mlp1.layer_norm", "joined"),
         *unchanged("mlp1.1", "mlp1.adapter1", "hidden", "joined"),
@@ -43,7 +43,7 @@ def _block() -> list[Statement]:
     return [
         Rule(_LAYER + "attn.qkv.weight", _LAYER + "attn.qkv.weight", "3*width, width"),
         *(same_name(_LAYER + name, "width") for name in vectors),
-        *(rule for name, rows, columns in linears for rule in unchanged(_LAYER + name, _LAYER + name, rows, columns)),
+        *(rule for name, rows, columns in linears for rule in kept(_LAYER + name, rows, columns)),
     ]
 
 

@@ -12,7 +12,7 @@ from ..rules.family import Config, Family, Option, Options
 from ..rules.sizes import look_up
 from ..rules.statements import Rule, Statement
 from .parts.decoder import feed_forward, layer_norms, nested_sizes, norm, same_name
-from .parts.encoder import unchanged
+from .parts.encoder import kept
 
 _TEXT, _VISION = "language_model.model.", "vision_model."
 _SHAPES = {"q": "heads*head_dim, hidden", "k": "kv*head_dim, hidden", "v": "kv*head_dim, hidden"}
@@ -24,7 +24,7 @@ _LAYERS, _CROSS_LAYERS = 40, range(3, 40, 5)
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """Map the language model, the image encoder and the projector under either of HuggingFace's spellings."""
-    table = [*_language(config), *_vision(), *unchanged(*["multi_modal_projector"] * 2, "hidden", "seen")]
+    table = [*_language(config), *_vision(), *kept("multi_modal_projector", "hidden", "seen")]
     if options["hf_names"] == "published":
         return [*table]
     return [replace(rule, hf=_in_memory(str(rule.hf))) for rule in table if isinstance(rule, Rule)]
@@ -94,7 +94,7 @@ def _vision() -> list[Statement]:
         _table(gated + "tile_embedding.", "ratios, tiles*tokens*width"),
         *(_table(f"{_VISION}{when}{tile}embedding.", "ratios, tiles*width") for when in ("pre", "post")),
         *(same_name(f"{_VISION}{when}{tile}gate", "1") for when in ("pre", "post")),
-        *(rule for when in ("pre", "post") for rule in norm(*[f"{_VISION}layernorm_{when}"] * 2, "width")),
+        *(rule for when in ("pre", "post") for rule in _norm(f"{_VISION}layernorm_{when}")),
         *_block(layers),
         *_block(last),
         *(same_name(f"{last}gate_{part}", "1") for part in ("attn", "ffn")),
@@ -105,12 +105,16 @@ def _table(at: str, shape: str) -> Rule:
     return Rule(at + "weight", at + "embedding_table", shape)
 
 
+def _norm(name: str) -> list[Statement]:
+    return norm(name, name, "width")
+
+
 def _block(at: str) -> list[Statement]:
     return [
-        *(rule for name in ("input", "post_attention") for rule in norm(*[f"{at}{name}_layernorm"] * 2, "width")),
+        *(rule for name in ("input", "post_attention") for rule in _norm(f"{at}{name}_layernorm")),
         *(same_name(f"{at}self_attn.{name}_proj.weight", "width, width") for name in "qkvo"),
-        *unchanged(*[at + "mlp.fc1"] * 2, "wide", "width"),
-        *unchanged(*[at + "mlp.fc2"] * 2, "width", "wide"),
+        *kept(at + "mlp.fc1", "wide", "width"),
+        *kept(at + "mlp.fc2", "width", "wide"),
     ]
 
 

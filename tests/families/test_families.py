@@ -177,6 +177,7 @@ def deepseek3_goes_with(options) -> bool:
 #: Families some of whose options go only with others: whether these go together.
 GOES_WITH = {
     "deepseek3": deepseek3_goes_with,
+    "deepseek32": lambda o: o["layout"] == "pynative",
     "telechat3": lambda o: o["layout"] == "mcore" or (o["interleave_mlp"] and not o["contiguous_qkv"]),
 }
 
@@ -221,6 +222,13 @@ RECOGNISED = [
 def test_this_year_s_configs_are_recognised(case) -> None:
     family, _ = families.recognise(case["config"])
     assert family.name == case["family"]
+
+
+def test_v3_2_is_not_written_for_a_network_that_orders_rows_differently() -> None:
+    """Its names and shapes would fit: nothing but the answers of the model would be wrong."""
+    family = families.find("deepseek32")
+    with pytest.raises(UsageError, match=r"indexer(.|\n)*another order(.|\n)*hint: .*pynative"):
+        family.rules(family.example, {"layout": "mcore", "mtp": True})
 
 
 @pytest.mark.parametrize("inside", ["internlm2", "qwen2", "phi3"])

@@ -33,6 +33,7 @@ COUNTS = {
     "deepseek": 9,
     "deepseek2": 3,
     "deepseek3": 27,
+    "deepseek32": 4,
     "deepseek4": 6,
     "glm-n": 9,
     "glm4_moe": 6,

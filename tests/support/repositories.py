@@ -571,6 +571,18 @@ def deepseek_v3(
     return Repository({**config, "n_routed_experts": count}, tensors)
 
 
+def deepseek_v32() -> Repository:
+    model = deepseek_v3("deepseek_v32", 61, 3, 7168, 128, 18432, 129280, 256, 2048)
+    at = "model.layers.{0-61}.self_attn.indexer."
+    indexer = {
+        at + "wq_b.weight": (8192, 1536),
+        at + "wk.weight": (128, 7168),
+        at + "weights_proj.weight": (64, 7168),
+        **both(at + "k_norm", 128),
+    }
+    return Repository({**model.config, "index_n_heads": 64, "index_head_dim": 128}, {**model.tensors, **indexer})
+
+
 def glm4_moe() -> Repository:
     """GLM-4.5-Air: no norms of q and k."""
     config = said("glm4_moe", 46, 4096, 10944, 96, 8, 151552, head_dim=128, moe_intermediate_size=1408)
@@ -733,6 +745,7 @@ REPOSITORIES: Mapping[str, Repository] = {
     "deepseek": Repository(said("llama", 32, 4096, 11008, 32, 32, 32256), decoder(32, 4096, 11008, 4096, 4096, 32256)),
     "deepseek2": deepseek_v2_lite(),
     "deepseek3": deepseek_v3("deepseek_v3", 61, 3, 7168, 128, 18432, 129280, 256, 2048),
+    "deepseek32": deepseek_v32(),
     "deepseek4": deepseek_v4(),
     "glm-n": chatglm(151552, 40, 13696),
     "glm4_moe": glm4_moe(),
