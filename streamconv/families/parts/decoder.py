@@ -124,9 +124,9 @@ def rotary_buffers(*attentions: str) -> Drop:
 def llama_under(top: str) -> list[Statement]:
     """Return the rules of a Llama whose names start with `top` on both sides."""
     before, after = decoder_ends({})
-    llama = [*before, *attention(), *feed_forward(), *layer_norms(), *after]
+    rules = [*before, *attention(), *feed_forward(), *layer_norms(), *after]
     rotary = Drop(rotary_buffers().why, hf=tuple(top + name for name in rotary_buffers().hf))
-    return [*(replace(r, hf=f"{top}{r.hf}", ms=f"{top}{r.ms}") for r in llama if isinstance(r, Rule)), rotary]
+    return [*(replace(r, hf=f"{top}{r.hf}", ms=f"{top}{r.ms}") for r in rules if isinstance(r, Rule)), rotary]
 
 
 def nested_sizes(section: str) -> dict[str, str]:
