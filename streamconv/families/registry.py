@@ -22,9 +22,9 @@ GROUP = "streamconv.families"
 _MODULES = (
     *("baichuan2", "blip2", "bloom", "codegeex2", "cogvlm2", "deepseek", "deepseek2", "deepseek3", "deepseek32"),
     *("deepseek4", "glm4_moe", "glm_n", "gpt", "internlm", "internlm2", "internvl2", "knowlm", "llama", "llava"),
-    *("mae", "mixtral", "mllama", "qwen", "qwen1_5", "qwen2", "qwen2_5", "qwen2_moe", "qwen3", "qwen3_moe", "qwenvl"),
-    *("raw", "skywork", "swin", "telechat", "telechat2", "telechat3", "telechat3_moe", "vit", "whisper"),
-    *("wizardcoder", "yi", "yizhao"),
+    *("mae", "mindone", "mixtral", "mllama", "qwen", "qwen1_5", "qwen2", "qwen2_5", "qwen2_moe", "qwen3"),
+    *("qwen3_moe", "qwenvl", "raw", "skywork", "swin", "telechat", "telechat2", "telechat3", "telechat3_moe", "vit"),
+    *("whisper", "wizardcoder", "yi", "yizhao"),
 )
 
 

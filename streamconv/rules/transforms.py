@@ -187,6 +187,45 @@ class Squeeze(Transform):
 
 
 @dataclass(frozen=True)
+class UnsqueezeOf(Transform):
+    """Insert an axis of size one into every view of `axes` axes; others are unchanged, so none may have it already."""
+
+    axes: int
+    axis: int
+
+    def __str__(self) -> str:
+        return f"unsqueeze axis {self.axis} of what has {self.axes} axes"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.unsqueeze(part, self.axis) if len(part.shape) == self.axes else part for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return SqueezeOf(self)
+
+
+@dataclass(frozen=True)
+class SqueezeOf(Transform):
+    """Remove the axis of size one that `unsqueeze` inserts; views that lack it are unchanged."""
+
+    unsqueeze: UnsqueezeOf
+
+    def __str__(self) -> str:
+        return f"squeeze axis {self.unsqueeze.axis} of size one of what has {self.unsqueeze.axes + 1} axes"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        axis = self.unsqueeze.axis
+        return [views.squeeze(part, axis) if self._has_it(part.shape) else part for part in parts]
+
+    def _has_it(self, shape: Sequence[int]) -> bool:
+        return len(shape) == self.unsqueeze.axes + 1 and shape[self.unsqueeze.axis] == 1
+
+    @property
+    def inverse(self) -> Transform:
+        return self.unsqueeze
+
+
+@dataclass(frozen=True)
 class ToInteger(Transform):
     """Cast integers to the dtype `to`, and in reverse to `back`, by safetensors' names; `--dtype` is for floats only.
 

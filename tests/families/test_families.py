@@ -206,7 +206,7 @@ def test_options_are_spelled_and_parsed() -> None:
     ("name", "hint"), [("lama", "did you mean llama"), ("Mixtral", "mean mixtral"), ("\x1b[0m", ""), ("", "")]
 )
 def test_did_you_mean_this_model(name, hint) -> None:
-    with pytest.raises(UsageError, match=rf"{hint}(.|\n)*llama, llava, mae, mixtral.*raw") as caught:
+    with pytest.raises(UsageError, match=rf"{hint}(.|\n)*llama, llava, mae, mindone, mixtral.*raw") as caught:
         families.find(name)
     assert text_of(caught.value)
     assert ("did you mean" in str(caught.value)) == bool(hint)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.rules.interleaving import Deinterleave, Interleave
+from streamconv.rules.one_way import OneWay
 from streamconv.rules.padding import InsertZeros, Pad
 from streamconv.rules.sizes import Sizes
 from streamconv.rules.transforms import (
@@ -22,6 +23,7 @@ from streamconv.rules.transforms import (
     Transpose,
     Unflatten,
     Unsqueeze,
+    UnsqueezeOf,
 )
 from support.helpers import arrays, evaluate
 
@@ -96,6 +98,8 @@ def test_the_inverse_gives_every_tensor_back(drawn) -> None:
         Flatten(0, "heads"),
         Unsqueeze(2),
         Squeeze(0),
+        UnsqueezeOf(3, 2),
+        OneWay("why", "hint"),
         Pad(0, "kv", "16"),
         PerTensor((Transpose(), Identity())),
         Chain((Transpose(), Pad(0, "kv", "16"))),
@@ -150,6 +154,21 @@ def test_columns_can_be_joined_too() -> None:
     a, b = data["t0"], data["t1"]
     expected = np.concatenate([a[:, :2], b[:, :1], a[:, 2:], b[:, 1:]], 1)
     np.testing.assert_array_equal(evaluate(fused, data), expected)
+
+
+def test_an_axis_is_inserted_only_where_the_number_of_axes_says_so() -> None:
+    word, before = UnsqueezeOf(3, 2), [(4, 2, 3), (4, 2), (4, 2, 5, 3)]
+    after = shapes_after(word, before)
+    assert after == [(4, 2, 1, 3), (4, 2), (4, 2, 5, 3)]
+    assert shapes_after(word.inverse, after) == before
+
+
+def test_a_one_way_word_changes_nothing_on_its_way_and_says_why_it_has_no_other() -> None:
+    word = OneWay("names do not tell", "ask somebody")
+    parts, _ = arrays((4, 2))
+    assert word.inverse.apply(parts, NONE) == parts
+    with pytest.raises(UnsupportedError, match=r"names do not tell\nhint: ask somebody"):
+        word.apply(parts, NONE)
 
 
 def test_padding_is_zeros_up_to_the_multiple() -> None:

@@ -45,6 +45,7 @@ COUNTS = {
     "llama": 19,
     "llava": 2,
     "mae": 2,
+    "mindone": 4,
     "mixtral": 11,
     "mllama": 4,
     "qwen": 6,
