@@ -47,12 +47,7 @@ FAMILY = Family(
     name="mindone",
     title="Any model that mindone saved, to HuggingFace; only in reverse, and never recognised from config.json",
     options=(
-        Option(
-            "conv1d",
-            (False, True),
-            "true: weights of shape [out, in, 1, k] are those of one-dimensional convolutions, [out, in, k] in "
-            "HuggingFace; false: they stay",
-        ),
+        Option("conv1d", (False, True), "true: weights [out, in, 1, k] are Conv1d's, [out, in, k] in HuggingFace"),
     ),
     rules=rules,
     drops_training_state=False,

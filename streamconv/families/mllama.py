@@ -54,16 +54,16 @@ def _attentions(config: Config) -> list[Statement]:
     count, cross = (look_up(config, f"text_config.{key}") for key in ("num_hidden_layers", "cross_attention_layers"))
     layers = range(count if isinstance(count, int) else _LAYERS)
     crossing = [number for number in layers if number in (cross if isinstance(cross, list) else _CROSS_LAYERS)]
-    seeing, plain = _these("cross", crossing), _these("plain", [n for n in layers if n not in crossing])
+    seeing, plain = _these(crossing), _these([n for n in layers if n not in crossing])
     return [
         *(rule for at in plain for rule in _projections(at, "self_attn.")),
         *(rule for at in seeing for rule in _cross(at)),
     ]
 
 
-def _these(hole: str, layers: Sequence[int]) -> list[str]:
+def _these(layers: Sequence[int]) -> list[str]:
     """Return what the names of these layers begin with, in one pattern; nothing if there are none."""
-    return [f"{_TEXT}layers.{{{hole}:{'|'.join(map(str, layers))}}}."] if layers else []
+    return [f"{_TEXT}layers.{{layer:{'|'.join(map(str, layers))}}}."] if layers else []
 
 
 def _projections(at: str, attention: str) -> list[Statement]:

@@ -17,7 +17,7 @@ import pytest
 
 import streamconv
 from streamconv import testing as samples
-from streamconv.errors import UnsupportedError, UsageError
+from streamconv.errors import SourceError, UnsupportedError, UsageError
 from streamconv.families import Option
 from streamconv.families import registry as families
 from streamconv.rules.statements import Rule, Side
@@ -222,6 +222,19 @@ RECOGNISED = [
 def test_this_year_s_configs_are_recognised(case) -> None:
     family, _ = families.recognise(case["config"])
     assert family.name == case["family"]
+
+
+def test_a_whole_layer_that_attends_to_the_image_is_missed(tmp_path) -> None:
+    family = families.find("mllama")
+    config = {"text_config": {**LLAMA, "cross_attention_layers": [1]}, "vision_config": {"max_num_tiles": 2}}
+    config["vision_config"] |= dict.fromkeys(("hidden_size", "patch_size", "num_hidden_layers"), 2)
+    config["vision_config"] |= dict.fromkeys(("intermediate_size", "num_channels", "num_global_layers"), 3)
+    config["vision_config"] |= {"vision_output_dim": 5}
+    sized = dataclasses.replace(family, sizes={**family.sizes, "tokens": "=heads", "ratios": "=heads"})
+    specs = [spec for spec in samples.hf_specs(sized, config) if "cross_attn" not in spec.name]
+    samples.write_hf(tmp_path / "hf", {**config, "model_type": "mllama"}, specs, 1 << 20)
+    with pytest.raises(SourceError, match=r"layers\.1\.cross_attn\.q_proj\.weight: missing"):
+        streamconv.plan(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
 
 
 def test_v3_2_is_not_written_for_a_network_that_orders_rows_differently() -> None:
