@@ -15,6 +15,7 @@ from .formats import safetensors, shards
 from .rules.patterns import Bindings, fill, number_holes, words
 from .rules.sizes import Ranges, Sizes
 from .rules.statements import Copy, Rule, Side, Tied
+from .rules.transforms import ToInteger
 from .tensors.dtypes import BF16, F8_E4M3, F32, DType
 from .tensors.refs import OutputFile, TensorSpec
 from .units import CHUNK
@@ -33,7 +34,7 @@ def hf_specs(
         family: the model family.
         config: what its config.json says.
         options: options of the family; by default the first value of each.
-        dtype: of all tensors but those that the model keeps in float32 on HuggingFace's side too.
+        dtype: of all tensors but integers and those that the model keeps in float32 on HuggingFace's side too.
         optional: whether optional tensors (biases, buffers) are among them.
     """
     chosen = {option.name: option.default for option in family.options} | dict(options or {})
@@ -43,10 +44,16 @@ def hf_specs(
     shapes = {s.hf: s.shape for s in table if isinstance(s, Tied)} | {hf: rule.shape for hf, rule in rules.items()}
     copies = [Rule(s.hf, s.hf, shapes[s.of]) for s in table if isinstance(s, Copy) and s.of in shapes]
     return [
-        TensorSpec(name, F32 if Side.HF in rule.fp32 else dtype, shape)
+        TensorSpec(name, _dtype(rule, dtype), shape)
         for rule in (*rules.values(), *copies)
         for name, shape in _tensors(rule, Ranges(family.ranges, sizes), sizes)
     ]
+
+
+def _dtype(rule: Rule, dtype: DType) -> DType:
+    if isinstance(rule.transform, ToInteger):
+        return rule.transform.left
+    return F32 if Side.HF in rule.fp32 else dtype
 
 
 def fp8_specs(specs: Iterable[TensorSpec], block: int = 128) -> list[TensorSpec]:

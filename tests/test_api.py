@@ -337,7 +337,7 @@ def test_the_model_comes_from_the_manifest(tmp_path: Path) -> None:
     streamconv.convert(source, tmp_path / "ms.ckpt", options={"use_gmm": True})
     plan = streamconv.plan(tmp_path / "ms.ckpt", tmp_path / "back", reverse=True)
     assert (plan.family.name, plan.family_source) == ("mixtral", "ms.ckpt.streamconv.json")
-    assert plan.mapping.options == {"use_gmm": True}
+    assert plan.mapping.options["use_gmm"] is True
     plan.run()
     assert golden.found(tmp_path / "back") == golden.found(source)
 

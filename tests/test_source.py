@@ -92,6 +92,7 @@ def test_a_source_of_empty_tensors_is_written_not_called_complete(tmp_path) -> N
     [
         ({"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}, "deepseek3"),
         ({"model_type": "kimi_k2"}, "deepseek3"),
+        ({"model_type": "deepseek_v3", "quantization_config": {"scale_fmt": "ue8m0"}}, "deepseek3"),
         ({"model_type": "kimi_k3", "architectures": ["DeepseekV3ForCausalLM"]}, "deepseek3"),
         ({"architectures": ["DeepseekV3ForCausalLM"]}, "deepseek3"),
         ({"architectures": ["LlamaForCausalLM"]}, "llama"),

@@ -17,9 +17,9 @@ import numkong
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InternalError
+from ..errors import InternalError, UnsupportedError
 from ..tensors.arrays import Bits
-from ..tensors.dtypes import BF16, F64, DType
+from ..tensors.dtypes import BF16, F64, INTEGER, DType
 from .floats import FLOATS, FloatFormat, check_cast, check_shapes, numkong_tensor
 from .tiles import Scratch, cut_tiles, fast_axis, tile_shape
 
@@ -50,7 +50,7 @@ def copy(source: Bits, target: Bits) -> None:
 
 
 def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -> int:
-    """Cast floats with one rounding to nearest even; equal dtypes are copied to the bit.
+    """Cast floats with one rounding to nearest even, integers unchanged; equal dtypes are copied to the bit.
 
     Args:
         source: the elements' bits, of `source_dtype`'s item size.
@@ -61,10 +61,14 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
 
     Raises:
         InternalError: the shapes differ, or a dtype is no float that can be cast.
+        UnsupportedError: an integer does not fit into the other dtype.
     """
     check_shapes(source, target)
     if source_dtype == target_dtype:
         copy(source, target)
+        return 0
+    if source_dtype.kind == target_dtype.kind == INTEGER:
+        _cast_integers(source.view(source_dtype.numpy), target.view(target_dtype.numpy), target_dtype)
         return 0
     check_cast(source_dtype, target_dtype)
     if source.ndim == 0:
@@ -79,6 +83,13 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
             return sum(_convert(source[tile], target[tile], *formats) for tile in tiles)
         scratch = Scratch(math.prod(shape), target.itemsize)
         return sum(_convert_transposed(source[tile], target[tile], *formats, scratch) for tile in tiles)
+
+
+def _cast_integers(source: NDArray[Any], target: NDArray[Any], target_dtype: DType) -> None:
+    for tile in cut_tiles(source, tile_shape(source, target)):
+        np.copyto(target[tile], source[tile], casting="unsafe")
+        if (target[tile] != source[tile]).any():
+            raise UnsupportedError(f"an integer of the source does not fit into {target_dtype}, which the model has")
 
 
 def _convert_transposed(

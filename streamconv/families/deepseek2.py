@@ -54,6 +54,7 @@ FAMILY = Family(
             "split rotary rows off, even ones first, and split keys from values: MindFormers 1.5 and later",
         ),
         experts.USE_GMM,
+        experts.WRITTEN,
     ),
     fused=experts.FUSED_EXPERTS,
     rules=rules,

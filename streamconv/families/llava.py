@@ -5,12 +5,10 @@ From MindFormers 1.5's `research/llava/convert_weight.py`; the names are those o
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..rules.family import Config, Family, Options
 from ..rules.interleaving import Interleave
 from ..rules.statements import Drop, Rule, Statement
-from .parts.decoder import attention, decoder_ends, feed_forward, layer_norms, norm, rotary_buffers
+from .parts.decoder import llama_under, nested_sizes, norm
 from .parts.encoder import unchanged
 
 _VISION, _VISION_MS = "vision_tower.vision_model.", "vision_encoder."
@@ -30,7 +28,7 @@ def rules(config: Config, options: Options) -> list[Statement]:
         *norm(_VISION + "post_layernorm", _VISION_MS + "ln_post", "width"),
         *unchanged("multi_modal_projector.linear_1", "adapter.adapter", "hidden", "width"),
         *unchanged("multi_modal_projector.linear_2", "adapter.adapter_2", "hidden", "hidden"),
-        *_under("language_model."),
+        *llama_under("language_model."),
     ]
 
 
@@ -48,14 +46,6 @@ def _image_layer() -> list[Statement]:
     ]
 
 
-def _under(top: str) -> list[Statement]:
-    """Return the rules of a Llama whose names start with `top` on both sides."""
-    before, after = decoder_ends({})
-    llama = [*before, *attention(), *feed_forward(), *layer_norms(), *after]
-    rotary = Drop(rotary_buffers().why, hf=tuple(top + name for name in rotary_buffers().hf))
-    return [*(replace(r, hf=f"{top}{r.hf}", ms=f"{top}{r.ms}") for r in llama if isinstance(r, Rule)), rotary]
-
-
 FAMILY = Family(
     name="llava",
     title="LLaVA 1.5",
@@ -63,13 +53,7 @@ FAMILY = Family(
     model_types=("llava",),
     architectures=("LlavaForConditionalGeneration",),
     sizes={
-        "vocab": "text_config.vocab_size",
-        "hidden": "text_config.hidden_size",
-        "ffn": "text_config.intermediate_size",
-        "layers": "text_config.num_hidden_layers",
-        "heads": "text_config.num_attention_heads",
-        "kv": "text_config.num_key_value_heads | =heads",
-        "head_dim": "text_config.head_dim | =hidden//heads",
+        **nested_sizes("text_config"),
         "width": "vision_config.hidden_size",
         "wide": "vision_config.intermediate_size",
         "blocks": "vision_config.num_hidden_layers",

@@ -64,6 +64,7 @@ FAMILY = Family(
             (False, True, "blocks"),
             "fuse q, k and v: per KV group as MindFormers 1.5 and later (true), in blocks (blocks), or not",
         ),
+        experts.WRITTEN,
     ),
     fused=experts.FUSED_EXPERTS,
     rules=rules,

@@ -6,44 +6,73 @@ are concatenated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..rules.family import Config, Family, Option, Options
 from ..rules.interleaving import Interleave
 from ..rules.statements import TIED, Copy, Rule, Statement
 from .parts.decoder import DECODER_SIZES, INTERLEAVE_MLP, LAYER, gate_and_up, head, rotary_buffers
 
 MS = "decoder.layers.{layer}."
+EMBEDDING_MS = "embedding.word_embeddings.weight"
 _EMBEDDING, _HEAD, _HEAD_MS = "model.embed_tokens.weight", "lm_head.weight", "output_layer.weight"
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """Map a dense model to MCore names, q, k, v and gate, up fused."""
+    return dense(config, options, head_norms())
+
+
+def dense(config: Config, options: Options, norms: Sequence[Statement] = ()) -> list[Statement]:
+    """Return the rules of a dense model; `norms` are those of the norms of q and k, if it has any."""
     gate_up = gate_and_up(by_turns=options["interleave_mlp"] is True)
     names = tuple(LAYER + f"mlp.{p}_proj.weight" for p in ("gate", "up"))
     return [
-        Rule(_EMBEDDING, "embedding.word_embeddings.weight", "vocab, hidden"),
-        *attention(options),
+        Rule(_EMBEDDING, EMBEDDING_MS, "vocab, hidden"),
+        *attention(options, norms),
         Rule(names, MS + "mlp.linear_fc1.weight", "ffn, hidden", gate_up),
         Rule(LAYER + "mlp.down_proj.weight", MS + "mlp.linear_fc2.weight", "hidden, ffn"),
         *ends(config),
     ]
 
 
-def attention(options: Options) -> list[Statement]:
-    """Return the rules of attention and of a layer's norms."""
-    hf, ms = LAYER + "self_attn.", MS + "self_attention."
+def attention(
+    options: Options, norms: Sequence[Statement] = (), hf_layer: str = LAYER, ms_layer: str = MS
+) -> list[Statement]:
+    """Return the rules of attention and of a layer's norms.
+
+    Args:
+        options: whether q, k and v are contiguous.
+        norms: the rules of the norms of q and k, if the model has any.
+        hf_layer: what HuggingFace's names begin with.
+        ms_layer: what MindFormers' names begin with.
+    """
+    hf, ms = hf_layer + "self_attn.", ms_layer + "self_attention."
     qkv = Interleave(("heads", "kv", "kv"), groups="1" if options["contiguous_qkv"] else "kv")
     weights, biases = (tuple(f"{hf}{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
     rows, fused = ("heads*head_dim", "kv*head_dim", "kv*head_dim"), "(heads+2*kv)*head_dim"
     shapes = tuple(f"{r}, hidden" for r in rows)
     return [
-        Rule(LAYER + "input_layernorm.weight", MS + "input_layernorm.weight", "hidden"),
+        Rule(hf_layer + "input_layernorm.weight", ms_layer + "input_layernorm.weight", "hidden"),
         Rule(weights, ms + "linear_qkv.weight", shapes, qkv, ms_shape=fused + ", hidden"),
         Rule(biases, ms + "linear_qkv.bias", rows, qkv, optional=True, ms_shape=fused),
-        Rule(hf + "q_norm.weight", ms + "q_layernorm.weight", "head_dim"),
-        Rule(hf + "k_norm.weight", ms + "k_layernorm.weight", "head_dim"),
+        *norms,
         Rule(hf + "o_proj.weight", ms + "linear_proj.weight", "hidden, heads*head_dim"),
-        Rule(LAYER + "post_attention_layernorm.weight", MS + "pre_mlp_layernorm.weight", "hidden"),
-        rotary_buffers(),
+        Rule(hf_layer + "post_attention_layernorm.weight", ms_layer + "pre_mlp_layernorm.weight", "hidden"),
+        rotary_buffers(hf),
+    ]
+
+
+def head_norms(hf_layer: str = LAYER, ms_layer: str = MS, optional: bool = False) -> list[Statement]:
+    """Return the rules of the norms of the heads of q and k."""
+    return [
+        Rule(
+            f"{hf_layer}self_attn.{name}_norm.weight",
+            f"{ms_layer}self_attention.{name}_layernorm.weight",
+            "head_dim",
+            optional=optional,
+        )
+        for name in "qk"
     ]
 
 

@@ -6,27 +6,21 @@ MindFormers' graph network holds them in two dimensions (`mcore`), its pynative 
 from __future__ import annotations
 
 from ..rules.family import Config, Family, Option, Options
-from ..rules.interleaving import Interleave
 from ..rules.statements import Rule, Statement
-from ..rules.transforms import Flatten, Identity, Transform, Transpose
+from ..rules.transforms import Flatten, Identity, Transform
 from .parts.decoder import LAYER
-from .parts.experts import FUSED_EXPERTS
-from .qwen3 import CONTIGUOUS_QKV, MS, SIZES, attention, ends
+from .parts.experts import FUSED_EXPERTS, WRITTEN, joined_experts
+from .qwen3 import CONTIGUOUS_QKV, EMBEDDING_MS, MS, SIZES, attention, ends, head_norms
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
     """Map attention, router and experts to MCore names, experts stacked."""
     flat: Transform = Flatten(0, "experts") if options["layout"] == "mcore" else Identity()
-    hf = LAYER + "mlp.experts.{expert}."
-    gate_up = (hf + "gate_proj.weight", hf + "up_proj.weight")
-    columns = Transpose((0, 2, 1))
-    gate_then_up = Interleave(("1", "1"), axis=1)
     return [
-        Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab, hidden"),
-        *attention(options),
+        Rule("model.embed_tokens.weight", EMBEDDING_MS, "vocab, hidden"),
+        *attention(options, head_norms()),
         Rule(LAYER + "mlp.gate.weight", MS + "mlp.router.weight", "experts, hidden"),
-        Rule(gate_up, MS + "mlp.experts.weight1", "expert_ffn, hidden", gate_then_up >> columns >> flat),
-        Rule(hf + "down_proj.weight", MS + "mlp.experts.weight2", "hidden, expert_ffn", columns >> flat),
+        *joined_experts(LAYER + "mlp.experts.{expert}.", MS + "mlp.experts.", flat),
         *ends(config),
     ]
 
@@ -41,6 +35,7 @@ FAMILY = Family(
     options=(
         Option("layout", ("mcore", "pynative"), "experts in two dimensions, [E*in, out], or in three"),
         CONTIGUOUS_QKV,
+        WRITTEN,
     ),
     fused=FUSED_EXPERTS,
     rules=rules,

@@ -20,10 +20,11 @@ GROUP = "streamconv.families"
 
 #: The modules of this package that define a family, by its name with `_` for `-`. They are imported when needed.
 _MODULES = (
-    *("baichuan2", "blip2", "bloom", "codegeex2", "cogvlm2", "deepseek", "deepseek2", "deepseek3", "glm_n", "gpt"),
-    *("internlm", "internlm2", "knowlm", "llama", "llava", "mae", "mixtral", "qwen", "qwen1_5", "qwen2", "qwen2_5"),
-    *("qwen2_moe", "qwen3", "qwen3_moe", "qwenvl", "raw", "skywork", "swin", "telechat", "telechat2", "vit"),
-    *("whisper", "wizardcoder", "yi"),
+    *("baichuan2", "blip2", "bloom", "codegeex2", "cogvlm2", "deepseek", "deepseek2", "deepseek3", "deepseek32"),
+    *("deepseek4", "glm4_moe", "glm_n", "gpt", "internlm", "internlm2", "internvl2", "knowlm", "llama", "llava"),
+    *("mae", "mindone", "mixtral", "mllama", "qwen", "qwen1_5", "qwen2", "qwen2_5", "qwen2_moe", "qwen3"),
+    *("qwen3_moe", "qwenvl", "raw", "skywork", "swin", "telechat", "telechat2", "telechat3", "telechat3_moe", "vit"),
+    *("whisper", "wizardcoder", "yi", "yizhao"),
 )
 
 

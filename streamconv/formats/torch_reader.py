@@ -19,13 +19,13 @@ from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
 from ..tensors.extents import Extent, SourceFile
 from ..tensors.refs import TensorRef
+from ..tensors.strides import cutout, last_element
 from ..text import quote
 from . import zips
 from .header_room import HeaderRoom
 from .headers import DOWNLOAD_AGAIN, MAX_RANK, is_unicode, opened, shape_nbytes
 from .pickle_machine import Call, Name, Pairs, Reference
 from .shards import listing
-from .strides import cutout, last_element
 from .torch_archive import Archive, read_archive
 
 #: Storage types with the dtype of their elements, and dtypes that come with an untyped storage: torch's names.

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 
 from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError
-from ..rules.patterns import fill, number_holes
+from ..rules.patterns import fill, listed_numbers, number_holes
 from ..rules.statements import Rule, Side
 from ..rules.table import Table
 from ..text import counted, quote, setting
@@ -102,9 +102,10 @@ def _required(rule: Rule, present: Iterable[Values], table: Table, seen: _Seen) 
     shared = rule.shared(table.side)
     unbounded = _unbounded(rule, table)
     found = {_only(unbounded, shared, values) for values in present} if rule.optional else seen[unbounded]
+    listed = listed_numbers(rule.patterns(table.side))
     for some in found if unbounded else [()]:
-        given = dict(zip(unbounded, some, strict=True))
-        yield from _product([(given[hole],) if hole in given else table.ranges.values(hole) for hole in shared])
+        given = {hole: (value,) for hole, value in zip(unbounded, some, strict=True)}
+        yield from _product([given.get(hole) or listed.get(hole) or table.ranges.values(hole) for hole in shared])
 
 
 def _product(choices: Sequence[Sequence[int | str]]) -> Iterator[Values]:

@@ -103,7 +103,9 @@ def decided(
 def _decided(request: Request, known: OptionValues) -> Decided:
     """Map all tensors under their names."""
     if request.direction is Direction.REVERSE:
-        return Decided(request, _only_fitting(request, known))
+        mapping = _only_fitting(request, known)
+        outputs = fused_tensors.joined(mapping.outputs, request.family.fused_in_reverse(mapping.options))
+        return Decided(request, replace(mapping, outputs=outputs))
     cut = fused_tensors.separated(request.catalog, request.family.fused)
     if cut:
         request = replace(request, catalog=cut.catalog)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import UsageError
 from ..text import quote, setting
-from .fused import Fused
+from .fused import EXPERTS, TOGETHER, Fused
 from .sizes import Sizes
 from .statements import Statement
 from .training_state import TRAINING_STATE
@@ -101,7 +101,8 @@ class Family:
             without a range takes any number.
         example: the config for which `models NAME` shows the table.
         successors: `model_type` -> the family to use instead of this one.
-        fused: how HuggingFace's tensors are fused in sources that do not have them one by one.
+        fused: how HuggingFace's tensors are fused, or what they are called, in sources that have not the table's; with
+            the option `experts` they are written so in reverse.
         torch_root: key under which a torch file of this family nests its tensors, if it does.
         differs_from_mindformers: where the output differs from that of MindFormers' own converter, and why.
         drops_training_state: drop what MindSpore's optimizers and callbacks add to a checkpoint; no rule is needed for
@@ -142,6 +143,10 @@ class Family:
         """
         given = {s: (name, n) for name, s in self.manual_sizes.items() if isinstance(n := options.get(name), int)}
         return Sizes(self.sizes, config, given)
+
+    def fused_in_reverse(self, options: Options) -> tuple[Fused, ...]:
+        """Return how tensors are fused that a reverse conversion with these options writes."""
+        return self.fused if options.get(EXPERTS) == TOGETHER else ()
 
     def config_updates(self, options: Options) -> Config:
         """Return the entries that these options change in the converted model's config."""

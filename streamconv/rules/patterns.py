@@ -1,8 +1,8 @@
 """Patterns: names with holes.
 
-`{layer}` takes a number, `{kind:weight|bias}` one of the words given, `{rest:*}` anything. `{mtp+layers}` is a number
-counted from a symbol: in a model of 61 layers, `model.layers.{mtp+layers}.enorm.weight` with `mtp` 0 is the name
-`model.layers.61.enorm.weight`.
+`{layer}` takes a number, `{layer:1|3}` one of those given, `{kind:weight|bias}` one of the words, `{rest:*}` anything.
+`{mtp+layers}` is a number counted from a symbol: in a model of 61 layers, `model.layers.{mtp+layers}.enorm.weight` with
+`mtp` 0 is the name `model.layers.61.enorm.weight`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,20 @@ def holes(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def number_holes(texts: tuple[str, ...]) -> frozenset[str]:
-    """Return the names of the holes that take numbers."""
+    """Return the names of the holes that take any number."""
     return frozenset(m[1] for text in texts for m in _HOLE.finditer(text) if m[3] is None)
+
+
+@cache
+def listed_numbers(texts: tuple[str, ...]) -> Mapping[str, tuple[int, ...]]:
+    """Return the numbers of the holes that list theirs, by the holes' names."""
+    found = {m[1]: m[3].split("|") for text in texts for m in _HOLE.finditer(text) if m[3] and _is_number(m[3])}
+    return {name: tuple(map(int, numbers)) for name, numbers in found.items()}
+
+
+def _is_number(kind: str | None) -> bool:
+    """Return whether a hole of this kind takes numbers."""
+    return kind is None or all(word.isdecimal() for word in kind.split("|"))
 
 
 def fill(pattern: str, bindings: Bindings, sizes: Sizes | None = None) -> str:
@@ -120,11 +132,11 @@ def compile_pattern(text: str) -> Pattern:
     parts, found, last = [], [], 0
     for m in _HOLE.finditer(text):
         parts += [re.escape(text[last : m.start()]), f"({_taken(m[3])})"]
-        found.append(Hole(m[1], m[3] is None, m[2]))
+        found.append(Hole(m[1], _is_number(m[3]), m[2]))
         last = m.end()
     parts.append(re.escape(text[last:]))
     is_open = any(m[3] == "*" for m in _HOLE.finditer(text))
-    templates = () if is_open else tuple(_templates(text))
+    templates = () if is_open else tuple(dict.fromkeys(_templates(text)))
     return Pattern(text, re.compile("".join(parts)), tuple(found), templates, is_open)
 
 

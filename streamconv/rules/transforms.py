@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import UnsupportedError
 from ..tensors import views
+from ..tensors.dtypes import INTEGER, DType, from_safetensors
 from ..tensors.view_nodes import View
 from .sizes import Sizes
 
@@ -182,3 +184,76 @@ class Squeeze(Transform):
     @property
     def inverse(self) -> Transform:
         return Unsqueeze(self.axis)
+
+
+@dataclass(frozen=True)
+class UnsqueezeOf(Transform):
+    """Insert an axis of size one into every view of `axes` axes; others are unchanged, so none may have it already."""
+
+    axes: int
+    axis: int
+
+    def __str__(self) -> str:
+        return f"unsqueeze axis {self.axis} of what has {self.axes} axes"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        return [views.unsqueeze(part, self.axis) if len(part.shape) == self.axes else part for part in parts]
+
+    @property
+    def inverse(self) -> Transform:
+        return SqueezeOf(self)
+
+
+@dataclass(frozen=True)
+class SqueezeOf(Transform):
+    """Remove the axis of size one that `unsqueeze` inserts; views that lack it are unchanged."""
+
+    unsqueeze: UnsqueezeOf
+
+    def __str__(self) -> str:
+        return f"squeeze axis {self.unsqueeze.axis} of size one of what has {self.unsqueeze.axes + 1} axes"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        axis = self.unsqueeze.axis
+        return [views.squeeze(part, axis) if self._has_it(part.shape) else part for part in parts]
+
+    def _has_it(self, shape: Sequence[int]) -> bool:
+        return len(shape) == self.unsqueeze.axes + 1 and shape[self.unsqueeze.axis] == 1
+
+    @property
+    def inverse(self) -> Transform:
+        return self.unsqueeze
+
+
+@dataclass(frozen=True)
+class ToInteger(Transform):
+    """Cast integers to the dtype `to`, and in reverse to `back`, by safetensors' names; `--dtype` is for floats only.
+
+    A number that does not fit ends the conversion.
+    """
+
+    to: str
+    back: str
+
+    def __str__(self) -> str:
+        return f"cast to {self.to}, in reverse to {self.back}"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        dtype = _named(self.to)
+        for part in parts:
+            if part.dtype.kind != INTEGER:
+                raise UnsupportedError(f"{part.dtype} are no integers, and the model has {dtype} here")
+        return [views.cast(part, dtype) for part in parts]
+
+    @property
+    def left(self) -> DType:
+        """The dtype on the left side."""
+        return _named(self.back)
+
+    @property
+    def inverse(self) -> Transform:
+        return ToInteger(self.back, self.to)
+
+
+def _named(name: str) -> DType:
+    return from_safetensors(name, "a family's table")

@@ -21,7 +21,7 @@ class DType:
     Attributes:
         name: its name in safetensors (or MindSpore's, where safetensors has none).
         itemsize: bytes of one element.
-        kind: `float` can be cast; `integer` (booleans too) and `opaque` never are.
+        kind: `float` can be cast; `integer` (booleans too) only where a table says so, `opaque` never.
         mindspore: MindSpore's `tensor_type`, `None` where its loader refuses the type.
         numpy: the name NumPy or ml_dtypes knows it by, `None` where there is none.
         safetensors: whether a safetensors file can hold it.

@@ -34,8 +34,8 @@ class Cutout:
 class TensorRef:
     """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian.
 
-    With a `cutout`, which only torch files have, they hold the array that the tensor is cut out of. A tensor in
-    `slices` has no extents of its own.
+    With a `cutout`, as tensors of torch files and parts of fused ones may have, they hold the array that the tensor is
+    cut out of. A tensor in `slices` has no extents of its own.
     """
 
     name: str

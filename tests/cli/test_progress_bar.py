@@ -97,11 +97,13 @@ def test_a_line_says_all() -> None:
     assert line(event(0, total=0)).startswith("100%")
 
 
-def test_a_line_on_a_cluster_says_which_node_is_slow() -> None:
+def test_a_line_on_a_cluster_says_which_node_is_slow(monkeypatch) -> None:
     text = line(replace(event(40 * MIB), nodes=3, slowest="host-7 12 MiB/s"))
     assert "3 s left, 3 nodes, slowest host-7 12 MiB/s, memory 50 MiB/64 MiB, ms-model" in text
     assert "1 node, memory" in line(replace(event(40 * MIB), nodes=1))
     assert "\x1b" not in line(replace(event(1), nodes=2, slowest="\x1b[31m"))
+    for name, size in (("COLUMNS", "150"), ("LINES", "24")):
+        monkeypatch.setenv(name, size)
     stream = Terminal()
     with ProgressBar(stream) as bar:
         bar(replace(event(40 * MIB), nodes=2, slowest="b 1 MiB/s"))

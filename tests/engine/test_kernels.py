@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamconv.engine import dequantise, kernels, tiles
-from streamconv.errors import InternalError
-from streamconv.tensors.dtypes import BF16, F8_E4M3, F16, F32, F64, DType
+from streamconv.errors import InternalError, UnsupportedError
+from streamconv.tensors.dtypes import BF16, DTYPES, F8_E4M3, F16, F32, F64, INTEGER, DType
 from support.quantised import dequantise_fp8
 
 Array = NDArray[Any]
@@ -627,3 +627,30 @@ def test_scratch_of_dequantise(
         weight[...] = 0xFF
     out = np.zeros(shape[::-1], unsigned(dtype)).T if transposed else np.zeros(shape, unsigned(dtype))
     assert peak_of(lambda: dequantise_fp8(weight, scale, out, dtype, 0, 0, block)) <= kernels.SCRATCH_BYTES
+
+
+INTEGERS = {dtype.name: dtype for dtype in DTYPES if dtype.kind == INTEGER}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("source", "target"), [("I64", "I32"), ("I32", "I64"), ("U8", "I64"), ("I16", "I64")])
+def test_integers_keep_their_values(source: str, target: str, order: Any) -> None:
+    narrow = min(INTEGERS[source].itemsize, INTEGERS[target].itemsize)
+    edge = np.iinfo(f"i{narrow}" if source != "U8" else "u1")
+    values = np.array([[edge.min, 0, 1], [edge.max, 7, 2]], INTEGERS[source].numpy, order=order)
+    result = np.zeros((2, 3), f"u{INTEGERS[target].itemsize}")
+    bits = values.view(f"u{INTEGERS[source].itemsize}")
+    assert kernels.cast(bits, result, INTEGERS[source], INTEGERS[target]) == 0
+    np.testing.assert_array_equal(result.view(INTEGERS[target].numpy), values)
+
+
+@pytest.mark.parametrize("value", [1 << 31, -(1 << 31) - 1, (1 << 63) - 1])
+def test_an_integer_that_does_not_fit(value: int) -> None:
+    values = np.array([0, value], np.int64).view(np.uint64)
+    with pytest.raises(UnsupportedError, match="does not fit into I32"):
+        kernels.cast(values, np.zeros(2, np.uint32), INTEGERS["I64"], INTEGERS["I32"])
+
+
+def test_integers_take_no_more_memory_than_other_casts() -> None:
+    values, out = np.arange(3_000_000, dtype=np.uint64), np.zeros(3_000_000, np.uint32)
+    assert peak_of(lambda: kernels.cast(values, out, INTEGERS["I64"], INTEGERS["I32"])) <= kernels.SCRATCH_BYTES

@@ -90,6 +90,8 @@ LAYOUTS: dict[str, tuple[Options, ...]] = {
         {"layout": "classic", "use_gmm": True},
         {"layout": "infer"},
         {"layout": "mcore"},
+        {"layout": "pynative"},
+        {"layout": "graph_concat"},
     ),
     "deepseek_v2": tuple(
         {"mla_weight_split": split, "use_gmm": gmm} for split in (False, True) for gmm in (False, True)
@@ -97,6 +99,8 @@ LAYOUTS: dict[str, tuple[Options, ...]] = {
     "llama": ({},),
 }
 V3_LAYOUTS = LAYOUTS["deepseek_v3"]
+#: Those that nothing tells of whether gate and up alternate.
+GRAPHS = ("mcore", "graph_concat")
 EVERY = [(config, options) for config in (CODER, V2, V3) for options in LAYOUTS[config["model_type"]]]
 
 
@@ -197,7 +201,7 @@ def comes_back(folder: Path, config: Options, options: Options, count: int, dtyp
     name = {"model": "deepseek"} if config["model_type"] == "llama" else {}
     square = config["model_type"] == "deepseek_v2" and config["hidden_size"] == config["moe_intermediate_size"]
     untold = {"use_gmm": options.get("use_gmm", False)} if square else {}
-    if options.get("layout") == "mcore":
+    if options.get("layout") in GRAPHS:
         untold["interleave_mlp"] = options.get("interleave_mlp", True)
     number = 0
 
@@ -282,7 +286,7 @@ def test_a_yaml_as_mindformers_has_it(tmp_path) -> None:
         there = convert(source, tmp_path / f"{spelled(options)}.ckpt", options=options)
         there.with_name(there.name + ".streamconv.json").unlink()
         back = there.with_suffix(".back")
-        asked = {"interleave_mlp": True} if options["layout"] == "mcore" else {}
+        asked = {"interleave_mlp": True} if options["layout"] in GRAPHS else {}
         convert(there, back, reverse=True, model="deepseek3", config=tmp_path / "run.yaml", options=asked)
         assert golden.found(back) == golden.found(source)
 
@@ -373,12 +377,17 @@ def per_head(model: Tensors, name: str, part: Callable[[np.ndarray], np.ndarray]
     return np.concatenate([part(head) for head in np.split(model[f"{M}self_attn.{name}.weight"], 3)])
 
 
+def joined_attention(model: Tensors) -> np.ndarray:
+    return np.concatenate([model[M + f"self_attn.{name}.weight"] for name in ("q_a_proj", "kv_a_proj_with_mqa")])
+
+
 def alternating(model: Tensors, name: str) -> np.ndarray:
     gate, up = (model[f"{name}.{p}_proj.weight"] for p in ("gate", "up"))
     return np.array([row for pair in zip(gate, up, strict=True) for row in pair])
 
 
 CLASSIC, INFER, MCORE = {"layout": "classic"}, {"layout": "infer"}, {"layout": "mcore"}
+PYNATIVE, CONCAT = {"layout": "pynative"}, {"layout": "graph_concat"}
 GMM = {"layout": "classic", "use_gmm": True}
 COMPUTED: list[tuple[Options, str, Callable[[Tensors], np.ndarray]]] = [
     (CLASSIC, M + "attention.l2q_nope_proj.weight", lambda t: per_head(t, "q_b_proj", lambda head: head[:3])),
@@ -402,6 +411,11 @@ COMPUTED: list[tuple[Options, str, Callable[[Tensors], np.ndarray]]] = [
     (MCORE, D + "mlp.shared_experts.linear_fc2.weight", lambda t: t[M + "mlp.shared_experts.down_proj.weight"]),
     (MCORE, D + "mlp.experts.weight1", lambda t: stacked(t, "gate", "up").transpose(0, 2, 1).reshape(7 * 7, 2 * 5)),
     (MCORE, D + "mlp.experts.weight2", lambda t: stacked(t, "down").transpose(0, 2, 1).reshape(7 * 5, 7)),
+    *((options, D + "self_attention.linear_qkv.weight", joined_attention) for options in (PYNATIVE, CONCAT)),
+    (PYNATIVE, D + "mlp.experts.weight1", lambda t: stacked(t, "gate", "up").transpose(0, 2, 1)),
+    (PYNATIVE, D + "mlp.experts.weight2", lambda t: stacked(t, "down").transpose(0, 2, 1)),
+    (PYNATIVE, D + "mlp.shared_experts.linear_fc1.weight", lambda t: alternating(t, M + "mlp.shared_experts")),
+    (CONCAT, D + "mlp.experts.weight2", lambda t: stacked(t, "down").transpose(0, 2, 1).reshape(7 * 5, 7)),
 ]
 
 
@@ -842,7 +856,7 @@ def test_the_wrong_way_round_is_said_and_not_what_options_exclude_each_other(tmp
         convert(source, tmp_path / "back", reverse=True, options={"layout": "mcore", "use_gmm": True})
 
 
-@pytest.mark.parametrize("layout", ["infer", "mcore"])
+@pytest.mark.parametrize("layout", ["infer", "mcore", "pynative", "graph_concat"])
 def test_use_gmm_is_a_choice_of_the_classic_layout(tmp_path, layout) -> None:
     source = store(tmp_path / "hf", V3, tensors(V3))
     with pytest.raises(UsageError, match=f"use_gmm goes only with layout=classic, not with layout={layout}"):
@@ -866,7 +880,7 @@ FLOAT32 = {
     named(V3, V3_LAYOUTS[0]): r"norm|router\.dense|topk_bias",
     named(V3, V3_LAYOUTS[1]): r"norm|topk_bias",
     named(V3, INFER): r"e_score_correction_bias",
-    named(V3, MCORE): r"expert_bias",
+    **dict.fromkeys((named(V3, options) for options in (MCORE, PYNATIVE, CONCAT)), r"expert_bias"),
 }
 
 
@@ -947,7 +961,7 @@ def test_other_models_stay_what_was_asked(tmp_path) -> None:
             [
                 "model_type deepseek_v3",
                 "deepseek-ai/DeepSeek-R1{,-Zero,-0528}",
-                "layout=classic|infer|mcore",
+                "layout=classic|infer|mcore|pynative|graph_concat",
                 "mtp=true|false",
                 "model.layers.{mtp+layers}.enorm.weight -> model.mtp_hidden_fusers.{mtp}.norm_emb.weight  [hidden]",
                 "in reverse a copy of lm_head.weight",

@@ -17,11 +17,12 @@ import pytest
 
 import streamconv
 from streamconv import testing as samples
-from streamconv.errors import UnsupportedError, UsageError
+from streamconv.errors import SourceError, UnsupportedError, UsageError
 from streamconv.families import Option
 from streamconv.families import registry as families
 from streamconv.rules.statements import Rule, Side
 from streamconv.tensors.dtypes import BF16, F16, F32
+from streamconv.tensors.refs import TensorSpec
 from support import golden
 from support.helpers import LLAMA, MIXTRAL, hf, text_of
 
@@ -168,6 +169,19 @@ def test_no_two_families_recognise_the_same_config() -> None:
     assert all((word, ()) in said for word, _ in said if word != "cogvlm2")
 
 
+def deepseek3_goes_with(options) -> bool:
+    its = {"classic": options["interleave_mlp"], "mcore": not options["use_gmm"]}
+    return its.get(options["layout"], options["interleave_mlp"] and not options["use_gmm"])
+
+
+#: Families some of whose options go only with others: whether these go together.
+GOES_WITH = {
+    "deepseek3": deepseek3_goes_with,
+    "deepseek32": lambda o: o["layout"] == "pynative",
+    "telechat3": lambda o: o["layout"] == "mcore" or (o["interleave_mlp"] and not o["contiguous_qkv"]),
+}
+
+
 @pytest.mark.parametrize("family", families.families(), ids=lambda family: family.name)
 def test_every_choice_of_options_gives_a_table(family) -> None:
     tables = 0
@@ -176,8 +190,7 @@ def test_every_choice_of_options_gives_a_table(family) -> None:
         try:
             tables += bool(family.rules(family.example, options))
         except UsageError as error:
-            its = {"classic": options["interleave_mlp"], "mcore": not options["use_gmm"]}
-            assert not its.get(options["layout"], options["interleave_mlp"] and not options["use_gmm"]), error
+            assert not GOES_WITH[family.name](options), error
     assert tables >= sum(len(option.values) for option in family.options[:1])
 
 
@@ -193,10 +206,51 @@ def test_options_are_spelled_and_parsed() -> None:
     ("name", "hint"), [("lama", "did you mean llama"), ("Mixtral", "mean mixtral"), ("\x1b[0m", ""), ("", "")]
 )
 def test_did_you_mean_this_model(name, hint) -> None:
-    with pytest.raises(UsageError, match=rf"{hint}(.|\n)*llama, llava, mae, mixtral.*raw") as caught:
+    with pytest.raises(UsageError, match=rf"{hint}(.|\n)*llama, llava, mae, mindone, mixtral.*raw") as caught:
         families.find(name)
     assert text_of(caught.value)
     assert ("did you mean" in str(caught.value)) == bool(hint)
+
+
+KNOWN = {family.name for family in families.families()}
+RECOGNISED = [
+    case for case in json.loads(Path(__file__).with_name("recognise.json").read_text()) if case["family"] in KNOWN
+]
+
+
+@pytest.mark.parametrize("case", RECOGNISED, ids=lambda case: case["config"]["model_type"])
+def test_this_year_s_configs_are_recognised(case) -> None:
+    family, _ = families.recognise(case["config"])
+    assert family.name == case["family"]
+
+
+def test_a_whole_layer_that_attends_to_the_image_is_missed(tmp_path) -> None:
+    family = families.find("mllama")
+    config = {"text_config": {**LLAMA, "cross_attention_layers": [1]}, "vision_config": {"max_num_tiles": 2}}
+    config["vision_config"] |= dict.fromkeys(("hidden_size", "patch_size", "num_hidden_layers"), 2)
+    config["vision_config"] |= dict.fromkeys(("intermediate_size", "num_channels", "num_global_layers"), 3)
+    config["vision_config"] |= {"vision_output_dim": 5}
+    sized = dataclasses.replace(family, sizes={**family.sizes, "tokens": "=heads", "ratios": "=heads"})
+    specs = [spec for spec in samples.hf_specs(sized, config) if "cross_attn" not in spec.name]
+    samples.write_hf(tmp_path / "hf", {**config, "model_type": "mllama"}, specs, 1 << 20)
+    with pytest.raises(SourceError, match=r"layers\.1\.cross_attn\.q_proj\.weight: missing"):
+        streamconv.plan(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
+
+
+def test_v3_2_is_not_written_for_a_network_that_orders_rows_differently() -> None:
+    """Its names and shapes would fit: nothing but the answers of the model would be wrong."""
+    family = families.find("deepseek32")
+    with pytest.raises(UsageError, match=r"indexer(.|\n)*another order(.|\n)*hint: .*pynative"):
+        family.rules(family.example, {"layout": "mcore", "mtp": True})
+
+
+@pytest.mark.parametrize("inside", ["internlm2", "qwen2", "phi3"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_internvl2_whose_language_model_is_no_llama_is_refused(tmp_path, inside, reverse) -> None:
+    config = {"model_type": "internvl_chat", "llm_config": {"model_type": inside}}
+    samples.write_hf(tmp_path / "hf", config, [TensorSpec("mlp1.3.bias", BF16, (4,))], 1 << 20)
+    with pytest.raises(UsageError, match=rf"InternVL2 is not a Llama but {inside}.*\n.*model=\"raw\""):
+        streamconv.plan(tmp_path / "hf", tmp_path / "ms", reverse=reverse, max_mem="8G")
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"architectures": [3]}])

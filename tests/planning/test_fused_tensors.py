@@ -21,23 +21,32 @@ from streamconv.tensors.dtypes import F8_E4M3, F32
 from streamconv.tensors.extents import Extent, SourceFile
 from streamconv.tensors.refs import TensorRef, TensorSpec
 from support import golden
-from support.helpers import LLAMA
+from support.helpers import LLAMA, choices
 
 EXPERTS, FFN = 3, 6
 MOE: dict[str, Any] = {
     **LLAMA,
     **{"num_experts": EXPERTS, "num_local_experts": EXPERTS, "torch_dtype": "float32"},
     **{"intermediate_size": FFN, "moe_intermediate_size": FFN, "shared_expert_intermediate_size": FFN},
+    **{"n_routed_experts": EXPERTS, "n_shared_experts": 1, "q_lora_rank": 6, "kv_lora_rank": 4},
+    **{"qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4},
 }
 _QWEN = ("mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
 #: Family -> where its separate experts are, and what they are called.
-KINDS = {"qwen2_moe": _QWEN, "qwen3_moe": _QWEN, "mixtral": ("block_sparse_moe.experts.", ("w1", "w3", "w2"))}
+KINDS = {
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "deepseek2", "deepseek3"), _QWEN),
+    "mixtral": ("block_sparse_moe.experts.", ("w1", "w3", "w2")),
+}
 Tensors = dict[str, NDArray[Any]]
 
 
-def separate(name: str) -> Tensors:
+def config(name: str, **more: Any) -> dict[str, Any]:
+    return {**MOE, "model_type": find(name).model_types[0], **more}
+
+
+def separate(name: str, **sizes: int) -> Tensors:
     rng = np.random.default_rng(3)
-    specs = samples.hf_specs(find(name), {**MOE, "model_type": name}, {})
+    specs = samples.hf_specs(find(name), config(name, **sizes), {})
     return {spec.name: rng.standard_normal(spec.shape).astype(np.float32) for spec in specs}
 
 
@@ -53,12 +62,17 @@ def fused(name: str, tensors: Tensors) -> Tensors:
     return kept
 
 
+def swapped(tensors: Tensors) -> Tensors:
+    """Rows and columns of fused experts in each other's place, as Qwen3-VL-MoE has them."""
+    return {n: a.transpose(0, 2, 1) if ".mlp.experts." in n else a for n, a in tensors.items()}
+
+
 def store(folder: Path, name: str, tensors: Tensors, **more: object) -> Path:
     folder.mkdir()
     specs = [TensorSpec(n, F8_E4M3 if a.itemsize == 1 else F32, a.shape) for n, a in tensors.items()]
     data = {n: np.ascontiguousarray(a).tobytes() for n, a in tensors.items()}
     golden.write(folder / "model.safetensors", safetensors.lay_out("model.safetensors", specs, {}), data)
-    (folder / "config.json").write_text(json.dumps({**MOE, "model_type": name, **more}))
+    (folder / "config.json").write_text(json.dumps(config(name, **more)))
     return folder
 
 
@@ -74,6 +88,53 @@ def test_fused_and_separate_experts_give_the_same_bytes(tmp_path, name) -> None:
     streamconv.convert(store(tmp_path / "separate", name, tensors), tmp_path / "b", max_mem="8G")
     assert golden.found(tmp_path / "a") == golden.found(tmp_path / "b")
     streamconv.verify(tmp_path / "a", source=together, max_mem="8G")
+
+
+@pytest.mark.parametrize("dtype", [None, "bf16"])
+@pytest.mark.parametrize("sizes", [(20, 6), (12, 6), (6, 6), (1, 6), (6, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_and_columns_in_each_other_s_place_give_the_same_bytes(tmp_path, name, sizes, dtype) -> None:
+    """Also where one of the two tensors is square, and its shape alone does not tell."""
+    keys = ("hidden_size", "intermediate_size", "moe_intermediate_size")
+    these = dict(zip(keys, (sizes[0], sizes[1], sizes[1]), strict=True)) | {"head_dim": 4}
+    tensors = separate(name, **these)
+    source = store(tmp_path / "swapped", name, swapped(fused(name, tensors)), **these)
+    streamconv.convert(source, tmp_path / "a", max_mem="8G", dtype=dtype)
+    streamconv.convert(store(tmp_path / "separate", name, tensors, **these), tmp_path / "b", max_mem="8G", dtype=dtype)
+    assert golden.found(tmp_path / "a") == golden.found(tmp_path / "b")
+
+
+WAYS = [(name, options) for name in KINDS for options in choices(find(name)) if options.get("mtp", True)]
+
+
+@pytest.mark.parametrize(("name", "options"), WAYS, ids=str)
+def test_fused_experts_come_back_fused(tmp_path, name, options) -> None:
+    source = store(tmp_path / "hf", name, fused(name, separate(name)))
+    streamconv.convert(source, tmp_path / "ms", max_mem="8G", options=options)
+    asked = {"max_mem": "8G", "reverse": True, "options": {"experts": "fused"}}
+    report = streamconv.convert(tmp_path / "ms", tmp_path / "back", **asked)
+    assert golden.found(tmp_path / "back") == golden.found(source)
+    streamconv.verify(tmp_path / "back", source=tmp_path / "ms", max_mem="8G")
+    assert all(len(set(output.sources)) == len(output.sources) for output in report.prepared.mapping.outputs)
+
+
+def test_what_was_asked_on_the_way_there_counts_on_the_way_back(tmp_path) -> None:
+    """There it changes nothing; the manifest keeps it."""
+    source = store(tmp_path / "hf", "mixtral", separate("mixtral"))
+    for experts in ("separate", "fused"):
+        there = tmp_path / experts
+        streamconv.convert(source, there, max_mem="8G", options={"experts": experts})
+        streamconv.convert(there, tmp_path / f"{experts}-hf", max_mem="8G", reverse=True)
+    assert golden.found(tmp_path / "separate") == golden.found(tmp_path / "fused")
+    assert golden.found(tmp_path / "separate-hf") == golden.found(source)
+    expected = golden.found(store(tmp_path / "other", "mixtral", fused("mixtral", separate("mixtral"))))
+    assert golden.found(tmp_path / "fused-hf") == expected
+
+
+def test_a_router_of_another_name_alone_is_noted(tmp_path) -> None:
+    tensors = {n.replace("block_sparse_moe.gate", "mlp.gate"): a for n, a in separate("mixtral").items()}
+    plan = streamconv.plan(store(tmp_path / "hf", "mixtral", tensors), tmp_path / "a", max_mem="8G")
+    assert plan.notes == ("2 tensors have the names of transformers 5, such as model.layers.0.mlp.gate.weight",)
 
 
 def test_fused_experts_in_a_wrapper(tmp_path) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconv.rules.patterns import Binder, compile_pattern, fill, holes, template, words
+from streamconv.rules.patterns import (
+    Binder,
+    compile_pattern,
+    fill,
+    holes,
+    listed_numbers,
+    number_holes,
+    template,
+    words,
+)
 from streamconv.rules.sizes import Ranges, Sizes
 
 ENORM = "model.layers.{mtp+layers}.enorm.weight"
@@ -165,3 +174,24 @@ def test_a_number_counted_from_what_nothing_has_told_is_not_bound() -> None:
 def test_what_nothing_has_told_is_no_limit() -> None:
     assert binder(EXPERT).bind("model.layers.0.experts.999.w1.weight") == ({"moe": 0, "expert": 999}, 0)
     assert binder(EXPERT, dense=3).bind("model.layers.2.experts.999.w1.weight") == ({"moe": 2, "expert": 999}, 1)
+
+
+LISTED = "l.{layer:1|3|10}.x"
+
+
+@pytest.mark.parametrize(("name", "bound"), [("l.3.x", ({"layer": 3}, 0)), ("l.10.x", ({"layer": 10}, 1))])
+def test_a_number_of_a_list(name, bound) -> None:
+    assert binder(LISTED, layers=4).bind(name) == bound
+
+
+@pytest.mark.parametrize("name", ["l.2.x", "l.0.x", "l.1.1.x", "l.31.x", "l..x"])
+def test_a_number_that_is_not_on_the_list(name) -> None:
+    assert binder(LISTED, layers=4).bind(name) is None
+
+
+def test_lists_of_numbers_and_of_words() -> None:
+    text = LISTED + ".{expert}.{kind:a|b}.{mixed:1|b}"
+    assert listed_numbers((text, "y")) == {"layer": (1, 3, 10)}
+    assert number_holes((text,)) == {"expert"}
+    assert compile_pattern(LISTED).templates == ("l.#.x",)
+    assert [fill(LISTED, words_of) for words_of in words(LISTED)] == ["l.1.x", "l.3.x", "l.10.x"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamconv.errors import UnsupportedError, UsageError
 from streamconv.rules.interleaving import Deinterleave, Interleave
+from streamconv.rules.one_way import OneWay
 from streamconv.rules.padding import InsertZeros, Pad
 from streamconv.rules.sizes import Sizes
 from streamconv.rules.transforms import (
@@ -17,10 +18,12 @@ from streamconv.rules.transforms import (
     Identity,
     PerTensor,
     Squeeze,
+    ToInteger,
     Transform,
     Transpose,
     Unflatten,
     Unsqueeze,
+    UnsqueezeOf,
 )
 from support.helpers import arrays, evaluate
 
@@ -95,6 +98,8 @@ def test_the_inverse_gives_every_tensor_back(drawn) -> None:
         Flatten(0, "heads"),
         Unsqueeze(2),
         Squeeze(0),
+        UnsqueezeOf(3, 2),
+        OneWay("why", "hint"),
         Pad(0, "kv", "16"),
         PerTensor((Transpose(), Identity())),
         Chain((Transpose(), Pad(0, "kv", "16"))),
@@ -149,6 +154,21 @@ def test_columns_can_be_joined_too() -> None:
     a, b = data["t0"], data["t1"]
     expected = np.concatenate([a[:, :2], b[:, :1], a[:, 2:], b[:, 1:]], 1)
     np.testing.assert_array_equal(evaluate(fused, data), expected)
+
+
+def test_an_axis_is_inserted_only_where_the_number_of_axes_says_so() -> None:
+    word, before = UnsqueezeOf(3, 2), [(4, 2, 3), (4, 2), (4, 2, 5, 3)]
+    after = shapes_after(word, before)
+    assert after == [(4, 2, 1, 3), (4, 2), (4, 2, 5, 3)]
+    assert shapes_after(word.inverse, after) == before
+
+
+def test_a_one_way_word_changes_nothing_on_its_way_and_says_why_it_has_no_other() -> None:
+    word = OneWay("names do not tell", "ask somebody")
+    parts, _ = arrays((4, 2))
+    assert word.inverse.apply(parts, NONE) == parts
+    with pytest.raises(UnsupportedError, match=r"names do not tell\nhint: ask somebody"):
+        word.apply(parts, NONE)
 
 
 def test_padding_is_zeros_up_to_the_multiple() -> None:
@@ -226,6 +246,7 @@ def test_a_inserted_is_zeros_and_has_to_be_zeros() -> None:
         (Pad(0, "vocab", "512"), "pad axis 0 with zeros to a multiple of 512"),
         (Pad(0, "vocab", "512").inverse, "cut axis 0 to vocab"),
         (InsertZeros(1), "insert zeros as tensor 1"),
+        (ToInteger("I32", "I64"), "cast to I32, in reverse to I64"),
     ],
 )
 def test_a_transform_in_words(transform, words) -> None:

@@ -7,7 +7,7 @@ each number, and shapes are plain numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -351,6 +351,77 @@ def llava() -> Shapes:
     }
 
 
+def internvl2() -> Repository:
+    """The 40B: InternViT-6B and a Yi-34B."""
+    eye, block = "vision_model.embeddings.", "vision_model.encoder.layers.{0-44}."
+    vectors = ("norm1.weight", "norm2.weight", "attn.q_norm.weight", "attn.k_norm.weight", "ls1", "ls2")
+    config = {"model_type": "internvl_chat", "llm_config": said("llama", 60, 7168, 20480, 56, 8, 64007)}
+    config["vision_config"] = {"hidden_size": 3200, "intermediate_size": 12800, "num_hidden_layers": 45}
+    tensors = {
+        eye + "class_embedding": (1, 1, 3200),
+        eye + "position_embedding": (1, 1025, 3200),
+        **both(eye + "patch_embedding", 3200, 3, 14, 14),
+        **{block + name: (3200,) for name in vectors},
+        block + "attn.qkv.weight": (9600, 3200),
+        **both(block + "attn.proj", 3200, 3200),
+        **mlp(block, 3200, 12800),
+        **both("mlp1.0", 12800),
+        **both("mlp1.1", 7168, 12800),
+        **both("mlp1.3", 7168, 7168),
+        **{f"language_model.{n}": s for n, s in decoder(60, 7168, 20480, 7168, 1024, 64007).items()},
+    }
+    return Repository(config, tensors)
+
+
+def mllama_block(at: str) -> Shapes:
+    return {
+        **both(at + "input_layernorm", 1280),
+        **both(at + "post_attention_layernorm", 1280),
+        **{f"{at}self_attn.{name}_proj.weight": (1280, 1280) for name in "qkvo"},
+        **both(at + "mlp.fc1", 5120, 1280),
+        **both(at + "mlp.fc2", 1280, 5120),
+    }
+
+
+def mllama() -> Repository:
+    """The 11B: every fifth layer attends to the image."""
+    crossing, eye, text = list(range(3, 40, 5)), "vision_model.", "language_model.model."
+    config: dict[str, Any] = {"model_type": "mllama", "text_config": said("", 40, 4096, 14336, 32, 8, 128256)}
+    config["text_config"]["cross_attention_layers"] = crossing
+    vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_global_layers": 8}
+    config["vision_config"] = {**vision, "max_num_tiles": 4, "vision_output_dim": 7680, "patch_size": 14}
+    tensors = {
+        eye + "class_embedding": (1280,),
+        eye + "patch_embedding.weight": (1280, 3, 14, 14),
+        eye + "gated_positional_embedding.embedding": (1601, 1280),
+        eye + "gated_positional_embedding.gate": (1,),
+        eye + "gated_positional_embedding.tile_embedding.weight": (9, 8197120),
+        **both(eye + "layernorm_pre", 1280),
+        **both(eye + "layernorm_post", 1280),
+        **mllama_block(eye + "transformer.layers.{0-31}."),
+        **mllama_block(eye + "global_transformer.layers.{0-7}."),
+        eye + "global_transformer.layers.{0-7}.gate_attn": (1,),
+        eye + "global_transformer.layers.{0-7}.gate_ffn": (1,),
+        **both("multi_modal_projector", 4096, 7680),
+        text + "embed_tokens.weight": (128264, 4096),
+        text + "norm.weight": (4096,),
+        "language_model.lm_head.weight": (128256, 4096),
+        **gated(text + "layers.{0-39}.mlp.", 4096, 14336),
+        text + "layers.{0-39}.input_layernorm.weight": (4096,),
+        text + "layers.{0-39}.post_attention_layernorm.weight": (4096,),
+    }
+    for when in ("pre", "post"):
+        tensors[f"{eye}{when}_tile_positional_embedding.embedding.weight"] = (9, 5120)
+        tensors[f"{eye}{when}_tile_positional_embedding.gate"] = (1,)
+    for layer in range(40):
+        at = f"{text}layers.{layer}." + ("cross_attn." if layer in crossing else "self_attn.")
+        tensors |= {f"{at}{name}_proj.weight": (1024 if name in "kv" else 4096, 4096) for name in "qkvo"}
+    for layer in crossing:
+        tensors |= {f"{text}layers.{layer}.cross_attn.{name}_norm.weight": (128,) for name in "qk"}
+        tensors |= {f"{text}layers.{layer}.cross_attn_{part}_gate": (1,) for part in ("attn", "mlp")}
+    return Repository(config, tensors)
+
+
 def qwenvl() -> Shapes:
     eye, block = "transformer.visual.", "transformer.visual.transformer.resblocks.{0-47}."
     return {
@@ -460,26 +531,137 @@ def deepseek_v2_lite() -> Repository:
     return Repository(config, tensors)
 
 
-def deepseek_v3() -> Repository:
-    moe, mtp = "model.layers.{3-61}.mlp.", "model.layers.61."
-    config = said("deepseek_v3", 61, 7168, 18432, 128, 128, 129280, moe_intermediate_size=2048, n_routed_experts=256)
+def mtp_ends(at: str, hidden: int, vocab: int) -> Shapes:
+    """What a layer that predicts a further token has besides a decoder's layer."""
+    return {
+        at + "embed_tokens.weight": (vocab, hidden),
+        at + "shared_head.head.weight": (vocab, hidden),
+        at + "shared_head.norm.weight": (hidden,),
+        at + "enorm.weight": (hidden,),
+        at + "hnorm.weight": (hidden,),
+        at + "eh_proj.weight": (hidden, 2 * hidden),
+    }
+
+
+def with_shared_expert(moe: str, count: int, hidden: int, ffn: int) -> Shapes:
+    """A router with its bias, experts, and one for all tokens."""
+    return {
+        **experts(moe, "gate.weight", count, hidden, ffn, _HF),
+        moe + "gate.e_score_correction_bias": (count,),
+        **gated(moe + "shared_experts.", hidden, ffn),
+    }
+
+
+def deepseek_v3(
+    model_type: str, layers: int, dense: int, hidden: int, heads: int, ffn: int, vocab: int, count: int, expert: int
+) -> Repository:
+    """DeepSeek-V3 or a model of its making: `dense` layers, then some with `count` experts, then one for MTP."""
+    config = said(model_type, layers, hidden, ffn, heads, heads, vocab, moe_intermediate_size=expert)
     config |= {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
-    config |= {"v_head_dim": 128, "n_shared_experts": 1, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1}
+    config |= {"v_head_dim": 128, "n_shared_experts": 1, "first_k_dense_replace": dense, "num_nextn_predict_layers": 1}
     tensors = {
-        "model.embed_tokens.weight": (129280, 7168),
-        "model.norm.weight": (7168,),
-        "lm_head.weight": (129280, 7168),
-        **latent(62, 3, 7168, 128, 512, 1536),
-        **gated("model.layers.{0-2}.mlp.", 7168, 18432),
-        **experts(moe, "gate.weight", 256, 7168, 2048, _HF),
-        moe + "gate.e_score_correction_bias": (256,),
-        **gated(moe + "shared_experts.", 7168, 2048),
-        mtp + "embed_tokens.weight": (129280, 7168),
-        mtp + "shared_head.head.weight": (129280, 7168),
-        mtp + "shared_head.norm.weight": (7168,),
-        mtp + "enorm.weight": (7168,),
-        mtp + "hnorm.weight": (7168,),
-        mtp + "eh_proj.weight": (7168, 14336),
+        "model.embed_tokens.weight": (vocab, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (vocab, hidden),
+        **latent(layers + 1, dense, hidden, heads, 512, 1536),
+        **gated(f"model.layers.{{0-{dense - 1}}}.mlp.", hidden, ffn),
+        **with_shared_expert(f"model.layers.{{{dense}-{layers}}}.mlp.", count, hidden, expert),
+        **mtp_ends(f"model.layers.{layers}.", hidden, vocab),
+    }
+    return Repository({**config, "n_routed_experts": count}, tensors)
+
+
+def deepseek_v32() -> Repository:
+    model = deepseek_v3("deepseek_v32", 61, 3, 7168, 128, 18432, 129280, 256, 2048)
+    at = "model.layers.{0-61}.self_attn.indexer."
+    indexer = {
+        at + "wq_b.weight": (8192, 1536),
+        at + "wk.weight": (128, 7168),
+        at + "weights_proj.weight": (64, 7168),
+        **both(at + "k_norm", 128),
+    }
+    return Repository({**model.config, "index_n_heads": 64, "index_head_dim": 128}, {**model.tensors, **indexer})
+
+
+def glm4_moe() -> Repository:
+    """GLM-4.5-Air: no norms of q and k."""
+    config = said("glm4_moe", 46, 4096, 10944, 96, 8, 151552, head_dim=128, moe_intermediate_size=1408)
+    config |= {"n_routed_experts": 128, "n_shared_experts": 1, "first_k_dense_replace": 1, "use_qk_norm": False}
+    tensors = {
+        **decoder(47, 4096, 0, 12288, 1024, 151552, _QKV),
+        **gated("model.layers.0.mlp.", 4096, 10944),
+        **with_shared_expert("model.layers.{1-46}.mlp.", 128, 4096, 1408),
+        **mtp_ends("model.layers.46.", 4096, 151552),
+    }
+    return Repository({**config, "num_nextn_predict_layers": 1}, tensors)
+
+
+def of_layers(layers: Sequence[int], shapes: Shapes) -> Shapes:
+    """Tensors of some layers that are no range."""
+    return {f"layers.{layer}.{name}": shape for layer in layers for name, shape in shapes.items()}
+
+
+def compressor(at: str, ratio: int, width: int, normed: int, hidden: int) -> Shapes:
+    """What compresses the keys and values of DeepSeek-V4."""
+    return {
+        at + "ape": (ratio, width),
+        at + "wkv.weight": (width, hidden),
+        at + "wgate.weight": (width, hidden),
+        at + "norm.weight": (normed,),
+    }
+
+
+def deepseek_v4_layer(at: str) -> Shapes:
+    shapes: Shapes = {
+        at + "attn_norm.weight": (4096,),
+        at + "ffn_norm.weight": (4096,),
+        at + "attn.wq_a.weight": (1024, 4096),
+        at + "attn.q_norm.weight": (1024,),
+        at + "attn.wq_b.weight": (64 * 512, 1024),
+        at + "attn.wkv.weight": (512, 4096),
+        at + "attn.kv_norm.weight": (512,),
+        at + "attn.wo_a.weight": (8 * 1024, 64 * 512 // 8),
+        at + "attn.wo_b.weight": (4096, 8 * 1024),
+        at + "attn.attn_sink": (64,),
+        **experts(at + "ffn.", "gate.weight", 256, 4096, 2048, ("w1", "w3", "w2")),
+        **gated(at + "ffn.shared_experts.", 4096, 2048, ("w1", "w3", "w2")),
+    }
+    for part in ("attn", "ffn"):
+        shapes |= {f"{at}hc_{part}_base": (24,), f"{at}hc_{part}_fn": (24, 16384), f"{at}hc_{part}_scale": (3,)}
+    return shapes
+
+
+def deepseek_v4() -> Repository:
+    """The sizes that transformers takes for Flash where its config is silent."""
+    ratios = [0, 0, *(4, 128) * 20, 4, 0]
+    config = {"model_type": "deepseek_v4", "num_hidden_layers": 43, "hidden_size": 4096, "vocab_size": 129280}
+    config |= {"num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1024, "o_groups": 8, "o_lora_rank": 1024}
+    config |= {"n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "hc_mult": 4}
+    config |= {"index_n_heads": 64, "index_head_dim": 128, "num_experts_per_tok": 6, "num_nextn_predict_layers": 1}
+    config |= {"num_hash_layers": 3, "compress_ratios": ratios, "tie_word_embeddings": False}
+    indexed, wide = ([layer for layer in range(43) if ratios[layer] == ratio] for ratio in (4, 128))
+    indexer = {
+        "attn.indexer.wq_b.weight": (64 * 128, 1024),
+        "attn.indexer.weights_proj.weight": (64, 4096),
+        **compressor("attn.indexer.compressor.", 4, 256, 128, 4096),
+    }
+    head = {"hc_head_base": (4,), "hc_head_fn": (4, 16384), "hc_head_scale": (1,)}
+    tensors = {
+        "embed.weight": (129280, 4096),
+        "norm.weight": (4096,),
+        "head.weight": (129280, 4096),
+        **head,
+        **of_layers(indexed, {**compressor("attn.compressor.", 4, 1024, 512, 4096), **indexer}),
+        **of_layers(wide, compressor("attn.compressor.", 128, 512, 512, 4096)),
+        **of_layers(range(3), {"ffn.gate.tid2eid": (129280, 6)}),
+        **of_layers(range(3, 43), {"ffn.gate.bias": (256,)}),
+        **deepseek_v4_layer("layers.{0-42}."),
+        **deepseek_v4_layer("mtp.0."),
+        "mtp.0.ffn.gate.bias": (256,),
+        "mtp.0.norm.weight": (4096,),
+        **{f"mtp.0.{name}.weight": (4096,) for name in ("enorm", "hnorm")},
+        **{f"mtp.0.{name}_proj.weight": (4096, 4096) for name in ("e", "h")},
+        **{f"mtp.0.{name}": shape for name, shape in head.items()},
     }
     return Repository(config, tensors)
 
@@ -562,14 +744,18 @@ REPOSITORIES: Mapping[str, Repository] = {
     "cogvlm2": Repository(_cogvlm_config(), cogvlm2()),
     "deepseek": Repository(said("llama", 32, 4096, 11008, 32, 32, 32256), decoder(32, 4096, 11008, 4096, 4096, 32256)),
     "deepseek2": deepseek_v2_lite(),
-    "deepseek3": deepseek_v3(),
+    "deepseek3": deepseek_v3("deepseek_v3", 61, 3, 7168, 128, 18432, 129280, 256, 2048),
+    "deepseek32": deepseek_v32(),
+    "deepseek4": deepseek_v4(),
     "glm-n": chatglm(151552, 40, 13696),
+    "glm4_moe": glm4_moe(),
     "gpt": Repository(_GPT2, gpt2(12, 768, 50257, 1024)),
     "internlm": Repository(
         said("internlm", 32, 4096, 11008, 32, 32, 103168, bias=True),
         decoder(32, 4096, 11008, 4096, 4096, 103168, _QKVO),
     ),
     "internlm2": Repository(said("internlm2", 32, 4096, 14336, 32, 8, 92544), internlm2()),
+    "internvl2": internvl2(),
     "knowlm": Repository(said("llama", 40, 5120, 13824, 40, 40, 32000), decoder(40, 5120, 13824, 5120, 5120, 32000)),
     "llama": Repository(said("llama", 32, 4096, 14336, 32, 8, 128256), decoder(32, 4096, 14336, 4096, 1024, 128256)),
     "llava": Repository({**_LLAVA, "vision_config": _LLAVA_EYE}, llava()),
@@ -579,6 +765,7 @@ REPOSITORIES: Mapping[str, Repository] = {
         decoder(32, 4096, 0, 4096, 1024, 32000)
         | experts("model.layers.{0-31}.block_sparse_moe.", "gate.weight", 8, 4096, 14336, ("w1", "w3", "w2")),
     ),
+    "mllama": mllama(),
     "qwen": Repository(
         said("qwen", 32, 4096, 22016, 32, 32, 151936, kv_channels=128),
         qwen_ends(151936, 4096) | qwen_layers(32, 4096, 11008),
@@ -622,8 +809,14 @@ REPOSITORIES: Mapping[str, Repository] = {
     "telechat2": Repository(
         {**_TELECHAT, "vocab_size": 131072}, telechat(30, 4096, 12288, 131072, "transformer.", 8192, True)
     ),
+    "telechat3": Repository(
+        said("telechat3", 64, 6144, 24576, 48, 8, 131072, head_dim=128),
+        decoder(64, 6144, 24576, 6144, 1024, 131072),
+    ),
+    "telechat3_moe": deepseek_v3("telechat3_moe", 45, 1, 2560, 32, 7680, 131072, 192, 1536),
     "vit": Repository({}, vit(12, 768, 197, 16) | both("fc_norm", 768) | both("head", 1000, 768)),
     "whisper": Repository({**_WHISPER, "vocab_size": 51866}, whisper(32, 1280, 51866, 128)),
     "wizardcoder": Repository({**_STARCODER, "vocab_size": 49153}, starcoder(40, 6144, 128, 24576, 49153, 8192)),
     "yi": Repository(said("llama", 32, 4096, 11008, 32, 4, 64000), decoder(32, 4096, 11008, 4096, 512, 64000)),
+    "yizhao": chatglm(151552, 54, 13696),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...rules.family import Config, Option
 from ...rules.interleaving import Interleave
 from ...rules.statements import TIED, Drop, Rule, Side, Statement, Tied
@@ -117,3 +119,24 @@ def rotary_buffers(*attentions: str) -> Drop:
     """Drop the rotary frequencies that old repositories store; both sides compute them from the config."""
     hf = tuple(attention + "rotary_emb.inv_freq" for attention in attentions or (LAYER + "self_attn.",))
     return Drop("computed from rope_theta", hf=hf)
+
+
+def llama_under(top: str) -> list[Statement]:
+    """Return the rules of a Llama whose names start with `top` on both sides."""
+    before, after = decoder_ends({})
+    rules = [*before, *attention(), *feed_forward(), *layer_norms(), *after]
+    rotary = Drop(rotary_buffers().why, hf=tuple(top + name for name in rotary_buffers().hf))
+    return [*(replace(r, hf=f"{top}{r.hf}", ms=f"{top}{r.ms}") for r in rules if isinstance(r, Rule)), rotary]
+
+
+def nested_sizes(section: str) -> dict[str, str]:
+    """Return the sizes of a Llama whose config is in a section of the whole model's, such as `text_config`."""
+    return {
+        "vocab": f"{section}.vocab_size",
+        "hidden": f"{section}.hidden_size",
+        "ffn": f"{section}.intermediate_size",
+        "layers": f"{section}.num_hidden_layers",
+        "heads": f"{section}.num_attention_heads",
+        "kv": f"{section}.num_key_value_heads | =heads",
+        "head_dim": f"{section}.head_dim | =hidden//heads",
+    }

@@ -25,6 +25,11 @@ def unchanged(hf: str, ms: str, rows: str | None = None, others: str = "", optio
     ]
 
 
+def kept(name: str, rows: str, others: str) -> list[Statement]:
+    """Return the rules of a weight of `rows` and `others` axes with its bias, under the same names on both sides."""
+    return unchanged(name, name, rows, others)
+
+
 def qkv(kind: str, attention: str) -> tuple[str, ...]:
     """Return MindFormers' names for q, k and v of an attention."""
     return tuple(f"{attention}dense{i}.{kind}" for i in (1, 2, 3))

@@ -6,9 +6,9 @@ and with experts, `MTP` those that predict further tokens, stored after all othe
 
 from __future__ import annotations
 
-from ...rules.family import Config
+from ...rules.family import Config, Option
 from ...rules.interleaving import Deinterleave, Interleave
-from ...rules.statements import Rule, Side, Statement
+from ...rules.statements import Copy, Rule, Side, Statement
 from ...rules.transforms import Identity, PerTensor, Transform
 from .decoder import DECODER_SIZES
 from .rotary import even_then_odd
@@ -39,6 +39,14 @@ RANGES = {
     "mtp": "mtp",
     "expert": "experts",
 }
+
+KEEP_MTP = Option(
+    "mtp",
+    (True, False),
+    "keep the layers for multi-token prediction (as many as config.json says), or drop them",
+    is_preference=True,
+    config_updates={False: {"num_nextn_predict_layers": 0}},
+)
 
 WHOLE, REORDERED, SPLIT = "whole", "reordered", "split"
 
@@ -126,6 +134,20 @@ def stacked_experts(layer: str, transform: Transform) -> list[Statement]:
     return [
         Rule(f"{hf}{name}.weight", f"{ms}{w}.weight", shape, transform)
         for name, w, shape in _gate_down_up("expert_ffn")
+    ]
+
+
+def router_bias(layer: str, ms: str) -> Statement:
+    """Return the rule of the bias that balances V3's experts."""
+    return Rule(layer + "mlp.gate.e_score_correction_bias", ms, "experts", fp32=BOTH)
+
+
+def mtp_copies() -> list[Statement]:
+    """Return what V3's further layers hold once more, and MindFormers does not."""
+    why = "MindFormers' MTP layers share the main model's"
+    return [
+        Copy(MTP + "embed_tokens.weight", "model.embed_tokens.weight", why),
+        Copy(MTP + "shared_head.head.weight", "lm_head.weight", why),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tensors with strides, as torch stores them, described as cutouts of row-major arrays."""
+"""Tensors with strides, such as those of torch and parts of fused ones, described as cutouts of row-major arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..errors import UnsupportedError
-from ..tensors.refs import Cutout
+from .refs import Cutout
 
 
 def cutout(shape: Sequence[int], strides: Sequence[int], where: str) -> Cutout | None:
