@@ -67,12 +67,12 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
     if source_dtype == target_dtype:
         copy(source, target)
         return 0
+    if source.ndim == 0:
+        source, target = source[np.newaxis], target[np.newaxis]
     if source_dtype.kind == target_dtype.kind == INTEGER:
         _cast_integers(source.view(source_dtype.numpy), target.view(target_dtype.numpy), target_dtype)
         return 0
     check_cast(source_dtype, target_dtype)
-    if source.ndim == 0:
-        source, target = source[np.newaxis], target[np.newaxis]
     axes = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
     source, target = source.transpose(axes), target.transpose(axes)
     formats = FLOATS[source_dtype], FLOATS[target_dtype]

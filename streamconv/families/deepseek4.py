@@ -10,6 +10,7 @@ too), by 128, or not at all; the first layers choose experts by a table of token
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.interleaving import Deinterleave, Interleave
@@ -22,6 +23,14 @@ from .parts.latent_attention import BOTH
 
 _MTP_HF, _MTP_MS = "mtp.{mtp}.", "mtp.layers.{mtp}."
 _INDEXED = 4
+
+
+class _Names(NamedTuple):
+    """What names begin with in some layers, on both sides, and whether one of these layers may lack the tensors."""
+
+    hf: str
+    ms: str
+    optional: bool
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
@@ -137,10 +146,12 @@ def _ratios(config: Config) -> list[int] | None:
     """Return by how much each layer compresses, 0 for not at all; `None` where the config does not say."""
     given, kinds, rates = (config.get(key) for key in ("compress_ratios", "layer_types", "compress_rates"))
     if not isinstance(given, list) and isinstance(kinds, list) and isinstance(rates, dict):
-        given = [rates.get(kind, 0) for kind in kinds]
+        given = [rates.get(kind, 0) if isinstance(kind, str) else None for kind in kinds]
+    if not isinstance(given, list) or not all(isinstance(one, int) for one in given):
+        return None
     layers = config.get("num_hidden_layers")
     # DeepSeek's list goes on with the layers that predict further tokens.
-    return given[: layers if isinstance(layers, int) else None] if isinstance(given, list) else None
+    return given[:layers] if isinstance(layers, int) else given
 
 
 def _compressor(ratio: int | None, layers: Sequence[int] | None) -> list[Statement]:
@@ -192,28 +203,25 @@ def _compressing(
 def _routers(config: Config) -> list[Statement]:
     """Return the rules of what chooses experts: a table of tokens in some layers, a bias in the others."""
     hashed, balanced = _hashed(config)
-    hf, ms, optional = _in(hashed)
-    table = Rule(
-        hf + "ffn.gate.tid2eid",
-        ms + "mlp.router.tid2eid",
-        "vocab, top_k",
-        ToInteger("I32", "I64"),
-        optional=optional,
-        any_layer=optional,
-    )
-    hf, ms, optional = _in(balanced)
-    return [*([table] if hashed != [] else []), *([_bias(hf, ms, optional)] if balanced != [] else [])]
+    return [*([_table(*hashed)] if hashed else []), *([_bias(*balanced)] if balanced else [])]
 
 
-def _hashed(config: Config) -> tuple[list[int] | None, list[int] | None]:
-    """Return the layers with a table of tokens and those with a bias; `None` where the config does not say."""
-    kinds, count, layers = (config.get(key) for key in ("mlp_layer_types", "num_hash_layers", "num_hidden_layers"))
-    if isinstance(count, int) and isinstance(layers, int):
-        kinds = ["hash_moe" if layer < count else "moe" for layer in range(layers)]
+def _hashed(config: Config) -> tuple[_Names | None, _Names | None]:
+    """Return what names begin with in layers with a table of tokens and in those with a bias, `None` without such."""
+    kinds = config.get("mlp_layer_types")
+    if isinstance(config.get("num_hash_layers"), int):
+        return _under("{hashed}"), _under("{balanced}")
     if not isinstance(kinds, list):
-        return None, None
+        return _in(None), _in(None)
     hashed = [layer for layer, kind in enumerate(kinds) if kind == "hash_moe"]
-    return hashed, [layer for layer in range(len(kinds)) if layer not in hashed]
+    balanced = [layer for layer, kind in enumerate(kinds) if kind != "hash_moe"]
+    return _in(hashed) if hashed else None, _in(balanced) if balanced else None
+
+
+def _table(hf: str, ms: str, optional: bool) -> Rule:
+    names = hf + "ffn.gate.tid2eid", ms + "mlp.router.tid2eid"
+    width = ToInteger("I32", "I64")
+    return Rule(*names, "vocab, top_k", width, optional=optional, any_layer=optional)
 
 
 def _bias(hf: str, ms: str, optional: bool = False) -> Rule:
@@ -221,10 +229,14 @@ def _bias(hf: str, ms: str, optional: bool = False) -> Rule:
     return Rule(*names, "experts", fp32=BOTH, optional=optional, any_layer=optional)
 
 
-def _in(layers: Sequence[int] | None) -> tuple[str, str, bool]:
-    """Return what names begin with in these layers, on both sides, and whether a layer may lack them."""
-    hole = "{layer}" if layers is None else f"{{layer:{'|'.join(map(str, layers))}}}"
-    return f"layers.{hole}.", f"decoder.layers.{hole}.", layers is None
+def _in(layers: Sequence[int] | None) -> _Names:
+    if layers is None:
+        return _under("{layer}")._replace(optional=True)
+    return _under(f"{{layer:{'|'.join(map(str, layers))}}}")
+
+
+def _under(hole: str) -> _Names:
+    return _Names(f"layers.{hole}.", f"decoder.layers.{hole}.", False)
 
 
 FAMILY = Family(
@@ -249,10 +261,11 @@ FAMILY = Family(
         "index_heads": "index_n_heads",
         "index_dim": "index_head_dim",
         "hc": "hc_mult",
+        "hashed": "num_hash_layers | =0",
         # transformers' config has no compress_ratios; it announces these layers and saves none of them.
         "mtp": "num_nextn_predict_layers if compress_ratios",
     },
-    ranges={"layer": "layers", "mtp": "mtp", "expert": "experts"},
+    ranges={"layer": "layers", "hashed": "hashed", "balanced": "hashed..layers", "mtp": "mtp", "expert": "experts"},
     options=(
         Option(
             "mtp",

@@ -60,7 +60,9 @@ class Fused:
         """
         pattern = compile_pattern(self.name)
         match = pattern.regex.fullmatch(ref.name)
-        if match is None or ref.cutout or ref.slices or (isinstance(ref, QuantisedRef) and ref.order):
+        if match is None or ref.cutout or ref.slices or 0 in ref.shape:
+            return None
+        if isinstance(ref, QuantisedRef) and ref.order:
             return None
         bindings = {hole.name: text for hole, text in zip(pattern.holes, match.groups(), strict=True)}
         if self.stacked is None:
@@ -79,7 +81,7 @@ class Fused:
         """
         if partner is None or len(partner.shape) != 3 or len(ref.shape) != 3:
             return False
-        return 0 < partner.shape[1] * len(self.parts) == ref.shape[2]
+        return partner.shape[1] * len(self.parts) == ref.shape[2]
 
     def _parts(self, ref: TensorRef, bindings: Bindings, stacked: str) -> Iterator[TensorRef]:
         count, rows, columns = ref.shape[0], ref.shape[1] // len(self.parts), ref.shape[2]

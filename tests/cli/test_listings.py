@@ -97,6 +97,10 @@ def test_models_lists_all(capsys) -> None:
         assert all(option.name in line for option in family.options)
 
 
+#: Options whose values give no table of their own in some family.
+WITHOUT_A_TABLE = ("lora_names", "mtp", "use_gmm", "sft", "decoder", "experts", "quantised")
+
+
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 def test_a_family_in_full(family, capsys) -> None:
     ended = call(capsys, "models", family.name)
@@ -110,14 +114,7 @@ def test_a_family_in_full(family, capsys) -> None:
     assert all(" -> " in line or ": dropped, " in line for line in lines)
     titles = "\n".join(line.strip() for line in table if line.startswith("  with "))
     for option in family.options:
-        if not option.any_positive and option.name not in (
-            "lora_names",
-            "mtp",
-            "use_gmm",
-            "sft",
-            "decoder",
-            "quantised",
-        ):
+        if not option.any_positive and option.name not in WITHOUT_A_TABLE:
             assert re.search(rf"^with {option.name}={spell(option.values[1])}(, .*)?:$", titles, re.MULTILINE)
     (values,) = json.loads(call(capsys, "models", family.name, "--json").out)
     assert values["name"] == family.name

@@ -642,6 +642,8 @@ def test_integers_keep_their_values(source: str, target: str, order: Any) -> Non
     bits = values.view(f"u{INTEGERS[source].itemsize}")
     assert kernels.cast(bits, result, INTEGERS[source], INTEGERS[target]) == 0
     np.testing.assert_array_equal(result.view(INTEGERS[target].numpy), values)
+    kernels.cast(bits[1, 1, ...], result[0, 0, ...], INTEGERS[source], INTEGERS[target])
+    assert result[0, 0] == 7
 
 
 @pytest.mark.parametrize("value", [1 << 31, -(1 << 31) - 1, (1 << 63) - 1])

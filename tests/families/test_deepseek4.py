@@ -68,8 +68,24 @@ def test_a_layer_with_what_the_config_says_it_has_not(tmp_path, name) -> None:
 
 def test_no_layer_has_a_table_and_a_bias(tmp_path) -> None:
     name = "layers.0.ffn.gate.bias"
+    more = {**specs(), name: TensorSpec(name, BF16, (3,))}
+    with pytest.raises(UnsupportedError, match=f"{name}: no balanced 0; the model has 1 … 3"):
+        plan(store(tmp_path / "hf", more))
+    listed = {key: value for key, value in CONFIG.items() if key != "num_hash_layers"}
+    listed["mlp_layer_types"] = ["hash_moe", "moe", "moe", "moe"]
     with pytest.raises(UnsupportedError, match=f"{name}: no rule matches"):
-        plan(store(tmp_path / "hf", {**specs(), name: TensorSpec(name, BF16, (3,))}))
+        plan(store(tmp_path / "listed", more, listed))
+
+
+@pytest.mark.parametrize("kind", ["moe", "hash_moe"])
+def test_all_layers_choose_experts_in_one_way(tmp_path, kind) -> None:
+    config = {**CONFIG, "num_hash_layers": {"moe": 0, "hash_moe": 4}[kind]}
+    listed = {key: value for key, value in config.items() if key != "num_hash_layers"} | {"mlp_layer_types": [kind] * 4}
+    tensors = specs(config)
+    assert tensors.keys() == specs(listed).keys()
+    outputs = {output.name for output in plan(store(tmp_path / "hf", tensors, listed)).mapping.outputs}
+    assert outputs == {output.name for output in plan(store(tmp_path / "count", tensors, config)).mapping.outputs}
+    assert any("expert_bias" in name for name in outputs if name.startswith("decoder")) == (kind == "moe")
 
 
 def test_without_a_config_names_tell_what_a_layer_has(tmp_path) -> None:
@@ -93,6 +109,27 @@ def test_the_names_of_transformers_come_back_where_they_are_asked(tmp_path, case
     assert {n: kept[:2] for n, kept in golden.found(back).items()} == {n: kept[:2] for n, kept in expected.items()}
     again = convert(back, tmp_path / "again")
     assert golden.found(again) == golden.found(there)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"compress_ratios": [0, "4", None, [4]]},
+        {"compress_ratios": "0404"},
+        {"compress_ratios": None, "layer_types": [["x"], 1, None, {}], "compress_rates": {"x": []}},
+        {"compress_ratios": None, "layer_types": {}, "compress_rates": []},
+    ],
+    ids=str,
+)
+def test_what_a_config_says_in_no_form_that_is_known_is_not_said(tmp_path, said) -> None:
+    source = store(tmp_path / "hf", specs(), {**CONFIG, **said})
+    assert len(plan(source).mapping.outputs) > 100
+
+
+def test_more_layers_than_memory_has_room_for_are_missing(tmp_path) -> None:
+    many = {**CONFIG, "num_hidden_layers": 1 << 30, "num_hash_layers": (1 << 30) - 1}
+    with pytest.raises((SourceError, UnsupportedError), match="do not fit the model"):
+        plan(store(tmp_path / "hf", specs(), many))
 
 
 def test_layers_that_predict_further_tokens_may_be_dropped(tmp_path) -> None:

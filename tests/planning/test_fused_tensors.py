@@ -102,6 +102,7 @@ def test_rows_and_columns_in_each_other_s_place_give_the_same_bytes(tmp_path, na
     streamconv.convert(source, tmp_path / "a", max_mem="8G", dtype=dtype)
     streamconv.convert(store(tmp_path / "separate", name, tensors, **these), tmp_path / "b", max_mem="8G", dtype=dtype)
     assert golden.found(tmp_path / "a") == golden.found(tmp_path / "b")
+    streamconv.verify(tmp_path / "a", source=source, max_mem="8G")
 
 
 WAYS = [(name, options) for name in KINDS for options in choices(find(name)) if options.get("mtp", True)]
@@ -190,6 +191,12 @@ def test_gate_and_up_of_odd_rows_are_not_cut(tmp_path) -> None:
     tensors["model.layers.0.mlp.experts.gate_up_proj"] = np.zeros((EXPERTS, 2 * FFN + 1, 20), np.float32)
     with pytest.raises(UnsupportedError, match=r"layers\.0\.mlp\.experts\.gate_up_proj: no rule matches"):
         streamconv.plan(store(tmp_path / "hf", "qwen3_moe", tensors), tmp_path / "a", max_mem="8G")
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 0, 20), (1 << 40, 12, 0), (0, 12, 20)])
+def test_a_tensor_without_elements_is_not_cut(shape) -> None:
+    """However many experts its shape says it has."""
+    assert Fused("x", ("{e}.gate", "{e}.up")).cut(TensorRef("x", F32, shape, ())) is None
 
 
 def test_a_part_lies_where_it_did_across_extents() -> None:
