@@ -15,11 +15,10 @@ import streamconv
 from streamconv import testing as samples
 from streamconv.families import find
 from streamconv.formats import safetensors
-from streamconv.formats.catalog import open_catalog
 from streamconv.ranks.device_layouts import DeviceLayout
 from streamconv.ranks.strategy_format import encode
-from streamconv.tensors.dtypes import BF16, F32, I32, I64
-from streamconv.tensors.refs import Catalog, OutputFile, TensorSpec
+from streamconv.tensors.dtypes import BF16, F32
+from streamconv.tensors.refs import OutputFile, TensorSpec
 
 MIB = 1 << 20
 _SHARD = 500_000_000
@@ -105,68 +104,14 @@ def deepseek_v3(folder: Path, **changes: Any) -> Path:
     """Write DeepSeek-V3 at its full size, 91,991 tensors in 161 shards: real headers, holes for data."""
     config = {**DEEPSEEK_V3, **changes}
     specs = samples.fp8_specs(samples.hf_specs(find("deepseek3"), config))
-    specs.sort(key=_in_layers)
+    specs.sort(key=in_layers)
     samples.write_hf(folder, config, specs, 4_300_000_000, sparse=True)
     return folder
 
 
-#: Kimi-K2-Thinking at its full size: routed experts of 4 bits, packed, with a scale for 32 of them.
-KIMI_K2_THINKING: Mapping[str, Any] = {
-    **DEEPSEEK_V3,
-    "model_type": "kimi_k2",
-    "num_nextn_predict_layers": 0,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 64,
-    "n_routed_experts": 384,
-    "first_k_dense_replace": 1,
-    "vocab_size": 163840,
-    "quantization_config": {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32},
-            }
-        },
-    },
-}
-
-
-def kimi_k2_thinking(folder: Path, **changes: Any) -> Path:
-    """Write Kimi-K2-Thinking at its full size, 594 GB: real headers, holes for data but the shapes of one layer."""
-    config = {**KIMI_K2_THINKING, **changes}
-    specs = samples.hf_specs(find("deepseek3"), config)
-    specs.sort(key=_in_layers)
-    samples.write_hf(folder, config, [one for spec in specs for one in _packed(spec)], 10_000_000_000, sparse=True)
-    catalog = open_catalog(folder)
-    for spec in specs:
-        if ".layers.1.mlp.experts." in spec.name:
-            _write_shape(catalog, spec)
-    return folder
-
-
-def _in_layers(spec: TensorSpec) -> list[int]:
+def in_layers(spec: TensorSpec) -> list[int]:
+    """Return what sorts tensors layer by layer, and expert by expert."""
     return [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")]
-
-
-def _packed(spec: TensorSpec) -> list[TensorSpec]:
-    """Return what compressed-tensors makes of a routed expert's matrix with 4 bits: eight codes in a word."""
-    if ".mlp.experts." not in spec.name:
-        return [spec]
-    rows, columns = spec.shape
-    return [
-        TensorSpec(f"{spec.name}_packed", I32, (rows, columns // 8)),
-        TensorSpec(f"{spec.name}_scale", BF16, (rows, columns // 32)),
-        TensorSpec(f"{spec.name}_shape", I64, (2,)),
-    ]
-
-
-def _write_shape(catalog: Catalog, spec: TensorSpec) -> None:
-    extent = catalog[f"{spec.name}_shape"].extents[0]
-    with extent.file.path.open("r+b") as file:
-        file.seek(extent.offset)
-        file.write(np.array(spec.shape, np.int64).tobytes())
 
 
 def matrices(folder: Path, count: int, rows: int, columns: int, sparse: bool = False) -> Path:

@@ -20,6 +20,8 @@ _PROJECTIONS = {**_SHAPES, "o": "hidden, heads*head_dim"}
 
 #: What transformers takes where the config does not say: the 11B's.
 _LAYERS, _CROSS_LAYERS = 40, range(3, 40, 5)
+#: More layers than any model has; a config with more of them fits no source.
+_MOST = 1000
 
 
 def rules(config: Config, options: Options) -> list[Statement]:
@@ -52,7 +54,7 @@ def _language(config: Config) -> list[Statement]:
 def _attentions(config: Config) -> list[Statement]:
     """Return the rules of attention: some layers see the image, all others the text."""
     count, cross = (look_up(config, f"text_config.{key}") for key in ("num_hidden_layers", "cross_attention_layers"))
-    layers = range(count if isinstance(count, int) else _LAYERS)
+    layers = range(min(count, _MOST) if isinstance(count, int) else _LAYERS)
     crossing = [number for number in layers if number in (cross if isinstance(cross, list) else _CROSS_LAYERS)]
     seeing, plain = _these(crossing), _these([n for n in layers if n not in crossing])
     return [

@@ -237,6 +237,11 @@ def test_a_whole_layer_that_attends_to_the_image_is_missed(tmp_path) -> None:
         streamconv.plan(tmp_path / "hf", tmp_path / "ms", max_mem="8G")
 
 
+def test_a_config_of_a_billion_layers_is_no_table_of_a_billion_patterns() -> None:
+    table = families.find("mllama").rules({"text_config": {"num_hidden_layers": 1 << 30}}, {"hf_names": "published"})
+    assert max(len(str(statement)) for statement in table) < 10_000
+
+
 def test_v3_2_is_not_written_for_a_network_that_orders_rows_differently() -> None:
     """Its names and shapes would fit: nothing but the answers of the model would be wrong."""
     family = families.find("deepseek32")
