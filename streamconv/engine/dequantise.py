@@ -24,7 +24,7 @@ from .tiles import TILE_SIDE, even_part, fast_axis
 # Elements of a tile on its way through float32: it stays in L2, and its calls are long compared with what it takes to
 # get the interpreter lock back. Fewer where rows have factors of their own, which need room too, or where what comes
 # out is cast once more. Then the longest row of a tile, and the row of one that is transposed.
-_ELEMENTS = 112 << 10
+_ELEMENTS = 128 << 10
 _ELEMENTS_WITH_FACTORS = 56 << 10
 _ROW = 16 << 10
 _SIDE = 800
@@ -94,9 +94,14 @@ class _Matrix:
         self._parts = window.parts
         self._first = [low for low, _ in window.box[-2:]]
         self._codes = window.codes.matrix(lead)
-        self._factors = [part.matrix(lead) for part in window.factors]
+        every = zip(window.factors, window.parts.factors, strict=True)
+        self._factors = [part.matrix(lead).read(blocks.codes) for part, blocks in every]
+        first = self._factors[0].data
+        self._is_tame = len(self._factors) == 1 and first.dtype == np.float32 and _are_tame(first)
         self._zeros = None if window.zeros is None else window.zeros.matrix(lead)
         self._groups = window.groups
+        self._code = _code_of(window.parts)
+        self._of_groups: _Band | None = None
 
     def write(self, rows: range, columns: range, target: Bits, target_dtype: DType) -> int:
         """Write some rows and columns, cast; return how many finite bfloat16 became infinite."""
@@ -105,7 +110,8 @@ class _Matrix:
         most = min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
         scratch = _Scratch(most, len(rows))
         overflows = 0
-        for across in _cut(columns, step, min(_SIDE if transposed else _ROW, most // least or 1)):
+        for across in _cut(columns, step, min(_SIDE if transposed else _ROW, most // least or 1, self._most_columns)):
+            self._of_groups = self._all_groups(across)
             for down in _cut(rows, self._height(), self._band(rows, across)):
                 band = self._shared(down, across)
                 for few in _cut(down, least, max(1, most // len(across))):
@@ -116,22 +122,48 @@ class _Matrix:
 
     def _shared(self, rows: range, columns: range) -> _Band:
         """Return what the tiles of a band of rows are multiplied with."""
-        groups = self._grouped(rows, columns)
+        groups, has_nan = self._grouped(rows, columns), self._have_nan(rows, columns)
+        if self._of_groups is not None and groups is not None:
+            return self._of_groups.chosen(rows.start, groups.numbers, has_nan)
+        return self._band_of(rows, columns, groups, has_nan)
+
+    def _band_of(self, rows: range, columns: range, groups: Groups | None, has_nan: bool) -> _Band:
         blocks = zip(self._factors, self._parts.factors, strict=True)
         every = ((shared(part, one, rows, columns, groups), one.divides) for part, one in blocks)
         factors, zeros = combined(every, len(columns)), None
-        is_tame = _are_tame(factors.values)
+        is_tame = self._is_tame or _are_tame(factors.values)
         if self._zeros is not None and self._parts.zeros is not None:
             zeros = shared(self._zeros, self._parts.zeros, rows, columns, groups)
             is_tame = is_tame and _are_whole(zeros.values)
             zeros = zeros.ready(len(columns))
-        return _Band(rows.start, factors.ready(len(columns)), zeros, is_tame, self._have_nan(rows, columns))
+        return _Band(rows.start, factors.ready(len(columns)), zeros, is_tame, has_nan)
+
+    @property
+    def _groups_of_rows(self) -> int:
+        """How many groups rows are chosen from in no order; 0 where they are in order."""
+        groups = self._parts.groups
+        if self._groups is None or groups is None or groups.axis != 0:
+            return 0
+        return self._parts.factors[0].codes.shape[-2]
+
+    @property
+    def _most_columns(self) -> int:
+        """How many columns the factors of all groups may have."""
+        count = self._groups_of_rows
+        return max(1, _MOST_FACTORS // count) if count else _ROW
+
+    def _all_groups(self, columns: range) -> _Band | None:
+        """Return a band with a row for each group, to choose from: many rows are of the same."""
+        count = self._groups_of_rows
+        if not count:
+            return None
+        return self._band_of(range(count), columns, Groups(0, np.arange(count)), has_nan=False)
 
     def _have_nan(self, rows: range, columns: range) -> bool:
         """Whether there is a NaN among codes of F8_E4M3."""
         if self._code.kind != "e4m3":
             return False
-        codes = codes_at(self._codes, self._parts.codes, _slice(rows), _slice(columns))
+        codes = self._codes.box(rows, columns)
         return bool(codes.max() == 0xFF or codes.view(np.int8).max() == 0x7F)
 
     def _write_tile(
@@ -161,8 +193,7 @@ class _Matrix:
         if codes.packing is not None and (codes.packing.bits, codes.packing.axis) == (4, 1):
             return _pairs(part, codes.packing, code, rows, columns, scratch), None
         if codes.packing is None:
-            found = part.data[rows.start - part.row : rows.stop - part.row]
-            found = found[:, columns.start - part.column : columns.stop - part.column]
+            found = part.box(rows, columns)
         else:
             found = codes_at(part, codes, _slice(rows), _slice(columns), scratch.codes(code))
             if found.dtype == np.float32:
@@ -192,7 +223,7 @@ class _Matrix:
         """Return how many rows a band has at most, so that its factors stay few."""
         if self._rows_share(rows):
             return TILE_SIDE
-        widest = 1 if self._groups is not None else min(one.block[1] for one in self._blocks)
+        widest = 1 if self._groups is not None and not self._groups_of_rows else min(b.block[1] for b in self._blocks)
         return max(1, min(TILE_SIDE, _MOST_FACTORS * widest // len(columns)))
 
     @property
@@ -200,12 +231,6 @@ class _Matrix:
         yield from self._parts.factors
         if self._parts.zeros is not None:
             yield self._parts.zeros
-
-    @property
-    def _code(self) -> Code:
-        if self._parts.codes.code is None:
-            raise InternalError(f"nothing says what the codes of {self._parts.codes.ref.name} stand for")
-        return self._parts.codes.code
 
 
 class _Band(NamedTuple):
@@ -216,6 +241,12 @@ class _Band(NamedTuple):
     zeros: Shared | None
     is_tame: bool
     has_nan: bool
+
+    def chosen(self, first: int, numbers: NDArray[np.intp], has_nan: bool) -> _Band:
+        """Return the band whose rows are these of this one."""
+        factors = self.factors._replace(values=np.take(self.factors.values, numbers, axis=0))
+        zeros = self.zeros and self.zeros._replace(values=np.take(self.zeros.values, numbers, axis=0))
+        return _Band(first, factors, zeros, self.is_tame, has_nan)
 
 
 class _Scratch:
@@ -250,6 +281,12 @@ def _pairs(part: Part, packing: Packing, code: Code, rows: range, columns: range
     values = scratch.numbers(len(rows), 2 * codes.shape[1])
     decode_pairs(codes, code, values)
     return values[:, skip % 2 : skip % 2 + len(columns)]
+
+
+def _code_of(parts: Quantised) -> Code:
+    if parts.codes.code is None:
+        raise InternalError(f"nothing says what the codes of {parts.codes.ref.name} stand for")
+    return parts.codes.code
 
 
 def _round(values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, target: NDArray[np.uint16]) -> None:

@@ -27,6 +27,10 @@ _NUMPY: dict[DType, np.dtype[Any]] = {
 }
 
 
+#: Numbers that are read once for all tiles.
+_LITTLE = 4 << 10
+
+
 class Part(NamedTuple):
     """A part of a quantised tensor, as far as it was read.
 
@@ -35,9 +39,20 @@ class Part(NamedTuple):
         row, column: where in the whole part the first of its codes stands, not packed.
     """
 
-    data: Bits
+    data: Bits | Numbers
     row: int
     column: int
+
+    def read(self, codes: Codes) -> Part:
+        """Return the same in float32, if that is little."""
+        if codes.code is not None or self.data.size > _LITTLE:
+            return self
+        return self._replace(data=numbers(self.data, codes.ref.dtype))
+
+    def box(self, rows: range, columns: range) -> Any:
+        """Return some rows and columns of what is not packed."""
+        top, left = self.row, self.column
+        return self.data[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
     def matrix(self, lead: tuple[int, ...]) -> Part:
         """Return one matrix of a stack; all of them have it, where there is only one."""
@@ -82,12 +97,14 @@ class Groups(NamedTuple):
     numbers: NDArray[np.intp]
 
 
-def numbers(raw: Bits, dtype: DType) -> Numbers:
-    """Return numbers in float32 from their bits, all of them exactly.
+def numbers(raw: Bits | Numbers, dtype: DType) -> Numbers:
+    """Return numbers in float32 from their bits, all of them exactly; or as they are, if they are in float32 already.
 
     F8_E8M0 and U8 are powers of two, 2^(b - 127) (OCP Microscaling Formats 1.0, 5.4.1). An I64 holds an F32 in its low
     32 bits (msModelSlim's `deq_scale`). The others are what they say.
     """
+    if raw.dtype == np.float32:
+        return raw
     if dtype in (F8_E8M0, U8):
         bits = raw.astype(np.uint32) << np.uint32(23)
         bits[raw == 0] = 1 << 22  # 2^-127 is no normal number
