@@ -234,7 +234,9 @@ def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Sta
     candidates.append((whole[0], whole[1]))
     if group:
         candidates.append(_along(group, along))
-    elif grid[across] == size[across] and grid[along] and size[along] % grid[along] == 0:
+    # Where an index has to be there, it decides: a config that says another size is of other weights.
+    is_free = not group or (layout.groups is not None and not layout.groups.optional)
+    if is_free and grid[across] == size[across] and grid[along] and size[along] % grid[along] == 0:
         candidates.append(_along(size[along] // grid[along], along))
     if factor.of_inputs:
         candidates = [_along(1, along) if size[across] == 1 else ((size[0], 1) if along == 1 else (1, size[1]))]

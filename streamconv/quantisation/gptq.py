@@ -34,7 +34,8 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
 
 def _stated(entry: Entry, module: str) -> Stated:
     # `dynamic` gives some modules other bits and groups: the shapes and g_idx tell those.
-    return Stated()
+    size = entry.get("group_size")
+    return Stated(group=size if isinstance(size, int) and size > 0 else 0)
 
 
 def _refuses(entry: Entry) -> str:
