@@ -227,7 +227,7 @@ def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Sta
     """Return the rows and columns of a block, `None` if no block gives this grid."""
     across, along = 1 - layout.inputs, layout.inputs
     group = factor.group or stated.group
-    candidates = [block for block in (stated.block, factor.block) if block]
+    candidates = [block for block in [stated.block or factor.block] if block]
     candidates.append((size[0], size[1]))
     whole = [1, 1]
     whole[along] = size[along]
