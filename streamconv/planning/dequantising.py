@@ -239,9 +239,11 @@ class _Reading:
         """Yield a finding for each tensor that is left, and is called as if it were part of a weight."""
         layouts = [one.layout for every in self._by_dtype.values() for one in every]
         parts = {(e, part.is_common) for layout in layouts for part in layout.parts() for e in part.endings}
-        for name in tensors:
+        for name, ref in tensors.items():
             for ending, is_common in parts:
                 stem = name.removesuffix(ending)
-                if stem != name and (not is_common or stem.endswith(".weight")):
+                # Models have no tensors of their own in F8_E8M0.
+                is_own = is_common and not stem.endswith(".weight") and ref.dtype != F8_E8M0
+                if stem != name and not is_own:
                     yield f"{quote(name)}: there is no quantised tensor that it belongs to"
                     break
