@@ -98,7 +98,7 @@ class _Reading:
             for layout in method.layouts(entry):
                 for dtype in layout.codes.dtypes:
                     self._by_dtype[dtype].append(_Candidate(method, entry, layout))
-        self._geometries: dict[object, Geometry | str] = {}
+        self._geometries: dict[object, Geometry] = {}
         self._weights: dict[str, TensorRef] = {}
         self._used: set[str] = set()
         self._modules: set[str] = set()
@@ -183,9 +183,13 @@ class _Reading:
         if layout.types and stated.type not in layout.types:
             return f"it is no {layout.title}"
         key = id(layout), stated, tuple([(ref.shape, ref.dtype.name) for ref in found.refs()])
-        if key not in self._geometries:
-            self._geometries[key] = self._sizes(layout, found, stated)
-        return self._geometries[key]
+        if key in self._geometries:
+            return self._geometries[key]
+        sizes = self._sizes(layout, found, stated)
+        # Others may state another shape where words have room for it; and why one does not fit is of no other.
+        if isinstance(sizes, Geometry) and (layout.shape is None or sizes.fills_words):
+            self._geometries[key] = sizes
+        return sizes
 
     def _sizes(self, layout: Layout, found: Found, stated: Stated) -> Geometry | str:
         for ref in found.refs():

@@ -77,6 +77,12 @@ class Geometry:
     _factors: tuple[_Numbers, ...]
     _zeros: _Numbers | None
 
+    @property
+    def fills_words(self) -> bool:
+        """Whether the codes end where a word does."""
+        packing = self._packing
+        return packing is None or self._codes[packing.axis - 2] % packing.unit[0] == 0
+
     def weight(self, name: str, found: Found) -> QuantisedRef:
         """Return the weight that these tensors stand for."""
         layout, parts = self._layout, found.parts
