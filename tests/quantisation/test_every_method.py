@@ -30,7 +30,7 @@ from streamconv.tensors.dtypes import BF16, F16, F32, DType
 from streamconv.tensors.grids import Box, box_shape
 from streamconv.tensors.view_nodes import View
 from support import decoders
-from support.decoders import METHODS, Dice, Sample, Size
+from support.decoders import METHODS, Dice, Raw, Sample, Size
 
 Bits = NDArray[Any]
 
@@ -218,3 +218,82 @@ def test_conversions_with_the_smallest_shards(method: str, seed: int, tmp_path: 
     assert found.keys() == expected.keys()
     for name, bits in expected.items():
         np.testing.assert_array_equal(found[name], bits)
+
+
+# ---------------------------------------------------------------- every code times many scales
+
+_MANTISSAS = np.array([0, 1, 0x3FFFFF, 0x400000, 0x5A5A5A, 0x7F8000, 0x7FFFFF], np.uint32)
+_POSITIVE = (np.arange(256, dtype=np.uint32)[:, None] << 23 | _MANTISSAS).ravel()
+F32S = np.concatenate([_POSITIVE, _POSITIVE | np.uint32(1 << 31)])
+
+#: Every pattern of a dtype; of F32 every exponent, with both signs and a few mantissas.
+PATTERNS: Mapping[str, Bits] = {
+    "F32": F32S,
+    "I64": F32S.view(np.int32).astype(np.int64).view(np.uint64),
+    "BF16": np.arange(1 << 16, dtype=np.uint16),
+    "F16": np.arange(1 << 16, dtype=np.uint16),
+    "F8_E4M3": np.arange(1 << 8, dtype=np.uint8),
+    "F8_E8M0": np.arange(255, dtype=np.uint8),
+    "U8": np.arange(255, dtype=np.uint8),
+}
+
+
+class Loaded(Dice):
+    """Dice that show everything in its order, those scales alone which are wanted, and the preferred of several."""
+
+    def __init__(self, preferred: Sequence[object], tame: bool, first: int = 0) -> None:
+        super().__init__(np.random.default_rng(0))
+        self._preferred, self._tame, self._first = preferred, tame, first
+
+    def one_of(self, *values: Any) -> Any:
+        return next((one for one in values if one in self._preferred), values[0])
+
+    def bytes(self, *shape: int) -> NDArray[np.uint8]:
+        return np.resize(np.arange(256, dtype=np.uint8), shape)
+
+    def scales(self, dtype: str, *shape: int) -> Raw:
+        bits = PATTERNS[dtype]
+        if self._tame:
+            values = np.abs(Raw(dtype, bits).values())
+            bits = bits[(values >= 2.0**-100) & (values <= 2.0**100)]
+        return Raw(dtype, np.resize(np.roll(bits, -self._first), shape))
+
+
+#: Method and what it prefers -> rows and columns with which each scale meets every code.
+EVERYTHING = {
+    **{
+        f"ct-{codes}-channel {one}{zeros}": (len(PATTERNS[one]), 256)
+        for codes in ("F8_E4M3", "I8")
+        for one in ("F32", "BF16", "F16")
+        for zeros in ("", " zeros")
+    },
+    **{f"ct-pack-{bits} F32{zeros}": (len(F32S), 256) for bits in range(2, 9) for zeros in ("", " packed")},
+    **{f"ct-padded-{bits} F32": (len(F32S), 256) for bits in (3, 5, 6, 7)},
+    **{f"gptq-{bits} {one}": (1 << 16, 1 << max(bits, 5)) for bits in (2, 3, 4, 8) for one in ("F16", "BF16")},
+    **{f"awq {one}": (1 << 16, 64) for one in ("F16", "BF16")},
+    **dict.fromkeys(["fp8-mxfp8", "deepseek-fp4", "gpt-oss"], (16, 255 * 32)),
+    **dict.fromkeys(["slim-static-F32", "slim-static-I64"], (len(F32S), 256)),
+    **dict.fromkeys(["slim-W4A8_DYNAMIC", "slim-WFP8AFP8_DYNAMIC"], (len(F32S), 256)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tame", [True, False], ids=["tame", "any"])
+@pytest.mark.parametrize("case", EVERYTHING)
+def test_every_code_times_many_scales(case: str, tame: bool, tmp_path: Path) -> None:
+    """Subnormal, huge, zero, infinite and NaN; and without those, which takes another way."""
+    (method, *preferred), (rows, columns) = case.split(), EVERYTHING[case]
+    made = METHODS[method](Loaded([*preferred, True], tame, first=37), Size(rows, columns, columns, (1, 1)))
+    decoders.save(tmp_path, [made], np.random.default_rng(0))
+    check_all(views.leaf(opened(tmp_path).catalog[made.weight]), made.expected, BF16, 1 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["modelopt-nvfp4", "ct-nvfp4"])
+def test_every_code_times_every_pair_of_scales(method: str, tmp_path: Path) -> None:
+    for first in range(0, len(F32S), 97):
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        made = METHODS[method](Loaded([], tame=False, first=first), Size(2, 256 * 16, 16, (1, 1)))
+        decoders.save(folder, [made], np.random.default_rng(0))
+        check_all(views.leaf(opened(folder).catalog[made.weight]), made.expected, BF16, 1 << 20)

@@ -383,7 +383,7 @@ def compressed_dense(dice: Dice, size: Size, dtype: str, strategy: str) -> Sampl
     codes, scales = dice.codes(dtype, *size.shape), dice.scales(dice.one_of("BF16", "F16", "F32"), *shape)
     tensors = {dice.name: codes, f"{dice.module}.weight_scale": scales}
     values = codes.values()
-    if dice.one_of(True, False):
+    if dice.one_of("", "zeros"):
         zeros = tensors[f"{dice.module}.weight_zero_point"] = dice.small(*shape)
         values = values - spread(zeros.values().reshape(size.grid(block)), block, size.shape)
     expected = times(values, spread(scales.values().reshape(size.grid(block)), block, size.shape))
