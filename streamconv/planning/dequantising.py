@@ -119,6 +119,7 @@ class _Reading:
         self._missing += self._lacking(left)
         if not (self._weights or self._wrong or self._missing):
             return Understood(self._catalog)
+        self._wrong += self._twice()
         dropped, tensors = {}, {}
         for name, ref in self._catalog.items():
             if name in self._weights:
@@ -238,6 +239,12 @@ class _Reading:
         if ending not in endings:
             return ""
         return endings[ending] if stem in self._modules or stem.rpartition(".")[2] in _ATTENTION else ""
+
+    def _twice(self) -> Iterator[str]:
+        """Yield a finding for each weight that the source has as it is, too."""
+        for name, weight in self._weights.items():
+            if weight.name != name and weight.name in self._catalog:
+                yield f"{quote(name)}: the source has its weight {quote(weight.name)} as well"
 
     def _surplus(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
         """Yield a finding for each tensor that is left, and is called as if it were part of a weight."""
