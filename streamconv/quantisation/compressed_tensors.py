@@ -127,7 +127,7 @@ def _block(value: object) -> Block | None:
 
 def _refuses(entry: Entry) -> str:
     formats = [entry.get("format"), *(group.get("format") for group in _groups(entry))]
-    unread = [str(one) for one in formats if one is not None and one not in _READ]
+    unread = [str(one) for one in formats if one is not None and str(one) not in _READ]
     return f"its format {unread[0]} is not read" if unread else ""
 
 
