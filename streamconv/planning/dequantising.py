@@ -177,12 +177,15 @@ class _Reading:
         return Found(codes, parts)
 
     def _geometry(self, candidate: _Candidate, name: str, found: Found) -> Geometry | str:
-        """Return the sizes of a weight, or why there are none; weights with parts of the same shapes have the same."""
+        """Return the sizes of a weight, or why there are none, empty if the config calls it something else.
+
+        Weights with parts of the same shapes have the same sizes.
+        """
         layout = candidate.layout
         module = name.removesuffix(layout.codes.ending).removesuffix(".weight")
         stated = candidate.method.stated(candidate.entry, module)
         if layout.types and stated.type not in layout.types:
-            return f"it is no {layout.title}"
+            return ""
         key = id(layout), stated, tuple([(ref.shape, ref.dtype.name) for ref in found.refs()])
         if key in self._geometries:
             return self._geometries[key]

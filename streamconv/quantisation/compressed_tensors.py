@@ -115,6 +115,7 @@ def _stated(entry: Entry, module: str) -> Stated:
         bits if isinstance(bits, int) else 0,
         size if isinstance(size, int) and size > 0 else 0,
         _block(block),
+        has_zeros=weights.get("symmetric") is False,
     )
 
 

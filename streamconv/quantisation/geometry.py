@@ -129,7 +129,7 @@ def geometry(layout: Layout, found: Found, stated: Stated, read: ReadNumbers) ->
         _code=layout.code(bits),
         _packing=packing,
         _factors=factors,
-        _zeros=_zeros(layout, found, factors[0], packing),
+        _zeros=_zeros(layout, found, factors[0], packing, stated),
     )
 
 
@@ -257,10 +257,15 @@ def _blocks(size: Shape, block: Block) -> Shape:
     return tuple(-(-n // b) for n, b in zip(size, block, strict=True))
 
 
-def _zeros(layout: Layout, found: Found, scale: _Numbers, packing: Packing | None) -> _Numbers | None:
+def _zeros(layout: Layout, found: Found, scale: _Numbers, packing: Packing | None, stated: Stated) -> _Numbers | None:
     """Return how zero points are stored: one for each scale, as they are or packed like codes."""
     ref = found.parts.get(layout.zeros) if layout.zeros else None
-    if ref is None or layout.zeros is None:
+    if layout.zeros is None:
+        return None
+    if ref is None:
+        if stated.has_zeros:
+            name = found.codes.name.removesuffix(layout.codes.ending) + layout.zeros.ending
+            raise MisfitError(f"its zero points {quote(name)} are missing")
         return None
     zeros, grid = layout.zeros, scale.shape
     if packing is None or zeros.code is None or ref.dtype.itemsize == 1:

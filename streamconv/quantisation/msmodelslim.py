@@ -50,7 +50,7 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
 
 
 def _stated(entry: Entry, module: str) -> Stated:
-    return Stated(type=str(entry.get(f"{module}{_WEIGHT}", "")))
+    return Stated(type=str(entry.get(f"{module}{_WEIGHT}", "")), has_zeros=f"{module}{_OFFSET.ending}" in entry)
 
 
 def _keys(value: object, depth: int = 4) -> Iterator[str]:
