@@ -23,7 +23,16 @@ _W4A8 = Layout(
     types=("W4A8_DYNAMIC",),
     source=_SOURCE,
 )
-_INT8 = Layout("INT8", Part(_WEIGHT, (I8,)), signed, (Factor(_SCALE, (F32,)),), zeros=_OFFSET, source=_SOURCE)
+_INT8 = Layout(
+    "INT8",
+    Part(_WEIGHT, (I8,)),
+    signed,
+    (Factor(_SCALE, (F32,)),),
+    zeros=_OFFSET,
+    # Not W4A8_DYNAMIC: with so many rows older versions wrote it, and a second scale, which is not read.
+    types=("", "W8A8", "W8A8_DYNAMIC", "W8A8_MIX", "W8A16", "W4A4_DYNAMIC"),
+    source=_SOURCE,
+)
 _STATIC = Layout(
     "INT8 with scales of activations",
     Part(_WEIGHT, (I8,)),
