@@ -213,6 +213,15 @@ def test_a_type_that_is_not_known(tmp_path: Path) -> None:
     assert "W3A3_NEW" in refusal(saved(tmp_path / "source", made))
 
 
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("slim-W8A16", "FLOAT"), ("slim-W8A16", "W4A8_DYNAMIC"), ("slim-W4A8_DYNAMIC", "W8A8_DYNAMIC")],
+)
+def test_a_type_that_contradicts(method: str, kind: str, tmp_path: Path) -> None:
+    made = with_entry(samples(method), **{f"{MODULE}.weight": kind})
+    assert f"{MODULE}.weight" in refusal(saved(tmp_path / "source", made))
+
+
 def test_a_block_that_contradicts(tmp_path: Path) -> None:
     """The default is for configs that state none."""
     made = with_entry([METHODS["fp8-F32"](Dice(np.random.default_rng(0)), Size(200, 200, 1, (128, 128)))])
@@ -246,6 +255,40 @@ def test_a_config_without_bits(bits: object, tmp_path: Path) -> None:
     made = [METHODS["ct-pack-3"](Dice(np.random.default_rng(0)), Size(72, 10, 10, (64, 64)))]
     groups = {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits, "group_size": 10}}}
     assert f"{MODULE}." in refusal(saved(tmp_path / "source", with_entry(made, config_groups=groups)))
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "values"),
+    [
+        ("ct-I8-channel", "weight_zero_point", {"symmetric": False}),
+        ("ct-pack-4", "weight_zero_point", {"symmetric": False}),
+        ("slim-W8A16", "weight_offset", None),
+    ],
+)
+def test_zero_points_that_have_to_be_there(
+    method: str, part: str, values: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    every = (samples(method, seed) for seed in range(99))
+    first, *_ = next(made for made in every if f"{MODULE}.{part}" in made[0].tensors)
+    if values is not None:
+        group = first.entry["config_groups"]["group_0"]
+        groups = {"group_0": {**group, "weights": {**group["weights"], **values}}}
+        first = replace(first, entry={**first.entry, "config_groups": groups})
+    said = refusal(saved(tmp_path / "source", [without(first, f"{MODULE}.{part}")]))
+    assert f"its zero points {MODULE}.{part} are missing" in said
+
+
+@pytest.mark.parametrize("method", ["ct-pack-4", "gptq-4", "awq", "gpt-oss"])
+def test_a_weight_that_is_there_twice(method: str, tmp_path: Path) -> None:
+    first, *others = samples(method)
+    plain = Raw("BF16", first.expected)
+    said = refusal(saved(tmp_path / "source", [with_raw(first, first.weight, plain), *others]))
+    assert f"the source has its weight {first.weight} as well" in said
+
+
+@pytest.mark.parametrize("value", [[], {}, 3, "new"], ids=str)
+def test_a_format_that_is_none(value: object, tmp_path: Path) -> None:
+    assert "is not read" in refusal(saved(tmp_path / "source", with_entry(samples("ct-pack-4"), format=value)))
 
 
 def test_a_config_that_is_no_json(tmp_path: Path) -> None:
