@@ -70,6 +70,7 @@ class Windows:
         self._files = OpenFiles(access, drops)
         self._held: _Held | None = None
         self._quantised: Window | None = None
+        self._checked: Quantised | None = None
         self._behind = 0
 
     def close(self) -> None:
@@ -114,6 +115,7 @@ class Windows:
         if found is not None and found.parts == leaf.parts and _holds(found.box, box):
             return found
         self._held = self._quantised = None
+        self._check_shape(leaf.parts)
         groups = self._groups(leaf.parts, box)
         grouped = None if groups is None or leaf.parts.groups is None else leaf.parts.groups.axis
         codes = leaf.parts.codes
@@ -153,6 +155,16 @@ class Windows:
             inside = some[max(0, low - first) : max(0, high - first)]
             found[max(0, first - low) :][: len(inside)] = inside
         return None if np.array_equal(found, np.arange(low, high) // size) else found
+
+    def _check_shape(self, parts: Quantised) -> None:
+        """Compare the shape of codes with the tensor that states it: the plan reads one of many that look the same."""
+        ref = parts.stated
+        if ref is None or parts == self._checked:
+            return
+        stated = np.frombuffer(self._part_of(ref, 0, math.prod(ref.shape)), numpy_dtype(ref.dtype)).tolist()
+        if stated != list(parts.shape):
+            raise _another_shape(parts, ref, stated)
+        self._checked = parts
 
     def _part_of(self, ref: TensorRef, first: int, count: int) -> bytearray:
         target = bytearray(count * ref.dtype.itemsize)
@@ -255,6 +267,15 @@ def _no_group(ref: TensorRef, group: int, count: int) -> SourceError:
     file = next(ref.places()).file
     return SourceError(
         f"{quote(file.path)}: {quote(ref.name)} names group {group}, but there are {counted(count, 'group')} of scales",
+        "download the file again, or ask those who quantised the model",
+    )
+
+
+def _another_shape(parts: Quantised, ref: TensorRef, stated: list[int]) -> SourceError:
+    file = next(ref.places()).file
+    return SourceError(
+        f"{quote(file.path)}: {quote(ref.name)} states the shape {stated}, "
+        f"and {quote(parts.codes.ref.name)} was taken to have {list(parts.shape)} like others of its size",
         "download the file again, or ask those who quantised the model",
     )
 

@@ -100,7 +100,7 @@ class _Reading:
             for layout in method.layouts(entry):
                 for dtype in layout.codes.dtypes:
                     self._by_dtype[dtype].append(_Candidate(method, stated, layout))
-        self._geometries: dict[object, Geometry | str] = {}
+        self._geometries: dict[object, Geometry] = {}
         self._weights: dict[str, TensorRef] = {}
         self._used: set[str] = set()
         self._modules: set[str] = set()
@@ -121,6 +121,7 @@ class _Reading:
         self._missing += self._lacking(left)
         if not (self._weights or self._wrong or self._missing):
             return Understood(self._catalog)
+        self._wrong += self._twice()
         dropped, tensors = {}, {}
         for name, ref in self._catalog.items():
             if name in self._weights:
@@ -181,17 +182,23 @@ class _Reading:
         return Found(layout, codes, parts)
 
     def _geometry(self, candidate: _Candidate, name: str, found: Found) -> Geometry | str:
-        """Return the sizes of a weight, or why there are none; weights with parts of the same shapes have the same."""
+        """Return the sizes of a weight, or why there are none, empty if the config calls it something else.
+
+        Weights with parts of the same shapes have the same sizes.
+        """
         layout = candidate.layout
         module = name.removesuffix(layout.codes.ending).removesuffix(".weight")
         stated = candidate.stated(module)
         if layout.types and stated.type not in layout.types:
-            return f"it is no {layout.title}"
+            return ""
         shapes = [ref and (ref.shape, ref.dtype.name) for ref in found.parts]
         key = id(layout), stated, found.codes.shape, *shapes
-        sizes = self._geometries.get(key)
-        if sizes is None:
-            sizes = self._geometries[key] = self._sizes(found, stated)
+        if key in self._geometries:
+            return self._geometries[key]
+        sizes = self._sizes(found, stated)
+        # Others may state another shape where words have room for it; and why one does not fit is of no other.
+        if isinstance(sizes, Geometry) and (layout.shape is None or sizes.fills_words):
+            self._geometries[key] = sizes
         return sizes
 
     def _sizes(self, found: Found, stated: Stated) -> Geometry | str:
@@ -242,13 +249,21 @@ class _Reading:
             return ""
         return endings[ending] if stem in self._modules or stem.rpartition(".")[2] in _ATTENTION else ""
 
+    def _twice(self) -> Iterator[str]:
+        """Yield a finding for each weight that the source has as it is, too."""
+        for name, weight in self._weights.items():
+            if weight.name != name and weight.name in self._catalog:
+                yield f"{quote(name)}: the source has its weight {quote(weight.name)} as well"
+
     def _surplus(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
         """Yield a finding for each tensor that is left, and is called as if it were part of a weight."""
         layouts = [one.layout for every in self._by_dtype.values() for one in every]
         parts = {(e, part.is_common) for layout in layouts for part in layout.parts for e in part.endings}
-        for name in tensors:
+        for name, ref in tensors.items():
             for ending, is_common in parts:
                 stem = name.removesuffix(ending)
-                if stem != name and (not is_common or stem.endswith(".weight")):
+                # Models have no tensors of their own in F8_E8M0.
+                is_own = is_common and not stem.endswith(".weight") and ref.dtype != F8_E8M0
+                if stem != name and not is_own:
                     yield f"{quote(name)}: there is no quantised tensor that it belongs to"
                     break

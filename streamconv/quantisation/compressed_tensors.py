@@ -129,12 +129,13 @@ def _said(group: Mapping[str, object]) -> Stated:
         bits if isinstance(bits, int) else 0,
         size if isinstance(size, int) and size > 0 else 0,
         block(weights.get("block_structure")),
+        has_zeros=weights.get("symmetric") is False,
     )
 
 
 def _refuses(entry: Entry) -> str:
     formats = [entry.get("format"), *(group.get("format") for group in _groups(entry))]
-    unread = [str(one) for one in formats if one is not None and one not in _READ]
+    unread = [str(one) for one in formats if one is not None and str(one) not in _READ]
     return f"its format {quote(unread[0])} is not read" if unread else ""
 
 

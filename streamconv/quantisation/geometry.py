@@ -86,6 +86,12 @@ class Geometry:
     _factors: tuple[_Numbers, ...]
     _zeros: _Numbers | None
 
+    @property
+    def fills_words(self) -> bool:
+        """Whether the codes end where a word does."""
+        packing = self._packing
+        return packing is None or self._codes[packing.axis - 2] % packing.unit[0] == 0
+
     def weight(self, name: str, found: Found) -> QuantisedRef:
         """Return the weight that these tensors stand for."""
         layout = self._layout
@@ -133,7 +139,7 @@ def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
         _code=layout.code(bits),
         _packing=packing,
         _factors=factors,
-        _zeros=_zeros(layout, found, factors[0], packing),
+        _zeros=_zeros(layout, found, factors[0], packing, stated),
     )
 
 
@@ -237,14 +243,16 @@ def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Sta
     """Return the rows and columns of a block, `None` if no block gives this grid."""
     across, along = 1 - layout.inputs, layout.inputs
     group = factor.group or stated.group
-    candidates = [block for block in (stated.block, factor.block) if block]
+    candidates = [block for block in [stated.block or factor.block] if block]
     candidates.append((size[0], size[1]))
     whole = [1, 1]
     whole[along] = size[along]
     candidates.append((whole[0], whole[1]))
     if group:
         candidates.append(_along(group, along))
-    elif grid[across] == size[across] and grid[along] and size[along] % grid[along] == 0:
+    # Where an index has to be there, it decides: a config that says another size is of other weights.
+    is_free = not group or (layout.groups is not None and not layout.groups.optional)
+    if is_free and grid[across] == size[across] and grid[along] and size[along] % grid[along] == 0:
         candidates.append(_along(size[along] // grid[along], along))
     if factor.of_inputs:
         candidates = [_along(1, along) if size[across] == 1 else ((size[0], 1) if along == 1 else (1, size[1]))]
@@ -259,10 +267,15 @@ def _blocks(size: Shape, block: Block) -> Shape:
     return tuple(-(-n // b) for n, b in zip(size, block, strict=True))
 
 
-def _zeros(layout: Layout, found: Found, scale: _Numbers, packing: Packing | None) -> _Numbers | None:
+def _zeros(layout: Layout, found: Found, scale: _Numbers, packing: Packing | None, stated: Stated) -> _Numbers | None:
     """Return how zero points are stored: one for each scale, as they are or packed like codes."""
     zeros, ref = layout.zeros, found.of(layout.zeros)
-    if ref is None or zeros is None:
+    if zeros is None:
+        return None
+    if ref is None:
+        if stated.has_zeros:
+            name = found.codes.name.removesuffix(layout.codes.ending) + zeros.ending
+            raise MisfitError(f"its zero points {quote(name)} are missing")
         return None
     place, grid = len(layout.factors), scale.shape
     if packing is None or zeros.code is None or ref.dtype.itemsize == 1:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..tensors.dtypes import BF16, F16, F32, I32
 from ..text import quote
-from .language import Entry, Factor, Layout, Method, Part, Zeros, following, unsigned
+from .language import ByModule, Entry, Factor, Layout, Method, Part, Stated, Zeros, following, unsigned
 
 _V1, _V2 = "gptq", "gptq_v2"
 
@@ -33,6 +33,13 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
     return (_layout(str(entry.get("checkpoint_format", _V1))),)
 
 
+def _stated(entry: Entry) -> ByModule:
+    # `dynamic` gives some modules other bits and groups: the shapes and g_idx tell those.
+    size = entry.get("group_size")
+    found = Stated(group=size if isinstance(size, int) and size > 0 else 0)
+    return lambda module: found
+
+
 def _refuses(entry: Entry) -> str:
     if not entry:
         return "no config says whether its zero points are stored less one (checkpoint_format gptq) or not (gptq_v2)"
@@ -44,9 +51,9 @@ METHOD = Method(
     "gptq",
     "GPTQ",
     ("AutoGPTQ", "GPTQModel"),
-    # What the config says of bits and groups does not hold for all modules (`dynamic`): shapes and g_idx tell them.
     _layouts,
-    refuses=_refuses,
+    _stated,
+    _refuses,
     files=("quantize_config.json",),
     differs=("scales in F16: the result is BF16, which has three bits less",),
 )

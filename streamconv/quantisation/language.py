@@ -28,12 +28,14 @@ class Stated(NamedTuple):
         group: how many codes in a row share a scale.
         block: rows and columns of codes that do.
         type: what it calls the way in which the weight is stored.
+        has_zeros: there have to be zero points.
     """
 
     bits: int = 0
     group: int = 0
     block: Block | None = None
     type: str = ""
+    has_zeros: bool = False
 
 
 #: What a config says about the weight of a module, by the module's name.

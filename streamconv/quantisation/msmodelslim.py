@@ -24,7 +24,16 @@ _W4A8 = Layout(
     types=("W4A8_DYNAMIC",),
     source=_SOURCE,
 )
-_INT8 = Layout("INT8", Part(_WEIGHT, (I8,)), signed, (Factor(_SCALE, (F32,)),), zeros=_OFFSET, source=_SOURCE)
+_INT8 = Layout(
+    "INT8",
+    Part(_WEIGHT, (I8,)),
+    signed,
+    (Factor(_SCALE, (F32,)),),
+    zeros=_OFFSET,
+    # Not W4A8_DYNAMIC: with so many rows older versions wrote it, and a second scale, which is not read.
+    types=("", "W8A8", "W8A8_DYNAMIC", "W8A8_MIX", "W8A16", "W4A4_DYNAMIC"),
+    source=_SOURCE,
+)
 _STATIC = Layout(
     "INT8 with scales of activations",
     Part(_WEIGHT, (I8,)),
@@ -51,7 +60,8 @@ def _layouts(entry: Entry) -> Sequence[Layout]:
 
 
 def _stated(entry: Entry) -> ByModule:
-    return lambda module: Stated(type=str(entry.get(f"{module}{_WEIGHT}", "")))
+    offset = _OFFSET.ending
+    return lambda module: Stated(type=str(entry.get(f"{module}{_WEIGHT}", "")), has_zeros=f"{module}{offset}" in entry)
 
 
 def _keys(value: object, depth: int = 4) -> Iterator[str]:
