@@ -122,14 +122,14 @@ def test_weights_are_what_they_stand_for(method: str, tmp_path: Path) -> None:
 #: Few rows and columns, or many of one.
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 300), st.integers(1, 400)),
-    st.tuples(st.integers(1, 3), st.integers(1, 40_000)),
-    st.tuples(st.integers(1, 20_000), st.integers(1, 3)),
+    st.tuples(st.integers(1, 3), st.integers(1, 4_000)),
+    st.tuples(st.integers(1, 4_000), st.integers(1, 3)),
 )
 BLOCKS = st.tuples(st.sampled_from([1, 7, 16, 64, 128, 200]), st.sampled_from([1, 5, 16, 64, 128, 300]))
 SIZES = st.builds(
     lambda shape, group, block: Size(*shape, group, block),
     SHAPES,
-    st.sampled_from([1, 7, 16, 20, 32, 64, 128, 1000]),
+    st.sampled_from([16, 20, 32, 64, 128, 1000]),
     BLOCKS,
 )
 
@@ -171,7 +171,7 @@ def any_box(draw: st.DataObject, shape: Sequence[int]) -> Box:
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(samples(), st.data())
 def test_any_box_of_any_view(made: tuple[Sample, np.random.Generator], data: st.DataObject) -> None:
     sample, rng = made
