@@ -119,7 +119,7 @@ class _Reading:
         candidates = [ref for ref in self._catalog.values() if ref.dtype in self._by_dtype]
         left = [ref.name for ref in candidates if not self._take(ref.name, ref)]
         self._missing += self._lacking(left)
-        if not (self._weights or self._wrong or self._missing):
+        if not (self._weights or self._wrong or self._missing or self._description):
             return Understood(self._catalog)
         self._wrong += self._twice()
         dropped, tensors = {}, {}

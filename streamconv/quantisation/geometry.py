@@ -251,9 +251,12 @@ def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Sta
     if group:
         candidates.append(_along(group, along))
     # Where an index has to be there, it decides: a config that says another size is of other weights.
-    is_free = not group or (layout.groups is not None and not layout.groups.optional)
-    if is_free and grid[across] == size[across] and grid[along] and size[along] % grid[along] == 0:
-        candidates.append(_along(size[along] // grid[along], along))
+    is_indexed = layout.groups is not None and not layout.groups.optional
+    if (is_indexed or not group) and grid[across] == size[across] and grid[along]:
+        equal, rest = divmod(size[along], grid[along])
+        # Of other sizes, the last group may be cut: without a word of the config nobody knows.
+        if not rest and (is_indexed or equal & (equal - 1) == 0):
+            candidates.append(_along(equal, along))
     if factor.of_inputs:
         candidates = [_along(1, along) if size[across] == 1 else ((size[0], 1) if along == 1 else (1, size[1]))]
     return next((one for one in candidates if _blocks(size, one) == grid), None)

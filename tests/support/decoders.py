@@ -160,6 +160,11 @@ class Size(NamedTuple):
         """The same with multiples."""
         return self._replace(rows=-(-self.rows // rows) * rows, columns=-(-self.columns // columns) * columns)
 
+    def unstated(self) -> Size:
+        """The same with groups that are told without a config: powers of two, and none is cut."""
+        group = 1 << (self.group - 1).bit_length()
+        return self._replace(group=group).multiple(columns=group)
+
     def grid(self, block: tuple[int, int]) -> tuple[int, int]:
         return -(-self.rows // block[0]), -(-self.columns // block[1])
 
@@ -351,7 +356,7 @@ _HF_QUANT = "hf_quant_config.json"
 
 def modelopt_int4(dice: Dice, size: Size) -> Sample:
     states = dice.one_of(True, False)
-    size = size.multiple(rows=2, columns=1 if states else size.group)
+    size = (size if states else size.unstated()).multiple(rows=2)
     codes, scales = dice.codes("U8", size.rows // 2, size.columns), dice.scales("F32", *size.grid((1, size.group)))
     tensors = {dice.name: codes, f"{dice.module}.weight_scale": scales}
     factor = spread(scales.values(), (1, size.group), size.shape)
@@ -527,8 +532,8 @@ def slim_static(dice: Dice, size: Size, dtype: str) -> Sample:
 
 def slim_offset(dice: Dice, size: Size, kind: str) -> Sample:
     """Offsets that are whole, or not, or zero, or not there; a scale for each row or group."""
+    size = size.unstated()
     group = dice.one_of(size.columns, size.group)
-    size = size.multiple(columns=group)
     grid, dtype = size.grid((1, group)), "F8_E4M3" if kind == "WFP8AFP8_DYNAMIC" else "I8"
     codes, scales = dice.codes(dtype, *size.shape), dice.scales("F32", *grid)
     parts, values = {"weight": codes, "weight_scale": scales}, codes.values()
