@@ -21,6 +21,7 @@ from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
 from .planning.cutting import Strategy, written_layouts
+from .planning.dequantising import OF_CODES
 from .planning.mapping import RankFile, TensorMapping
 from .planning.outputs import Output
 from .ranks import strategy_format
@@ -142,7 +143,7 @@ def decide_companions(
         return Companions()
     else:
         settled = {**family.config_updates(mapping.options), **({TIED: False} if mapping.untied else {})}
-        found = companions.of_model(home, mapping.held_dtype, bool(mapping.dequantised), settled)
+        found = companions.of_model(home, mapping.held_dtype, not _is_quantised(mapping), settled)
     return replace(found, texts={}, copies={}, left={}) if destination.paths.is_file else found
 
 
@@ -176,6 +177,11 @@ def _content(mapping: TensorMapping, file: RankFile) -> Content:
     held = [mapping.outputs[number] for number in file.outputs]
     specs = [TensorSpec(output.tensor, output.dtype, output.view.shape) for output in held]
     return Content(file.ranks, [output.name for output in held], specs)
+
+
+def _is_quantised(mapping: TensorMapping) -> bool:
+    """Return whether the result may hold codes, and not weights alone."""
+    return not mapping.dequantised and any(output.dtype in OF_CODES for output in mapping.outputs)
 
 
 def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int, workers: int | None) -> Budget:

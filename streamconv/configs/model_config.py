@@ -121,6 +121,10 @@ def _stated_on_top(values: Mapping[str, object]) -> list[str]:
     return [_DTYPES[0]]
 
 
+#: What of a config describes quantised weights: other names are older compressed-tensors' and msModelSlim's.
+_OF_QUANTISED = (QUANTISATION, "compression_config", "quantize")
+
+
 def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, updates: Mapping[str, object]) -> bytes:
     """Return the config.json of the converted checkpoint, mended in all its sections.
 
@@ -133,7 +137,8 @@ def updated(config: ModelConfig, dtype: DType | None, dequantised: bool, updates
 
     def mend(section: dict[str, object]) -> None:
         section.update((key, value) for key, value in updates.items() if key in section)
-        was_fp8 = dequantised and section.pop(QUANTISATION, None) is not None
+        described = [section.pop(key, None) for key in _OF_QUANTISED if dequantised]
+        was_fp8 = any(entry is not None for entry in described)
         stated = [key for key in _DTYPES if key in section and (was_fp8 or _is_float(section[key]))]
         if dtype is not None:
             section.update(dict.fromkeys(stated, TORCH_NAMES[dtype]))

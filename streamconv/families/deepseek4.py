@@ -241,7 +241,7 @@ def _under(hole: str) -> _Names:
 
 FAMILY = Family(
     name="deepseek4",
-    title="DeepSeek-V4 Flash and Pro, in BF16",
+    title="DeepSeek-V4 Flash and Pro: FP8 and FP4, or BF16",
     repositories=("deepseek-ai/DeepSeek-V4-{Flash,Pro}{,-Base}",),
     model_types=("deepseek_v4",),
     architectures=("DeepseekV4ForCausalLM",),

@@ -19,13 +19,29 @@ from ..text import first_few, quote, setting
 KEEP = f"{setting('model', 'raw')} {setting('format', 'hf')} {setting('options.quantised', 'keep')}"
 
 #: The dtypes that no tensor of a model has which is not quantised, indices apart.
-_OF_CODES = (U8, I8, I32, F8_E4M3, F8_E8M0)
+OF_CODES = (U8, I8, I32, F8_E4M3, F8_E8M0)
 
 #: What to do where a source's method is not read.
 INSTEAD = f"convert the model's repository that is not quantised, or keep all tensors as they are with {KEEP}"
 
+_FP8 = (F8_E4M3, F8_E8M0)
+
+#: How names of stacked experts end, which have no `.weight`, and those of their scales.
+_STACKS = ("_proj", ".experts.w1", ".experts.w2", ".experts.w3")
+_OF_STACKS = ("_scale", "_scale_inv", "_weight_scale", "_scales")
+
 #: What the K/V cache's scales belong to.
-_ATTENTION = ("self_attn", "attn", "attention", "k_proj", "v_proj")
+_ATTENTION = (
+    "self_attn",
+    "attn",
+    "attention",
+    "k_proj",
+    "v_proj",
+    "kv_b_proj",
+    "kv_a_proj_with_mqa",
+    "k_cache",
+    "v_cache",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ class Understood:
 
 def may_be_quantised(catalog: Catalog) -> bool:
     """Return whether a source has tensors of dtypes that codes have."""
-    return any(ref.dtype in _OF_CODES for ref in catalog.values())
+    return any(ref.dtype in OF_CODES for ref in catalog.values())
 
 
 def understood(catalog: Catalog, description: Description | None, read: ReadNumbers) -> Understood:
@@ -105,6 +121,7 @@ class _Reading:
         self._used: set[str] = set()
         self._modules: set[str] = set()
         self._methods_found: dict[str, Method] = {}
+        self._lacks_parts: set[str] = set()
         self._missing: list[str] = []
         self._wrong: list[str] = []
 
@@ -133,6 +150,7 @@ class _Reading:
                 else:
                     tensors[name] = ref
         self._wrong += self._surplus(tensors)
+        self._wrong += self._unread(tensors)
         catalog = replace(self._catalog, tensors=tensors)
         return Understood(catalog, dropped, tuple(self._missing), tuple(self._wrong))
 
@@ -224,10 +242,19 @@ class _Reading:
                 continue
             ref = self._catalog[name]
             layouts = [one.layout for one in self._by_dtype[ref.dtype] if name.endswith(one.layout.codes.ending)]
-            distinct = [one for one in layouts if one.codes.ending not in ("", ".weight")]
-            is_weight = ref.dtype == F8_E4M3 or (name.endswith(".weight") and self._description is not None)
-            if distinct or (layouts and is_active and is_weight):
+            distinct = [one for one in layouts if one.codes.ending.startswith(".") and one.codes.ending != ".weight"]
+            is_weight = ref.dtype == F8_E4M3 or name.endswith((".weight", *_STACKS))
+            if layouts and (distinct or (is_active and is_weight)):
+                self._lacks_parts.update(name.removesuffix(one.codes.ending) for one in layouts)
                 yield f"{quote(name)}: {self._lacks(name, (distinct or layouts)[0])}"
+
+    def _unread(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
+        """Yield a finding for each tensor of codes that is left, and that no method here stores like this."""
+        known = {finding.partition(":")[0] for finding in (*self._missing, *self._wrong)}
+        for name, ref in tensors.items():
+            has_scales = any(name + ending in tensors for ending in _OF_STACKS)
+            if (ref.dtype in _FP8 or (ref.dtype in OF_CODES and has_scales)) and quote(name) not in known:
+                yield f"{quote(name)}: it is {ref.dtype}, and quantised in a way that is not read"
 
     def _lacks(self, name: str, layout: Layout) -> str:
         stem = name.removesuffix(layout.codes.ending)
@@ -237,17 +264,20 @@ class _Reading:
             if part.optional or (ref is not None and ref.dtype in part.dtypes):
                 continue
             if ref is None:
-                return f"its scales {quote(wanted)} are missing"
+                return (
+                    f"its scales {quote(wanted)} are missing"
+                    if part in layout.factors
+                    else f"{quote(wanted)} is missing"
+                )
             return f"{quote(ref.name)} has dtype {ref.dtype}, not {first_few([d.name for d in part.dtypes], 5)}"
         return "it is quantised in a way that is not read"
 
     def _why_dropped(self, name: str) -> str:
-        stem, dot, last = name.rpartition(".")
-        ending = dot + last
         endings = {**registry.DROPPED, **{e: w for one in self._methods_found.values() for e, w in one.dropped.items()}}
-        if ending not in endings:
-            return ""
-        return endings[ending] if stem in self._modules or stem.rpartition(".")[2] in _ATTENTION else ""
+        ending = next((ending for ending in endings if name.endswith(ending)), "")
+        stem = name.removesuffix(ending)
+        is_its = stem in self._modules or stem.rpartition(".")[2] in _ATTENTION
+        return endings[ending] if ending and is_its else ""
 
     def _twice(self) -> Iterator[str]:
         """Yield a finding for each weight that the source has as it is, too."""
@@ -257,13 +287,15 @@ class _Reading:
 
     def _surplus(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
         """Yield a finding for each tensor that is left, and is called as if it were part of a weight."""
-        layouts = [one.layout for every in self._by_dtype.values() for one in every]
+        every = (one for some in self._by_dtype.values() for one in some)
+        found = self._methods_found.values() if self._description is None else ()
+        layouts = [one.layout for one in every if self._description is not None or one.method in found]
         parts = {(e, part.is_common) for layout in layouts for part in layout.parts for e in part.endings}
         for name, ref in tensors.items():
             for ending, is_common in parts:
                 stem = name.removesuffix(ending)
                 # Models have no tensors of their own in F8_E8M0.
                 is_own = is_common and not stem.endswith(".weight") and ref.dtype != F8_E8M0
-                if stem != name and not is_own:
+                if stem != name and not is_own and not {stem, stem.removesuffix(".weight")} & self._lacks_parts:
                     yield f"{quote(name)}: there is no quantised tensor that it belongs to"
                     break

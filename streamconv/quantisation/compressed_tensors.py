@@ -71,7 +71,7 @@ _FP8 = Layout(
     Part(".weight", (F8_E4M3,)),
     e4m3,
     (Factor(".weight_scale", FLOATS),),
-    zeros=Zeros(".weight_zero_point", (I8,), optional=True),
+    zeros=Zeros(".weight_zero_point", (I8, F8_E4M3), optional=True),
     source=_SOURCE,
 )
 _INT8 = Layout(
@@ -101,15 +101,18 @@ def _groups(entry: Entry) -> Iterator[Mapping[str, object]]:
     yield from (group for group in groups.values() if isinstance(group, dict)) if isinstance(groups, dict) else ()
 
 
-def _naming(targets: Iterable[object]) -> Callable[[str], object]:
+def _naming(targets: Iterable[object]) -> Callable[[str], bool]:
     """Return what says whether targets name a module: exactly, or as regular expressions that match its beginning."""
     names = {target for target in targets if isinstance(target, str)}
+    inner = tuple(f".{name}" for name in names)
     patterns = []
     for target in names:
         if target.startswith("re:"):
             with suppress(re.error):
                 patterns.append(re.compile(target[3:]))
-    return lambda module: module in names or any(pattern.match(module) for pattern in patterns)
+    return lambda module: (
+        module in names or module.endswith(inner) or any(pattern.match(module) for pattern in patterns)
+    )
 
 
 def _stated(entry: Entry) -> ByModule:
@@ -134,6 +137,10 @@ def _said(group: Mapping[str, object]) -> Stated:
 
 
 def _refuses(entry: Entry) -> str:
+    for key in ("sparsity_config", "transform_config"):
+        stated = entry.get(key)
+        if isinstance(stated, dict) and (stated.get("format", "dense") != "dense" or stated.get("config_groups")):
+            return f"its {key} is not read: without it the weights are not the model's"
     formats = [entry.get("format"), *(group.get("format") for group in _groups(entry))]
     unread = [str(one) for one in formats if one is not None and str(one) not in _READ]
     return f"its format {quote(unread[0])} is not read" if unread else ""

@@ -31,7 +31,7 @@ _FP8 = Layout(
     "FP8 (E4M3)",
     Part("", (F8_E4M3,)),
     e4m3,
-    (Factor("_scale_inv", (*FLOATS, F8_E8M0), block=_BLOCK),),
+    (Factor("_scale_inv", (*FLOATS, F8_E8M0, U8), block=_BLOCK),),
     weight="",
     source="DeepSeek-V3, `inference/fp8_cast_bf16.py`",
 )
@@ -39,7 +39,7 @@ _FP8_TENSOR = Layout(
     "FP8 (E4M3)",
     Part("", (F8_E4M3,)),
     e4m3,
-    (Factor("_scale", (*FLOATS, F8_E8M0), is_common=True, block=_BLOCK),),
+    (Factor("_scale", (*FLOATS, F8_E8M0, U8), is_common=True, block=_BLOCK),),
     weight="",
     source="AutoFP8",
 )
@@ -47,7 +47,7 @@ _FP8_SCALE = Layout(
     "FP8 (E4M3)",
     Part(".weight", (F8_E4M3,)),
     e4m3,
-    (Factor(".scale", (F8_E8M0, *FLOATS), is_common=True, block=_BLOCK),),
+    (Factor(".scale", (F8_E8M0, U8, *FLOATS), is_common=True, block=_BLOCK),),
     source="DeepSeek-V4, `inference/convert.py`; msmodelslim `decode_fp8`",
 )
 

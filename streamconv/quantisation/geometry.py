@@ -121,12 +121,13 @@ def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
         MisfitError: the shapes do not go together.
     """
     layout, first = found.layout, found.parts[0]
-    words = _matrices(found.codes, 0 if first is None else len(first.shape))
+    axes = 0 if first is None or not layout.has_block_axis else len(first.shape)
+    words = _matrices(found.codes, axes)
     codes, packing = _unpacked(layout, words, found, stated, read)
     bits = packing.bits if packing else 8
     places = zip(layout.factors, found.parts, strict=False)
     factors = tuple(
-        _factor(layout, place, ref, codes, stated) for place, (_, ref) in enumerate(places) if ref is not None
+        _factor(found, place, ref, codes, stated) for place, (_, ref) in enumerate(places) if ref is not None
     )
     _check_groups(layout, found, codes)
     order = _swapped(len(codes)) if layout.swapped else range(len(codes))
@@ -209,9 +210,10 @@ def _packings(layout: Layout, crosses: bool) -> Iterator[Packing]:
         yield Packing(bits, layout.word, layout.axis, crosses, layout.interleaved)
 
 
-def _factor(layout: Layout, place: int, ref: TensorRef, codes: Shape, stated: Stated) -> _Numbers:
+def _factor(found: Found, place: int, ref: TensorRef, codes: Shape, stated: Stated) -> _Numbers:
     """Return which blocks of codes share a scale."""
-    factor, size = layout.factors[place], codes[-2:]
+    layout, size = found.layout, codes[-2:]
+    factor = layout.factors[place]
     if factor.of_inputs:
         grid = (1, size[1]) if layout.inputs == 1 else (size[0], 1)
         if ref.shape != (size[layout.inputs],):
@@ -219,7 +221,7 @@ def _factor(layout: Layout, place: int, ref: TensorRef, codes: Shape, stated: St
         shape: Shape = (*(1 for _ in codes[:-2]), *grid)
     else:
         shape = _grid(layout, ref, codes)
-    block = _block(layout, factor, shape[-2:], size, stated)
+    block = _block(found, factor, shape[-2:], size, stated)
     if block is None:
         raise MisfitError(f"{_spelled(ref)} does not fit {list(codes)} codes{_wanted(factor, stated)}")
     return _Numbers(place, shape, shape, block, factor.divides)
@@ -239,8 +241,9 @@ def _grid(layout: Layout, ref: TensorRef, codes: Shape) -> Shape:
     raise MisfitError(f"{_spelled(ref)} is no grid of scales for {list(codes)} codes")
 
 
-def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Stated) -> Block | None:
+def _block(found: Found, factor: Factor, grid: Shape, size: Shape, stated: Stated) -> Block | None:
     """Return the rows and columns of a block, `None` if no block gives this grid."""
+    layout = found.layout
     across, along = 1 - layout.inputs, layout.inputs
     group = factor.group or stated.group
     candidates = [block for block in [stated.block or factor.block] if block]
@@ -250,8 +253,8 @@ def _block(layout: Layout, factor: Factor, grid: Shape, size: Shape, stated: Sta
     candidates.append((whole[0], whole[1]))
     if group:
         candidates.append(_along(group, along))
-    # Where an index has to be there, it decides: a config that says another size is of other weights.
-    is_indexed = layout.groups is not None and not layout.groups.optional
+    # Where rows or columns have an index, it decides: a config that says another size may be of other weights.
+    is_indexed = found.of(layout.groups) is not None
     if (is_indexed or not group) and grid[across] == size[across] and grid[along]:
         equal, rest = divmod(size[along], grid[along])
         # Of other sizes, the last group may be cut: without a word of the config nobody knows.

@@ -11,7 +11,7 @@ from .language import ByModule, Entry, Factor, Layout, Method, Part, Stated, Zer
 _V1, _V2 = "gptq", "gptq_v2"
 
 
-def _layout(version: str) -> Layout:
+def _layout(version: str, is_in_order: bool) -> Layout:
     zero = following if version == _V1 else unsigned
     return Layout(
         "GPTQ, {bits} bits",
@@ -22,7 +22,7 @@ def _layout(version: str) -> Layout:
         word=32,
         axis=0,
         zeros=Zeros(".qzeros", (I32,), code=zero, axis=1),
-        groups=Part(".g_idx", (I32,)),
+        groups=Part(".g_idx", (I32,), optional=is_in_order),
         inputs=0,
         swapped=True,
         source="GPTQModel, `utils/model_dequant.py`, `nn_modules/qlinear/`",
@@ -30,20 +30,25 @@ def _layout(version: str) -> Layout:
 
 
 def _layouts(entry: Entry) -> Sequence[Layout]:
-    return (_layout(str(entry.get("checkpoint_format", _V1))),)
+    return (_layout(_version(entry), entry.get("desc_act") is False),)
+
+
+def _version(entry: Entry) -> str:
+    """Return what a config calls the format, under either of its names."""
+    return str(entry.get("checkpoint_format") or entry.get("format") or _V1)
 
 
 def _stated(entry: Entry) -> ByModule:
     # `dynamic` gives some modules other bits and groups: the shapes and g_idx tell those.
-    size = entry.get("group_size")
-    found = Stated(group=size if isinstance(size, int) and size > 0 else 0)
+    bits, size = entry.get("bits"), entry.get("group_size")
+    found = Stated(bits if isinstance(bits, int) else 0, size if isinstance(size, int) and size > 0 else 0)
     return lambda module: found
 
 
 def _refuses(entry: Entry) -> str:
     if not entry:
         return "no config says whether its zero points are stored less one (checkpoint_format gptq) or not (gptq_v2)"
-    stated = entry.get("checkpoint_format", _V1)
+    stated = _version(entry)
     return "" if stated in (_V1, _V2) else f"its checkpoint_format {quote(stated)} is not read"
 
 

@@ -112,6 +112,7 @@ class Layout:
         zeros: the zero points.
         groups: to which group each input belongs.
         shape: a tensor that holds the shape.
+        has_block_axis: the codes have an axis more than their scales, for the words of a block.
         weight: what takes the place of the codes' ending in the name of the weight.
         inputs: axis of the inputs in the matrix as it is stored: 0 where that is [in, out].
         swapped: the weight has the last two axes of what is stored in the other order.
@@ -130,6 +131,7 @@ class Layout:
     zeros: Zeros | None = None
     groups: Part | None = None
     shape: Part | None = None
+    has_block_axis: bool = False
     weight: str = ".weight"
     inputs: int = 1
     swapped: bool = False

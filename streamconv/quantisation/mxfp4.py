@@ -14,6 +14,7 @@ _GPT_OSS = Layout(
     (Factor("_scales", (U8,), group=32),),
     bits=4,
     word=8,
+    has_block_axis=True,
     weight="",
     swapped=True,
     source="gpt-oss; transformers `integrations/mxfp4.py`, convert_moe_packed_tensors",

@@ -18,7 +18,7 @@ GROUP = "streamconv.quantisation"
 _OWN = tuple(module.METHOD for module in (fp8, mxfp4, compressed_tensors, modelopt, gptq, awq, msmodelslim))
 
 #: Other names of a method in `quant_method`.
-_ALIASES = {"mxfp8": "fp8"}
+_ALIASES = {"mxfp8": "fp8", "compressed_tensors": "compressed-tensors"}
 
 #: Endings of the names of tensors that serve the quantised model alone, whatever the method -> what they are.
 DROPPED: Mapping[str, str] = {
@@ -26,7 +26,10 @@ DROPPED: Mapping[str, str] = {
     ".activation_scale": "scale of activations",
     ".k_scale": "scale of the K/V cache",
     ".v_scale": "scale of the K/V cache",
-    ".q_scale": "scale of the K/V cache",
+    ".k_zero_point": "zero point of the K/V cache",
+    ".v_zero_point": "zero point of the K/V cache",
+    ".q_scale": "scale of activations",
+    ".prob_output_scale": "scale of activations",
     ".kv_scale": "scale of the K/V cache",
 }
 
