@@ -11,6 +11,7 @@ from ..errors import SourceError, UsageError, reading
 from ..formats.header_room import HeaderRoom
 from ..formats.headers import DOWNLOAD_AGAIN, check_json, is_deep, opened, refuse_pointer
 from ..rules.config_sections import QUANTISATION, in_every_section, sections
+from ..rules.family import REFERENCE, Config, Reference
 from ..storage import disk, whole_files
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
@@ -35,11 +36,18 @@ class ModelConfig:
         path: the file it was read from, `None` for no config.
         values: its keys and values under HuggingFace's names.
         yaml_values: those of a MindFormers YAML under MindFormers' names; empty for a config.json.
+        reference: what the checkpoint next to it holds, for families whose rules depend on it.
     """
 
     path: Path | None = None
     values: Mapping[str, object] = field(default_factory=dict)
     yaml_values: Mapping[str, object] = field(default_factory=dict)
+    reference: Reference | None = None
+
+    @property
+    def for_rules(self) -> Config:
+        """The values with the reference, as `Family.rules` takes them."""
+        return self.values if self.reference is None else {**self.values, REFERENCE: self.reference}
 
     @property
     def is_copied(self) -> bool:
