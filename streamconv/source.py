@@ -104,17 +104,33 @@ class Source:
             direction: which side the source is; the reference is of the other.
 
         Raises:
-            StreamconvError: the reference cannot be read, or the limit does not suffice.
+            StreamconvError: the reference cannot be read, is not read, or the limit does not suffice.
         """
-        if self.given_config is None or not family.reads_reference:
+        given = self.given_config
+        if given is None:
+            return self
+        if not family.reads_reference:
+            self._check_config_is_read(given, family)
             return self
         room = partial(budget.header_room, self.memory_limit, len(self.catalog))
-        found = open_reference(self.given_config, self.catalog.directory, room)
+        found = open_reference(given, self.catalog, direction.target, room)
         if found is None:
             return self
         budget.check_planning(self.memory_limit, len(self.catalog) + len(found))
         reference = Reference(direction.target, {name: ref.shape for name, ref in found.items()})
-        return replace(self, config=replace(self.config, reference=reference), referred=(self.given_config,))
+        return replace(self, config=replace(self.config, reference=reference), referred=(given,))
+
+    def _check_config_is_read(self, given: Path, family: Family) -> None:
+        """Refuse weights without a config where a family reads only the config.
+
+        Raises:
+            UsageError: they were given.
+        """
+        if self.config.path not in (given, given / model_config.CONFIG):
+            raise UsageError(
+                f"{setting('config', quote(given))} holds weights and no config, and {family.name} reads only a config",
+                f"give the model's config.json or MindFormers' YAML with {setting('config', 'FILE')}",
+            )
 
     def family(self, model: str | None, own: PathLike | None, direction: Direction) -> tuple[Family, str]:
         """Return the model family, and how it is known.

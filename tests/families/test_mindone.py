@@ -190,3 +190,29 @@ def test_processes_that_share_a_conversion_read_the_same_listing(hf, ms, tmp_pat
     for number in (1, 2):
         convert(hf, tmp_path / "there", config=ms, part=f"{number}/2")
     assert shapes(tmp_path / "there") == MS
+
+
+@pytest.mark.parametrize("place", ["bare", "bare/model.safetensors"])
+def test_weights_without_a_config_list_names_too(hf, ms, tmp_path, place) -> None:
+    (tmp_path / "bare").mkdir()
+    (ms / "model.safetensors").rename(tmp_path / "bare" / "model.safetensors")
+    there = convert(hf, tmp_path / "there", config=tmp_path / place)
+    assert shapes(there) == MS
+    assert (there / "config.json").is_file()
+    with pytest.raises(UsageError, match="holds weights and no config, and llama reads only"):
+        streamconv.plan(hf, tmp_path / "x", model="llama", config=tmp_path / place, max_mem="8G")
+
+
+def test_a_listing_of_the_source_s_side_is_refused(hf, ms, tmp_path) -> None:
+    there = convert(hf, tmp_path / "there", config=ms)
+    back = convert(there, tmp_path / "back", reverse=True, config=hf)
+    with pytest.raises(UsageError, match=r"back.* is HuggingFace's, as the source is"):
+        streamconv.plan(hf, tmp_path / "x", model="mindone", config=back, max_mem="8G")
+    with pytest.raises(UsageError, match=r"there.* is MindSpore's, as the source is"):
+        streamconv.plan(ms, tmp_path / "x", model="mindone", reverse=True, config=there, max_mem="8G")
+
+
+def test_a_broken_listing_is_not_ignored(hf, ms, tmp_path) -> None:
+    (ms / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"model\.safetensors"):
+        streamconv.plan(hf, tmp_path / "x", model="mindone", config=ms, max_mem="8G")
