@@ -33,8 +33,9 @@ _CONVOLUTIONS = ("weight", "weight_g", "weight_v")
 _CONV1D = UnsqueezeOf(axes=3, axis=2)
 
 _GIVE = (
-    f"give {setting('config', 'DIR')}, the directory of such a checkpoint: forward, what mindone's save_pretrained "
-    "wrote of the same model, from random weights too; in reverse, HuggingFace's"
+    f"give {setting('config', 'DIR')}, the directory of a checkpoint of the other side: forward, what mindone's "
+    "save_pretrained wrote of the same model, from random weights too; in reverse, HuggingFace's, or "
+    f"{setting('options.conv1d', 'false')} or {setting('options.conv1d', 'true')}"
 )
 _ONLY_BACK = OneWay("HuggingFace's names do not tell which cells are MindSpore's own", _GIVE)
 _NOT_LISTED = RefuseUnsqueezed(
@@ -48,7 +49,7 @@ def rules(config: Config, options: Options) -> Sequence[Statement]:
     reference, conv1d = config.get(REFERENCE), options["conv1d"]
     if not isinstance(reference, Reference):
         if conv1d == LISTED:
-            raise UsageError("no checkpoint of the side that is written tells which cells are MindSpore's own", _GIVE)
+            raise UsageError("no checkpoint of the other side tells which cells are MindSpore's own", _GIVE)
         return _by_endings(_CONV1D if conv1d else Identity())
     if conv1d != LISTED:
         raise UsageError(
@@ -60,29 +61,22 @@ def rules(config: Config, options: Options) -> Sequence[Statement]:
 
 def _to_mindspore(shapes: Shapes) -> Iterator[Statement]:
     """Yield the rule of every tensor that mindone's model has."""
-    done: set[str] = set()
-    for name in shapes:
-        if name not in done:
-            hf, ms = _cell(name, shapes)
-            done.update(ms)
-            yield _literal(hf, ms, shapes)
+    for name, shape in shapes.items():
+        hf, spelled = _theirs(name, shapes), _spelled(shape)
+        if name.rpartition(".")[2] in _CONVOLUTIONS and _CONV1D.may_have_made(shape):
+            yield Rule(hf, name, transform=_CONV1D, ms_shape=spelled)
+        else:
+            yield Rule(hf, name, shape=spelled)
     yield Drop("BatchNorm of MindSpore does not count batches", hf=("{cell:*}.num_batches_tracked",))
 
 
-def _cell(name: str, shapes: Shapes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return HuggingFace's and MindSpore's names of what belongs together: a cell's, or one name that stays."""
+def _theirs(name: str, shapes: Shapes) -> str:
+    """Return HuggingFace's name: another one only if all is there that a cell has together."""
     cell, _, end = name.rpartition(".")
     for ms, hf in _RENAMED.items():
-        theirs, ours = (tuple(f"{cell}.{one}" for one in ends) for ends in (hf, ms))
-        if end in ms and all(one in shapes for one in ours):
-            return theirs, ours
-    return (name,), (name,)
-
-
-def _literal(hf: tuple[str, ...], ms: tuple[str, ...], shapes: Shapes) -> Rule:
-    if ms[0].rpartition(".")[2] in _CONVOLUTIONS and _CONV1D.may_have_made(shapes[ms[0]]):
-        return Rule(hf, ms, transform=_CONV1D, ms_shape=_spelled(shapes[ms[0]]))
-    return Rule(hf, ms, shape=tuple(_spelled(shapes[name]) for name in ms))
+        if end in ms and all(f"{cell}.{one}" in shapes for one in ms):
+            return f"{cell}.{hf[ms.index(end)]}"
+    return name
 
 
 def _to_huggingface(shapes: Shapes) -> Iterator[Statement]:
