@@ -112,8 +112,7 @@ class Source:
         if not family.reads_reference:
             self._check_config_is_read(given, family)
             return self
-        room = partial(budget.header_room, self.memory_limit, len(self.catalog))
-        found = open_reference(given, self.catalog, direction.target, room)
+        found = open_reference(given, self.catalog, direction.target, partial(budget.header_room, self.memory_limit))
         if found is None:
             return self
         budget.check_planning(self.memory_limit, len(self.catalog) + len(found))

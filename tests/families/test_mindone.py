@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import streamconv
-from streamconv.errors import DestinationError, SourceError, StreamconvError, UnsupportedError, UsageError
+from streamconv.errors import BudgetError, DestinationError, SourceError, StreamconvError, UnsupportedError, UsageError
 from streamconv.formats import safetensors
 from streamconv.tensors.dtypes import F32
 from streamconv.tensors.refs import TensorSpec
@@ -210,6 +210,13 @@ def test_a_listing_of_the_source_s_side_is_refused(hf, ms, tmp_path) -> None:
         streamconv.plan(hf, tmp_path / "x", model="mindone", config=back, max_mem="8G")
     with pytest.raises(UsageError, match=r"there.* is MindSpore's, as the source is"):
         streamconv.plan(ms, tmp_path / "x", model="mindone", reverse=True, config=there, max_mem="8G")
+
+
+def test_a_listing_needs_memory_too(hf, tmp_path) -> None:
+    listed = model(tmp_path / "listed", {f"layers.{number}.weight": (1,) for number in range(9_000)})
+    with pytest.raises(BudgetError, match=r"(planning 9010 tensors|the header of model).* needs") as error:
+        streamconv.plan(hf, tmp_path / "x", model="mindone", config=listed, max_mem="72M")
+    assert error.value.hint
 
 
 def test_a_broken_listing_is_not_ignored(hf, ms, tmp_path) -> None:
