@@ -106,8 +106,8 @@ RESOURCES = together(
     click.option(
         "--config",
         metavar="FILE",
-        help="The model's config.json if it is not next to SOURCE, or a MindFormers YAML; for mindone, the directory "
-        "of a checkpoint of the other side.",
+        help="The model's config.json if it is not next to SOURCE, or a MindFormers YAML; for families that ask for "
+        "it, the directory of a checkpoint of the other side.",
     ),
     IO,
 )
