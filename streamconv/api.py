@@ -17,7 +17,7 @@ from .checks.sample import Sample, parse_sample
 from .conversion import Plan
 from .engine.progress import OnProgress, Progress
 from .errors import UsageError, reading
-from .families import registry
+from .families import Direction, registry
 from .output import manifest
 from .output.manifest import Manifest
 from .paths import PathLike
@@ -189,8 +189,8 @@ def check(
     """
     path = as_path(family, "family")
     chosen = registry.load(path) if path.suffix == ".py" else registry.find(str(path))
-    opened = Source.open(source, max_mem, config)
-    return family_check.check_family(chosen, opened.understood, opened.config.values)
+    opened = Source.open(source, max_mem, config).referring(chosen, Direction.FORWARD)
+    return family_check.check_family(chosen, opened.understood, opened.config.for_rules)
 
 
 def inspect(path: PathLike, *, strategy: Paths | None = None, step: str | int | None = None) -> dict[str, object]:

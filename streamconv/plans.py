@@ -61,7 +61,8 @@ def plan(
             available, at most 2 GiB.
         max_shard_size: bytes of an output shard at most, or a size such as `"5GB"`.
         workers: threads; by default as many as cores and memory allow, at most 4.
-        config: the model's config.json if it is not next to the weights, or a MindFormers YAML.
+        config: the model's config.json if it is not next to the weights, or a MindFormers YAML; for `mindone`, the
+            directory of a checkpoint of the other side.
         io: `read` and write through the page cache, or `direct`, past it; or `auto`, by file system.
         crc: append MindSpore's CRC to a `.ckpt`.
         strategy: strategy files of a training, or their directory: how MindSpore's side is cut for ranks. `dest` gets
@@ -92,6 +93,7 @@ def plan(
     chosen, family_source = opened.family(model, family, direction)
     kind = format_choice.choose_format(format, destination, direction, chosen, crc, bool(to_ranks))
     given = parse_options(chosen, options or {})
+    opened = opened.referring(chosen, direction)
     mapping = opened.map(chosen, direction, dtypes.target(dtype), given)
     cut = opened.strategy(to_ranks)
     mapping = opened.cut(mapping, cut) if cut else mapping
@@ -117,5 +119,8 @@ def plan(
         restart=restart,
         verify=verify,
         asked=arguments.plain(**asked),
-        given_paths=[*from_ranks, *to_ranks, *([as_path(family, "family")] if family is not None else [])],
+        given_paths=[
+            *(*from_ranks, *to_ranks, *opened.referred),
+            *([as_path(family, "family")] if family is not None else []),
+        ],
     )

@@ -178,7 +178,7 @@ def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
 def _shown_options(prepared: Prepared) -> Iterator[tuple[str, bool | int | str]]:
     """The options that were given, and those whose other values would give another table."""
     options = prepared.mapping.options
-    matter = options_that_matter(prepared.family, prepared.config.values, options)
+    matter = options_that_matter(prepared.family, prepared.config.for_rules, options)
     yield from ((name, value) for name, value in options.items() if name in matter or name in prepared.given_options)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from .arguments import as_path
@@ -24,8 +24,9 @@ from .planning.mapping import Request, TensorMapping
 from .planning.options import decided_mapping, from_yaml
 from .ranks import strategies
 from .ranks.opening import open_checkpoint
+from .ranks.references import open_reference
 from .ranks.strategies import Strategy
-from .rules.family import Family, Value
+from .rules.family import Family, Reference, Value
 from .rules.statements import Direction
 from .tensors.dtypes import DType
 from .tensors.refs import Catalog
@@ -48,12 +49,16 @@ class Source:
         config: the model's config.
         made_by: the manifest, if streamconv made it.
         memory_limit: bytes of resident memory allowed.
+        given_config: what was given as config.
+        referred: the checkpoint that the config's reference lists, if it has one.
     """
 
     catalog: Catalog
     config: ModelConfig
     made_by: Manifest | None
     memory_limit: int
+    given_config: Path | None = None
+    referred: tuple[Path, ...] = ()
 
     @classmethod
     def open(
@@ -88,7 +93,43 @@ class Source:
             config=model_config.load(catalog.directory, file, budget.header_room(limit, len(catalog))),
             made_by=manifest.find(path, budget.header_room(limit, len(catalog))),
             memory_limit=limit,
+            given_config=file,
         )
+
+    def referring(self, family: Family, direction: Direction) -> Source:
+        """Return the source with a config that has the reference, if the family reads it and there is one.
+
+        Args:
+            family: the model family.
+            direction: which side the source is; the reference is of the other.
+
+        Raises:
+            StreamconvError: the reference cannot be read, is not read, or the limit does not suffice.
+        """
+        given = self.given_config
+        if given is None:
+            return self
+        if not family.reads_reference:
+            self._check_config_is_read(given, family)
+            return self
+        found = open_reference(given, self.catalog, direction.target, partial(budget.header_room, self.memory_limit))
+        if found is None:
+            return self
+        budget.check_planning(self.memory_limit, len(self.catalog) + len(found))
+        reference = Reference(direction.target, {name: ref.shape for name, ref in found.items()})
+        return replace(self, config=replace(self.config, reference=reference), referred=(given,))
+
+    def _check_config_is_read(self, given: Path, family: Family) -> None:
+        """Refuse weights without a config where a family reads only the config.
+
+        Raises:
+            UsageError: they were given.
+        """
+        if self.config.path not in (given, given / model_config.CONFIG):
+            raise UsageError(
+                f"{setting('config', quote(given))} holds weights and no config, and {family.name} reads only a config",
+                f"give the model's config.json or MindFormers' YAML with {setting('config', 'FILE')}",
+            )
 
     def family(self, model: str | None, own: PathLike | None, direction: Direction) -> tuple[Family, str]:
         """Return the model family, and how it is known.
@@ -191,7 +232,7 @@ class Source:
         """
         understood = self._kept(dtype) if given.get(QUANTISED) == KEEP else self.understood
         request = Request(
-            understood.catalog, family, self.config.values, direction, dtype, same_start, understood=understood
+            understood.catalog, family, self.config.for_rules, direction, dtype, same_start, understood=understood
         )
         recorded = (self.made_by.text("model"), self.made_by.options) if self.made_by else None
         self._check_whole(family)

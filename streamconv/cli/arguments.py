@@ -104,7 +104,10 @@ RESOURCES = together(
     MAX_MEM,
     WORKERS,
     click.option(
-        "--config", metavar="FILE", help="The model's config.json if it is not next to SOURCE, or a MindFormers YAML."
+        "--config",
+        metavar="FILE",
+        help="The model's config.json if it is not next to SOURCE, or a MindFormers YAML; for families that ask for "
+        "it, the directory of a checkpoint of the other side.",
     ),
     IO,
 )

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, reading
+from ..formats.directory import FORMATS
 from ..formats.header_room import HeaderRoom
 from ..formats.headers import DOWNLOAD_AGAIN, check_json, is_deep, opened, refuse_pointer
 from ..rules.config_sections import QUANTISATION, in_every_section, sections
+from ..rules.family import REFERENCE, Config, Reference
 from ..storage import disk, whole_files
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
@@ -35,11 +37,18 @@ class ModelConfig:
         path: the file it was read from, `None` for no config.
         values: its keys and values under HuggingFace's names.
         yaml_values: those of a MindFormers YAML under MindFormers' names; empty for a config.json.
+        reference: what the checkpoint next to it holds, for families whose rules depend on it.
     """
 
     path: Path | None = None
     values: Mapping[str, object] = field(default_factory=dict)
     yaml_values: Mapping[str, object] = field(default_factory=dict)
+    reference: Reference | None = None
+
+    @property
+    def for_rules(self) -> Config:
+        """The values with the reference, as `Family.rules` takes them."""
+        return self.values if self.reference is None else {**self.values, REFERENCE: self.reference}
 
     @property
     def is_copied(self) -> bool:
@@ -52,7 +61,7 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
 
     Args:
         directory: where the weights are.
-        given: a file, or a directory that holds a config.json.
+        given: a file, or a directory that holds a config.json; weights without one leave that next to the source's.
         header_room: bytes of JSON that the memory limit allows; without it as many as a config may have.
 
     Raises:
@@ -62,6 +71,8 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
     """
     path = given or directory / CONFIG
     with reading(path):
+        if given and _is_only_weights(given):
+            given, path = None, directory / CONFIG
         path = path / CONFIG if given and disk.is_directory(path) else path
         found = disk.exists(path)
     if not found:
@@ -72,6 +83,13 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
         return ModelConfig(path, read_json(path, header_room))
     yaml_values = mindformers_yaml.parse(_read(path, YAML_LIMIT), quote(path))
     return ModelConfig(path, mindformers_yaml.as_config(yaml_values), yaml_values)
+
+
+def _is_only_weights(path: Path) -> bool:
+    """Whether a file or directory holds weights, and no config."""
+    if disk.is_directory(path):
+        return not disk.exists(path / CONFIG) and any(name.endswith(tuple(FORMATS)) for name in disk.listdir(path))
+    return path.suffix in FORMATS and disk.exists(path)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 
 from ..errors import StreamconvError, UsageError
-from ..rules.family import Config, Family, spell
-from ..rules.statements import Direction, Statement
+from ..rules.family import REFERENCE, Config, Family, Reference, spell
+from ..rules.statements import Direction, Side, Statement
 from ..tensors.extents import Extent, SourceFile
 from ..tensors.refs import Catalog, TensorRef
 from ..text import counted, first_few, in_python, quote
@@ -86,7 +86,8 @@ def _check_mapping(request: Request, mapping: TensorMapping) -> Iterator[Finding
     ambiguous = list(_ambiguous(request, mapping.options))
     if ambiguous:
         yield Finding(f"  ambiguous: {_some(ambiguous)}; the first rule of the table applies")
-    reverse = replace(request, catalog=_converted(mapping), direction=Direction.REVERSE, understood=None)
+    way_back = replace(request, config=_config_of_the_way_back(request), direction=Direction.REVERSE, understood=None)
+    reverse = replace(way_back, catalog=_converted(mapping))
     lost = list(_lost(map_tensors(reverse, mapping.options), catalog, mapping.dropped))
     if lost:
         yield Finding(f"  not invertible: {_some(lost)}")
@@ -122,6 +123,14 @@ def _converted(mapping: TensorMapping) -> Catalog:
     file = SourceFile(Path("converted"), 0)
     refs = (TensorRef(o.name, o.dtype, o.view.shape, (Extent(file, 0, o.spec.nbytes),)) for o in mapping.outputs)
     return Catalog(file.path, "safetensors", {ref.name: ref for ref in refs}, (file,))
+
+
+def _config_of_the_way_back(request: Request) -> Config:
+    """Return the config with the reference of a reverse conversion, the source itself, where it has one."""
+    if not isinstance(request.config.get(REFERENCE), Reference):
+        return request.config
+    shapes = {name: ref.shape for name, ref in request.catalog.items()}
+    return {**request.config, REFERENCE: Reference(Side.HF, shapes)}
 
 
 def _lost(back: TensorMapping, catalog: Mapping[str, TensorRef], dropped: Mapping[str, str]) -> Iterator[str]:

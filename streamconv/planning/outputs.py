@@ -107,7 +107,7 @@ class Builder:
         unstacked = rule.stacked(source.other)
         bindings = dict(zip(rule.shared(source), application.values, strict=True))
         parts = self._parts(application)
-        specs = (None,) * len(rule.patterns(Side.MS)) if source is Side.HF else rule.shapes()
+        specs = (rule.ms_shape,) * len(rule.patterns(Side.MS)) if source is Side.HF else rule.shapes()
         results = transform.apply(parts, self._table.sizes)
         for view in transform.must_be_zero(parts):
             self.checks += [SameBytes(None, ref, _not_zero(ref)) for one in view.leaves() for ref in one.refs()]

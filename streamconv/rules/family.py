@@ -9,7 +9,7 @@ from ..errors import UsageError
 from ..text import quote, setting
 from .fused import EXPERTS, TOGETHER, Fused
 from .sizes import Sizes
-from .statements import Statement
+from .statements import Side, Statement
 from .training_state import TRAINING_STATE
 
 #: The family that keeps every name and layout.
@@ -18,6 +18,22 @@ RAW = "raw"
 Value = bool | int | str
 Options = Mapping[str, Value]
 Config = Mapping[str, object]
+
+#: The key of a config under which `Family.rules` finds the `Reference`. No config.json can have one: it is no JSON.
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a checkpoint of the side that is written holds: its names and shapes.
+
+    Attributes:
+        side: the side.
+        shapes: name -> shape.
+    """
+
+    side: Side
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,7 @@ class Family:
         differs_from_mindformers: where the output differs from that of MindFormers' own converter, and why.
         drops_training_state: drop what MindSpore's optimizers and callbacks add to a checkpoint; no rule is needed for
             it.
+        reads_reference: the rules depend on a checkpoint of the side that is written, in the directory given as config.
     """
 
     name: str
@@ -126,6 +143,7 @@ class Family:
     torch_root: str | None = None
     differs_from_mindformers: tuple[str, ...] = ()
     drops_training_state: bool = True
+    reads_reference: bool = False
 
     def table(self, config: Config, options: Options) -> Sequence[Statement]:
         """Return all statements: the family's rules, and how training state is treated.

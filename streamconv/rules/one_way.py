@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import UnsupportedError
 from ..tensors.view_nodes import View
 from .sizes import Sizes
-from .transforms import Transform
+from .transforms import Transform, UnsqueezeOf
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,30 @@ class WayBack(Transform):
     @property
     def inverse(self) -> Transform:
         return self.one_way
+
+
+@dataclass(frozen=True)
+class RefuseUnsqueezed(Transform):
+    """No change; views that may have the axis that `unsqueeze` inserts are refused, and the refusal says why.
+
+    Attributes:
+        unsqueeze: what inserts it.
+        why: why they are refused.
+        hint: what to do instead.
+    """
+
+    unsqueeze: UnsqueezeOf
+    why: str
+    hint: str
+
+    def __str__(self) -> str:
+        return "unchanged"
+
+    def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
+        if any(self.unsqueeze.may_have_made(part.shape) for part in parts):
+            raise UnsupportedError(self.why, self.hint)
+        return list(parts)
+
+    @property
+    def inverse(self) -> Transform:
+        return self

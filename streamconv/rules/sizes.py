@@ -142,10 +142,8 @@ class Sizes:
                 )
             expected = self.value(symbol)
             if expected is not None and expected != size:
-                raise ShapeConflictError(
-                    f"shape {list(shape)} does not fit [{spec}]: "
-                    f"{symbol} is {expected}{self.origin(symbol)}, not {size}"
-                )
+                known = f"{symbol} is {expected}{self.origin(symbol)}, not {size}" if _names(symbol) else ""
+                raise ShapeConflictError(f"shape {list(shape)} does not fit [{spec}]" + (known and f": {known}"))
         if all(self.value(symbol) is not None for symbol in symbols):
             self._fitting.add((shape, spec))
 

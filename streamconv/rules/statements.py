@@ -57,7 +57,7 @@ class Rule:
         transform: from the HF tensors to the MindFormers tensors.
         optional: the tensors may be absent, but only from all layers.
         fp32: sides on which the model keeps the tensors in float32: a cast gives F32 there, whatever dtype is asked.
-        ms_shape: shape of the MindFormers tensors, if a size can be learned only from it.
+        ms_shape: shape of the MindFormers tensors, if a size can be learned only from it, or `shape` is not known.
         any_layer: an optional tensor may be absent from any layer.
     """
 

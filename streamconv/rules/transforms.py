@@ -199,6 +199,10 @@ class UnsqueezeOf(Transform):
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
         return [views.unsqueeze(part, self.axis) if len(part.shape) == self.axes else part for part in parts]
 
+    def may_have_made(self, shape: Sequence[int]) -> bool:
+        """Whether a view of this shape may have the axis that this inserts."""
+        return len(shape) == self.axes + 1 and shape[self.axis] == 1
+
     @property
     def inverse(self) -> Transform:
         return SqueezeOf(self)
@@ -214,11 +218,8 @@ class SqueezeOf(Transform):
         return f"squeeze axis {self.unsqueeze.axis} of size one of what has {self.unsqueeze.axes + 1} axes"
 
     def apply(self, parts: Sequence[View], sizes: Sizes) -> list[View]:
-        axis = self.unsqueeze.axis
-        return [views.squeeze(part, axis) if self._has_it(part.shape) else part for part in parts]
-
-    def _has_it(self, shape: Sequence[int]) -> bool:
-        return len(shape) == self.unsqueeze.axes + 1 and shape[self.unsqueeze.axis] == 1
+        one = self.unsqueeze
+        return [views.squeeze(part, one.axis) if one.may_have_made(part.shape) else part for part in parts]
 
     @property
     def inverse(self) -> Transform:

@@ -98,7 +98,7 @@ def test_models_lists_all(capsys) -> None:
 
 
 #: Options whose values give no table of their own in some family.
-WITHOUT_A_TABLE = ("lora_names", "mtp", "use_gmm", "sft", "decoder", "experts", "quantised")
+WITHOUT_A_TABLE = ("lora_names", "mtp", "use_gmm", "sft", "decoder", "experts", "quantised", "conv1d")
 
 
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)

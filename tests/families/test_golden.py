@@ -16,7 +16,7 @@ FORWARD = [case for case in CASES if not case.arguments["reverse"]]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_golden_case(case: golden.Case, tmp_path) -> None:
     source = case.write_source(tmp_path / "source")
-    streamconv.convert(source, tmp_path / "out", **case.arguments)
+    streamconv.convert(source, tmp_path / "out", **case.arguments, config=case.write_reference(tmp_path / "reference"))
     assert golden.found(tmp_path / "out") == case.expected
 
 
@@ -24,7 +24,9 @@ def test_golden_case(case: golden.Case, tmp_path) -> None:
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
 def test_golden_case_from_other_shards_into_a_ckpt(case: golden.Case, tmp_path) -> None:
     source = case.write_source(tmp_path / "source", shard_count=5)
-    streamconv.convert(source, tmp_path / "out.ckpt", **case.arguments)
+    streamconv.convert(
+        source, tmp_path / "out.ckpt", **case.arguments, config=case.write_reference(tmp_path / "reference")
+    )
     assert golden.found(tmp_path / "out.ckpt") == case.expected
 
 

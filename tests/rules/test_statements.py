@@ -92,6 +92,19 @@ def test_exact_patterns_go_before_open_ones() -> None:
     assert matcher.match("z").bindings == {"name": "z"}  # type: ignore[union-attr]
 
 
+def test_a_whole_name_has_its_place_in_the_table_s_order() -> None:
+    layer, name = Rule("l.{layer}.w", "a"), Rule("l.3.w", "b")
+    for table, number in (([layer, name], 0), ([name, layer], 0), ([Rule("l.{layer:1|2}.w", "a"), name, layer], 1)):
+        matcher = Matcher(table, Side.HF)
+        match = matcher.match("l.3.w")
+        assert match is not None
+        assert match.number == number
+        assert len(list(matcher.patterns_taking("l.3.w"))) == 2
+    assert Matcher([name], Side.HF).closest("l.4.w") == "l.3.w"
+    assert Matcher([name], Side.HF).match("l.4.w") is None
+    assert list(Matcher([name, name], Side.HF).patterns_taking("l.3.w")) == ["l.3.w", "l.3.w"]
+
+
 def test_a_hole_that_only_one_side_has_is_a_stack() -> None:
     assert [rule.stacked(Side.HF) for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, "expert", None]
     assert [rule.stacked(Side.MS) for rule in TABLE[:3] if isinstance(rule, Rule)] == [None, None, None]

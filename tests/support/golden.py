@@ -7,7 +7,7 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ COUNTS = {
     "llama": 19,
     "llava": 2,
     "mae": 2,
-    "mindone": 4,
+    "mindone": 7,
     "mixtral": 11,
     "mllama": 4,
     "qwen": 6,
@@ -83,6 +83,18 @@ class Case:
         convert = self.values["convert"]
         return {key: convert[key] for key in ("model", "reverse", "dtype", "options")}
 
+    def write_reference(self, folder: Path) -> Path | None:
+        """The names and shapes of the target's side, as a checkpoint of zeros, of cases that need it."""
+        if "reference" not in self.values:
+            return None
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(self.values["config"]))
+        specs = specs_of(self.values["reference"])
+        write(
+            folder / "model.safetensors", replace(safetensors.lay_out("model.safetensors", specs, {}), extents={}), {}
+        )
+        return folder
+
     def write_source(self, folder: Path, shard_count: int | None = None) -> Path:
         """The case's source: as it says, or its tensors dealt again over `shard_count` shards."""
         folder.mkdir()
@@ -98,7 +110,7 @@ class Case:
             if name.endswith(TORCH):
                 save_torch(folder / name, tensors, self.values.get("torch_root"))
                 continue
-            specs = [TensorSpec(n, dtype_of(t["dtype"]), tuple(t["shape"])) for n, t in tensors.items()]
+            specs = specs_of(tensors)
             lay_out = ckpt.lay_out(name, specs) if name.endswith(".ckpt") else safetensors.lay_out(name, specs, {})
             write(folder / name, lay_out, {s.name: golden_bytes(s) for s in specs})
         if len(files) == 1:
@@ -113,6 +125,11 @@ class Case:
     def expected(self) -> dict[str, tuple[str, tuple[int, ...], str]]:
         """Name → (dtype, shape, SHA-256 of the bytes)."""
         return {t["name"]: (dtype_of(t["dtype"]).name, tuple(t["shape"]), t["sha256"]) for t in self.values["expected"]}
+
+
+def specs_of(tensors: Mapping[str, Any]) -> list[TensorSpec]:
+    """The tensors that a case lists."""
+    return [TensorSpec(name, dtype_of(t["dtype"]), tuple(t["shape"])) for name, t in tensors.items()]
 
 
 def save_torch(path: Path, tensors: Mapping[str, Any], root: str | None) -> None:
