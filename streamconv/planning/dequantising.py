@@ -121,7 +121,8 @@ class _Reading:
         self._used: set[str] = set()
         self._modules: set[str] = set()
         self._methods_found: dict[str, Method] = {}
-        self._lacks_parts: set[str] = set()
+        self._layouts_found: set[int] = set()
+        self._explained: set[str] = set()
         self._missing: list[str] = []
         self._wrong: list[str] = []
 
@@ -167,14 +168,20 @@ class _Reading:
                 return True
             misfit = misfit or sizes
         if misfit:
+            self._explain(name, [candidate.layout for candidate in self._by_dtype[ref.dtype]])
             self._wrong.append(f"{quote(name)}: {misfit}")
         return bool(misfit) or name in self._used
+
+    def _explain(self, name: str, layouts: Sequence[Layout]) -> None:
+        """Note that a finding speaks of a weight: what belongs to it needs none of its own."""
+        self._explained.update(name.removesuffix(layout.codes.ending) for layout in layouts)
 
     def _add(self, name: str, candidate: _Candidate, sizes: Geometry, found: Found) -> None:
         layout = candidate.layout
         stem = name.removesuffix(layout.codes.ending)
         self._weights[name] = sizes.weight(stem + layout.weight, found)
         self._used.update([ref.name for ref in found.parts if ref is not None])
+        self._layouts_found.add(id(layout))
         self._modules.add(stem.removesuffix(".weight"))
         if candidate.method.name not in self._methods_found:
             self._methods_found[candidate.method.name] = candidate.method
@@ -245,8 +252,9 @@ class _Reading:
             distinct = [one for one in layouts if one.codes.ending.startswith(".") and one.codes.ending != ".weight"]
             is_weight = ref.dtype == F8_E4M3 or name.endswith((".weight", *_STACKS))
             if layouts and (distinct or (is_active and is_weight)):
-                self._lacks_parts.update(name.removesuffix(one.codes.ending) for one in layouts)
-                yield f"{quote(name)}: {self._lacks(name, (distinct or layouts)[0])}"
+                self._explain(name, layouts)
+                alike = [one for one in layouts if id(one) in self._layouts_found]
+                yield f"{quote(name)}: {self._lacks(name, (alike or distinct or layouts)[0])}"
 
     def _unread(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
         """Yield a finding for each tensor of codes that is left, and that no method here stores like this."""
@@ -296,6 +304,6 @@ class _Reading:
                 stem = name.removesuffix(ending)
                 # Models have no tensors of their own in F8_E8M0.
                 is_own = is_common and not stem.endswith(".weight") and ref.dtype != F8_E8M0
-                if stem != name and not is_own and not {stem, stem.removesuffix(".weight")} & self._lacks_parts:
+                if stem != name and not is_own and not {stem, stem.removesuffix(".weight")} & self._explained:
                     yield f"{quote(name)}: there is no quantised tensor that it belongs to"
                     break
