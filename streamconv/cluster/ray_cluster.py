@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import InternalError, UsageError
 from ..storage.memory import cores
 from ..text import quote, setting
 from . import addresses
@@ -29,6 +29,7 @@ _OBJECT_STORE = 80 << 20
 # A worker answers while it works: work, status, stop, and one to spare.
 _CALLS_AT_A_TIME = 4
 _SECONDS_TO_LEAVE = 1.0
+_TRIES = 5
 # Lines of logs that match are not printed; Ray reads it once, when it is imported.
 _SILENCE = "RAY_DEDUP_LOGS_SKIP_REGEX"
 _BECAUSE = re.compile(r"because (.+?)(?:\. |\.?$)")
@@ -138,7 +139,12 @@ class _Actor:
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Begin a call."""
-        return self._aside(lambda: getattr(self._actor, method).remote(*arguments))
+        # A signal that arrives just then may leave Ray without a reference to the answer.
+        for _ in range(_TRIES):
+            begun = self._aside(lambda: getattr(self._actor, method).remote(*arguments))
+            if begun is not None:
+                return begun
+        raise InternalError("Ray begins no call of a worker")
 
     def kill(self) -> None:
         """End the worker's process at once."""

@@ -15,7 +15,7 @@ from .scales import Groups, Part, Shared, combined, shared
 from .tiles import TILE_SIDE
 
 #: How many factors a band has at most, where rows do not share them.
-_MOST_FACTORS = 32 << 10
+_MOST_FACTORS = 16 << 10
 
 #: Blocks of at least so many rows have their factors once in a band.
 _HIGH = 16

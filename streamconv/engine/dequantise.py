@@ -22,8 +22,8 @@ from .scales import Part, codes_at
 from .tiles import TILE_SIDE, even_part, fast_axis
 
 # Elements of a tile on its way through float32: it stays in L2, and its calls are long compared with what it takes to
-# get the interpreter lock back. Fewer where rows have factors of their own, which need room too, or where what comes
-# out is cast once more. Then the longest row of a tile, and the row of one that is transposed.
+# get the interpreter lock back. Fewer where packed codes, factors of their own for each row, or a further cast need room
+# too. Then the longest row of a tile, and the row of one that is transposed.
 _ELEMENTS = 128 << 10
 _ELEMENTS_WITH_FACTORS = 56 << 10
 _ROW = 16 << 10
@@ -93,7 +93,8 @@ class _Matrix:
         As few calls a tile as possible: each releases the interpreter lock, and getting it back may take as long.
         """
         transposed, (least, step) = fast_axis(self._codes.data) != fast_axis(target), self._layout.unit
-        most = _ELEMENTS if self._bands.rows_share(rows) else _ELEMENTS_WITH_FACTORS
+        is_plain = self._layout.packing is None and self._bands.rows_share(rows)
+        most = _ELEMENTS if is_plain else _ELEMENTS_WITH_FACTORS
         most = min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
         scratch = _Scratch(most, len(rows))
         overflows = 0

@@ -136,7 +136,7 @@ class _Reading:
         """Find everything."""
         candidates = [ref for ref in self._catalog.values() if ref.dtype in self._by_dtype]
         left = [ref.name for ref in candidates if not self._take(ref.name, ref)]
-        self._missing += self._lacking(left)
+        self._find_lacking(left)
         if not (self._weights or self._wrong or self._missing or self._description):
             return Understood(self._catalog)
         self._wrong += self._twice()
@@ -238,8 +238,8 @@ class _Reading:
         except MisfitError as error:
             return str(error)
 
-    def _lacking(self, left: Sequence[str]) -> Iterator[str]:
-        """Yield a finding for each tensor of codes that has not all of its parts.
+    def _find_lacking(self, left: Sequence[str]) -> None:
+        """Find each tensor of codes that has not all of its parts, or some of another dtype.
 
         What is called as any weight counts where other weights are quantised, or something says that they are.
         """
@@ -248,13 +248,14 @@ class _Reading:
             if name in self._used:
                 continue
             ref = self._catalog[name]
-            layouts = [one.layout for one in self._by_dtype[ref.dtype] if name.endswith(one.layout.codes.ending)]
+            candidates = [one for one in self._by_dtype[ref.dtype] if name.endswith(one.layout.codes.ending)]
+            layouts = [one.layout for one in candidates if self._is_meant(one)]
             distinct = [one for one in layouts if one.codes.ending.startswith(".") and one.codes.ending != ".weight"]
-            is_weight = ref.dtype == F8_E4M3 or name.endswith((".weight", *_STACKS))
+            is_weight = ref.dtype == F8_E4M3 or name.endswith((".weight", *_STACKS, "_blocks"))
             if layouts and (distinct or (is_active and is_weight)):
                 self._explain(name, layouts)
                 alike = [one for one in layouts if id(one) in self._layouts_found]
-                yield f"{quote(name)}: {self._lacks(name, (alike or distinct or layouts)[0])}"
+                self._lacks(name, (alike or distinct or layouts)[0])
 
     def _unread(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
         """Yield a finding for each tensor of codes that is left, and that no method here stores like this."""
@@ -264,7 +265,13 @@ class _Reading:
             if (ref.dtype in _FP8 or (ref.dtype in OF_CODES and has_scales)) and quote(name) not in known:
                 yield f"{quote(name)}: it is {ref.dtype}, and quantised in a way that is not read"
 
-    def _lacks(self, name: str, layout: Layout) -> str:
+    def _is_meant(self, candidate: _Candidate) -> bool:
+        """Whether a name alone may show a method: where something says it, where it is found, or nobody else has it."""
+        ending = candidate.layout.codes.ending
+        is_found = self._description is not None or candidate.method.name in self._methods_found
+        return is_found or (ending.startswith(".") and ending != ".weight")
+
+    def _lacks(self, name: str, layout: Layout) -> None:
         stem = name.removesuffix(layout.codes.ending)
         for part in layout.parts:
             wanted = stem + part.endings[0]
@@ -272,13 +279,14 @@ class _Reading:
             if part.optional or (ref is not None and ref.dtype in part.dtypes):
                 continue
             if ref is None:
-                return (
-                    f"its scales {quote(wanted)} are missing"
-                    if part in layout.factors
-                    else f"{quote(wanted)} is missing"
-                )
-            return f"{quote(ref.name)} has dtype {ref.dtype}, not {first_few([d.name for d in part.dtypes], 5)}"
-        return "it is quantised in a way that is not read"
+                is_scale = part in layout.factors
+                what = f"its scales {quote(wanted)} are missing" if is_scale else f"{quote(wanted)} is missing"
+                self._missing.append(f"{quote(name)}: {what}")
+            else:
+                dtypes = first_few([dtype.name for dtype in part.dtypes], 5)
+                self._wrong.append(f"{quote(name)}: {quote(ref.name)} has dtype {ref.dtype}, not {dtypes}")
+            return
+        self._wrong.append(f"{quote(name)}: it is quantised in a way that is not read")
 
     def _why_dropped(self, name: str) -> str:
         endings = {**registry.DROPPED, **{e: w for one in self._methods_found.values() for e, w in one.dropped.items()}}

@@ -118,12 +118,20 @@ def _naming(targets: Iterable[object]) -> Callable[[str], bool]:
 def _stated(entry: Entry) -> ByModule:
     """Find the group of a module: the first that names it, else the first that names a class of modules."""
     groups = [(group, targets) for group in _groups(entry) if isinstance(targets := group.get("targets"), list)]
-    named = [(_naming(targets), _said(group)) for group, targets in groups]
-    of_class = next((_said(group) for group, targets in groups if _CLASSES.intersection(map(str, targets))), Stated())
+    pads = _pads(entry.get("version"))
+    named = [(_naming(targets), _said(group, pads)) for group, targets in groups]
+    of_classes = (_said(group, pads) for group, targets in groups if _CLASSES.intersection(map(str, targets)))
+    of_class = next(of_classes, Stated())
     return lambda module: next((said for names, said in named if names(module)), of_class)
 
 
-def _said(group: Mapping[str, object]) -> Stated:
+def _pads(version: object) -> bool:
+    """Whether this version of compressed-tensors let no code of 3, 5 or 6 bits cross words: those before 0.18."""
+    found = re.match(r"(\d+)\.(\d+)", str(version))
+    return found is not None and (int(found[1]), int(found[2])) < (0, 18)
+
+
+def _said(group: Mapping[str, object], pads: bool) -> Stated:
     weights = group.get("weights")
     if not isinstance(weights, dict):
         return Stated()
@@ -132,6 +140,7 @@ def _said(group: Mapping[str, object]) -> Stated:
         bits if isinstance(bits, int) else 0,
         size if isinstance(size, int) and size > 0 else 0,
         block(weights.get("block_structure")),
+        pads,
         has_zeros=weights.get("symmetric") is False,
     )
 

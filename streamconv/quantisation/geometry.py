@@ -168,7 +168,7 @@ def _unpacked(
         if not bits:
             raise MisfitError(f"nothing tells how many bits the codes of {_spelled(found.codes)} have")
         length = words[axis] * layout.word // bits
-    packing = _packing(layout, found, words[axis], length, bits)
+    packing = _packing(found, words[axis], length, bits, stated.pads)
     codes = (*words[:axis], length, *words[axis + 1 :])
     if shape and shape != codes:
         raise MisfitError(f"{_spelled(found.codes)} does not hold the shape {list(shape)} that its own tensor states")
@@ -190,9 +190,10 @@ def _length(layout: Layout, found: Found) -> int | None:
     return math.prod(ref.shape) if ref else None
 
 
-def _packing(layout: Layout, found: Found, words: int, length: int, bits: int) -> Packing:
+def _packing(found: Found, words: int, length: int, bits: int, pads: bool) -> Packing:
     """Return how so many codes lie in so many words: with the stated bits, else with the only ones that fit."""
-    fitting = [one for crosses in (True, False) for one in _packings(layout, crosses) if one.words(length) == words]
+    layout, ways = found.layout, (False, True) if pads else (True, False)
+    fitting = [one for crosses in ways for one in _packings(layout, crosses) if one.words(length) == words]
     stated = [one for one in fitting if one.bits == bits]
     if stated:
         return stated[0]

@@ -27,6 +27,7 @@ class Stated(NamedTuple):
         bits: of a code.
         group: how many codes in a row share a scale.
         block: rows and columns of codes that do.
+        pads: codes do not cross words, where the number of words does not tell.
         type: what it calls the way in which the weight is stored.
         has_zeros: there have to be zero points.
     """
@@ -34,6 +35,7 @@ class Stated(NamedTuple):
     bits: int = 0
     group: int = 0
     block: Block | None = None
+    pads: bool = False
     type: str = ""
     has_zeros: bool = False
 

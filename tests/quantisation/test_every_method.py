@@ -177,7 +177,7 @@ def test_any_box_of_any_view(made: tuple[Sample, np.random.Generator], data: st.
     sample, rng = made
     region = data.draw(st.sampled_from([4 << 10, 12 << 10, 64 << 10, 1 << 20]))
     dtype, access = data.draw(st.sampled_from([BF16, F32, F16])), data.draw(st.sampled_from(Access))
-    few = mock.patch.object(bands, "_MOST_FACTORS", data.draw(st.sampled_from([200, 32 << 10])))
+    few = mock.patch.object(bands, "_MOST_FACTORS", data.draw(st.sampled_from([200, 16 << 10])))
     tiles = mock.patch.multiple(dequantise, **data.draw(st.sampled_from(TILES)))
     with tempfile.TemporaryDirectory() as name, tiles, few:
         decoders.save(Path(name), [sample], rng, data.draw(st.integers(1, 4)))

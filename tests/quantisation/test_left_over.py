@@ -130,6 +130,27 @@ def test_both_names_of_gptqs_format_count(tmp_path: Path, key: str) -> None:
     assert [leaf.parts.zeros.codes.code.kind for leaf in output.view.leaves()] == ["unsigned"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("version", "crosses"), [("0.17.1", False), ("0.18.0", True), ("0.20.1", True), (None, True)])
+def test_the_version_tells_a_packing_where_the_words_do_not(tmp_path: Path, version: str | None, crosses: bool) -> None:
+    """Eleven codes of 3 bits take two words either way."""
+    weights = {"num_bits": 3, "type": "int", "symmetric": True, "strategy": "channel"}
+    entry = {"quant_method": "compressed-tensors", "format": "pack-quantized", "version": version}
+    entry["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    shapes: Shapes = {
+        "a.weight_packed": ("I32", (4, 2)),
+        "a.weight_scale": ("F32", (4, 1)),
+        "a.weight_shape": ("I64", (2,)),
+    }
+    source = written(tmp_path / "source", shapes, {"quantization_config": entry})
+    with streamconv.open(source) as opened:
+        file, offset = opened.files[0], opened._catalog["a.weight_shape"].extents[0].offset
+    with file.open("r+b") as out:
+        out.seek(offset)
+        out.write(np.array([4, 11], np.int64).tobytes())
+    (output,) = streamconv.plan(source, tmp_path / "out", model="raw", format="hf", max_mem="8G").mapping.outputs
+    assert [leaf.parts.codes.packing.crosses for leaf in output.view.leaves()] == [crosses]  # type: ignore[attr-defined]
+
+
 def test_a_config_that_speaks_of_what_is_gone_is_mended(tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "awq"}, "compression_config": {}, "quantize": "w8a8"}
     source = written(tmp_path / "source", {"a.weight": ("BF16", (4, 4))}, config)

@@ -28,10 +28,9 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised_tensors_larger_than_the_budget(kind: str, tmp_path: Path) -> None:
     source = quantised.write(tmp_path / "source", kind, SHAPES)
-    for workers in ("1", "2"):
-        drop_from_cache(source)
-        words = ["--model", "raw", "--format", "hf", "--max-mem", str(BUDGET), "--workers", workers]
-        seen = watch(["convert", str(source), str(tmp_path / workers), *words])
-        assert seen.peak <= BUDGET
-        assert seen.report["total_bytes"] > 2 * 224 * MIB
-        assert seen.report["read_bytes"] <= 2 * seen.report["source_bytes"]
+    drop_from_cache(source)
+    words = ["--model", "raw", "--format", "hf", "--max-mem", str(BUDGET), "--workers", "2"]
+    seen = watch(["convert", str(source), str(tmp_path / "out"), *words])
+    assert seen.peak <= BUDGET
+    assert seen.report["total_bytes"] > 2 * 224 * MIB
+    assert seen.report["read_bytes"] <= 2 * seen.report["source_bytes"]

@@ -597,7 +597,7 @@ USAGE = {
     "no such model": (["convert", "S", "D", "--model", "zzz"], "the models are baichuan2, blip2, "),
     "models misspelt": (["models", "mixtrl"], "did you mean mixtral?"),
     "an option of the family": (["convert", "S", "D", "-o", "qkv_conat=true"], "did you mean qkv_concat?"),
-    "an option of none": (["convert", "S", "D", "--model", "raw", "-o", "a=b"], "raw takes no options"),
+    "an option of none": (["convert", "S", "D", "--model", "whisper", "-o", "a=b"], "whisper takes no options"),
     "a value": (["convert", "S", "D", "-o", "qkv_concat=maybe"], "qkv_concat=maybe: not one of false, true, blocks"),
     "no value": (["convert", "S", "D", "-o", "qkv_concat"], "write -o NAME=VALUE"),
     "an empty value": (["convert", "S", "D", "-o", "qkv_concat="], "write -o NAME=VALUE"),

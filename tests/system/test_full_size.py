@@ -1,7 +1,7 @@
 """DeepSeek-V3 at its full size: 91,991 tensors in 161 shards, real names, shapes and headers; the data are holes.
 
 What is measured, from outside, is memory: of the plan, and of a conversion from its start until it is stopped after
-2 GB of output. The disk is taken for larger than it is, for the output would have 1.4 TB.
+1 GB of output. The disk is taken for larger than it is, for the output would have 1.4 TB.
 """
 
 from __future__ import annotations
@@ -96,10 +96,9 @@ def test_a_plan_takes_less_than_200_mib(v3, tmp_path, words, outputs) -> None:
             ["-o", "layout=mcore"],
             ["69120 weights to BF16: INT4, packed, groups of 32"],
         ),
-        (quantised_models.kimi_k2_thinking, ["-o", "layout=pynative"], ["69120 weights to BF16"]),
         (quantised_models.deepseek_v4_flash, [], ["33792 weights to BF16: FP4", "weights to BF16: FP8 (E4M3), blocks"]),
     ],
-    ids=["Kimi-K2-Thinking, mcore", "Kimi-K2-Thinking, pynative", "DeepSeek-V4-Flash"],
+    ids=["Kimi-K2-Thinking", "DeepSeek-V4-Flash"],
 )
 def test_the_plan_of_a_quantised_model_takes_less_than_250_mib(make, words, weights, tmp_path) -> None:
     """Of packed weights, few state their shape here; to convert them, all would have to."""
@@ -111,10 +110,10 @@ def test_the_plan_of_a_quantised_model_takes_less_than_250_mib(make, words, weig
 
 @pytest.mark.parametrize("words", [["-o", "layout=mcore"], ["--model", "raw", "--format", "hf"]], ids=["mcore", "raw"])
 def test_a_conversion_stays_below_256_mib_until_it_is_stopped(v3, tmp_path, words) -> None:
-    seen = watched(tmp_path, "convert", v3, tmp_path / "out", *words, "--max-mem", "256M", stop_after=1e9)
+    seen = watched(tmp_path, "convert", v3, tmp_path / "out", *words, "--max-mem", "256M", stop_after=5e8)
     assert seen.code == 128 + signal.SIGTERM, seen.said
     assert 0 < seen.peak < 256 * MIB
     assert {path.name for path in tmp_path.iterdir()} == {"said", "out.partial", "out.partial.streamconv"}
-    again = watched(tmp_path, "convert", v3, tmp_path / "out", *words, "--max-mem", "256M", stop_after=2e9)
+    again = watched(tmp_path, "convert", v3, tmp_path / "out", *words, "--max-mem", "256M", stop_after=1e9)
     assert "resuming: " in again.said
     assert 0 < again.peak < 256 * MIB

@@ -12,7 +12,11 @@ import platform
 import sys
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # of a script, its own folder is on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import numkong
 import numpy as np
