@@ -22,7 +22,7 @@ from .scales import Part, codes_at
 from .tiles import TILE_SIDE, even_part, fast_axis
 
 # Elements of a tile on its way through float32: it stays in L2, and its calls are long compared with what it takes to
-# get the interpreter lock back. Fewer where packed codes, factors of their own for each row, or a further cast need room
+# get the interpreter lock back. Fewer where packed codes, factors of each row or a further cast need room
 # too. Then the longest row of a tile, and the row of one that is transposed.
 _ELEMENTS = 128 << 10
 _ELEMENTS_WITH_FACTORS = 56 << 10
