@@ -27,7 +27,8 @@ _All = Callable[[NDArray[np.int64], Code], NDArray[Any]]
 
 def _e2m1(codes: NDArray[np.int64], code: Code) -> NDArray[Any]:
     """Source: OCP Microscaling Formats 1.0, 5.3.3; code 8 is -0."""
-    return np.copysign(np.take(_E2M1, codes & 7), np.where(codes & 8, -1.0, 1.0))
+    found: NDArray[Any] = np.copysign(np.take(_E2M1, codes & 7), np.where(codes & 8, -1.0, 1.0))
+    return found
 
 
 def _e4m3(codes: NDArray[np.int64], code: Code) -> NDArray[Any]:

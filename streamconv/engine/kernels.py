@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InternalError, UnsupportedError
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, F64, INTEGER, DType
-from .floats import FLOATS, FloatFormat, check_cast, check_shapes, numkong_tensor
+from .floats import FLOATS, FloatFormat, check_cast, check_shapes, numkong_tensor, numpy_dtype
 from .tiles import Scratch, cut_tiles, fast_axis, tile_shape
 
 #: The most memory that one call allocates besides its arguments, at any moment; holds for `dequantise` too.
@@ -70,7 +70,8 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
     if source.ndim == 0:
         source, target = source[np.newaxis], target[np.newaxis]
     if source_dtype.kind == target_dtype.kind == INTEGER:
-        _cast_integers(source.view(source_dtype.numpy), target.view(target_dtype.numpy), target_dtype)
+        values, result = source.view(numpy_dtype(source_dtype)), target.view(numpy_dtype(target_dtype))
+        _cast_integers(values, result, target_dtype)
         return 0
     check_cast(source_dtype, target_dtype)
     axes = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
