@@ -8,7 +8,7 @@ from ..rules.sizes import look_up
 from ..rules.statements import Rule, Statement
 from ..text import quote, setting
 from .parts.decoder import llama_under, nested_sizes, norm, same_name
-from .parts.encoder import kept, unchanged
+from .parts.encoder import VISION_SIZES, kept, unchanged
 
 _LLM, _VISION, _LAYER = "llm_config", "vision_model.embeddings.", "vision_model.encoder.layers.{block}."
 
@@ -55,11 +55,7 @@ FAMILY = Family(
     architectures=("InternVLChatModel",),
     sizes={
         **nested_sizes(_LLM),
-        "width": "vision_config.hidden_size",
-        "wide": "vision_config.intermediate_size",
-        "blocks": "vision_config.num_hidden_layers",
-        "patch": "vision_config.patch_size",
-        "channels": "vision_config.num_channels",
+        **VISION_SIZES,
     },
     ranges={"layer": "layers", "block": "blocks"},
     rules=rules,

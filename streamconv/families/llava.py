@@ -9,7 +9,7 @@ from ..rules.family import Config, Family, Options
 from ..rules.interleaving import Interleave
 from ..rules.statements import Drop, Rule, Statement
 from .parts.decoder import llama_under, nested_sizes, norm
-from .parts.encoder import unchanged
+from .parts.encoder import VISION_SIZES, unchanged
 
 _VISION, _VISION_MS = "vision_tower.vision_model.", "vision_encoder."
 _LAYER, _LAYER_MS = _VISION + "encoder.layers.{block}.", _VISION_MS + "transformer.resblocks.{block}."
@@ -54,11 +54,7 @@ FAMILY = Family(
     architectures=("LlavaForConditionalGeneration",),
     sizes={
         **nested_sizes("text_config"),
-        "width": "vision_config.hidden_size",
-        "wide": "vision_config.intermediate_size",
-        "blocks": "vision_config.num_hidden_layers",
-        "patch": "vision_config.patch_size",
-        "channels": "vision_config.num_channels",
+        **VISION_SIZES,
     },
     ranges={"layer": "layers", "block": "blocks"},
     rules=rules,

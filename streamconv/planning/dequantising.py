@@ -12,6 +12,7 @@ from ..quantisation import registry
 from ..quantisation.geometry import Found, Geometry, MisfitError, ReadNumbers, geometry
 from ..quantisation.language import ByModule, Description, Entry, Layout, Method, Stated
 from ..tensors.dtypes import F8_E4M3, F8_E8M0, I8, I32, U8, DType
+from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import Catalog, TensorRef
 from ..text import first_few, quote, setting
 
@@ -140,18 +141,22 @@ class _Reading:
         if not (self._weights or self._wrong or self._missing or self._description):
             return Understood(self._catalog)
         self._wrong += self._twice()
+        endings = dict(registry.DROPPED)
+        for method in self._methods_found.values():
+            endings.update(method.dropped)
         dropped, tensors = {}, {}
         for name, ref in self._catalog.items():
             if name in self._weights:
                 weight = self._weights[name]
                 tensors[weight.name] = weight
             elif name not in self._used:
-                if why := self._why_dropped(name):
+                if why := self._why_dropped(name, endings):
                     dropped[name] = why
                 else:
                     tensors[name] = ref
-        self._wrong += self._surplus(tensors)
-        self._wrong += self._unread(tensors)
+        rest = {name: ref for name, ref in tensors.items() if not isinstance(ref, QuantisedRef)}
+        self._wrong += self._surplus(rest)
+        self._wrong += self._unread(rest)
         catalog = replace(self._catalog, tensors=tensors)
         return Understood(catalog, dropped, tuple(self._missing), tuple(self._wrong))
 
@@ -261,8 +266,9 @@ class _Reading:
         """Yield a finding for each tensor of codes that is left, and that no method here stores like this."""
         known = {finding.partition(":")[0] for finding in (*self._missing, *self._wrong)}
         for name, ref in tensors.items():
-            has_scales = any(name + ending in tensors for ending in _OF_STACKS)
-            if (ref.dtype in _FP8 or (ref.dtype in OF_CODES and has_scales)) and quote(name) not in known:
+            if ref.dtype not in OF_CODES or quote(name) in known:
+                continue
+            if ref.dtype in _FP8 or any(name + ending in tensors for ending in _OF_STACKS):
                 yield f"{quote(name)}: it is {ref.dtype}, and quantised in a way that is not read"
 
     def _is_meant(self, candidate: _Candidate) -> bool:
@@ -288,8 +294,7 @@ class _Reading:
             return
         self._wrong.append(f"{quote(name)}: it is quantised in a way that is not read")
 
-    def _why_dropped(self, name: str) -> str:
-        endings = {**registry.DROPPED, **{e: w for one in self._methods_found.values() for e, w in one.dropped.items()}}
+    def _why_dropped(self, name: str, endings: Mapping[str, str]) -> str:
         ending = next((ending for ending in endings if name.endswith(ending)), "")
         stem = name.removesuffix(ending)
         is_its = stem in self._modules or stem.rpartition(".")[2] in _ATTENTION

@@ -7,6 +7,15 @@ from ...rules.statements import Rule, Statement
 from ...rules.transforms import Transpose
 from .decoder import norm
 
+#: Sizes of a vision tower that has a section of the config to itself.
+VISION_SIZES = {
+    "width": "vision_config.hidden_size",
+    "wide": "vision_config.intermediate_size",
+    "blocks": "vision_config.num_hidden_layers",
+    "patch": "vision_config.patch_size",
+    "channels": "vision_config.num_channels",
+}
+
 THIRDS = Deinterleave(Interleave(("1", "1", "1")))
 
 
