@@ -13,6 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..storage import disk, whole_files
 from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
@@ -109,18 +112,20 @@ def _is_zero(descriptor: int, file: SourceFile, begin: int, end: int) -> bool:
 
 def _missing(ranges: Sequence[_Range], spans: Sequence[_Span], least: int) -> list[str]:
     """Return the matrices of which at least half is in these ranges, if together they lack at least so many bytes."""
-    names, lacking, first = [], 0, 0
-    for span in spans:
-        while first < len(ranges) and ranges[first].end <= span.begin:
-            first += 1
-        covered, number = 0, first
-        while number < len(ranges) and ranges[number].begin < span.end:
-            covered += min(ranges[number].end, span.end) - max(ranges[number].begin, span.begin)
-            number += 1
-        if 2 * covered >= span.end - span.begin and _is_matrix(span.ref):
-            names.append(span.ref.name)
-            lacking += covered
-    return names if lacking >= least else []
+    begins, ends = (np.array([span[at] for span in spans], np.int64) for at in (0, 1))
+    covered = _bytes_before(ends, ranges) - _bytes_before(begins, ranges)
+    found = [number for number in np.flatnonzero(2 * covered >= ends - begins) if _is_matrix(spans[number].ref)]
+    return [spans[number].ref.name for number in found] if covered[found].sum() >= least else []
+
+
+def _bytes_before(places: NDArray[np.int64], ranges: Sequence[_Range]) -> NDArray[np.int64]:
+    """Return for each place how many bytes of the ranges, which are in order, lie before it."""
+    begins, ends = np.array(ranges, np.int64).T
+    until = np.concatenate([[0], np.cumsum(ends - begins)])
+    number = np.searchsorted(begins, places, "right")
+    inside = np.maximum(0, ends[number - 1] - places) * (number > 0)
+    before: NDArray[np.int64] = until[number] - inside
+    return before
 
 
 def _is_matrix(ref: TensorRef) -> bool:

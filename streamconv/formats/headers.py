@@ -186,11 +186,10 @@ def parse_json_object(text: bytes, where: str) -> dict[str, object]:
     """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for name, value in pairs:
-            if name in found:
-                raise SourceError(f"{where} has the key {quote(name)} twice: it is ambiguous which value is meant")
-            found[name] = value
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+            raise SourceError(f"{where} has the key {quote(name)} twice: it is ambiguous which value is meant")
         return found
 
     try:

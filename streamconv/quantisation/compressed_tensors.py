@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from ..tensors.dtypes import F8_E4M3, F32, I8, I32, I64, U8
@@ -101,9 +101,13 @@ def _groups(entry: Entry) -> Iterator[Mapping[str, object]]:
     yield from (group for group in groups.values() if isinstance(group, dict)) if isinstance(groups, dict) else ()
 
 
-def _naming(targets: Iterable[object]) -> Callable[[str], bool]:
+def _names(targets: Iterable[object]) -> set[str]:
+    """Return the targets that are not classes of modules."""
+    return {target for target in targets if isinstance(target, str)} - _CLASSES
+
+
+def _naming(names: Collection[str]) -> Callable[[str], bool]:
     """Return what says whether targets name a module: exactly, or as regular expressions that match its beginning."""
-    names = {target for target in targets if isinstance(target, str)}
     inner = tuple(f".{name}" for name in names)
     patterns = []
     for target in names:
@@ -119,7 +123,7 @@ def _stated(entry: Entry) -> ByModule:
     """Find the group of a module: the first that names it, else the first that names a class of modules."""
     groups = [(group, targets) for group in _groups(entry) if isinstance(targets := group.get("targets"), list)]
     pads = _pads(entry.get("version"))
-    named = [(_naming(targets), _said(group, pads)) for group, targets in groups]
+    named = [(_naming(names), _said(group, pads)) for group, targets in groups if (names := _names(targets))]
     of_classes = (_said(group, pads) for group, targets in groups if _CLASSES.intersection(map(str, targets)))
     of_class = next(of_classes, Stated())
     return lambda module: next((said for names, said in named if names(module)), of_class)

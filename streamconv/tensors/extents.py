@@ -27,8 +27,7 @@ class SourceFile:
     changed: int | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """`length` bytes at `offset` of `file`."""
 
     file: SourceFile

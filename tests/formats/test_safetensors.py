@@ -120,6 +120,43 @@ def test_a_broken_file_is_refused_by_name(read, case):
     assert expected in text_of(caught.value)
 
 
+#: What may stand where a header has a number, a list or a dtype.
+ANY = st.sampled_from(
+    [None, True, 0, -1, 2.0, "U8", "F4", [], [0], [1], [0, 1], [True], [1.0], [-1], [[1]], {}, [0, 1 << 64], "\ud800"]
+)
+
+
+@given(st.data())
+def test_entries_judged_together_are_judged_as_each_alone(tmp_path_factory, data):
+    """The header of many tensors is looked at column by column: no fault may hide among sound neighbours."""
+    header = {name: u8(at, at + 1) for at, name in enumerate("abcd")}
+    for name in data.draw(st.lists(st.sampled_from("abcd"), max_size=2)):
+        field = data.draw(st.sampled_from(["", "name", *header[name]])) if isinstance(header.get(name), dict) else ""
+        if field == "name":
+            header["\ud800"] = header.pop(name)
+        elif field:
+            header[name][field] = data.draw(ANY)
+        elif name in header:
+            header[name] = data.draw(ANY)
+    path = tmp_path_factory.mktemp("x") / "x.safetensors"
+    path.write_bytes(encode(header, b"abcd"))
+    assert _outcome(path) == _outcome(path, one_by_one=True)
+
+
+def _outcome(path, one_by_one=False):
+    with pytest.MonkeyPatch.context() as patch:
+        if one_by_one:
+            patch.setattr(safetensors, "_sound", lambda header: [])
+        try:
+            return [(name, ref.dtype, ref.shape, ref.extents) for name, ref in read_all(path)]
+        except StreamconvError as error:
+            return type(error), text_of(error)
+
+
+def read_all(path):
+    return safetensors.read(path, HeaderRoom(LIMIT))[1].items()
+
+
 @pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "f32", "", "Int4", "str", "\x1b[31m"])
 def test_an_unknown_dtype_is_not_guessed(read, dtype):
     with pytest.raises(UnsupportedError, match="tensor t has dtype") as caught:
