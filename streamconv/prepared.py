@@ -21,7 +21,7 @@ from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
 from .planning.cutting import Strategy, written_layouts
-from .planning.dequantising import OF_CODES
+from .planning.left_over import OF_CODES
 from .planning.mapping import RankFile, TensorMapping
 from .planning.outputs import Output
 from .ranks import strategy_format

@@ -6,46 +6,16 @@ Nothing is stretched: a grid of scales has to have just as many blocks as the co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from ..errors import InternalError
 from ..tensors.dtypes import BF16
 from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Quantised, QuantisedRef
 from ..tensors.refs import TensorRef
 from ..text import quote
-from .language import Factor, Layout, Part, Stated
-
-Shape = tuple[int, ...]
-
-#: Bits of codes that are packed as a stream.
-_BITS = range(2, 9)
-
-#: Reads the whole numbers in a small tensor.
-ReadNumbers = Callable[[TensorRef], tuple[int, ...]]
-
-
-class MisfitError(Exception):
-    """The shapes of the parts do not go together; the message says how."""
-
-
-class Found(NamedTuple):
-    """The tensors of a weight: its codes, and in the order of the layout's parts those that are there."""
-
-    layout: Layout
-    codes: TensorRef
-    parts: Sequence[TensorRef | None]
-
-    def of(self, part: Part | None) -> TensorRef | None:
-        """Return the tensor of a part, `None` if it is not there."""
-        every = zip(self.layout.parts, self.parts, strict=True)
-        return next((ref for one, ref in every if one is part), None)
-
-    def refs(self) -> Iterator[TensorRef]:
-        """Yield them all."""
-        yield self.codes
-        yield from (ref for ref in self.parts if ref is not None)
+from .found import Found, MisfitError, ReadNumbers, Shape, spelled
+from .language import Factor, Layout, Stated
+from .packings import unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +93,7 @@ def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
     layout, first = found.layout, found.parts[0]
     axes = 0 if first is None or not layout.has_block_axis else len(first.shape)
     words = _matrices(found.codes, axes)
-    codes, packing = _unpacked(layout, words, found, stated, read)
+    codes, packing = unpacked(layout, words, found, stated, read)
     bits = packing.bits if packing else 8
     places = zip(layout.factors, found.parts, strict=False)
     factors = tuple(
@@ -150,65 +120,8 @@ def _matrices(ref: TensorRef, axes: int) -> Shape:
     if len(shape) == axes + 1 and axes > 1:
         shape = (*shape[:-2], shape[-2] * shape[-1])
     if len(shape) < 2 or not math.prod(shape):
-        raise MisfitError(f"{_spelled(ref)} is no matrix")
+        raise MisfitError(f"{spelled(ref)} is no matrix")
     return shape
-
-
-def _unpacked(
-    layout: Layout, words: Shape, found: Found, stated: Stated, read: ReadNumbers
-) -> tuple[Shape, Packing | None]:
-    """Return the shape of the codes, and how they are packed."""
-    if not layout.word:
-        return words, None
-    axis = len(words) - 2 + layout.axis
-    shape = _stated_shape(layout, words, found, read)
-    length = shape[axis] if shape else _length(layout, found)
-    bits = layout.bits or stated.bits
-    if length is None:
-        if not bits:
-            raise MisfitError(f"nothing tells how many bits the codes of {_spelled(found.codes)} have")
-        length = words[axis] * layout.word // bits
-    packing = _packing(found, words[axis], length, bits, stated.pads)
-    codes = (*words[:axis], length, *words[axis + 1 :])
-    if shape and shape != codes:
-        raise MisfitError(f"{_spelled(found.codes)} does not hold the shape {list(shape)} that its own tensor states")
-    return codes, packing
-
-
-def _stated_shape(layout: Layout, words: Shape, found: Found, read: ReadNumbers) -> Shape | None:
-    ref = found.of(layout.shape)
-    if ref is None:
-        return None
-    if math.prod(ref.shape) != len(words):
-        raise MisfitError(f"{_spelled(ref)} holds no shape of {len(words)} axes")
-    return read(ref)
-
-
-def _length(layout: Layout, found: Found) -> int | None:
-    """Return how many codes are packed along the axis, where an index says it."""
-    ref = found.of(layout.groups) if layout.axis == layout.inputs else None
-    return math.prod(ref.shape) if ref else None
-
-
-def _packing(found: Found, words: int, length: int, bits: int, pads: bool) -> Packing:
-    """Return how so many codes lie in so many words: with the stated bits, else with the only ones that fit."""
-    layout, ways = found.layout, (False, True) if pads else (True, False)
-    fitting = [one for crosses in ways for one in _packings(layout, crosses) if one.words(length) == words]
-    stated = [one for one in fitting if one.bits == bits]
-    if stated:
-        return stated[0]
-    streams = {one.bits: one for one in fitting if one.crosses}
-    if len(streams) != 1 or layout.bits or not length:
-        raise MisfitError(
-            f"{_spelled(found.codes)} has {words} words for {length} codes"
-            + (f" of {bits} bits" if bits else ", and nothing tells of how many bits")
-        )
-    return next(iter(streams.values()))
-
-
-def _packings(layout: Layout, crosses: bool) -> Iterator[Packing]:
-    for bits in [layout.bits] if layout.bits else _BITS:
-        yield Packing(bits, layout.word, layout.axis, crosses, layout.interleaved)
 
 
 def _factor(found: Found, place: int, ref: TensorRef, codes: Shape, stated: Stated) -> _Numbers:
@@ -218,13 +131,13 @@ def _factor(found: Found, place: int, ref: TensorRef, codes: Shape, stated: Stat
     if factor.of_inputs:
         grid = (1, size[1]) if layout.inputs == 1 else (size[0], 1)
         if ref.shape != (size[layout.inputs],):
-            raise MisfitError(f"{_spelled(ref)} does not have one number for each of {size[layout.inputs]} inputs")
+            raise MisfitError(f"{spelled(ref)} does not have one number for each of {size[layout.inputs]} inputs")
         shape: Shape = (*(1 for _ in codes[:-2]), *grid)
     else:
         shape = _grid(layout, ref, codes)
     block = _block(found, factor, shape[-2:], size, stated)
     if block is None:
-        raise MisfitError(f"{_spelled(ref)} does not fit {list(codes)} codes{_wanted(factor, stated)}")
+        raise MisfitError(f"{spelled(ref)} does not fit {list(codes)} codes{_wanted(factor, stated)}")
     return _Numbers(place, shape, shape, block, factor.divides)
 
 
@@ -239,7 +152,7 @@ def _grid(layout: Layout, ref: TensorRef, codes: Shape) -> Shape:
         return (shape[0], 1) if layout.inputs == 1 else (1, shape[0])
     if not lead and len(shape) == 4 and shape[1] == shape[3] == 1:
         return shape[0], shape[2]
-    raise MisfitError(f"{_spelled(ref)} is no grid of scales for {list(codes)} codes")
+    raise MisfitError(f"{spelled(ref)} is no grid of scales for {list(codes)} codes")
 
 
 def _block(found: Found, factor: Factor, grid: Shape, size: Shape, stated: Stated) -> Block | None:
@@ -303,7 +216,7 @@ def _check_groups(layout: Layout, found: Found, codes: Shape) -> None:
 
 def _check(ref: TensorRef, shape: Shape, wanted: Shape) -> None:
     if shape != wanted:
-        raise MisfitError(f"{_spelled(ref)} should have shape {list(wanted)}")
+        raise MisfitError(f"{spelled(ref)} should have shape {list(wanted)}")
 
 
 def _shared(block: Block, codes: Shape, inputs: int) -> str:
@@ -322,10 +235,6 @@ def _wanted(factor: Factor, stated: Stated) -> str:
     if block := stated.block or factor.block:
         return f" in blocks of {block[0]} x {block[1]}"
     return ""
-
-
-def _spelled(ref: TensorRef) -> str:
-    return f"{quote(ref.name)} {list(ref.shape)}"
 
 
 def _swapped(axes: int) -> tuple[int, ...]:
