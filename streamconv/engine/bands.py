@@ -23,6 +23,7 @@ _HIGH = 16
 # Scales whose products with finite codes are all normal floats, far from any limit.
 _TAME = np.float32(2.0**-100), np.float32(2.0**100)
 _LARGEST_ZERO = 1 << 16
+_BYTE = 8
 
 
 class Band(NamedTuple):
@@ -30,27 +31,35 @@ class Band(NamedTuple):
 
     Attributes:
         first: number of the first row.
-        factors, zeros: for its columns.
+        factors: for its columns.
         is_tame: all products are normal floats, or zero.
+        zeros: numbers that are taken from the values of codes.
+        offsets: whole numbers, in bytes, that are taken from the codes themselves: a quarter of the work.
     """
 
     first: int
     factors: Shared
-    zeros: Shared | None
     is_tame: bool
+    zeros: Shared | None = None
+    offsets: Shared | None = None
+
+    def differences(self, rows: range, columns: int, codes: NDArray[np.uint8]) -> NDArray[np.int8]:
+        """Return codes of some rows and all its columns less their offsets, in the same memory."""
+        if self.offsets is not None:
+            self.offsets.into(np.subtract, codes, rows.start - self.first, rows.stop - self.first, columns)
+        return codes.view(np.int8)
 
     def apply(self, rows: range, columns: int, values: Numbers) -> None:
         """Turn the values of codes, some of its rows and all its columns, into products."""
         inside = rows.start - self.first, rows.stop - self.first, columns
         if self.zeros is not None:
-            np.subtract(values, self.zeros.tile(*inside), out=values)
-        np.multiply(values, self.factors.tile(*inside), out=values)
+            self.zeros.into(np.subtract, values, *inside)
+        self.factors.into(np.multiply, values, *inside)
 
-    def chosen(self, first: int, numbers: NDArray[np.intp]) -> Band:
-        """Return the band whose rows are these of this one."""
-        factors = self.factors._replace(values=np.take(self.factors.values, numbers, axis=0))
-        zeros = self.zeros and self.zeros._replace(values=np.take(self.zeros.values, numbers, axis=0))
-        return Band(first, factors, zeros, self.is_tame)
+    def of_rows(self, first: int, numbers: NDArray[np.intp]) -> Band:
+        """Return the band whose rows belong to these blocks."""
+        every = (one and one.of_rows(numbers) for one in (self.zeros, self.offsets))
+        return Band(first, self.factors.of_rows(numbers), self.is_tame, *every)
 
 
 class Bands:
@@ -80,10 +89,29 @@ class Bands:
         self._of_groups: tuple[range, Band] | None = None
 
     @property
+    def has_offsets(self) -> bool:
+        """Whether zero points are whole numbers like the codes, and what is left of a code then fits a byte."""
+        code, zeros = self._parts.codes.code, self._parts.zeros
+        is_small = code is not None and code.kind == "unsigned" and code.bits < _BYTE - 1
+        return is_small and zeros is not None and zeros.codes.code is not None
+
+    @property
+    def _bias(self) -> int:
+        return self._parts.codes.code.bias if self._parts.codes.code else 0
+
+    @property
     def height(self) -> int:
         """The multiple of rows at which bands end: blocks that are high, and words."""
-        heights = [one.block[0] for one in self._blocks if _HIGH <= one.block[0] <= TILE_SIDE and self._axis is None]
-        return _lcm([self._parts.codes.unit[0], *heights], TILE_SIDE)
+        return _lcm([self._parts.codes.unit[0], *self._heights], TILE_SIDE)
+
+    @property
+    def block_rows(self) -> int:
+        """The multiple of rows at which blocks end of which a tile has one at most; 0 where it may have any number."""
+        return min(self._heights, default=0)
+
+    @property
+    def _heights(self) -> list[int]:
+        return [one.block[0] for one in self._blocks if _HIGH <= one.block[0] <= TILE_SIDE and self._axis is None]
 
     @property
     def most_columns(self) -> int:
@@ -94,8 +122,8 @@ class Bands:
         """Return how many rows a band has at most, so that its factors stay few."""
         if self.rows_share(rows):
             return TILE_SIDE
-        widest = 1 if self._axis == 1 else min(one.block[1] for one in self._blocks)
-        return max(1, min(TILE_SIDE, _MOST_FACTORS * widest // len(columns)))
+        across = len(columns) // min(one.block[1] for one in self._blocks) + 1
+        return max(1, min(TILE_SIDE, _MOST_FACTORS // (self._count if self._axis == 1 else across)))
 
     def rows_share(self, rows: range) -> bool:
         """Whether all rows of a band have the same factors and zero points."""
@@ -109,15 +137,15 @@ class Bands:
         numbers = self._groups[elements.start - first : elements.stop - first]
         if self._axis == 1:
             return self._made(rows, columns, Groups(1, numbers))
-        return self._all_groups(columns).chosen(rows.start, numbers)
+        return self._all_groups(columns).of_rows(rows.start, numbers)
 
     @property
     def _count(self) -> int:
-        """How many groups rows are chosen from."""
-        return self._parts.factors[0].codes.shape[-2]
+        """How many groups rows or columns are of, where they are in no order."""
+        return self._parts.factors[0].codes.shape[-2 if self._axis == 0 else -1]
 
     def _all_groups(self, columns: range) -> Band:
-        """Return a band with a row for each group, to choose from: many rows are of the same."""
+        """Return a band with a row for each group: many rows are of the same."""
         if self._of_groups is None or self._of_groups[0] != columns:
             made = self._made(range(self._count), columns, Groups(0, np.arange(self._count)))
             self._of_groups = columns, made
@@ -126,13 +154,16 @@ class Bands:
     def _made(self, rows: range, columns: range, groups: Groups | None) -> Band:
         blocks = zip(self._factors, self._parts.factors, strict=True)
         every = ((shared(part, one, rows, columns, groups), one.divides) for part, one in blocks)
-        factors, zeros = combined(every, len(columns)), None
+        factors = combined(every, len(rows), len(columns))
         is_tame = self._is_tame or _are_tame(factors.values)
-        if self._zeros is not None and self._parts.zeros is not None:
-            zeros = shared(self._zeros, self._parts.zeros, rows, columns, groups)
-            is_tame = is_tame and _are_whole(zeros.values)
-            zeros = zeros.ready(len(columns))
-        return Band(rows.start, factors.ready(len(columns)), zeros, is_tame)
+        if self._zeros is None or self._parts.zeros is None:
+            return Band(rows.start, factors.ready(len(columns)), is_tame)
+        zeros = shared(self._zeros, self._parts.zeros, rows, columns, groups)
+        if self.has_offsets:
+            offsets = zeros._replace(values=(zeros.values + self._bias).astype(np.uint8))
+            return Band(rows.start, factors.ready(len(columns)), is_tame, offsets=offsets.ready(len(columns)))
+        is_tame = is_tame and _are_whole(zeros.values)
+        return Band(rows.start, factors.ready(len(columns)), is_tame, zeros.ready(len(columns)))
 
 
 def _are_tame(factors: Numbers) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -69,19 +68,27 @@ def values_of(code: Code) -> Numbers:
 
 
 @lru_cache
-def pairs_of(code: Code) -> NDArray[np.uint64]:
+def _pairs_of(code: Code) -> NDArray[np.uint64]:
     """Return, for every byte that holds two codes of four bits, low bits first, their values as one item of 8 bytes."""
     values = values_of(code)
     return np.stack([np.tile(values, 16), np.repeat(values, 16)], axis=1).copy().view(np.uint64)[:, 0]
 
 
+def decode_pairs(words: Bits, code: Code, target: Numbers) -> None:
+    """Write the values of codes of four bits, two in a byte, side by side, into `target`, which is contiguous."""
+    np.take(_pairs_of(code), words.view(np.uint8), out=target.view(np.uint64), mode="clip")
+
+
 def decode(codes: NDArray[np.uint8], code: Code, target: Numbers) -> None:
     """Write the values of codes, a byte each, into `target` of the same shape, which is contiguous."""
+    middle = 1 << (code.bits - 1)
     if code.kind == "e4m3":
         numkong.astype(numkong_tensor(codes, "e4m3"), "float32", out=target)
-    elif code.kind == "signed":
-        sign = np.uint8(1 << (code.bits - 1))
-        np.copyto(target, (codes if code.bits == 8 else (codes ^ sign) - sign).view(np.int8))
+    elif code.kind == "e2m1":
+        # As E2M3, whose numbers have two bits more behind the point.
+        numkong.astype(numkong_tensor(codes << np.uint8(2), "e2m3"), "float32", out=target)
+    elif code.kind == "signed" or (code.kind == "unsigned" and code.bias == middle):
+        np.copyto(target, _signed_bytes(codes, code))
     elif code.kind == "unsigned":
         np.subtract(codes, np.float32(code.bias), out=target)
     else:
@@ -89,9 +96,12 @@ def decode(codes: NDArray[np.uint8], code: Code, target: Numbers) -> None:
         np.take(values_of(code), codes, out=target, mode="clip")
 
 
-def decode_pairs(data: NDArray[np.uint8], code: Code, target: Numbers) -> None:
-    """Write the values of codes, two in a byte, into `target`: as many rows, twice as many columns, contiguous."""
-    np.take(pairs_of(code), data, out=target.view(np.uint64), mode="clip")
+def _signed_bytes(codes: NDArray[np.uint8], code: Code) -> NDArray[np.int8]:
+    """Return what codes stand for that are signed, or unsigned and counted from the middle one."""
+    middle = np.uint8(1 << (code.bits - 1))
+    if (code.kind == "signed") == (code.bits < 8):
+        codes = codes ^ middle
+    return (codes - middle if code.bits < 8 else codes).view(np.int8)
 
 
 def unpack(words: Bits, packing: Packing, target: Unpacked) -> None:
@@ -100,24 +110,43 @@ def unpack(words: Bits, packing: Packing, target: Unpacked) -> None:
     Args:
         words: `[r, c]` words; of the last unit, those that hold codes of `target`.
         packing: how codes lie in them.
-        target: `[r, c]` codes, in bytes or as numbers.
+        target: `[r, c]` codes, in bytes, or as numbers if they have not 4 bits; contiguous.
     """
-    if packing.interleaved:
-        words, packing = in_order(words), replace(packing, interleaved=False)
+    codes, per_unit = packing.unit
+    if packing.bits == 4 and words.shape[packing.axis] * codes == target.shape[packing.axis]:
+        (_unpack_side_by_side if packing.axis == 1 else _unpack_below)(words, packing, target)
+        return
     if packing.axis == 0:
         words, target = words.T, target.T
-    codes, per_unit = packing.unit
     word = words.dtype.type
     for number in range(codes):
         wanted = target[:, number::codes]
         count = wanted.shape[1]
-        index, shift = divmod(number * packing.bits, packing.word)
+        index, shift = divmod(packing.bit(number), packing.word)
         found = words[:, index::per_unit][:, :count] >> word(shift)
         if shift + packing.bits > packing.word:
             found |= words[:, index + 1 :: per_unit][:, :count] << word(packing.word - shift)
         found &= word((1 << packing.bits) - 1)
         # As signed numbers, processors convert them many at a time.
         np.copyto(wanted, found.view(f"i{found.itemsize}"), casting="unsafe")
+
+
+def _unpack_side_by_side(words: Bits, packing: Packing, target: Unpacked) -> None:
+    """Write codes of four bits that stand side by side: both of a byte at once, each into a byte of its own."""
+    words, pairs = in_order(words) if packing.interleaved else words, target.view(np.uint16)
+    np.copyto(pairs, words.view(np.uint8))
+    pairs |= pairs << np.uint16(4)
+    pairs &= np.uint16(0x0F0F)
+
+
+def _unpack_below(words: Bits, packing: Packing, target: Unpacked) -> None:
+    """Write codes of four bits that stand one below the other: byte by byte of all words, both of each."""
+    of_words = target.reshape(len(words), packing.unit[0], -1)
+    places = {packing.bit(place): place for place in range(packing.unit[0])}
+    for shift in range(0, packing.word, 8):
+        both = (words >> words.dtype.type(shift)).astype(np.uint8)
+        np.bitwise_and(both, np.uint8(0x0F), out=of_words[:, places[shift]])
+        np.right_shift(both, np.uint8(4), out=of_words[:, places[shift + 4]])
 
 
 def in_order(words: Bits) -> Bits:

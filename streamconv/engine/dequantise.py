@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -13,21 +14,23 @@ from ..errors import InternalError
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, DType
 from ..tensors.grids import Box
-from ..tensors.quantised import Code, Packing, Quantised
-from .bands import Bands
-from .codes import Numbers, Unpacked, decode, decode_pairs, in_order
+from ..tensors.quantised import Code, Quantised, swapped
+from .bands import Band, Bands
+from .codes import Numbers, Unpacked, decode, decode_pairs
 from .floats import FLOATS, check_cast, numkong_tensor
 from .kernels import cast
-from .scales import Part, codes_at
+from .scales import Part, codes_at, words_at
 from .tiles import TILE_SIDE, even_part, fast_axis
 
 # Elements of a tile on its way through float32: it stays in L2, and its calls are long compared with what it takes to
 # get the interpreter lock back. Fewer where packed codes, factors of each row or a further cast need room
 # too. Then the longest row of a tile, and the row of one that is transposed.
 _ELEMENTS = 128 << 10
-_ELEMENTS_WITH_FACTORS = 56 << 10
+_ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
 _SIDE = 800
+# Bits of a row of packed codes that are turned, up to 128 rows at once: 192 KiB.
+_TURNED_BITS = 12 << 10
 
 
 class Window(NamedTuple):
@@ -49,6 +52,18 @@ class Window(NamedTuple):
     zeros: Part | None = None
     groups: NDArray[np.intp] | None = None
 
+    @property
+    def swapped(self) -> Window:
+        """The same where rows and columns have changed places."""
+        return Window(
+            self.parts.swapped,
+            swapped(self.box),
+            self.codes.swapped,
+            tuple(factor.swapped for factor in self.factors),
+            self.zeros and self.zeros.swapped,
+            self.groups,
+        )
+
 
 def dequantise(window: Window, box: Box, target: Bits, target_dtype: DType) -> int:
     """Write a box of a quantised tensor: the float32 product rounded once to bfloat16, then cast.
@@ -68,6 +83,9 @@ def dequantise(window: Window, box: Box, target: Bits, target_dtype: DType) -> i
     if tuple(high - low for low, high in box) != target.shape:
         raise InternalError(f"a box {box} does not go into shape {target.shape}")
     check_cast(BF16, target_dtype)
+    # A word of packed codes is moved at once, and each of the numbers that they stand for is not.
+    if window.parts.codes.packing is not None and fast_axis(target) == target.ndim - 2:
+        window, box, target = window.swapped, swapped(box), target.swapaxes(-1, -2)
     rows, columns = (range(*side) for side in box[-2:])
     overflows = 0
     with np.errstate(all="ignore"):
@@ -98,18 +116,30 @@ class _Matrix:
         most = min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
         scratch = _Scratch(most, len(rows))
         overflows = 0
-        widest = min(_SIDE if transposed else _ROW, most // least or 1, self._bands.most_columns)
+        widest = min(self._longest_row(transposed), most // least or 1, self._bands.most_columns)
         for across in _cut(columns, step, widest):
             for down in _cut(rows, self._bands.height, self._bands.most_rows(rows, across)):
                 band, has_nan = self._bands.band(down, across), self._have_nan(down, across)
-                for few in _cut(down, least, max(1, most // len(across))):
+                read = self._read(down, across, transposed)
+                for few in self._tiles(down, max(1, most // len(across))):
                     top, left = few.start - rows.start, across.start - columns.start
                     part = target[top : top + len(few), left : left + len(across)]
-                    values, codes = self._values(few, across, scratch)
+                    values, codes = self._values(read, band, few, across, scratch)
                     band.apply(few, len(across), values)
                     codes = codes if has_nan or not band.is_tame else None
                     overflows += _write(values, band.is_tame, codes, part, target_dtype, scratch)
         return overflows
+
+    def _tiles(self, rows: range, most: int) -> Iterator[range]:
+        """Cut the rows of a band into tiles: each is of one block, where blocks are high."""
+        least, high = self._layout.unit[0], self._bands.block_rows or len(rows)
+        for block in _cut(rows, high, high):
+            yield from _cut(block, least, most)
+
+    def _longest_row(self, transposed: bool) -> int:
+        if not transposed:
+            return _ROW
+        return _SIDE if self._layout.packing is None else _TURNED_BITS // self._layout.packing.bits
 
     def _have_nan(self, rows: range, columns: range) -> bool:
         """Whether there is a NaN among codes of F8_E4M3."""
@@ -118,20 +148,38 @@ class _Matrix:
         codes = self._codes.box(rows, columns)
         return bool(codes.max() == 0xFF or codes.view(np.int8).max() == 0x7F)
 
-    def _values(self, rows: range, columns: range, scratch: _Scratch) -> tuple[Numbers, NDArray[np.uint8] | None]:
-        """Return the values of codes, and the codes themselves if they are FP8."""
-        codes, code, part = self._layout, self._code, self._codes
-        if codes.packing is not None and (codes.packing.bits, codes.packing.axis) == (4, 1):
-            return _pairs(part, codes.packing, code, rows, columns, scratch), None
+    def _read(self, rows: range, columns: range, transposed: bool) -> Part:
+        """Return what a band is read from: packed codes that lie in another order are turned once, word by word."""
+        if self._layout.packing is None or not transposed:
+            return self._codes
+        return words_at(self._codes, self._layout.packing, _slice(rows), _slice(columns))
+
+    def _values(
+        self, part: Part, band: Band, rows: range, columns: range, scratch: _Scratch
+    ) -> tuple[Numbers, NDArray[np.uint8] | None]:
+        """Return the values of codes less their offsets, and the codes themselves if they are FP8."""
+        codes, code = self._layout, self._code
         if codes.packing is None:
             found = part.box(rows, columns)
+        elif code.kind == "e2m1" and codes.packing.axis == 1:
+            return self._of_pairs(words_at(part, codes.packing, _slice(rows), _slice(columns)), columns, scratch), None
         else:
-            found = codes_at(part, codes, _slice(rows), _slice(columns), scratch.codes(code))
+            room = scratch.codes(code, self._bands.has_offsets)
+            found = codes_at(part, codes, _slice(rows), _slice(columns), room)
             if found.dtype == np.float32:
                 return found, None
         values = scratch.numbers(*found.shape)
-        decode(found, code, values)
+        if self._bands.has_offsets:
+            np.copyto(values, band.differences(rows, len(columns), found))
+        else:
+            decode(found, code, values)
         return values, found if code.kind == "e4m3" else None
+
+    def _of_pairs(self, words: Part, columns: range, scratch: _Scratch) -> Numbers:
+        """Return the values of codes in so many columns, two in each byte of these words: no arithmetic is as fast."""
+        values = scratch.numbers(len(words.data), words.data.shape[1] * self._layout.unit[1])
+        decode_pairs(words.data, self._code, values)
+        return values[:, columns.start - words.column : columns.stop - words.column]
 
 
 class _Scratch:
@@ -139,7 +187,8 @@ class _Scratch:
 
     def __init__(self, count: int, rows: int) -> None:
         self._numbers = np.empty(count + 2 * min(rows, TILE_SIDE), np.float32)
-        self.bits = np.empty(count, np.uint16)
+        self._bits: NDArray[np.uint16] | None = None
+        self._count = count
 
     def numbers(self, rows: int, columns: int) -> Numbers:
         """Return an array for numbers."""
@@ -147,25 +196,17 @@ class _Scratch:
             return np.empty((rows, columns), np.float32)
         return self._numbers[: rows * columns].reshape(rows, columns)
 
-    def codes(self, code: Code) -> Callable[[int, int], Unpacked]:
+    def bits(self, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+        """Return an array for bits."""
+        if self._bits is None:
+            self._bits = np.empty(self._count, np.uint16)
+        return self._bits[: math.prod(shape)].reshape(shape)
+
+    def codes(self, code: Code, has_offsets: bool) -> Callable[[int, int], Unpacked]:
         """Return what makes room for codes: numbers from the beginning where that is what they stand for."""
-        if code.kind == "unsigned" and not code.bias:
+        if code.kind == "unsigned" and not code.bias and code.bits != 4 and not has_offsets:
             return self.numbers
         return lambda rows, columns: np.empty((rows, columns), np.uint8)
-
-
-def _pairs(part: Part, packing: Packing, code: Code, rows: range, columns: range, scratch: _Scratch) -> Numbers:
-    """Return the values of codes of which each byte has two that stand side by side."""
-    data = part.data[rows.start - part.row : rows.stop - part.row]
-    size = packing.word // packing.bits
-    first = (columns.start - part.column) // size
-    data = data[:, first : first + -(-(columns.start % size + len(columns)) // size)]
-    codes = (in_order(data) if packing.interleaved else data).view(np.uint8)
-    skip = columns.start % size
-    codes = codes[:, skip // 2 : (skip + len(columns) + 1) // 2]
-    values = scratch.numbers(len(rows), 2 * codes.shape[1])
-    decode_pairs(codes, code, values)
-    return values[:, skip % 2 : skip % 2 + len(columns)]
 
 
 def _code_of(parts: Quantised) -> Code:
@@ -184,7 +225,7 @@ def _write(
 ) -> int:
     """Write products, rounded to bfloat16 and cast; return how many finite bfloat16 became infinite."""
     in_place = target_dtype == BF16 and target.flags.c_contiguous
-    bits = target if in_place else scratch.bits[: target.size].reshape(target.shape)
+    bits = target if in_place else scratch.bits(target.shape)
     _round(values, is_tame, codes, bits)
     if in_place:
         return 0

@@ -12,7 +12,7 @@ from ..errors import InternalError
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, F16, F32, F64, DType
 
-NumKongName: TypeAlias = Literal["e4m3", "float16", "bfloat16", "float32", "float64"]
+NumKongName: TypeAlias = Literal["e4m3", "e2m3", "float16", "bfloat16", "float32", "float64"]
 
 
 class FloatFormat(NamedTuple):

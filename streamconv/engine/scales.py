@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ..errors import InternalError
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, F8_E4M3, F8_E8M0, F16, F32, I8, I64, U8, DType
-from ..tensors.quantised import Blocks, Codes
+from ..tensors.quantised import Blocks, Codes, Packing
 from .codes import Numbers, Unpacked, unpack, values_of
+from .kernels import copy
 
 #: Row or column numbers: those of a range, or any.
 Chosen: TypeAlias = "slice | NDArray[np.intp]"
@@ -26,6 +27,9 @@ _NUMPY: dict[DType, np.dtype[Any]] = {
     I8: np.dtype(np.int8),
 }
 
+
+#: Blocks of at least so many columns are gone through one by one: no number has to be spread over them.
+_WIDE = 32
 
 #: Numbers that are read once for all tiles.
 _LITTLE = 4 << 10
@@ -54,44 +58,82 @@ class Part(NamedTuple):
         top, left = self.row, self.column
         return self.data[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
+    @property
+    def swapped(self) -> Part:
+        """The same where rows and columns have changed places."""
+        return Part(self.data.swapaxes(-1, -2), self.column, self.row)
+
     def matrix(self, lead: tuple[int, ...]) -> Part:
         """Return one matrix of a stack; all of them have it, where there is only one."""
         index = tuple(0 if size == 1 else at for at, size in zip(lead, self.data.shape, strict=False))
         return Part(self.data[index], self.row, self.column)
 
 
-class Shared(NamedTuple):
-    """Numbers that rows and columns of a tile share.
+class Along(NamedTuple):
+    """Which block each row, or each column, of a band belongs to.
 
     Attributes:
-        values: `[rows or 1, columns or 1]`.
-        width: how many columns of codes share one.
-        skip: columns of the first block that lie before the tile.
+        size: rows or columns of a block, where they are in order.
+        skip: those of the first block that lie before the band.
+        numbers: the number of each one's block, where they are in no order.
+    """
+
+    size: int = 1
+    skip: int = 0
+    numbers: NDArray[np.intp] | None = None
+
+    def pick(self, values: Numbers, axis: int, first: int, stop: int) -> Numbers:
+        """Return the numbers of some rows or columns; one where all of them share it."""
+        if values.shape[axis] == 1:
+            return values
+        if self.numbers is not None:
+            return np.take(values, self.numbers[first:stop], axis)
+        low, high = (self.skip + first) // self.size, (self.skip + stop - 1) // self.size + 1
+        found = values[low:high] if axis == 0 else values[:, low:high]
+        if self.size == 1 or high - low == 1:
+            return found
+        begin = self.skip + first - low * self.size
+        inside = slice(begin, begin + stop - first)
+        spread = np.repeat(found, self.size, axis)
+        return spread[inside] if axis == 0 else spread[:, inside]
+
+    def is_same(self, other: Along) -> bool:
+        """Whether the blocks are the same."""
+        return self[:2] == other[:2] and self.numbers is other.numbers
+
+
+class Shared(NamedTuple):
+    """Numbers that rows and columns of a band share.
+
+    Attributes:
+        values: `[blocks of rows or 1, blocks of columns or 1]`.
+        down, across: which block each row and each column belongs to.
     """
 
     values: Numbers
-    width: int
-    skip: int
+    down: Along = Along()
+    across: Along = Along()
 
     def ready(self, count: int) -> Shared:
         """Return the same, spread over `count` columns if all rows share them."""
-        return Shared(self.spread(count), 1, 0) if len(self.values) == 1 else self
+        return Shared(self.across.pick(self.values, 1, 0, count)) if len(self.values) == 1 else self
 
-    def tile(self, first: int, stop: int, count: int) -> Numbers:
-        """Return the numbers for some rows and `count` columns."""
-        if len(self.values) == 1 or self.values.shape[1] == 1 or self.width == 1:
-            return self.values if len(self.values) == 1 else self.values[first:stop]
-        return self._replace(values=self.values[first:stop]).spread(count)
+    def into(self, operation: np.ufunc, values: NDArray[Any], first: int, stop: int, columns: int) -> None:
+        """Apply an operation to values of some rows and all columns of the band, in place, and what they share."""
+        shared, size = self.down.pick(self.values, 0, first, stop), self.across.size
+        if size >= _WIDE and not self.across.skip and columns % size == 0 and values.flags.c_contiguous:
+            values, shared = values.reshape(len(values), -1, size), shared[:, :, np.newaxis]
+        else:
+            shared = self.across.pick(shared, 1, 0, columns)
+        operation(values, shared, out=values)
 
-    def spread(self, count: int) -> Numbers:
-        """Return the numbers for `count` columns of codes; one column if all share it."""
-        if self.values.shape[1] == 1 or self.width == 1:
-            return self.values
-        return np.repeat(self.values, self.width, axis=1)[:, self.skip : self.skip + count]
+    def of_rows(self, numbers: NDArray[np.intp]) -> Shared:
+        """Return the same for a band whose rows belong to these blocks."""
+        return self._replace(down=Along(numbers=numbers))
 
 
 class Groups(NamedTuple):
-    """For each row (axis 0) or column (axis 1) of a tile the number of its block, where those are in no order."""
+    """The blocks of rows (axis 0) or columns (axis 1) of a band are in no order: the number of each one's."""
 
     axis: int
     numbers: NDArray[np.intp]
@@ -115,49 +157,52 @@ def numbers(raw: Bits | Numbers, dtype: DType) -> Numbers:
 
 
 def shared(part: Part, blocks: Blocks, rows: range, columns: range, groups: Groups | None) -> Shared:
-    """Return the numbers of the blocks that a tile touches.
+    """Return the numbers of the blocks that a band touches; all of them along an axis where they are in no order.
 
     Args:
         part: what was read of them.
         blocks: what they are.
-        rows, columns: the tile, in the matrix of codes.
+        rows, columns: the band, in the matrix of codes.
         groups: which blocks its rows or columns belong to.
     """
-    (height, width), skip = blocks.block, columns.start % blocks.block[1]
-    chosen: list[Chosen] = [_touched(rows, height), _touched(columns, width)]
-    picked: NDArray[np.intp] | None = None
-    if groups is not None:
-        chosen[groups.axis], picked = np.unique(groups.numbers, return_inverse=True)
-    values = _values(part, blocks.codes, chosen[0], chosen[1])
-    if picked is not None and groups is not None:
-        values, height = np.take(values, picked, axis=groups.axis), 1
-        width, skip = (1, 0) if groups.axis == 1 else (width, skip)
-    if len(values) > 1 and height > 1:
-        above = rows.start % height
-        values = np.repeat(values, height, axis=0)[above : above + len(rows)]
-    return Shared(values, width, skip)
+    chosen, along = [], []
+    for axis, (elements, size) in enumerate(zip((rows, columns), blocks.block, strict=True)):
+        if groups is not None and groups.axis == axis:
+            chosen.append(slice(0, blocks.codes.shape[axis - 2]))
+            along.append(Along(numbers=groups.numbers))
+        else:
+            chosen.append(_touched(elements, size))
+            along.append(Along(size, elements.start % size))
+    return Shared(_values(part, blocks.codes, *chosen), *along)
 
 
-def combined(factors: Iterable[tuple[Shared, bool]], count: int) -> Shared:
+def combined(factors: Iterable[tuple[Shared, bool]], rows: int, columns: int) -> Shared:
     """Return what several numbers are together: each is multiplied with those before, or divides them.
 
     Args:
         factors: the numbers, and whether they divide.
-        count: columns of codes in the tile.
+        rows, columns: how many the band has.
     """
     every = iter(factors)
     found, _ = next(every)
     for other, divides in every:
-        found = _joined(found, other, divides, count)
+        found = _joined(found, other, divides, rows, columns)
     return found
 
 
-def _joined(one: Shared, other: Shared, divides: bool, count: int) -> Shared:
-    if one[1:] != other[1:] and one.values.shape[1] > 1 and other.values.shape[1] > 1:
-        return _joined(Shared(one.spread(count), 1, 0), Shared(other.spread(count), 1, 0), divides, count)
-    wider = other if one.values.shape[1] == 1 else one
-    values = one.values / other.values if divides else one.values * other.values
-    return Shared(values, wider.width, wider.skip)
+def _joined(one: Shared, other: Shared, divides: bool, rows: int, columns: int) -> Shared:
+    along = []
+    every = zip((one.down, one.across), (other.down, other.across), (rows, columns), strict=True)
+    for axis, (first, second, count) in enumerate(every):
+        if one.values.shape[axis] == 1:
+            along.append(second)
+        elif other.values.shape[axis] == 1 or first.is_same(second):
+            along.append(first)
+        else:
+            one = one._replace(values=first.pick(one.values, axis, 0, count))
+            other = other._replace(values=second.pick(other.values, axis, 0, count))
+            along.append(Along())
+    return Shared(one.values / other.values if divides else one.values * other.values, *along)
 
 
 def _touched(elements: range, size: int) -> slice:
@@ -188,22 +233,42 @@ def codes_at(
     Raises:
         InternalError: no range.
     """
-    packing, chosen = codes.packing, [_moved(rows, part.row), _moved(columns, part.column)]
+    packing, wanted = codes.packing, (rows, columns)
     if packing is None:
-        return part.data[chosen[0]][:, chosen[1]]
-    wanted = chosen[packing.axis]
-    if not isinstance(wanted, slice):
-        raise InternalError("packed codes are unpacked in their order only")
-    unit, words = packing.unit
-    low = wanted.start // unit * unit
-    begin, count = low // unit * words, wanted.stop - low
-    chosen[packing.axis] = slice(begin, begin + packing.words(count))
+        return part.data[_moved(rows, part.row)][:, _moved(columns, part.column)]
+    words, along = words_at(part, packing, rows, columns), _range(wanted[packing.axis])
+    first = (words.row, words.column)[packing.axis]
+    # Whole words, as far as no code crosses them: it is easier to unpack more than is wanted.
+    unit, per_unit = packing.unit
+    count = words.data.shape[packing.axis] * unit if per_unit == 1 else along.stop - first
+    target = room(*((count, words.data.shape[1]) if packing.axis == 0 else (len(words.data), count)))
+    unpack(words.data, packing, target)
+    inside = slice(along.start - first, along.stop - first)
+    return target[inside] if packing.axis == 0 else target[:, inside]
+
+
+def words_at(part: Part, packing: Packing, rows: Chosen, columns: Chosen) -> Part:
+    """Return the words that hold some rows and columns of packed codes, contiguous; arguments as `codes_at`."""
+    chosen = [_moved(rows, part.row), _moved(columns, part.column)]
+    (unit, words), wanted = packing.unit, _range(chosen[packing.axis])
+    low = wanted.start // unit
+    chosen[packing.axis] = slice(low * words, low * words + packing.words(wanted.stop - low * unit))
+    begin = [part.row, part.column]
+    begin[packing.axis] += low * unit
+    across = chosen[1 - packing.axis]
+    begin[1 - packing.axis] += across.start if isinstance(across, slice) else 0
     data = part.data[chosen[0]][:, chosen[1]]
-    shape = (count, data.shape[1]) if packing.axis == 0 else (len(data), count)
-    target = room(*shape)
-    unpack(data, packing, target)
-    skip = wanted.start - low
-    return target[skip:] if packing.axis == 0 else target[:, skip:]
+    if not data.flags.c_contiguous:
+        found = np.empty(data.shape, data.dtype)
+        copy(data, found)
+        data = found
+    return Part(data, begin[0], begin[1])
+
+
+def _range(chosen: Chosen) -> slice:
+    if not isinstance(chosen, slice):
+        raise InternalError("packed codes are unpacked in their order only")
+    return chosen
 
 
 def _moved(chosen: Chosen, first: int) -> Chosen:

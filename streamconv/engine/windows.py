@@ -15,7 +15,7 @@ from ..storage.regions import Region
 from ..tensors.arrays import Bits, BitType
 from ..tensors.dtypes import BF16, F8_E8M0, U8, DType
 from ..tensors.grids import Box, box_shape, flat_index, runs, unravelled
-from ..tensors.quantised import Blocks, Quantised
+from ..tensors.quantised import Blocks, Parts, Quantised
 from ..tensors.refs import TensorRef
 from ..tensors.view_nodes import Dequantised, Leaf, Stored
 from ..text import counted, quote
@@ -70,6 +70,7 @@ class Windows:
         self._files = OpenFiles(access, drops)
         self._held: _Held | None = None
         self._quantised: Window | None = None
+        self._description: tuple[Parts, Quantised] | None = None
         self._checked: Quantised | None = None
         self._behind = 0
 
@@ -111,20 +112,26 @@ class Windows:
         Raises:
             SourceError: a file was changed, or cannot be read; or what was read is no number.
         """
-        found = self._quantised
-        if found is not None and found.parts == leaf.parts and _holds(found.box, box):
+        found, parts = self._quantised, self._described(leaf)
+        if found is not None and found.parts == parts and _holds(found.box, box):
             return found
         self._held = self._quantised = None
-        self._check_shape(leaf.parts)
-        groups = self._groups(leaf.parts, box)
-        grouped = None if groups is None or leaf.parts.groups is None else leaf.parts.groups.axis
-        codes = leaf.parts.codes
+        self._check_shape(parts)
+        groups = self._groups(parts, box)
+        grouped = None if groups is None or parts.groups is None else parts.groups.axis
+        codes = parts.codes
         words = codes.words(box)
         read = Part(self._read_box(codes.ref, words), *codes.start(box))
         self._behind = _nbytes(words, codes.ref)
-        factors = tuple(self._read_blocks(blocks, box, grouped) for blocks in leaf.parts.factors)
-        zeros = None if leaf.parts.zeros is None else self._read_blocks(leaf.parts.zeros, box, grouped)
-        return Window(leaf.parts, box, read, factors, zeros, groups)
+        factors = tuple(self._read_blocks(blocks, box, grouped) for blocks in parts.factors)
+        zeros = None if parts.zeros is None else self._read_blocks(parts.zeros, box, grouped)
+        return Window(parts, box, read, factors, zeros, groups)
+
+    def _described(self, leaf: Dequantised) -> Quantised:
+        """Return what describes a leaf, once for all windows of it."""
+        if self._description is None or self._description[0] != leaf.parts:
+            self._description = leaf.parts, leaf.parts.described()
+        return self._description[1]
 
     def _read_blocks(self, blocks: Blocks, box: Box, grouped: int | None) -> Part:
         """Read the blocks that a box of codes touches; they lie behind what was read before."""
@@ -234,7 +241,7 @@ class Windows:
 def window_bytes(leaf: Leaf, box: Box) -> int:
     """Return how many bytes of a region a window of a box takes."""
     if isinstance(leaf, Dequantised):
-        parts = leaf.parts
+        parts = leaf.parts.described()
         blocks = (*parts.factors, *([parts.zeros] if parts.zeros else []))
         grouped = parts.groups.axis if parts.groups else None
         words = [(parts.codes.words(box), parts.codes.ref)]

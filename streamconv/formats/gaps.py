@@ -39,10 +39,12 @@ _ZEROS = "ends in zeros in place"
 _ADVICE = "compare the file's checksum with the publisher's, or download it again, unless zeros are what it should hold"
 
 
-class _Span(NamedTuple):
-    begin: int
-    end: int
-    ref: TensorRef
+class _Spans(NamedTuple):
+    """Where tensors begin and end in a file, in its order, and which they are."""
+
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    refs: Sequence[TensorRef]
 
 
 class _Range(NamedTuple):
@@ -60,16 +62,15 @@ def warning(file: SourceFile, refs: Collection[TensorRef]) -> str | None:
     Raises:
         SourceError: it cannot be read.
     """
-    extents = [extent for ref in refs for extent in ref.extents if extent.length]
-    if not extents:
+    spans = _spans(refs)
+    if not spans.refs:
         return None
-    data = _Range(min(e.offset for e in extents), max(e.offset + e.length for e in extents))
+    data = _Range(int(spans.begins[0]), int(spans.ends.max()))
     with opened(file.path) as (descriptor, now):
         holes = list(islice(_holes(descriptor, data), _MOST_HOLES))
         if holes:
-            return _said(file, _HOLES, _missing(holes, _spans(refs), LEAST_HOLES))
+            return _said(file, _HOLES, _missing(holes, spans, LEAST_HOLES))
         if _is_zero(descriptor, now, max(data.begin, data.end - _TAIL), data.end):
-            spans = _spans(refs)
             return _said(file, _ZEROS, _missing([_zeros(descriptor, now, spans)], spans, LEAST_ZEROS))
     return None
 
@@ -81,27 +82,27 @@ def _holes(descriptor: int, data: _Range) -> Iterator[_Range]:
         at = found[1]
 
 
-def _spans(refs: Iterable[TensorRef]) -> list[_Span]:
-    return sorted(
-        (_Span(e.offset, e.offset + e.length, ref) for ref in refs for e in ref.extents if e.length),
-        key=lambda span: span[:2],
-    )
+def _spans(refs: Iterable[TensorRef]) -> _Spans:
+    every = [(ref, extent) for ref in refs for extent in ref.extents if extent.length]
+    begins = np.array([extent.offset for _, extent in every], np.int64)
+    ends = begins + np.array([extent.length for _, extent in every], np.int64)
+    order = np.argsort(begins, kind="stable")
+    return _Spans(begins[order], ends[order], [every[number][0] for number in order])
 
 
-def _zeros(descriptor: int, file: SourceFile, spans: Sequence[_Span]) -> _Range:
+def _zeros(descriptor: int, file: SourceFile, spans: _Spans) -> _Range:
     """Return where the zeros at the end of the data seem to begin, judged by a few bytes of each tensor."""
-    begin = end = spans[-1].end
-    for span in islice(reversed(spans), _MOST_PROBED):
-        middle = (span.begin + span.end) // 2
-        if not all(
-            _is_zero(descriptor, file, at, min(at + _PROBE, span.end)) for at in (middle, (middle + span.end) // 2)
-        ):
+    last = int(spans.ends[-1])
+    at = last
+    for first, end in list(zip(spans.begins.tolist(), spans.ends.tolist(), strict=True))[: -_MOST_PROBED - 1 : -1]:
+        middle = (first + end) // 2
+        if not all(_is_zero(descriptor, file, one, min(one + _PROBE, end)) for one in (middle, (middle + end) // 2)):
             break
-        begin = middle
-        if not _is_zero(descriptor, file, span.begin, min(span.begin + _PROBE, span.end)):
+        at = middle
+        if not _is_zero(descriptor, file, first, min(first + _PROBE, end)):
             break
-        begin = span.begin
-    return _Range(begin, end)
+        at = first
+    return _Range(at, last)
 
 
 def _is_zero(descriptor: int, file: SourceFile, begin: int, end: int) -> bool:
@@ -110,12 +111,12 @@ def _is_zero(descriptor: int, file: SourceFile, begin: int, end: int) -> bool:
     return data.count(0) == len(data)
 
 
-def _missing(ranges: Sequence[_Range], spans: Sequence[_Span], least: int) -> list[str]:
+def _missing(ranges: Sequence[_Range], spans: _Spans, least: int) -> list[str]:
     """Return the matrices of which at least half is in these ranges, if together they lack at least so many bytes."""
-    begins, ends = (np.array([span[at] for span in spans], np.int64) for at in (0, 1))
-    covered = _bytes_before(ends, ranges) - _bytes_before(begins, ranges)
-    found = [number for number in np.flatnonzero(2 * covered >= ends - begins) if _is_matrix(spans[number].ref)]
-    return [spans[number].ref.name for number in found] if covered[found].sum() >= least else []
+    covered = _bytes_before(spans.ends, ranges) - _bytes_before(spans.begins, ranges)
+    mostly = np.flatnonzero(2 * covered >= spans.ends - spans.begins)
+    found = [number for number in mostly if _is_matrix(spans.refs[number])]
+    return [spans.refs[number].name for number in found] if covered[found].sum() >= least else []
 
 
 def _bytes_before(places: NDArray[np.int64], ranges: Sequence[_Range]) -> NDArray[np.int64]:

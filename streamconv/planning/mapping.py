@@ -21,7 +21,7 @@ from ..rules.statements import Direction
 from ..rules.table import Table
 from ..tensors.dtypes import BF16, DType
 from ..tensors.joined import Joined
-from ..tensors.quantised import QuantisedRef
+from ..tensors.quantised import Parts, QuantisedRef
 from ..tensors.refs import Catalog, TensorRef
 from ..tensors.view_nodes import Stored
 from ..text import quote, setting
@@ -143,8 +143,8 @@ def _sha256(parts: Iterable[object]) -> str:
 def _structure(value: object) -> object:
     """Return a view as plain values: its operations, their numbers, and its leaves without the files they lie in."""
     match value:
-        case Joined():  # how the source is divided decides nothing
-            return _structure(Stored(value.shape, value.dtype, value.ref))
+        case Joined() | Parts():
+            return _structure(_spelled_out(value))
         case TensorRef():
             return [value.name, value.dtype.name, value.shape]
         case DType():
@@ -233,7 +233,7 @@ def map_tensors(request: Request, options: Options) -> TensorMapping:
         outputs=tuple(outputs),
         dropped={**understood.dropped, **dropped, **_parts_of_dropped(quantised, dropped)},
         checks=(*repeats.checks, *build.checks),
-        dequantised=Counter(ref.parts.method for ref in quantised if ref.name not in dropped),
+        dequantised=Counter(ref.parts.scheme.title for ref in quantised if ref.name not in dropped),
         untied=repeats.untied,
     )
 
@@ -262,3 +262,10 @@ def _written_twice(outputs: Iterable[Output]) -> Iterator[str]:
         if output.name in seen:
             yield f"{quote(output.name)} would be written twice: from {seen[output.name].sources} and {output.sources}"
         seen[output.name] = output
+
+
+def _spelled_out(value: Joined | Parts) -> object:
+    if isinstance(value, Parts):
+        return value.described()
+    # How the source is divided decides nothing.
+    return Stored(value.shape, value.dtype, value.ref)

@@ -6,11 +6,12 @@ Nothing is stretched: a grid of scales has to have just as many blocks as the co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import InternalError
 from ..tensors.dtypes import BF16
-from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Quantised, QuantisedRef
+from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Parts, Quantised, QuantisedRef
 from ..tensors.refs import TensorRef
 from ..text import quote
 from .found import Found, MisfitError, ReadNumbers, Shape, spelled
@@ -30,10 +31,11 @@ class _Numbers:
     code: Code | None = None
     packing: Packing | None = None
 
-    def of(self, found: Found) -> Blocks:
-        ref = found.parts[self.place]
+    def of(self, tensors: Sequence[TensorRef | None]) -> Blocks:
+        """Return the numbers in one of a weight's tensors."""
+        ref = tensors[1 + self.place]
         if ref is None:
-            raise InternalError(f"{found.codes.name} lacks a part that it had")
+            raise InternalError("a quantised weight lacks a part that others of its kind have")
         return Blocks(Codes(_shaped(ref, self.words), self.shape, self.code, self.packing), self.block, self.divides)
 
 
@@ -44,13 +46,14 @@ class Geometry:
     Attributes:
         title: how they are quantised, for people.
         shape: of the weights.
+        codes_shape: of their codes, not packed.
     """
 
     title: str
     shape: Shape
+    codes_shape: Shape
     _layout: Layout
     _words: Shape
-    _codes: Shape
     _code: Code
     _packing: Packing | None
     _factors: tuple[_Numbers, ...]
@@ -60,23 +63,28 @@ class Geometry:
     def fills_words(self) -> bool:
         """Whether the codes end where a word does."""
         packing = self._packing
-        return packing is None or self._codes[packing.axis - 2] % packing.unit[0] == 0
+        return packing is None or self.codes_shape[packing.axis - 2] % packing.unit[0] == 0
 
     def weight(self, name: str, found: Found) -> QuantisedRef:
         """Return the weight that these tensors stand for."""
-        layout = self._layout
-        codes = Codes(_shaped(found.codes, self._words), self._codes, self._code, self._packing)
+        order = _swapped(len(self.shape)) if self._layout.swapped else ()
+        return QuantisedRef(name, BF16, self.shape, (), parts=Parts(self, (found.codes, *found.parts)), order=order)
+
+    def quantised(self, tensors: Sequence[TensorRef | None]) -> Quantised:
+        """Describe the weight that these tensors stand for: the codes, and the parts in the layout's order."""
+        layout, codes = self._layout, tensors[0]
+        if codes is None:
+            raise InternalError("a quantised weight has no codes")
+        found = Found(layout, codes, tensors[1:])
         groups = found.of(layout.groups)
-        quantised = Quantised(
+        return Quantised(
             method=self.title,
-            codes=codes,
-            factors=tuple([factor.of(found) for factor in self._factors]),
-            zeros=self._zeros.of(found) if self._zeros else None,
+            codes=Codes(_shaped(codes, self._words), self.codes_shape, self._code, self._packing),
+            factors=tuple([factor.of(tensors) for factor in self._factors]),
+            zeros=self._zeros.of(tensors) if self._zeros else None,
             groups=None if groups is None else Groups(groups, layout.inputs),
             stated=found.of(layout.shape),
         )
-        order = _swapped(len(self.shape)) if layout.swapped else ()
-        return QuantisedRef(name, BF16, self.shape, (), parts=quantised, order=order)
 
 
 def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
@@ -104,9 +112,9 @@ def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
     return Geometry(
         title=layout.title.format(bits=bits) + _shared(factors[0].block, codes, layout.inputs),
         shape=tuple(codes[axis] for axis in order),
+        codes_shape=codes,
         _layout=layout,
         _words=words,
-        _codes=codes,
         _code=layout.code(bits),
         _packing=packing,
         _factors=factors,

@@ -7,8 +7,10 @@ their bits are read follows from their dtypes, and which of their elements belon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple, Protocol, TypeVar
 
 from .extents import Extent
 from .grids import Box
@@ -16,6 +18,14 @@ from .refs import TensorRef
 
 Block = tuple[int, int]
 """Rows and columns of a matrix of codes that share one element of another tensor."""
+
+
+_Item = TypeVar("_Item")
+
+
+def swapped(sides: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    """Return a shape or a box of a stack of matrices where rows and columns have changed places."""
+    return (*sides[:-2], sides[-1], sides[-2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,12 @@ class Code:
     kind: str
     bits: int
     bias: int = 0
+
+
+@cache
+def _unit(bits: int, word: int) -> tuple[int, int]:
+    shared = math.lcm(bits, word)
+    return shared // bits, shared // word
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +71,24 @@ class Packing:
     @property
     def unit(self) -> tuple[int, int]:
         """The codes after which words begin again, and how many words these take."""
-        if not self.crosses:
-            return self.word // self.bits, 1
-        shared = math.lcm(self.bits, self.word)
-        return shared // self.bits, shared // self.word
+        return _unit(self.bits, self.word if self.crosses else self.word // self.bits * self.bits)
+
+    def bit(self, number: int) -> int:
+        """Return at which bit of its unit a code begins, by its place along the axis."""
+        if self.interleaved:
+            number = number // 2 + number % 2 * (self.unit[0] // 2)
+        return number * self.bits
 
     def words(self, count: int) -> int:
         """Return how many words hold `count` codes."""
         if self.crosses:
             return -(-count * self.bits // self.word)
         return -(-count // (self.word // self.bits))
+
+    @property
+    def swapped(self) -> Packing:
+        """The same where rows and columns have changed places."""
+        return replace(self, axis=1 - self.axis)
 
     def span(self, low: int, high: int, length: int) -> tuple[int, int]:
         """Return the words that hold codes `low` … `high` of `length` along the axis: whole units, but for the last."""
@@ -97,6 +121,11 @@ class Codes:
         size = self.packing.unit[0]
         return (size, 1) if self.packing.axis == 0 else (1, size)
 
+    @property
+    def swapped(self) -> Codes:
+        """The same where rows and columns have changed places; those of `ref` have not."""
+        return replace(self, shape=swapped(self.shape), packing=self.packing and self.packing.swapped)
+
     def words(self, box: Box) -> Box:
         """Return which elements of the tensor hold a box of codes: whole units, but for the last."""
         if self.packing is None:
@@ -125,6 +154,11 @@ class Blocks:
     block: Block
     divides: bool = False
 
+    @property
+    def swapped(self) -> Blocks:
+        """The same where rows and columns have changed places."""
+        return Blocks(self.codes.swapped, (self.block[1], self.block[0]), self.divides)
+
     def touched(self, box: Box, grouped: int | None) -> Box:
         """Return the blocks that a box of codes touches; all of them along the axis where they are in no order."""
         shape = self.codes.shape
@@ -147,6 +181,11 @@ class Groups:
 
     ref: TensorRef
     axis: int
+
+    @property
+    def swapped(self) -> Groups:
+        """The same where rows and columns have changed places."""
+        return Groups(self.ref, 1 - self.axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +213,51 @@ class Quantised:
         """[..., rows, columns] of the codes, not packed."""
         return self.codes.shape
 
+    @property
+    def swapped(self) -> Quantised:
+        """The same where rows and columns have changed places."""
+        return replace(
+            self,
+            codes=self.codes.swapped,
+            factors=tuple(factor.swapped for factor in self.factors),
+            zeros=self.zeros and self.zeros.swapped,
+            groups=self.groups and self.groups.swapped,
+        )
+
+
+class Scheme(Protocol):
+    """How weights of one kind are quantised: the same codes, blocks and shapes."""
+
+    @property
+    def title(self) -> str:
+        """How it is called, for people."""
+
+    @property
+    def codes_shape(self) -> tuple[int, ...]:
+        """[..., rows, columns] of the codes, not packed."""
+
+    def quantised(self, tensors: Sequence[TensorRef | None]) -> Quantised:
+        """Describe the weight that these tensors stand for."""
+
+
+class Parts(NamedTuple):
+    """What a quantised tensor consists of: one of thousands, described in full only when it is read.
+
+    Attributes:
+        scheme: how it is quantised, as others are.
+        tensors: the tensors on disk, the codes first; `None` for what others have and this one has not.
+    """
+
+    scheme: Scheme
+    tensors: tuple[TensorRef | None, ...]
+
     def refs(self) -> Iterator[TensorRef]:
         """Yield the tensors on disk that it consists of, the codes first."""
-        yield self.codes.ref
-        yield from (factor.codes.ref for factor in self.factors)
-        if self.zeros is not None:
-            yield self.zeros.codes.ref
-        if self.groups is not None:
-            yield self.groups.ref
-        if self.stated is not None:
-            yield self.stated
+        return (ref for ref in self.tensors if ref is not None)
+
+    def described(self) -> Quantised:
+        """Return the description that it is read by."""
+        return self.scheme.quantised(self.tensors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +270,7 @@ class QuantisedRef(TensorRef):
         order: its axis i is axis `order[i]` of that part; empty where they are in order.
     """
 
-    parts: Quantised
+    parts: Parts
     box: Box = ()
     order: tuple[int, ...] = ()
 

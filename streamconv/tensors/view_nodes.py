@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from .dtypes import DType
 from .grids import Box, Grid, Loop, box_grid, clip, flat_index, unmerge
-from .quantised import Quantised
+from .quantised import Parts
 from .refs import TensorRef
 
 Shape = tuple[int, ...]
@@ -108,13 +108,13 @@ class Zeros(Leaf):
 class Dequantised(Leaf):
     """A quantised tensor, as the numbers that it stands for."""
 
-    parts: Quantised
+    parts: Parts
 
     def refs(self) -> tuple[TensorRef, ...]:
         return tuple(self.parts.refs())
 
     def position(self, index: tuple[int, ...]) -> tuple[str, int]:
-        codes = self.parts.codes
+        codes = self.parts.described().codes
         words = codes.words(tuple((at, at + 1) for at in index))
         return Stored(codes.ref.shape, codes.ref.dtype, codes.ref).position(tuple(low for low, _ in words))
 

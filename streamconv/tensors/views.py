@@ -56,7 +56,7 @@ def leaf(ref: TensorRef) -> View:
 
 
 def _dequantised(ref: QuantisedRef) -> View:
-    view: View = Dequantised(ref.parts.shape, BF16, ref.parts)
+    view: View = Dequantised(ref.parts.scheme.codes_shape, BF16, ref.parts)
     for axis, (low, high) in enumerate(ref.box):
         if (low, high) != (0, view.shape[axis]):
             view = cut(view, axis, low, high)

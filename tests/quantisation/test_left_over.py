@@ -127,7 +127,7 @@ def test_both_names_of_gptqs_format_count(tmp_path: Path, key: str) -> None:
     shapes: Shapes = {"a.qweight": ("I32", (16, 8)), "a.scales": ("F16", (4, 8)), "a.qzeros": ("I32", (4, 1))}
     entry = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, key: "gptq_v2"}
     (output,) = planned(tmp_path, shapes, **entry).mapping.outputs
-    assert [leaf.parts.zeros.codes.code.kind for leaf in output.view.leaves()] == ["unsigned"]  # type: ignore[attr-defined]
+    assert [leaf.parts.described().zeros.codes.code.kind for leaf in output.view.leaves()] == ["unsigned"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("version", "crosses"), [("0.17.1", False), ("0.18.0", True), ("0.20.1", True), (None, True)])
@@ -148,7 +148,7 @@ def test_the_version_tells_a_packing_where_the_words_do_not(tmp_path: Path, vers
         out.seek(offset)
         out.write(np.array([4, 11], np.int64).tobytes())
     (output,) = streamconv.plan(source, tmp_path / "out", model="raw", format="hf", max_mem="8G").mapping.outputs
-    assert [leaf.parts.codes.packing.crosses for leaf in output.view.leaves()] == [crosses]  # type: ignore[attr-defined]
+    assert [leaf.parts.described().codes.packing.crosses for leaf in output.view.leaves()] == [crosses]  # type: ignore[attr-defined]
 
 
 def test_a_config_that_speaks_of_what_is_gone_is_mended(tmp_path: Path) -> None:

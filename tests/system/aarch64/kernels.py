@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from streamconv.engine import kernels
 from streamconv.tensors.dtypes import BF16, F16, F32, F64, DType
-from support.quantised import dequantise_fp8
+from streamconv.tensors.quantised import Code, Packing
+from support.quantised import dequantise_fp8, dequantise_packed
 
 FLOATS = (F16, BF16, F32, F64)
 LONGEST_TAIL = 69
@@ -99,6 +100,28 @@ def scaled_cases() -> Iterator[tuple[str, str]]:
                 )
 
 
+def packed_cases() -> Iterator[tuple[str, str]]:
+    """Packed codes of every kind and pattern, along both axes, with scales of every kind, in both orders."""
+    generator = np.random.default_rng(4)
+    kinds = {"scales of weights": (0x38000000, 0x40000000), "any scales": (0, 0xFFFFFFFF)}
+    codes = [Code("e2m1", 4), Code("signed", 4), Code("unsigned", 4, 8), Code("unsigned", 4), Code("unsigned", 8, 128)]
+    codes += [Code("unsigned", 3, 4), Code("signed", 2)]
+    words = [(8, False), (32, False), (32, True)]
+    for (kind, limits), code, (word, interleaved), axis in product(kinds.items(), codes, words, (0, 1)):
+        if (interleaved and code.bits != 4) or word % code.bits:
+            continue
+        packing = Packing(code.bits, word, axis, interleaved=interleaved)
+        shape = tuple(64 * packing.word // 8 if side == axis else 96 for side in (0, 1))
+        packed = tuple(packing.words(size) if side == axis else size for side, size in enumerate(shape))
+        grid = tuple(size // 32 if side == axis else size for side, size in enumerate(shape))
+        data = generator.integers(0, 1 << word, packed, f"u{word // 8}")
+        scale = generator.integers(*limits, grid, np.uint32, endpoint=True).view(np.float32)
+        for order in ("C", "F"):
+            out = np.zeros(shape, np.uint16, order=order)
+            dequantise_packed(data, code, packing, scale, out)
+            yield f"{code}, {packing}, {kind}, {order}", digest([np.ascontiguousarray(out)])
+
+
 def digest(parts: list[Any]) -> str:
     """A digest of arrays, numbers and digests."""
     found = hashlib.blake2b(digest_size=16)
@@ -114,5 +137,5 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    cases = dict([*cast_cases(), *scaled_cases()])
+    cases = dict([*cast_cases(), *scaled_cases(), *packed_cases()])
     json.dump({"machine": machine(), "digests": cases}, sys.stdout)
