@@ -29,8 +29,8 @@ _ELEMENTS = 128 << 10
 _ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
 _SIDE = 800
-# Bits of a row of packed codes that are turned, up to 128 rows at once: 192 KiB.
-_TURNED_BITS = 12 << 10
+# Bytes of packed codes that are turned at once.
+_TURNED = 192 << 10
 
 
 class Window(NamedTuple):
@@ -116,9 +116,11 @@ class _Matrix:
         most = min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
         scratch = _Scratch(most, len(rows))
         overflows = 0
-        widest = min(self._longest_row(transposed), most // least or 1, self._bands.most_columns)
+        is_turned, packing = transposed and self._layout.packing is None, self._layout.packing
+        widest = min(_SIDE if is_turned else _ROW, most // least or 1, self._bands.most_columns)
         for across in _cut(columns, step, widest):
-            for down in _cut(rows, self._bands.height, self._bands.most_rows(rows, across)):
+            highest = _TURNED * 8 // (packing.bits * len(across)) if packing and transposed else len(rows)
+            for down in _cut(rows, self._bands.height, min(self._bands.most_rows(rows, across), highest)):
                 band, has_nan = self._bands.band(down, across), self._have_nan(down, across)
                 read = self._read(down, across, transposed)
                 for few in self._tiles(down, max(1, most // len(across))):
@@ -135,11 +137,6 @@ class _Matrix:
         least, high = self._layout.unit[0], self._bands.block_rows or len(rows)
         for block in _cut(rows, high, high):
             yield from _cut(block, least, most)
-
-    def _longest_row(self, transposed: bool) -> int:
-        if not transposed:
-            return _ROW
-        return _SIDE if self._layout.packing is None else _TURNED_BITS // self._layout.packing.bits
 
     def _have_nan(self, rows: range, columns: range) -> bool:
         """Whether there is a NaN among codes of F8_E4M3."""
