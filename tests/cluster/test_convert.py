@@ -220,6 +220,7 @@ def test_a_source_that_differs_on_one_node(tmp_path: Path, monkeypatch: Any) -> 
     assert not (tmp_path / "ms").exists()
 
 
+@pytest.mark.slow
 def test_a_node_with_half_the_memory_writes_the_same(tmp_path: Path, monkeypatch: Any) -> None:
     class Half(Worker):
         def open(self, kind: str, arguments: Any, share: Any) -> Any:
@@ -251,6 +252,7 @@ def test_without_locks_it_is_the_same(tmp_path: Path, on_threads: Any, monkeypat
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_too_small_for_a_worker_is_refused_with_one_that_does(tmp_path: Path, on_threads: Any) -> None:
     on_threads("a")
     source = running.llama(tmp_path / "hf")

@@ -212,6 +212,7 @@ def test_a_listing_of_the_source_s_side_is_refused(hf, ms, tmp_path) -> None:
         streamconv.plan(ms, tmp_path / "x", model="mindone", reverse=True, config=there, max_mem="8G")
 
 
+@pytest.mark.slow
 def test_a_listing_needs_memory_too(hf, tmp_path) -> None:
     listed = model(tmp_path / "listed", {f"layers.{number}.weight": (1,) for number in range(9_000)})
     with pytest.raises(BudgetError, match=r"(planning 9010 tensors|the header of model).* needs") as error:

@@ -68,6 +68,7 @@ def test_any_costs_are_cut_into_ascending_ends(costs: list[list[float]]) -> None
     assert all(end > 0 for end in ends)
 
 
+@pytest.mark.slow
 def test_parts_of_deepseek_v3_are_even(tmp_path: Path) -> None:
     """At full size, cast and dequantised as usual: no part takes more than 1.1 times the mean."""
     planned = plans.plan(checkpoints.deepseek_v3(tmp_path / "hf"), tmp_path / "ms", model="deepseek3", max_mem="16G")

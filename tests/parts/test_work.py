@@ -38,6 +38,7 @@ def both(way: str, tmp_path: Path) -> tuple[Path, Path, Path, dict[str, Any]]:
     return source, tmp_path / "one", tmp_path / "many" / way, arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_any_order_gives_the_bytes_of_one_run(way: str, tmp_path: Path) -> None:
     with small_parts():
@@ -49,6 +50,7 @@ def test_any_order_gives_the_bytes_of_one_run(way: str, tmp_path: Path) -> None:
     assert bool(report.overflowed) == ("fp16" in arguments.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_that_are_stopped_are_resumed_by_others(way: str, seed: int, tmp_path: Path) -> None:
@@ -77,6 +79,7 @@ def test_parts_that_are_stopped_are_resumed_by_others(way: str, seed: int, tmp_p
     assert running.tree(dest.parent) == running.tree(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", ["alone", "in parts"])
 def test_what_parts_left_is_resumed(goes_on: str, tmp_path: Path) -> None:
     """By one process, and what that left by parts again."""
@@ -201,6 +204,7 @@ def test_a_part_that_storage_did_not_keep_is_found(tmp_path: Path, monkeypatch) 
         assert not leases.is_done(planned.destination.paths.parts, 0, compared=False)
 
 
+@pytest.mark.slow
 def test_manifests_do_not_tell_how_a_result_was_made(tmp_path: Path) -> None:
     with small_parts():
         source, one, dest, arguments = both("cast", tmp_path)

@@ -75,6 +75,7 @@ def test_half_of_a_pipeline_without_strategies(tmp_path: Path) -> None:
     refused(output, "every rank holds other tensors, and rank 1 is missing: what only it held is lost")
 
 
+@pytest.mark.slow
 def test_from_inside_the_folders(tmp_path: Path) -> None:
     """The parent of `.` is found by where it is, and that of a link by either way."""
     one = case("d01")

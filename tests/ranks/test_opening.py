@@ -96,6 +96,7 @@ def test_any_part_of_a_tensor_is_what_numpy_gives(output, training, index):
             assert found[name][index].shape == expected.shape
 
 
+@pytest.mark.slow
 def test_inspect(output):
     ended = running.run("inspect", output)
     assert "wq  BF16  [60, 40]  4800  2 slices [2, 1] of [30, 40], each in 2 ranks" in ended.out
@@ -113,6 +114,7 @@ def flipped(tensors):
     return {name: Tensor(one.dtype, one.bits ^ 1) for name, one in tensors.items()}
 
 
+@pytest.mark.slow
 def test_diff_and_verify_with_the_merged_result(output, training, tmp_path):
     streamconv.convert(output, tmp_path / "merged", model="raw")
     assert streamconv.diff(output, tmp_path / "merged").same

@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page(folder: Path) -> None:
     found = commands()
     assert len(found) >= 9

@@ -47,6 +47,7 @@ def stored(files, extents):
     return b"".join(bytes(files[FILES.index(e.file)][e.offset : e.offset + e.length]) for e in extents)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(cut(), st.data())
 def test_any_range_of_bytes_is_found(drawn, data):
