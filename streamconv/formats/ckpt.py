@@ -264,7 +264,7 @@ def _check_spec(spec: TensorSpec, where: str) -> None:
     if spec.dtype.mindspore is None:
         raise UnsupportedError(
             f"{where} has dtype {spec.dtype}, which MindSpore refuses to load",
-            f"dequantise float8 weights that have scales with {setting('dtype', 'bf16')}",
+            f"keep all tensors as they are, in a directory, with {setting('model', 'raw')} {setting('format', 'hf')}",
         )
     if spec.shape == (0,):
         raise UnsupportedError(

@@ -111,5 +111,5 @@ def check_mindspore(tensors: Sequence[TensorSpec]) -> None:
         raise UnsupportedError(
             f"{counted(len(refused), 'tensor')} of a dtype that MindSpore cannot load, first {quote(first.name)} "
             f"({first.dtype})",
-            f"keep all tensors as they are with {setting('model', 'raw')} {setting('format', 'hf')}",
+            f"keep all tensors as they are, in a directory, with {setting('model', 'raw')} {setting('format', 'hf')}",
         )

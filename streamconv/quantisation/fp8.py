@@ -27,29 +27,17 @@ _MXFP8 = Layout(
     weight="",
     source="OCP Microscaling Formats 1.0; transformers `integrations/finegrained_fp8.py`",
 )
-_FP8 = Layout(
-    "FP8 (E4M3)",
-    Part("", (F8_E4M3,)),
-    e4m3,
-    (Factor("_scale_inv", (*FLOATS, F8_E8M0, U8), block=_BLOCK),),
-    weight="",
-    source="DeepSeek-V3, `inference/fp8_cast_bf16.py`",
-)
-_FP8_TENSOR = Layout(
-    "FP8 (E4M3)",
-    Part("", (F8_E4M3,)),
-    e4m3,
-    (Factor("_scale", (*FLOATS, F8_E8M0, U8), is_common=True, block=_BLOCK),),
-    weight="",
-    source="AutoFP8",
-)
-_FP8_SCALE = Layout(
-    "FP8 (E4M3)",
-    Part(".weight", (F8_E4M3,)),
-    e4m3,
-    (Factor(".scale", (F8_E8M0, U8, *FLOATS), is_common=True, block=_BLOCK),),
-    source="DeepSeek-V4, `inference/convert.py`; msmodelslim `decode_fp8`",
-)
+
+
+def _fp8(codes: str, scale: str, source: str, is_common: bool = True) -> Layout:
+    """Return FP8 with a scale for each block, by how the names of codes and scales end."""
+    factor = Factor(scale, (*FLOATS, F8_E8M0, U8), is_common=is_common, block=_BLOCK)
+    return Layout("FP8 (E4M3)", Part(codes, (F8_E4M3,)), e4m3, (factor,), weight=codes, source=source)
+
+
+_FP8 = _fp8("", "_scale_inv", "DeepSeek-V3, `inference/fp8_cast_bf16.py`", is_common=False)
+_FP8_TENSOR = _fp8("", "_scale", "AutoFP8")
+_FP8_SCALE = _fp8(".weight", ".scale", "DeepSeek-V4, `inference/convert.py`; msmodelslim `decode_fp8`")
 
 
 def _layouts(entry: Entry) -> Sequence[Layout]:

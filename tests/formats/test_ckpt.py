@@ -457,7 +457,7 @@ def test_slices_of_half_a_gibibyte():
 @pytest.mark.parametrize(("specs", "error", "expected"), [
     ([], UnsupportedError, "no tensors"),
     ([TensorSpec("t", dtypes.F8_E4M3, (2,))], UnsupportedError, "tensor t has dtype F8_E4M3"),
-    ([TensorSpec("t", dtypes.F8_E4M3, (2,))], UnsupportedError, 'have scales with dtype="bf16"'),
+    ([TensorSpec("t", dtypes.F8_E4M3, (2,))], UnsupportedError, 'in a directory, with model="raw" format="hf"'),
     ([TensorSpec("t", dtypes.from_safetensors("C64", ""), (2,))], UnsupportedError, "tensor t has dtype C64"),
     ([TensorSpec("t", F32, (0,))], UnsupportedError, "tensor t is an empty 1-D tensor"),
     ([TensorSpec("t", dtypes.STR, (0,))], UnsupportedError, "tensor t is an empty 1-D tensor"),
