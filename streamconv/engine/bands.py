@@ -102,7 +102,7 @@ class Bands:
     @property
     def height(self) -> int:
         """The multiple of rows at which bands end: blocks that are high, and words."""
-        return _lcm([self._parts.codes.unit[0], *self._heights], TILE_SIDE)
+        return _lcm([self._parts.codes.unit[0], *(rows for rows in self._heights if rows <= TILE_SIDE)], TILE_SIDE)
 
     @property
     def block_rows(self) -> int:
@@ -111,7 +111,7 @@ class Bands:
 
     @property
     def _heights(self) -> list[int]:
-        return [one.block[0] for one in self._blocks if _HIGH <= one.block[0] <= TILE_SIDE and self._axis is None]
+        return [one.block[0] for one in self._blocks if one.block[0] >= _HIGH and self._axis is None]
 
     @property
     def most_columns(self) -> int:

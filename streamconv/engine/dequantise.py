@@ -30,7 +30,7 @@ _ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
 _SIDE = 800
 # Bytes of packed codes that are turned at once.
-_TURNED = 192 << 10
+_TURNED = 128 << 10
 
 
 class Window(NamedTuple):

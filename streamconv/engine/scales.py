@@ -92,10 +92,10 @@ class Along(NamedTuple):
         found = values[low:high] if axis == 0 else values[:, low:high]
         if self.size == 1 or high - low == 1:
             return found
-        begin = self.skip + first - low * self.size
-        inside = slice(begin, begin + stop - first)
-        spread = np.repeat(found, self.size, axis)
-        return spread[inside] if axis == 0 else spread[:, inside]
+        counts = np.full(high - low, self.size)
+        counts[0] -= self.skip + first - low * self.size
+        counts[-1] -= high * self.size - self.skip - stop
+        return np.repeat(found, counts, axis)
 
     def is_same(self, other: Along) -> bool:
         """Whether the blocks are the same."""

@@ -86,13 +86,13 @@ def _spans(refs: Iterable[TensorRef]) -> _Spans:
     every = [(ref, extent) for ref in refs for extent in ref.extents if extent.length]
     begins = np.array([extent.offset for _, extent in every], np.int64)
     ends = begins + np.array([extent.length for _, extent in every], np.int64)
-    order = np.argsort(begins, kind="stable")
+    order = np.lexsort((ends, begins))
     return _Spans(begins[order], ends[order], [every[number][0] for number in order])
 
 
 def _zeros(descriptor: int, file: SourceFile, spans: _Spans) -> _Range:
     """Return where the zeros at the end of the data seem to begin, judged by a few bytes of each tensor."""
-    last = int(spans.ends[-1])
+    last = int(spans.ends.max())
     at = last
     for first, end in list(zip(spans.begins.tolist(), spans.ends.tolist(), strict=True))[: -_MOST_PROBED - 1 : -1]:
         middle = (first + end) // 2

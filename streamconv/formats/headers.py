@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,8 +189,8 @@ def parse_json_object(text: bytes, where: str) -> dict[str, object]:
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-            raise SourceError(f"{where} has the key {quote(name)} twice: it is ambiguous which value is meant")
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise SourceError(f"{where} has the key {quote(twice)} twice: it is ambiguous which value is meant")
         return found
 
     try:

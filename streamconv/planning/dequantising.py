@@ -78,6 +78,10 @@ def _unsupported(name: str, where: str, reason: str) -> UnsupportedError:
     )
 
 
+# Tensors of a source of which each that states a shape is read: each is a request to the storage.
+_FEW = 4_000
+
+
 class _Reading:
     """Reads a source: finds the parts of each weight, and what is left."""
 
@@ -91,6 +95,7 @@ class _Reading:
                 for dtype in layout.codes.dtypes:
                     self._by_dtype[dtype].append(Candidate(method, stated, layout))
         self._geometries: dict[object, Geometry] = {}
+        self._are_many = len(catalog) > _FEW
         self._weights = Weights(description is not None)
 
     @staticmethod
@@ -175,7 +180,8 @@ class _Reading:
     def _geometry(self, candidate: Candidate, name: str, found: Found) -> Geometry | str:
         """Return the sizes of a weight, or why there are none, empty if the config calls it something else.
 
-        Weights with parts of the same shapes have the same sizes.
+        Weights with parts of the same shapes have the same sizes. Where each states its shape in a tensor of its own,
+        all of those are read unless they are very many: then the reader compares them.
         """
         layout = candidate.layout
         module = name.removesuffix(layout.codes.ending).removesuffix(".weight")
@@ -188,7 +194,7 @@ class _Reading:
             return self._geometries[key]
         sizes = self._sizes(found, stated)
         # Others may state another shape where words have room for it; and why one does not fit is of no other.
-        if isinstance(sizes, Geometry) and (layout.shape is None or sizes.fills_words):
+        if isinstance(sizes, Geometry) and (layout.shape is None or (sizes.fills_words and self._are_many)):
             self._geometries[key] = sizes
         return sizes
 

@@ -100,6 +100,17 @@ def test_few_zeros_at_the_end_or_zeros_elsewhere(write, missing: Ranges) -> None
     assert open_catalog(write(missing, as_holes=False)).warnings == ()
 
 
+@pytest.mark.parametrize("order", [("x", "w", "view"), ("x", "view", "w")])
+def test_tensors_that_share_their_bytes(tmp_path, order: tuple[str, ...]) -> None:
+    """Where a view of the first rows stands in the file, before or behind the whole, does not matter."""
+    torch = pytest.importorskip("torch")
+    zeros = torch.zeros(4, MIB // 2)
+    tensors = {"x": torch.randn(64, 64), "w": zeros, "view": zeros[:1, :100]}
+    torch.save({name: tensors[name] for name in order}, tmp_path / "t.pth")
+    (said,) = open_catalog(tmp_path / "t.pth").warnings
+    assert "t.pth ends in zeros in place of 2 tensors: view, w;" in said
+
+
 def test_matrices_of_few_bytes_and_long_flat_tensors(write) -> None:
     small = {f"t{number}": (64, 64) for number in range(3)}
     assert open_catalog(write(dict.fromkeys(small, (0, 1)), True, small)).warnings == ()

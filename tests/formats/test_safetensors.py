@@ -120,6 +120,13 @@ def test_a_broken_file_is_refused_by_name(read, case):
     assert expected in text_of(caught.value)
 
 
+def test_a_key_that_is_there_twice_is_found_at_once_among_many(read):
+    """In one pass: with a pass for each key before it, this would take hours."""
+    entries = [f'"t{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for number in range(200_000)]
+    with pytest.raises(SourceError, match="has the key t199999 twice"):
+        read(encode(("{" + ",".join([*entries, entries[-1]]) + "}").encode()))
+
+
 #: What may stand where a header has a number, a list or a dtype.
 ANY = st.sampled_from(
     [None, True, 0, -1, 2.0, "U8", "F4", [], [0], [1], [0, 1], [True], [1.0], [-1], [[1]], {}, [0, 1 << 64], "\ud800"]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import streamconv
-from streamconv.errors import StreamconvError
+from streamconv.errors import SourceError, StreamconvError
 from streamconv.formats import safetensors
+from streamconv.planning import dequantising
 from streamconv.tensors.dtypes import from_safetensors
 from streamconv.tensors.refs import TensorSpec
 from support import golden
@@ -156,3 +157,40 @@ def test_a_config_that_speaks_of_what_is_gone_is_mended(tmp_path: Path) -> None:
     source = written(tmp_path / "source", {"a.weight": ("BF16", (4, 4))}, config)
     streamconv.convert(source, tmp_path / "out", model="raw", max_mem="8G")
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {}
+
+
+def _of_widths(folder: Path, columns: tuple[int, int]) -> Path:
+    """Two weights of five words of eight codes a row, of which the last is not full."""
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel"}
+    entry = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    entry["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    shapes: Shapes = {}
+    for name in "ab":
+        shapes[f"{name}.weight_packed"] = "I32", (8, 5)
+        shapes[f"{name}.weight_scale"] = "F32", (8, 1)
+        shapes[f"{name}.weight_shape"] = "I64", (2,)
+    source = written(folder, shapes, {"quantization_config": entry})
+    with streamconv.open(source) as opened:
+        places = [opened._catalog[f"{name}.weight_shape"].extents[0] for name in "ab"]
+    for extent, count in zip(places, columns, strict=True):
+        with extent.file.path.open("r+b") as out:
+            out.seek(extent.offset)
+            out.write(np.array([8, count], np.int64).tobytes())
+    return source
+
+
+@pytest.mark.parametrize("columns", [(40, 39), (39, 40), (33, 40)])
+def test_widths_that_differ_within_a_word(tmp_path: Path, columns: tuple[int, int]) -> None:
+    source = _of_widths(tmp_path / "source", columns)
+    streamconv.convert(source, tmp_path / "out", model="raw", format="hf", max_mem="8G")
+    with streamconv.open(tmp_path / "out") as result:
+        assert [result[f"{name}.weight"].shape for name in "ab"] == [(8, count) for count in columns]
+
+
+def test_the_reader_compares_shapes_of_which_there_are_too_many_to_plan_with(tmp_path: Path, monkeypatch) -> None:
+    source = _of_widths(tmp_path / "source", (40, 39))
+    monkeypatch.setattr(dequantising, "_FEW", 0)
+    with pytest.raises(SourceError) as error:
+        streamconv.convert(source, tmp_path / "out", model="raw", format="hf", max_mem="8G")
+    assert "b.weight_shape states the shape [8, 39], and b.weight_packed was taken to have [8, 40]" in str(error.value)
+    assert not (tmp_path / "out").exists()
