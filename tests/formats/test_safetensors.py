@@ -12,7 +12,7 @@ from safetensors import deserialize
 from safetensors.numpy import save
 
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
-from streamconv.formats import safetensors
+from streamconv.formats import safetensors, safetensors_entries
 from streamconv.formats.header_room import HeaderRoom
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
@@ -153,7 +153,7 @@ def test_entries_judged_together_are_judged_as_each_alone(tmp_path_factory, data
 def _outcome(path, one_by_one=False):
     with pytest.MonkeyPatch.context() as patch:
         if one_by_one:
-            patch.setattr(safetensors, "_sound", lambda header: [])
+            patch.setattr(safetensors_entries, "_sound", lambda header: [])
         try:
             return [(name, ref.dtype, ref.shape, ref.extents) for name, ref in read_all(path)]
         except StreamconvError as error:
