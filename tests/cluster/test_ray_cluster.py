@@ -22,7 +22,7 @@ import streamconv
 from streamconv.cluster.worker import Worker
 from streamconv.errors import StorageError, UsageError
 from support import nowhere, running
-from support.clusters import Raylets, sparse
+from support.clusters import Raylets, sparse, title
 from support.running import wait_until
 
 pytest.importorskip("ray")
@@ -87,14 +87,6 @@ def command(*words: object, environment: Mapping[str, str]) -> subprocess.Popen[
         env={**os.environ, **environment},
         start_new_session=True,
     )
-
-
-def title(process: psutil.Process) -> str:
-    """What a process calls itself; nothing once it has ended."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def test_the_same_answers(here: Raylets, tmp_path: Path) -> None:

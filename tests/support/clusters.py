@@ -114,6 +114,14 @@ def sparse(folder: Path, blocks: int, files: int = 2) -> Path:
     return folder
 
 
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; nothing once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 class Raylets:
     """A cluster of Ray on this machine: a head without processors, and nodes of one processor each."""
 
@@ -141,12 +149,12 @@ class Raylets:
         found: list[psutil.Process] = []
         for raylet in raylets:
             with suppress(psutil.Error):
-                found += [p for p in psutil.Process(raylet).children() if "ray::Worker" in " ".join(p.cmdline())]
+                found += [p for p in psutil.Process(raylet).children() if "ray::Worker" in title(p)]
         return found
 
     def are_working(self) -> bool:
         """Whether each node's worker has a task."""
-        titles = [" ".join(worker.cmdline()) for worker in self.workers()]
+        titles = [title(worker) for worker in self.workers()]
         return len(titles) == len(self.nodes) and all("ray::Worker.work" in title for title in titles)
 
     def close(self) -> None:
