@@ -65,6 +65,9 @@ class Band(NamedTuple):
 class Bands:
     """The bands of a matrix.
 
+    Attributes:
+        has_offsets: zero points are whole numbers like the packed codes, and what is left of a code then fits a byte.
+
     Args:
         parts: the quantised tensor.
         first: row and column that `groups` counts from.
@@ -87,13 +90,10 @@ class Bands:
         self._is_tame = len(factors) == 1 and only.dtype == np.float32 and _are_tame(only)
         self._blocks = [*parts.factors, *([parts.zeros] if parts.zeros else [])]
         self._of_groups: tuple[range, Band] | None = None
-
-    @property
-    def has_offsets(self) -> bool:
-        """Whether zero points are whole numbers like the codes, and what is left of a code then fits a byte."""
-        code, zeros = self._parts.codes.code, self._parts.zeros
-        is_small = code is not None and code.kind == "unsigned" and code.bits < _BYTE - 1
-        return is_small and zeros is not None and zeros.codes.code is not None
+        codes = parts.codes
+        is_small = codes.code is not None and codes.code.kind == "unsigned" and codes.code.bits < _BYTE - 1
+        is_whole = parts.zeros is not None and parts.zeros.codes.code is not None
+        self.has_offsets = codes.packing is not None and is_small and is_whole
 
     @property
     def _bias(self) -> int:
