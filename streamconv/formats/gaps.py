@@ -87,7 +87,7 @@ def _spans(refs: Iterable[TensorRef]) -> _Spans:
     begins = np.array([extent.offset for _, extent in every], np.int64)
     ends = begins + np.array([extent.length for _, extent in every], np.int64)
     order = np.lexsort((ends, begins))
-    return _Spans(begins[order], ends[order], [every[number][0] for number in order])
+    return _Spans(begins[order], ends[order], [every[number][0] for number in order.tolist()])
 
 
 def _zeros(descriptor: int, file: SourceFile, spans: _Spans) -> _Range:
@@ -114,7 +114,7 @@ def _is_zero(descriptor: int, file: SourceFile, begin: int, end: int) -> bool:
 def _missing(ranges: Sequence[_Range], spans: _Spans, least: int) -> list[str]:
     """Return the matrices of which at least half is in these ranges, if together they lack at least so many bytes."""
     covered = _bytes_before(spans.ends, ranges) - _bytes_before(spans.begins, ranges)
-    mostly = np.flatnonzero(2 * covered >= spans.ends - spans.begins)
+    mostly = np.flatnonzero(2 * covered >= spans.ends - spans.begins).tolist()
     found = [number for number in mostly if _is_matrix(spans.refs[number])]
     return [spans.refs[number].name for number in found] if covered[found].sum() >= least else []
 
