@@ -149,22 +149,18 @@ class _Matrix:
         """Return what a band is read from: packed codes that lie in another order are turned once, word by word."""
         if self._layout.packing is None or not transposed:
             return self._codes
-        return words_at(self._codes, self._layout.packing, _slice(rows), _slice(columns))
+        return words_at(self._codes, self._layout.packing, rows, columns)
 
     def _values(
         self, part: Part, band: Band, rows: range, columns: range, scratch: _Scratch
     ) -> tuple[Numbers, NDArray[np.uint8] | None]:
         """Return the values of codes less their offsets, and the codes themselves if they are FP8."""
         codes, code = self._layout, self._code
-        if codes.packing is None:
-            found = part.box(rows, columns)
-        elif code.kind == "e2m1" and codes.packing.axis == 1:
-            return self._of_pairs(words_at(part, codes.packing, _slice(rows), _slice(columns)), columns, scratch), None
-        else:
-            room = scratch.codes(code, self._bands.has_offsets)
-            found = codes_at(part, codes, _slice(rows), _slice(columns), room)
-            if found.dtype == np.float32:
-                return found, None
+        if code.kind == "e2m1" and codes.packing is not None and codes.packing.axis == 1:
+            return self._of_pairs(words_at(part, codes.packing, rows, columns), columns, scratch), None
+        found = codes_at(part, codes, rows, columns, scratch.codes(code, self._bands.has_offsets))
+        if found.dtype == np.float32:
+            return found, None
         values = scratch.numbers(*found.shape)
         if self._bands.has_offsets:
             np.copyto(values, band.differences(rows, len(columns), found))
@@ -269,7 +265,3 @@ def _cut(elements: range, step: int, most: int) -> Iterator[range]:
         stop = min(elements.stop, start // step * step + even)
         yield range(start, stop)
         start = stop
-
-
-def _slice(elements: range) -> slice:
-    return slice(elements.start, elements.stop)

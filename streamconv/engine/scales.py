@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InternalError
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, F8_E4M3, F8_E8M0, F16, F32, I8, I64, U8, DType
 from ..tensors.quantised import Blocks, Codes, Packing
 from .codes import Numbers, Unpacked, unpack, values_of
 from .kernels import copy
-
-#: Row or column numbers: those of a range, or any.
-Chosen: TypeAlias = "slice | NDArray[np.intp]"
 
 _NUMPY: dict[DType, np.dtype[Any]] = {
     F32: np.dtype(np.float32),
@@ -168,7 +164,7 @@ def shared(part: Part, blocks: Blocks, rows: range, columns: range, groups: Grou
     chosen, along = [], []
     for axis, (elements, size) in enumerate(zip((rows, columns), blocks.block, strict=True)):
         if groups is not None and groups.axis == axis:
-            chosen.append(slice(0, blocks.codes.shape[axis - 2]))
+            chosen.append(range(blocks.codes.shape[axis - 2]))
             along.append(Along(numbers=groups.numbers))
         else:
             chosen.append(_touched(elements, size))
@@ -205,12 +201,12 @@ def _joined(one: Shared, other: Shared, divides: bool, rows: int, columns: int) 
     return Shared(one.values / other.values if divides else one.values * other.values, *along)
 
 
-def _touched(elements: range, size: int) -> slice:
+def _touched(elements: range, size: int) -> range:
     """Return the blocks that a range of rows or columns touches."""
-    return slice(elements.start // size, (elements.stop - 1) // size + 1)
+    return range(elements.start // size, (elements.stop - 1) // size + 1)
 
 
-def _values(part: Part, codes: Codes, rows: Chosen, columns: Chosen) -> Numbers:
+def _values(part: Part, codes: Codes, rows: range, columns: range) -> Numbers:
     found = codes_at(part, codes, rows, columns)
     return numbers(found, codes.ref.dtype) if codes.code is None else values_of(codes.code)[found]
 
@@ -220,24 +216,21 @@ def _bytes(rows: int, columns: int) -> Unpacked:
 
 
 def codes_at(
-    part: Part, codes: Codes, rows: Chosen, columns: Chosen, room: Callable[[int, int], Unpacked] = _bytes
+    part: Part, codes: Codes, rows: range, columns: range, room: Callable[[int, int], Unpacked] = _bytes
 ) -> Any:
-    """Return some rows and columns of codes, an element each; of packed ones, a range along the axis of the words.
+    """Return some rows and columns of codes, an element each.
 
     Args:
         part: what was read of them.
         codes: how they are stored.
         rows, columns: which.
         room: makes room for so many rows and columns of packed codes.
-
-    Raises:
-        InternalError: no range.
     """
-    packing, wanted = codes.packing, (rows, columns)
+    packing = codes.packing
     if packing is None:
-        return part.data[_moved(rows, part.row)][:, _moved(columns, part.column)]
-    words, along = words_at(part, packing, rows, columns), _range(wanted[packing.axis])
-    first = (words.row, words.column)[packing.axis]
+        return part.box(rows, columns)
+    words = words_at(part, packing, rows, columns)
+    along, first = ((rows, words.row), (columns, words.column))[packing.axis]
     # Whole words, as far as no code crosses them: it is easier to unpack more than is wanted.
     unit, per_unit = packing.unit
     count = words.data.shape[packing.axis] * unit if per_unit == 1 else along.stop - first
@@ -247,30 +240,17 @@ def codes_at(
     return target[inside] if packing.axis == 0 else target[:, inside]
 
 
-def words_at(part: Part, packing: Packing, rows: Chosen, columns: Chosen) -> Part:
+def words_at(part: Part, packing: Packing, rows: range, columns: range) -> Part:
     """Return the words that hold some rows and columns of packed codes, contiguous; arguments as `codes_at`."""
-    chosen = [_moved(rows, part.row), _moved(columns, part.column)]
-    (unit, words), wanted = packing.unit, _range(chosen[packing.axis])
-    low = wanted.start // unit
-    chosen[packing.axis] = slice(low * words, low * words + packing.words(wanted.stop - low * unit))
-    begin = [part.row, part.column]
-    begin[packing.axis] += low * unit
-    across = chosen[1 - packing.axis]
-    begin[1 - packing.axis] += across.start if isinstance(across, slice) else 0
+    (unit, words), axis, begin = packing.unit, packing.axis, [rows.start, columns.start]
+    chosen = [slice(rows.start - part.row, rows.stop - part.row)]
+    chosen.append(slice(columns.start - part.column, columns.stop - part.column))
+    low = chosen[axis].start // unit
+    begin[axis] += low * unit - chosen[axis].start
+    chosen[axis] = slice(low * words, low * words + packing.words(chosen[axis].stop - low * unit))
     data = part.data[chosen[0]][:, chosen[1]]
     if not data.flags.c_contiguous:
         found = np.empty(data.shape, data.dtype)
         copy(data, found)
         data = found
     return Part(data, begin[0], begin[1])
-
-
-def _range(chosen: Chosen) -> slice:
-    if not isinstance(chosen, slice):
-        raise InternalError("packed codes are unpacked in their order only")
-    return chosen
-
-
-def _moved(chosen: Chosen, first: int) -> Chosen:
-    """Return numbers of rows or columns as they are counted from the first that was read."""
-    return slice(chosen.start - first, chosen.stop - first) if isinstance(chosen, slice) else chosen - first

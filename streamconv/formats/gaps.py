@@ -93,8 +93,8 @@ def _spans(refs: Iterable[TensorRef]) -> _Spans:
 def _zeros(descriptor: int, file: SourceFile, spans: _Spans) -> _Range:
     """Return where the zeros at the end of the data seem to begin, judged by a few bytes of each tensor."""
     last = int(spans.ends.max())
-    at = last
-    for first, end in list(zip(spans.begins.tolist(), spans.ends.tolist(), strict=True))[: -_MOST_PROBED - 1 : -1]:
+    at, from_the_end = last, slice(None, -_MOST_PROBED - 1, -1)
+    for first, end in zip(spans.begins[from_the_end].tolist(), spans.ends[from_the_end].tolist(), strict=True):
         middle = (first + end) // 2
         if not all(_is_zero(descriptor, file, one, min(one + _PROBE, end)) for one in (middle, (middle + end) // 2)):
             break

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import InternalError
 from ..tensors.dtypes import BF16
-from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Parts, Quantised, QuantisedRef
+from ..tensors.quantised import Block, Blocks, Code, Codes, Groups, Packing, Parts, Quantised, QuantisedRef, swapped
 from ..tensors.refs import TensorRef
 from ..text import quote
 from .found import Found, MisfitError, ReadNumbers, Shape, spelled
@@ -67,7 +67,7 @@ class Geometry:
 
     def weight(self, name: str, found: Found) -> QuantisedRef:
         """Return the weight that these tensors stand for."""
-        order = _swapped(len(self.shape)) if self._layout.swapped else ()
+        order = swapped(tuple(range(len(self.shape)))) if self._layout.swapped else ()
         return QuantisedRef(name, BF16, self.shape, (), parts=Parts(self, (found.codes, *found.parts)), order=order)
 
     def quantised(self, tensors: Sequence[TensorRef | None]) -> Quantised:
@@ -108,10 +108,9 @@ def geometry(found: Found, stated: Stated, read: ReadNumbers) -> Geometry:
         _factor(found, place, ref, codes, stated) for place, (_, ref) in enumerate(places) if ref is not None
     )
     _check_groups(layout, found, codes)
-    order = _swapped(len(codes)) if layout.swapped else range(len(codes))
     return Geometry(
         title=layout.title.format(bits=bits) + _shared(factors[0].block, codes, layout.inputs),
-        shape=tuple(codes[axis] for axis in order),
+        shape=swapped(codes) if layout.swapped else codes,
         codes_shape=codes,
         _layout=layout,
         _words=words,
@@ -243,10 +242,6 @@ def _wanted(factor: Factor, stated: Stated) -> str:
     if block := stated.block or factor.block:
         return f" in blocks of {block[0]} x {block[1]}"
     return ""
-
-
-def _swapped(axes: int) -> tuple[int, ...]:
-    return (*range(axes - 2), axes - 1, axes - 2)
 
 
 def _shaped(ref: TensorRef, shape: Shape) -> TensorRef:

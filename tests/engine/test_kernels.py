@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import permutations, product
@@ -22,6 +21,7 @@ from streamconv.engine import dequantise, kernels, tiles
 from streamconv.errors import InternalError, UnsupportedError
 from streamconv.tensors.dtypes import BF16, DTYPES, F8_E4M3, F16, F32, F64, INTEGER, DType
 from support.quantised import dequantise_fp8
+from support.tracing import peak_of
 
 Array = NDArray[Any]
 
@@ -571,24 +571,6 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
 
 
 # ---------------------------------------------------------------- memory
-
-
-def peak_of(call: Callable[[], object]) -> int:
-    """The most bytes allocated at a time while `call` runs; NumPy reports its arrays to tracemalloc.
-
-    The least of three: what other threads of the tests allocate meanwhile is counted too.
-    """
-    call()
-    return min(_traced(call) for _ in range(3))
-
-
-def _traced(call: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,22 +19,12 @@ from streamconv.tensors.grids import whole
 from streamconv.tensors.view_nodes import Dequantised
 from support import found_in_the_tree
 from support.decoders import METHODS, Dice, Size, save
+from support.tracing import peak_of
 
 with found_in_the_tree():
     from benchmarks import quantised
 
 SHAPE = (1024, 4096)
-
-
-def peak_of(call: Callable[[], object]) -> int:
-    """The most bytes allocated at a time while `call` runs; NumPy reports its arrays to tracemalloc."""
-    call()
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.slow
