@@ -17,7 +17,6 @@ from .formats import layout as layouts
 from .formats import rank_layout
 from .formats.layout import FileLayout
 from .formats.rank_layout import Content
-from .output.blocks import BLOCK
 from .output.destination import Destination
 from .output.settings import Settings
 from .planning.cutting import Strategy, written_layouts
@@ -31,6 +30,7 @@ from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
 from .tensors.refs import Catalog, TensorRef, TensorSpec
 from .text import counted, in_python, quote, setting
+from .units import BLOCK
 
 #: What is said of a source whose slices are held by several ranks.
 NOT_COMPARED = (

@@ -18,6 +18,9 @@ DEFAULT_SHARD_SIZE = "5GB"
 #: Bytes to read, hash or make up at a time where the whole may be large: small next to any budget.
 CHUNK = 1 << 20
 
+#: Bytes of a block: fixed ranges of an output file, the unit of digest, of durability, and of large writes.
+BLOCK = 16 << 20
+
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([KMGT]?)(I?B)?\s*", re.IGNORECASE)
 _LIMIT = 1 << 62

@@ -14,12 +14,11 @@ from ..errors import SourceError, UnsupportedError, UsageError, VerificationErro
 from ..formats import ckpt, safetensors
 from ..formats.catalog import open_catalog
 from ..formats.header_room import HeaderRoom
-from ..output.blocks import BLOCK
 from ..output.manifest import Manifest
 from ..output.paths import ResultPaths
 from ..storage import disk
 from ..text import first_few, quote, setting
-from ..units import CHUNK
+from ..units import BLOCK, CHUNK
 from .open_results import are_same_file
 from .sample import Sample
 

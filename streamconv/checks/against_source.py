@@ -11,13 +11,12 @@ import numpy as np
 from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, reading
 from ..formats.layout import FileLayout
-from ..output.blocks import BLOCK
 from ..output.paths import ResultPaths
 from ..storage.regions import Placement
 from ..tensors.grids import Box
-from ..tensors.refs import FileSpan, OutputFile, file_spans, files_by_tensor
+from ..tensors.refs import FileSpan, Home, OutputFile, file_spans, files_by_tensor, home_of
 from ..text import quote
-from ..units import CHUNK
+from ..units import BLOCK, CHUNK
 from .open_results import OpenResults, are_same_file
 from .sample import Sample
 
@@ -68,14 +67,27 @@ class CompareSink:
         """Return `None`: bytes that are compared may lie anywhere in memory."""
         return None
 
+    def placement_in_file(self, offset: int, count: int) -> Placement | None:
+        """Return `None`: bytes that are compared may lie anywhere in memory."""
+        return None
+
+    def home(self, name: str) -> Home | None:
+        """Return where a tensor lies; `None` where that is in several files, or in pieces."""
+        return home_of(name, self._by_tensor[name])
+
+    def write(self, file: OutputFile, offset: int, data: memoryview) -> None:
+        """Compare bytes at `offset` of a file, of whichever tensors they are."""
+        for span in self._compared(file, [FileSpan(offset, 0, len(data))]):
+            for begin in range(span.low, span.high, CHUNK):
+                self._compare(file, span.offset + begin - span.low, data[begin : min(span.high, begin + CHUNK)])
+
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Compare bytes `offset` … of tensor `name`."""
         files = self._by_tensor[name]
         for file in files:
             for span in self._compared(file, file_spans(file.extents[name], offset, len(data))):
                 for begin in range(span.low, span.high, CHUNK):
-                    part, place = data[begin : min(span.high, begin + CHUNK)], span.offset + begin - span.low
-                    self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
+                    self._compare(file, span.offset + begin - span.low, data[begin : min(span.high, begin + CHUNK)])
         return files[0].name
 
     def _compared(self, file: OutputFile, spans: Iterable[FileSpan]) -> Iterator[FileSpan]:
@@ -126,9 +138,8 @@ class CompareSink:
         for offset, data in file.literals_between_slots():
             self._compare(file, offset, data, "a header" if file.extents else "the index")
 
-    def _compare(
-        self, file: OutputFile, offset: int, expected: memoryview, what: str, offset_in_tensor: int | None = None
-    ) -> None:
+    def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str = "") -> None:
+        """Compare bytes of a file; `what` they are, where not tensors'."""
         # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
         found = np.frombuffer(self._read(file, offset, len(expected)), np.uint8)
         wanted = np.frombuffer(expected, np.uint8)
@@ -138,7 +149,7 @@ class CompareSink:
         unequal = found[:least] != wanted[:least]
         first = int(unequal.argmax()) if unequal.any() else least
         path = quote(self._paths.file(file.name))
-        place = f"in {what}" if offset_in_tensor is None else f"byte {offset_in_tensor + first} of {what}"
+        place = f"in {what}" if what else _in_tensor(file, offset + first)
         raise VerificationError(
             f"{path} differs from the source's conversion at byte {offset + first} of the file ({place})",
             _CONVERT_AGAIN,
@@ -148,6 +159,17 @@ class CompareSink:
         place = self._paths.file(file.name)
         with reading(place):
             return self._open.read(place, offset, length)
+
+
+def _in_tensor(file: OutputFile, at: int) -> str:
+    """Say which byte of which tensor lies at byte `at` of a file."""
+    for name, extents in file.extents.items():
+        before = 0
+        for offset, length in extents:
+            if offset <= at < offset + length:
+                return f"byte {before + at - offset} of tensor {quote(name)}"
+            before += length
+    return "in no tensor"
 
 
 def _apart(file: OutputFile, paths: ResultPaths) -> Iterator[OutputFile]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from ..output.blocks import BLOCK
+from ..units import BLOCK
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
-from ..tensors.grids import Box, box_shape, flat_index
+from ..tensors.grids import Box, box_shape, flat_index, runs
 from ..tensors.view_nodes import Piece, View
 from .tiles import even_part
 
@@ -79,6 +79,15 @@ def is_scattered(view: View, itemsize: int, region_bytes: int) -> bool:
     by_source = _axes_by_source(view, cell)
     size, extent = _box_size(cell, by_source, itemsize, region_bytes), box_shape(cell)
     return min(_run(size, extent, order) for order in (by_source, _by_output(cell))) * itemsize < LONG_RUN
+
+
+def flows(view: View) -> bool:
+    """Return whether any bytes of a view in row-major order are made of runs of its source as long as its rows."""
+    cell = next(cells(view), None)
+    if cell is None or runs(cell, view.shape)[0] < math.prod(box_shape(cell)):
+        return False
+    long = [axis for axis in _axes_by_source(view, cell) if cell[axis][1] - cell[axis][0] > 1]
+    return long == sorted(long, reverse=True)
 
 
 def source_position(view: View, cell: Box) -> tuple[str, int]:

@@ -84,10 +84,14 @@ class Tally:
     overflowed: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, name: str, count: int, overflowed: int, file: str) -> None:
-        """Count a box."""
+    def add(self, count: int, file: str) -> None:
+        """Count bytes of output that were written to a file."""
         with self.lock:
             self.done += count
             self.file = file
-            if overflowed:
+
+    def add_overflow(self, name: str, overflowed: int) -> None:
+        """Count values of a tensor that overflowed."""
+        if overflowed:
+            with self.lock:
                 self.overflowed[name] = self.overflowed.get(name, 0) + overflowed

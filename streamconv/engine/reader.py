@@ -15,13 +15,14 @@ import numpy as np
 from ..storage.access import Access
 from ..storage.device import lies_at
 from ..storage.regions import Placement, Region
-from ..tensors.arrays import Bits
+from ..tensors.arrays import Bits, Bytes
 from ..tensors.dtypes import DType
 from ..tensors.grids import Box, Grid, box_shape, runs
 from ..tensors.view_nodes import Dequantised, Leaf, Piece, Stored, View, Zeros
 from .dequantise import dequantise
 from .kernels import cast
-from .sharing import shared_window
+from .sharing import Task, shared_window
+from .stretches import Run, Stretch
 from .windows import Windows, bits, window_bytes
 
 
@@ -87,6 +88,64 @@ class Reader:
             return data, self._fill(chain((first,), pieces), data, dtype)
         np.copyto(data, stored)
         return data, 0
+
+    def stretch(self, stretch: Stretch, spare: Region, placement: Placement | None = None) -> tuple[Bytes, int]:
+        """Make the bytes of a stretch.
+
+        Args:
+            stretch: what to make; a region is large enough for it.
+            spare: where the bytes go unless they lie in the source as they are wanted.
+            placement: how they have to lie in memory, where that matters.
+
+        Returns:
+            The bytes, valid until the next call, and how many finite values became infinite.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        first, *others = stretch.contents()
+        if isinstance(first, Run) and not others and first.dtype == first.target:
+            stored = self._windows.run(first.file, first.offset, first.count, first.dtype).view(np.uint8)
+            if lies_at(stored, placement):
+                return stored, 0
+            made = spare.array(stretch.nbytes, np.dtype(np.uint8), placement)
+            np.copyto(made, stored)
+            return made, 0
+        made = spare.array(stretch.nbytes, np.dtype(np.uint8), placement)
+        return made, self._fill_stretch(chain((first,), others), made)
+
+    def refill(self, stretch: Stretch, target: Bytes) -> int:
+        """Fill `target` with the bytes of a stretch; return how many finite values became infinite.
+
+        Raises:
+            SourceError: a file was changed, or cannot be read.
+        """
+        return self._fill_stretch(stretch.contents(), target)
+
+    def _fill_stretch(self, contents: Iterable[Run | tuple[Task, ...]], target: Bytes) -> int:
+        begin = overflowed = 0
+        for content in contents:
+            if isinstance(content, Run):
+                end = begin + content.nbytes
+                overflowed += self._fill_run(content, target[begin:end])
+                begin = end
+                continue
+            if len(content) > 1:
+                self.share([(task.output.view, task.box) for task in content])
+            for task in content:
+                dtype = task.output.dtype
+                end = begin + math.prod(box_shape(task.box)) * dtype.itemsize
+                overflowed += self.fill(task.output.view, task.box, target[begin:end].view(bits(dtype)), dtype)
+                begin = end
+        return overflowed
+
+    def _fill_run(self, run: Run, target: Bytes) -> int:
+        made, most, overflowed = target.view(bits(run.target)), self.region_bytes // run.dtype.itemsize, 0
+        for first in range(0, run.count, most):
+            part = run.part(first, min(most, run.count - first))
+            read = self._windows.run(part.file, part.offset, part.count, part.dtype)
+            overflowed += cast(read, made[first : first + part.count], run.dtype, run.target)
+        return overflowed
 
     def fill(self, view: View, box: Box, target: Bits, dtype: DType) -> int:
         """Fill `target`, a flat buffer of the box's elements in row-major order, with a box of a view, cast to `dtype`.

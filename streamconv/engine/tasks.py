@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import chain, count
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from ..planning.mapping import TensorMapping
-from ..tensors.grids import Box, box_shape
+from ..planning.outputs import Finished
+from ..tensors.grids import Box, box_shape, whole
 from .boxes import Cells, boxes, source_position
 from .sharing import Task, neighbors, shared_boxes
+from .stretches import Homes, Place, Stretch, Stretches
 
 #: Whether a box is worked on, from its number in the order of work, its output's name, and itself.
 BoxFilter = Callable[[int, str, Box], bool]
@@ -32,8 +34,8 @@ class Record(Protocol):
         """Return what is still to be written of a box of output `number`."""
         ...
 
-    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
-        """Enter before a box of `count` bytes is written, and leave when it is written."""
+    def writing(self, finished: Sequence[Finished], count: int) -> AbstractContextManager[None]:
+        """Enter before `count` bytes are written, and leave when they are; what is finished then."""
         ...
 
 
@@ -46,39 +48,84 @@ class Unrecorded:
     def left(self, number: int, box: Box) -> Iterable[Box]:
         return (box,)
 
-    def writing(self, number: int, box: Box, count: int, overflowed: int) -> AbstractContextManager[None]:
+    def writing(self, finished: Sequence[Finished], count: int) -> AbstractContextManager[None]:
         return nullcontext()
 
 
-Work = tuple[Task, ...]
+Boxes: TypeAlias = tuple[Task, ...]
 """Boxes that one worker converts one after the other: those that share a window, or a single one."""
+
+Work: TypeAlias = Boxes | Stretch
+"""What one worker converts before it asks for more."""
 
 
 def total_bytes(mapping: TensorMapping, region_bytes: int, chosen: BoxFilter | None) -> int:
     """Return the bytes of output to make."""
     if chosen is None:
         return mapping.nbytes
-    every = chain.from_iterable(tasks(mapping, region_bytes, Unrecorded(), chosen))
+    every = chain.from_iterable(_chosen(_boxes(mapping, region_bytes, Unrecorded()), chosen))
     return sum(math.prod(box_shape(task.box)) * task.output.dtype.itemsize for task in every)
 
 
-def tasks(mapping: TensorMapping, region_bytes: int, record: Record, chosen: BoxFilter | None) -> Iterator[Work]:
-    """Yield the boxes to convert."""
-    every = _work(mapping, region_bytes, record)
-    return every if chosen is None else _chosen(every, chosen)
+def tasks(
+    mapping: TensorMapping, region_bytes: int, record: Record, homes: Homes, chosen: BoxFilter | None = None
+) -> Iterator[Work]:
+    """Yield what is to be converted, in the order in which its sources lie on disk.
+
+    Args:
+        mapping: the tensors to be written.
+        region_bytes: bytes of a window, and of what is made of it, at most.
+        record: what is done already.
+        homes: where tensors lie in the result.
+        chosen: which boxes; all, and most of them in stretches, where absent.
+    """
+    if chosen is not None:
+        yield from _chosen(_boxes(mapping, region_bytes, record), chosen)
+        return
+    untouched, begun = _untouched(mapping, record)
+    stretches = Stretches(mapping.outputs, untouched, homes, region_bytes)
+    every = _boxes(mapping, region_bytes, record, sorted((*begun, *stretches.left)))
+    yield from _merged(iter(stretches), every)
 
 
-def _chosen(every: Iterable[Work], chosen: BoxFilter) -> Iterator[Work]:
+def _untouched(mapping: TensorMapping, record: Record) -> tuple[list[int], list[int]]:
+    """Return the numbers of the outputs that are to be written as a whole, and of those of which a part is left."""
+    found: tuple[list[int], list[int]] = [], []
+    for number in record.outputs(len(mapping.outputs)):
+        every = whole(mapping.outputs[number].view.shape)
+        found[[*record.left(number, every)] != [every]].append(number)
+    return found
+
+
+def _merged(stretches: Iterator[tuple[Place, Stretch]], every: Iterator[Boxes]) -> Iterator[Work]:
+    """Yield both, in the order of their sources."""
+    waiting = next(stretches, None)
+    for row in every:
+        if waiting is not None:
+            place = source_position(row[0].output.view, row[0].box)
+            while waiting is not None and waiting[0] <= place:
+                yield waiting[1]
+                waiting = next(stretches, None)
+        yield row
+    if waiting is not None:
+        yield waiting[1]
+        yield from (stretch for _, stretch in stretches)
+
+
+def _chosen(every: Iterable[Boxes], chosen: BoxFilter) -> Iterator[Boxes]:
     numbers = count()
     for work in every:
         if kept := tuple(task for task in work if chosen(next(numbers), task.output.name, task.box)):
             yield kept
 
 
-def _work(mapping: TensorMapping, region_bytes: int, record: Record) -> Iterator[Work]:
-    """Yield all boxes that are left to convert, in the order in which their sources lie on disk."""
+def _boxes(
+    mapping: TensorMapping, region_bytes: int, record: Record, numbers: Iterable[int] | None = None
+) -> Iterator[Boxes]:
+    """Yield all boxes that are left to convert, of all outputs or some, in the order in which their sources lie."""
     widest = lru_cache(maxsize=64)(lambda number: mapping.outputs[number].widest)
-    for group in neighbors(_cells(mapping, record.outputs(len(mapping.outputs)))):
+    chosen = record.outputs(len(mapping.outputs)) if numbers is None else numbers
+    for group in neighbors(_cells(mapping, chosen)):
         shares = False
         for row in shared_boxes(group, region_bytes):
             shares = True

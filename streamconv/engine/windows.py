@@ -14,6 +14,7 @@ from ..storage.access import Access
 from ..storage.regions import Region
 from ..tensors.arrays import Bits, BitType
 from ..tensors.dtypes import BF16, F8_E8M0, U8, DType
+from ..tensors.extents import SourceFile
 from ..tensors.grids import Box, box_shape, flat_index, runs, unravelled
 from ..tensors.quantised import Blocks, Parts, Quantised
 from ..tensors.refs import TensorRef
@@ -93,6 +94,24 @@ class Windows:
             self._quantised = self.quantised(leaf, box)
         if isinstance(leaf, Stored):
             self._held = _Held(leaf.ref, box, self._stored(leaf.ref, box))
+
+    def run(self, file: SourceFile, offset: int, count: int, dtype: DType) -> Bits:
+        """Return elements that lie one behind the other in a file, of whichever tensors they are.
+
+        Args:
+            file: the file.
+            offset: of the first element.
+            count: how many elements.
+            dtype: their dtype.
+
+        Raises:
+            SourceError: the file was changed, or cannot be read.
+        """
+        self._held = self._quantised = None
+        self._files.drop_behind()
+        size = count * dtype.itemsize
+        placement = self._files.read_into(self._region, file, offset, size, is_part=False)
+        return self._region.array(count, bits(dtype), placement)
 
     def window(self, leaf: Leaf, box: Box) -> Bits:
         """Return a box of a leaf, in the leaf's dtype, as an array of the box's shape.

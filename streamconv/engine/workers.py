@@ -18,15 +18,17 @@ import numpy as np
 
 from ..errors import allocating
 from ..planning.mapping import TensorMapping
-from ..planning.outputs import Output
+from ..planning.outputs import Finished, Output
 from ..storage.access import Access
 from ..storage.regions import Placement, Region
-from ..tensors.arrays import Bits
+from ..tensors.arrays import Bits, Bytes
 from ..tensors.grids import Box, box_parts, box_shape, runs
+from ..tensors.refs import Home, OutputFile
 from .budget import Budget
 from .progress import OnProgress, ProgressReporter, Tally
 from .reader import Reader
 from .sharing import Task
+from .stretches import Stretch
 from .tasks import BoxFilter, Record, Unrecorded, Work, tasks, total_bytes
 
 _TICK = 0.1
@@ -49,6 +51,18 @@ class Sink(Protocol):
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Take bytes `offset` … of tensor `name`; return the name of the file that they belong to."""
+        ...
+
+    def home(self, name: str) -> Home | None:
+        """Return where a tensor lies; `None` where that is in several files, or in pieces."""
+        ...
+
+    def placement_in_file(self, offset: int, count: int) -> Placement | None:
+        """Return how bytes that belong at `offset` of a file should lie in memory, `None` where it does not matter."""
+        ...
+
+    def write(self, file: OutputFile, offset: int, data: memoryview) -> None:
+        """Take bytes `offset` … of a file, of whichever tensors they are."""
         ...
 
 
@@ -82,7 +96,7 @@ def run(
     """
     record = record or Unrecorded()
     tally = tally or Tally(total=total_bytes(mapping, budget.region_bytes, chosen))
-    work = _Shared(tasks(mapping, budget.region_bytes, record, chosen))
+    work = _Shared(tasks(mapping, budget.region_bytes, record, sink.home, chosen))
     reporter = ProgressReporter(on_progress, tally.total, budget.memory_limit)
 
     def report() -> None:
@@ -166,6 +180,9 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         try:
             for work in self._work:
+                if isinstance(work, Stretch):
+                    self._convert_stretch(work)
+                    continue
                 if len(work) > 1:
                     self.reader.share([(task.output.view, task.box) for task in work])
                 for task in work:
@@ -175,6 +192,27 @@ class _Worker(threading.Thread):
             self._work.stop()
         finally:
             self.reader.close()
+
+    def _convert_stretch(self, stretch: Stretch) -> None:
+        placement = self._sink.placement_in_file(stretch.begin, stretch.nbytes)
+        data, overflowed = self.reader.stretch(stretch, self._region, placement)
+        finished = list(self._counted(stretch, data) if overflowed else stretch.finished())
+        if self._work.is_stopped:
+            return
+        with self._record.writing(finished, data.nbytes):
+            self._sink.write(stretch.file, stretch.begin, data.data)
+        for one in finished if overflowed else ():
+            self._tally.add_overflow(stretch.table.outputs[one.first].name, one.overflowed)
+        self._tally.add(data.nbytes, stretch.file.name)
+        self.on_part()
+
+    def _counted(self, stretch: Stretch, data: Bytes) -> Iterator[Finished]:
+        """Make a stretch again, output by output: which of them had how many values that overflowed."""
+        for row in stretch.rows():
+            target = data[row.begin - stretch.begin : row.end - stretch.begin]
+            first, *others = row.boxes()
+            yield first._replace(overflowed=self.reader.refill(row, target))
+            yield from others
 
     def _convert(self, task: Task) -> None:
         output, box = task.output, task.box
@@ -196,9 +234,11 @@ class _Worker(threading.Thread):
         return self._sink.placement(output.name, next(starts) * itemsize, run * itemsize)
 
     def _write(self, task: Task, part: Box, data: Bits, overflowed: int) -> None:
-        with self._record.writing(task.number, part, data.nbytes, overflowed):
+        finished = Finished(task.number, task.number + 1, part, overflowed)
+        with self._record.writing((finished,), data.nbytes):
             file = _put(self._sink, task.output, part, data)
-        self._tally.add(task.output.name, data.nbytes, overflowed, file)
+        self._tally.add_overflow(task.output.name, overflowed)
+        self._tally.add(data.nbytes, file)
         self.on_part()
 
 

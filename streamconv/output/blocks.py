@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Iterator
 
 from ..tensors.extents import Span
+from ..units import BLOCK
 
-BLOCK = 16 << 20
 _DIGEST_BYTES = 16
 
 

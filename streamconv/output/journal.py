@@ -6,6 +6,7 @@ A line a record, each with its own checksum, appended only after the data that i
     ["held", process, host, since]                   who writes it
     ["block", file, block, digest, crc]              a 16 MiB block is complete
     ["box", tensor, [[start, stop], …], overflowed]  a part of a tensor is written
+    ["outputs", first, stop]                         all tensors from the one to before the other are written
     ["lost", file]                                   a file is gone: what is on record of it so far no longer holds
     ["parts"]                                        parts of the result are written by others, who have journals
     ["shared", arguments]                            by processes that share the journal; what `plan` was called with
@@ -177,7 +178,7 @@ def heading(records: Iterable[object]) -> Heading:
             case ["aside", *more]:
                 # Earlier versions wrote no more.
                 found.is_aside = more != [False]
-            case ["block" | "box" | "parts", *_]:
+            case ["block" | "box" | "outputs" | "parts", *_]:
                 found.has_records = True
     return found
 
@@ -211,6 +212,8 @@ class DoneBoxes:
                     self._load_block(file, number, bytes.fromhex(digest), crc)
                 case ["box", int(number), list(box), int(overflowed)]:
                     self._load_box(number, tuple((low, high) for low, high in box), overflowed)
+                case ["outputs", int(first), int(stop)]:
+                    self._load_outputs(first, stop)
                 case ["lost", int(file)]:
                     self._forget(file)
         self._has_parts = any(self._whole) or bool(self._parts)
@@ -247,6 +250,11 @@ class DoneBoxes:
         parts.append(box)
         if box == whole(output.view.shape):
             self._whole[number] = 1
+            del self._parts[number]
+
+    def _load_outputs(self, first: int, stop: int) -> None:
+        self._whole[first:stop] = b"\1" * len(self._whole[first:stop])
+        for number in self._parts.keys() & range(first, stop):
             del self._parts[number]
 
     @cached_property

@@ -22,7 +22,7 @@ from ..planning.mapping import TensorMapping
 from ..rules.family import RAW
 from ..storage import disk, whole_files
 from ..text import quote
-from .blocks import BLOCK
+from ..units import BLOCK
 from .paths import ResultPaths
 from .settings import Settings, arguments_of
 

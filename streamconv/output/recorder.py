@@ -10,11 +10,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from ..errors import StreamconvError
+from ..planning.outputs import Finished
 from ..tensors.grids import Box
 from .blocks import Blocks
 from .file_writer import WrittenPart
@@ -121,8 +122,12 @@ class Recorder:
         return [left for part in mine for left in self._done.left(number, part)]
 
     @contextmanager
-    def writing(self, number: int, box: Box, count: int, overflowed: int) -> Iterator[None]:
-        """Surround the writing of a box of `count` bytes; wait first while too much is not recorded.
+    def writing(self, finished: Sequence[Finished], count: int) -> Iterator[None]:
+        """Surround the writing of `count` bytes; wait first while too much is not recorded.
+
+        Args:
+            finished: what is finished when they are written.
+            count: how many they are.
 
         Raises:
             StorageError: something could not be made durable.
@@ -135,13 +140,20 @@ class Recorder:
                 self._unsafe -= count
             raise
         with self._changed:
-            if self._scope is not None and self._scope.is_shared(number, box):
+            if self._is_shared(finished):
                 self._unsafe -= count
                 return
-            self._batch.append(["box", number, box, overflowed])
+            self._batch += map(_record, finished)
             self._batch_bytes += count
             self._notify()
         self._flush_here()
+
+    def _is_shared(self, finished: Sequence[Finished]) -> bool:
+        """Return whether this is an element that lies in another part too."""
+        if self._scope is None or len(finished) > 1:
+            return False
+        one = finished[0]
+        return one.box is not None and self._scope.is_shared(one.first, one.box)
 
     def _admit(self, count: int) -> None:
         if not self._has_room(count):
@@ -223,6 +235,12 @@ class Recorder:
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _record(finished: Finished) -> object:
+    if finished.box is None:
+        return ["outputs", finished.first, finished.stop]
+    return ["box", finished.first, finished.box, finished.overflowed]
 
 
 @contextmanager

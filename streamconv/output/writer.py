@@ -11,7 +11,7 @@ from ..formats.layout import FileLayout
 from ..storage import disk
 from ..storage.device import placement_to_write
 from ..storage.regions import Placement
-from ..tensors.refs import OutputFile, file_spans, files_by_tensor
+from ..tensors.refs import Home, OutputFile, file_spans, files_by_tensor, home_of
 from .file_writer import FileWriter, ResumeState
 from .open_writers import OpenWriters
 from .paths import ResultPaths
@@ -46,6 +46,26 @@ class FileSink:
             return None
         span = next(file_spans(self._by_tensor[name][0].extents[name], offset, count))
         return placement_to_write(span.offset, count)
+
+    def placement_in_file(self, offset: int, count: int) -> Placement | None:
+        """Return how bytes that belong at `offset` of a file should lie in memory, `None` where it does not matter."""
+        return placement_to_write(offset, count) if self._direct else None
+
+    def home(self, name: str) -> Home | None:
+        """Return where a tensor lies; `None` where that is in several files, or in pieces."""
+        return home_of(name, self._by_tensor[name])
+
+    def write(self, file: OutputFile, offset: int, data: memoryview) -> None:
+        """Write bytes at `offset` of a file, of whichever tensors they are.
+
+        Raises:
+            StorageError: the file system refuses them.
+        """
+        if file.name not in self.digests:
+            with storing(self._path(file)), self._open.using(file) as target:
+                target.write(offset, data)
+                if target.digests.complete:
+                    self._finish(target)
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Write bytes `offset` … of tensor `name` into every file that holds it.

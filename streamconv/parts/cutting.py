@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.layout import FileLayout
-from ..output.blocks import BLOCK
 from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
 from ..tensors.refs import OutputFile
+from ..units import BLOCK
 
 #: Bytes read and written for a part of a large result, about.
 PART_BYTES = 1 << 30

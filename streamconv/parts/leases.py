@@ -8,7 +8,7 @@ first record says how much of the earlier journals counts; what their owners app
 appears. So a worker that comes back from the dead changes nothing, and it notices before its next record.
 
     ["took", {lease: bytes, …}]    the journals of earlier leases count up to these bytes
-    ["block", …], ["box", …]       as in the journal of a run
+    ["block", …], ["box", …], …    as in the journal of a run
     ["done", is_compared]          the part is complete, and compared with the source or not
 """
 
@@ -30,7 +30,7 @@ from ..text import quote
 _TRIES = 100
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _COPIED_AT_ONCE = 10_000
-_COPIED = (b'["block",', b'["box",')
+_COPIED = (b'["block",', b'["box",', b'["outputs",')
 _DONE = {True: b'["done",true]', False: b'["done",false]'}
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from ..formats.layout import FileLayout
-from ..output.blocks import BLOCK
 from ..planning.mapping import TensorMapping
 from ..planning.outputs import Output
 from ..tensors.grids import Box, flat_boxes, overlap
 from ..tensors.refs import OutputFile
+from ..units import BLOCK
 from .cutting import Part
 
 Interval = tuple[int, int]

@@ -20,7 +20,6 @@ from ..engine.progress import OnProgress, Tally
 from ..engine.tasks import Unrecorded
 from ..errors import DestinationError, SourceChangedError, StorageError, VerificationError, storing
 from ..output import built_files, fingerprint
-from ..output.blocks import BLOCK
 from ..output.journal import DoneBoxes, Journal, heading
 from ..output.paths import ResultPaths
 from ..output.recorder import Recorder
@@ -32,6 +31,7 @@ from ..storage.access import Access
 from ..tensors.grids import Box, box_shape
 from ..tensors.refs import OutputFile
 from ..text import first_few, quote, setting
+from ..units import BLOCK
 from . import leases
 from .cutting import Part, cut_parts
 from .leases import Lease

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import StreamconvError, UnsupportedError
 from ..rules.patterns import fill
@@ -13,6 +14,7 @@ from ..rules.statements import Copy, Drop, Rule, Side, Statement
 from ..rules.table import Table
 from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
+from ..tensors.grids import Box
 from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import TensorRef, TensorSpec
 from ..tensors.view_nodes import View
@@ -55,6 +57,19 @@ class Output:
     def widest(self) -> int:
         """Bytes of the widest element that is read or written."""
         return max(self.dtype.itemsize, *{leaf.dtype.itemsize for leaf in self.view.leaves()})
+
+
+class Finished(NamedTuple):
+    """What is finished of outputs: a box of output `first`; without a box, all of outputs `first` … `stop` - 1.
+
+    Attributes:
+        overflowed: finite values of the box that became infinite.
+    """
+
+    first: int
+    stop: int
+    box: Box | None = None
+    overflowed: int = 0
 
 
 class Builder:

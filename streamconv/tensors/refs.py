@@ -244,6 +244,20 @@ class OutputFile:
             yield begin, view[begin - offset :]
 
 
+class Home(NamedTuple):
+    """Where a tensor lies in the result: all of it, from byte `offset` of a file on, and nowhere else."""
+
+    file: OutputFile
+    offset: int
+
+
+def home_of(name: str, files: Sequence[OutputFile]) -> Home | None:
+    """Return where a tensor lies in the files that hold it; `None` where these are several, or it lies in pieces."""
+    if len(files) != 1 or len(files[0].extents[name]) != 1:
+        return None
+    return Home(files[0], files[0].extents[name][0][0])
+
+
 def files_by_tensor(files: Iterable[OutputFile]) -> Mapping[str, tuple[OutputFile, ...]]:
     """Return for each tensor the files that hold it: most tensors are in one."""
     found: dict[str, tuple[OutputFile, ...]] = {}

@@ -13,7 +13,7 @@ import pytest
 import streamconv
 from streamconv.cluster import verify as on_cluster
 from streamconv.errors import StreamconvError, UsageError, VerificationError
-from streamconv.output.blocks import BLOCK
+from streamconv.units import BLOCK
 from support import running
 from support.clusters import sparse
 from support.running import call, flip

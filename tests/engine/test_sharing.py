@@ -53,8 +53,12 @@ def mapping_of(outputs: tuple[Output, ...]) -> TensorMapping:
     return TensorMapping("raw", {}, next(iter(Direction)), None, outputs, {})
 
 
+def nowhere(name: str) -> None:
+    """No tensor lies in one piece in one file."""
+
+
 def work_of(outputs: tuple[Output, ...], region: int) -> list[Work]:
-    return list(tasks(mapping_of(outputs), region, Unrecorded(), None))
+    return list(tasks(mapping_of(outputs), region, Unrecorded(), nowhere))
 
 
 def shared(work: Work, region: int) -> tuple[object, Box] | None:
@@ -86,6 +90,15 @@ class Collected:
 
     def placement(self, name: str, offset: int, count: int) -> None:
         return None
+
+    def placement_in_file(self, offset: int, count: int) -> None:
+        return None
+
+    def home(self, name: str) -> None:
+        return None
+
+    def write(self, file: object, offset: int, data: memoryview) -> None:
+        raise AssertionError("nothing of this lies in a file")
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         self.data[name][offset : offset + len(data)] = data
@@ -237,7 +250,7 @@ def test_chosen_boxes_are_counted_one_by_one() -> None:
         numbers.append(number)
         return number % 3 == 0
 
-    found = [task for work in tasks(mapping, 1 << 12, Unrecorded(), chosen) for task in work]
+    found = [task for work in tasks(mapping, 1 << 12, Unrecorded(), nowhere, chosen) for task in work]
     assert numbers == list(range(len(numbers)))
     assert len(found) == len(numbers[::3])
     bytes_chosen = sum(math.prod(box_shape(task.box)) for task in found) * view.dtype.itemsize

@@ -13,7 +13,7 @@ import xxhash
 import streamconv
 from streamconv.formats.catalog import open_catalog
 from streamconv.output import manifest
-from streamconv.output.blocks import BLOCK
+from streamconv.units import BLOCK
 from support import golden, running
 from support.running import run, tree
 

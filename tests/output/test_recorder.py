@@ -13,6 +13,7 @@ from streamconv.errors import StorageError
 from streamconv.output import recorder
 from streamconv.output.journal import DoneBoxes, Journal
 from streamconv.output.recorder import BATCH, MAX_UNRECORDED, Recorder
+from streamconv.planning.outputs import Finished
 from streamconv.storage import disk
 from support import running
 from support.small_outputs import FILES, OUTPUTS
@@ -38,7 +39,7 @@ def test_data_is_synced_before_it_is_on_record(made) -> None:
     journal, one = made
     synced: list[int] = []
     with one.recording(lambda: synced.append(len(list(journal.records())))):
-        with one.writing(0, ((0, 6), (0, 8)), 96, 0):
+        with one.writing([Finished(0, 1, ((0, 6), (0, 8)))], 96):
             pass
         one.note_block("a.ckpt", 0, b"\1" * 16, 5)
     assert synced[0] == 0
@@ -48,7 +49,11 @@ def test_data_is_synced_before_it_is_on_record(made) -> None:
 
 def test_what_was_not_written_is_not_on_record(made) -> None:
     journal, one = made
-    with pytest.raises(ZeroDivisionError), one.recording(lambda: None), one.writing(0, ((0, 6), (0, 8)), 96, 0):
+    with (
+        pytest.raises(ZeroDivisionError),
+        one.recording(lambda: None),
+        one.writing([Finished(0, 1, ((0, 6), (0, 8)))], 96),
+    ):
         raise ZeroDivisionError
     assert list(journal.records()) == []
     assert one.durable_bytes == 0
@@ -57,7 +62,7 @@ def test_what_was_not_written_is_not_on_record(made) -> None:
 def test_it_does_not_wait_for_long_with_little(made) -> None:
     journal, one = made
     with one.recording(lambda: None):
-        with one.writing(1, ((0, 5),), 10, 0):
+        with one.writing([Finished(1, 2, ((0, 5),))], 10):
             pass
         while not list(journal.records()):
             time.sleep(0.01)
@@ -75,7 +80,7 @@ def test_workers_are_held_back(made, count: int) -> None:
     def work() -> None:
         nonlocal begun, most
         for _ in range(200 * MIB // count):
-            with one.writing(0, ((0, 6), (0, 8)), count, 0), lock:
+            with one.writing([Finished(0, 1, ((0, 6), (0, 8)))], count), lock:
                 begun += count
                 most = max(most, begun - one.durable_bytes)
 
@@ -99,7 +104,7 @@ def test_a_failure_reaches_whoever_waits(made) -> None:
 
     with pytest.raises(StorageError, match="no more"), one.recording(fail):
         for _ in range(100):
-            with one.writing(0, ((0, 6), (0, 8)), 10 * MIB, 0):
+            with one.writing([Finished(0, 1, ((0, 6), (0, 8)))], 10 * MIB):
                 pass
     assert one.durable_bytes == 0
 
@@ -110,11 +115,11 @@ def test_without_a_thread_of_its_own_the_writers_record(made, monkeypatch: pytes
     synced: list[int] = []
     with one.recording(lambda: synced.append(len(list(journal.records())))):
         for _ in range(3):
-            with one.writing(0, ((0, 6), (0, 8)), BATCH, 0):
+            with one.writing([Finished(0, 1, ((0, 6), (0, 8)))], BATCH):
                 pass
         assert one.durable_bytes == 3 * BATCH
         monkeypatch.setattr(recorder, "PAUSE", 0)
-        with one.writing(1, ((0, 5),), 10, 0):
+        with one.writing([Finished(1, 2, ((0, 5),))], 10):
             pass
         assert one.durable_bytes == 3 * BATCH + 10, "soon, too"
     assert synced == [0, 1, 2, 3]
@@ -125,5 +130,5 @@ def test_without_a_thread_a_failure_reaches_the_writer(made, monkeypatch: pytest
     monkeypatch.setattr(threading.Thread, "start", running.failing(RuntimeError("can't start new thread")))
     with pytest.raises(StorageError), one.recording(running.failing(StorageError("no room"))):
         for _ in range(3):
-            with one.writing(0, ((0, 6), (0, 8)), BATCH, 0):
+            with one.writing([Finished(0, 1, ((0, 6), (0, 8)))], BATCH):
                 pass

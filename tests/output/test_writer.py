@@ -18,7 +18,6 @@ from streamconv.errors import StorageError
 from streamconv.formats import ckpt, layout
 from streamconv.formats.layout import CKPT, MS_SAFETENSORS
 from streamconv.output import blocks, checksums
-from streamconv.output.blocks import BLOCK
 from streamconv.output.file_writer import FileWriter
 from streamconv.output.paths import ResultPaths
 from streamconv.output.writer import FileSink
@@ -26,6 +25,7 @@ from streamconv.storage import access, device, disk
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec, file_spans
+from streamconv.units import BLOCK
 from support import golden, helpers
 
 U8 = dtypes.from_safetensors("U8", "here")

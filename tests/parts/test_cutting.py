@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconv import plans
-from streamconv.output.blocks import BLOCK
 from streamconv.parts import cutting
 from streamconv.parts.cutting import BlockRange, Part, cut_parts
+from streamconv.units import BLOCK
 from support import found_in_the_tree, running
 from support.parts import small_parts
 

@@ -16,7 +16,7 @@ import xxhash
 
 from streamconv.cluster.nodes import LostError, Node
 from streamconv.cluster.worker import Worker
-from streamconv.output.blocks import BLOCK
+from streamconv.units import BLOCK
 from streamconv.version import VERSION
 
 PLAIN = (str, int, float, bool, type(None))

@@ -184,7 +184,7 @@ def test_slices_cut_for_other_ranks(before: tuple[int, int], tmp_path: Path) -> 
     arguments = {"model": "raw", "strategy": first, "dest_strategy": then}
     planned = streamconv.plan(tmp_path / "ranks", tmp_path / "again", **arguments)
     planned.run()
-    work = tasks.tasks(planned.mapping, 1 << 20, tasks.Unrecorded(), None)
+    work = tasks.tasks(planned.mapping, 1 << 20, tasks.Unrecorded(), lambda name: None)
     assert any(len(one) > 1 for one in work) is (before[1] < 4)
     whole = golden_ranks.arrays(source)["w.weight"]
     for rank, expected in enumerate(np.split(whole, 4, 1)):
