@@ -72,14 +72,15 @@ def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[Tenso
     current: list[TensorSpec] = []
     filled = 0
     for spec in tensors:
-        if spec.nbytes > max_shard_size:
+        nbytes = spec.nbytes
+        if nbytes > max_shard_size:
             shards.append([spec])
             continue
-        if filled + spec.nbytes > max_shard_size:
+        if filled + nbytes > max_shard_size:
             shards.append(current)
             current, filled = [], 0
         current.append(spec)
-        filled += spec.nbytes
+        filled += nbytes
     return [*shards, current] if current else shards
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import StreamconvError, UnsupportedError
-from ..rules.patterns import fill
+from ..rules.patterns import Filler
 from ..rules.sizes import ShapeConflictError
 from ..rules.statements import Copy, Drop, Rule, Side, Statement
 from ..rules.table import Table
+from ..rules.transforms import Transform
 from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
 from ..tensors.grids import Box
@@ -72,6 +73,39 @@ class Finished(NamedTuple):
     overflowed: int = 0
 
 
+class _Recipe(NamedTuple):
+    """How one rule is applied.
+
+    Attributes:
+        transform: from the source's tensors to those that are written.
+        shared: the holes that both sides have.
+        is_stacked: whether the source's tensors are stacked before.
+        unstacked: the hole that only the other side has: its tensors are cut out of a stack.
+        targets: for each tensor that is written its pattern and its shape in symbols.
+        dtype: what floats are cast to; `None` if each keeps its own.
+    """
+
+    transform: Transform
+    shared: tuple[str, ...]
+    is_stacked: bool
+    unstacked: str | None
+    targets: Sequence[tuple[Filler, str | None]]
+    dtype: DType | None
+
+    @classmethod
+    def of(cls, rule: Rule, source: Side, dtype: DType | None) -> _Recipe:
+        patterns = rule.patterns(source.other)
+        shapes = (rule.ms_shape,) * len(patterns) if source is Side.HF else rule.shapes()
+        return cls(
+            rule.transform if source is Side.HF else rule.transform.inverse,
+            rule.shared(source),
+            rule.stacked(source) is not None,
+            rule.stacked(source.other),
+            list(zip(map(Filler, patterns), shapes, strict=True)),
+            F32 if dtype and source.other in rule.fp32 else dtype,
+        )
+
+
 class Builder:
     """Turns applications of rules into outputs.
 
@@ -87,6 +121,7 @@ class Builder:
         self.checks: list[SameBytes] = []
         self._table, self._dtype = table, dtype
         self._groups = _layer_groups(table.statements)
+        self._recipes: dict[int, _Recipe] = {}
 
     def outputs(self, applications: Iterable[Application], repeats: Iterable[Repeat]) -> list[Output]:
         """Return all tensors to be written, in the table's order, layer by layer where it has layers."""
@@ -117,27 +152,31 @@ class Builder:
 
     def _apply(self, application: Application) -> Iterator[tuple[str, View]]:
         """Yield names and views of the tensors that one application of a rule writes."""
-        rule, source = application.rule, self._table.side
-        transform = rule.transform if source is Side.HF else rule.transform.inverse
-        unstacked = rule.stacked(source.other)
-        bindings = dict(zip(rule.shared(source), application.values, strict=True))
-        parts = self._parts(application)
-        specs = (rule.ms_shape,) * len(rule.patterns(Side.MS)) if source is Side.HF else rule.shapes()
-        results = transform.apply(parts, self._table.sizes)
-        for view in transform.must_be_zero(parts):
+        recipe = self._recipe(application)
+        bindings = dict(zip(recipe.shared, application.values, strict=True))
+        parts = self._parts(application, recipe)
+        results = recipe.transform.apply(parts, self._table.sizes)
+        for view in recipe.transform.must_be_zero(parts):
             self.checks += [SameBytes(None, ref, _not_zero(ref)) for one in view.leaves() for ref in one.refs()]
-        for pattern, spec, view in zip(rule.patterns(source.other), specs, results, strict=True):
-            for position, one in self._unstack(unstacked, view):
+        for (pattern, spec), view in zip(recipe.targets, results, strict=True):
+            for position, one in self._unstack(recipe.unstacked, view):
                 if spec is not None:
                     self._table.sizes.fit(one.shape, spec)
-                yield fill(pattern, {**bindings, **position}, self._table.sizes), one
+                yield pattern.name({**bindings, **position}, self._table.sizes), one
 
-    def _parts(self, application: Application) -> list[View]:
+    def _recipe(self, application: Application) -> _Recipe:
+        """Return what all applications of a rule have in common: worked out once for thousands of tensors."""
+        found = self._recipes.get(application.number)
+        if found is None:
+            found = self._recipes[application.number] = _Recipe.of(application.rule, self._table.side, self._dtype)
+        return found
+
+    def _parts(self, application: Application, recipe: _Recipe) -> list[View]:
         """Return the views that a rule's transform is applied to: tensors, or stacks of them."""
-        rule, source = application.rule, self._table.side
-        dtype = F32 if self._dtype and source.other in rule.fp32 else self._dtype
-        leaves = [[self._leaf(ref, dtype) for _, ref in sorted(stack.items())] for stack in application.stacks()]
-        return [views.stack(some) if rule.stacked(source) else some[0] for some in leaves]
+        if recipe.is_stacked:
+            stacks = application.stacks()
+            return [views.stack([self._leaf(stack[at], recipe.dtype) for at in sorted(stack)]) for stack in stacks]
+        return [self._leaf(ref, recipe.dtype) for ref in application.refs()]
 
     def _unstack(self, hole: str | None, view: View) -> Iterator[tuple[dict[str, int], View]]:
         """Yield the tensors of a stack, each with the value of its hole."""

@@ -48,11 +48,27 @@ def _is_number(kind: str | None) -> bool:
 def fill(pattern: str, bindings: Bindings, sizes: Sizes | None = None) -> str:
     """Return a pattern with its holes filled; `sizes` must have the symbols that they are counted from."""
 
-    def value(m: re.Match[str]) -> str:
-        bound = bindings[m[1]]
-        return str(bound + sizes.number(m[2]) if m[2] and sizes and isinstance(bound, int) else bound)
+    return Filler(pattern).name(bindings, sizes)
 
-    return _HOLE.sub(value, pattern)
+
+class Filler:
+    """A pattern whose holes are filled again and again."""
+
+    def __init__(self, pattern: str) -> None:
+        # Text, hole, origin, kind; text, hole, …; text.
+        pieces = _HOLE.split(pattern)
+        self._text = pieces[-1]
+        self._holes = list(zip(pieces[:-1:4], pieces[1::4], pieces[2::4], strict=True))
+
+    def name(self, bindings: Bindings, sizes: Sizes | None = None) -> str:
+        """Return the name; `sizes` must have the symbols that holes are counted from."""
+        found = ""
+        for text, hole, origin in self._holes:
+            value = bindings[hole]
+            if origin and sizes and isinstance(value, int):
+                value += sizes.number(origin)
+            found += f"{text}{value}"
+        return found + self._text
 
 
 def words(pattern: str) -> Iterator[dict[str, str]]:

@@ -6,8 +6,11 @@ other, with the experts along a new axis 0 before the transform is applied. Patt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
+from typing import NamedTuple
 
 from .patterns import holes
 from .transforms import Identity, Transform
@@ -70,10 +73,15 @@ class Rule:
     ms_shape: str | None = None
     any_layer: bool = False
 
+    @cached_property
+    def _sides(self) -> Mapping[Side, _RuleSide]:
+        """What is asked again for every tensor, worked out once."""
+        patterns = {Side.HF: _as_tuple(self.hf), Side.MS: _as_tuple(self.ms)}
+        return {side: _RuleSide.of(mine, patterns[side.other]) for side, mine in patterns.items()}
+
     def patterns(self, side: Side) -> tuple[str, ...]:
         """Return the patterns of a side."""
-        patterns = self.hf if side is Side.HF else self.ms
-        return (patterns,) if isinstance(patterns, str) else patterns
+        return self._sides[side].patterns
 
     def shapes(self) -> tuple[str | None, ...]:
         """Return the symbolic shape of each HF tensor."""
@@ -82,17 +90,34 @@ class Rule:
 
     def holes(self, side: Side) -> tuple[str, ...]:
         """Return the names of the holes in the patterns of a side."""
-        return holes(self.patterns(side))
+        return self._sides[side].holes
 
     def stacked(self, side: Side) -> str | None:
         """Return the hole that only this side has: its tensors are a stack on the other side."""
-        other = self.holes(side.other)
-        return next((hole for hole in self.holes(side) if hole not in other), None)
+        return self._sides[side].stacked
 
     def shared(self, side: Side) -> tuple[str, ...]:
         """Return the holes of a side that the other side has too."""
-        stacked = self.stacked(side)
-        return tuple(hole for hole in self.holes(side) if hole != stacked)
+        return self._sides[side].shared
+
+
+class _RuleSide(NamedTuple):
+    """What the methods of `Rule` return for a side."""
+
+    patterns: tuple[str, ...]
+    holes: tuple[str, ...]
+    stacked: str | None
+    shared: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mine: tuple[str, ...], others: tuple[str, ...]) -> _RuleSide:
+        found, other = holes(mine), holes(others)
+        stacked = next((hole for hole in found if hole not in other), None)
+        return cls(mine, found, stacked, tuple(hole for hole in found if hole != stacked))
+
+
+def _as_tuple(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else patterns
 
 
 @dataclass(frozen=True)
