@@ -218,7 +218,7 @@ class Plan(Prepared):
             overflowed=dict(recorder.overflowed),
         )
         try:
-            with recorder.recording(sink.sync):
+            with recorder.recording(sink.sync, budget.workers):
                 workers.run(self.mapping, sink, budget, self.reading.access, progress, record=recorder, tally=tally)
             digests = sink.finish()
         finally:

@@ -16,6 +16,7 @@ from ..storage.limits import address_space_left
 from ..storage.memory import available_bytes, cores, resident_bytes
 from ..storage.regions import SLACK
 from ..text import format_size
+from ..units import BLOCK
 from . import kernels
 
 MIB = 1 << 20
@@ -49,7 +50,7 @@ SOURCE_OVERHEAD = 64
 PLAN_OVERHEAD = 1 << 10
 
 _PER_TENSOR = PLAN_OVERHEAD + TENSOR_OVERHEAD + SOURCE_OVERHEAD
-_DEFAULT_WORKERS = 4
+_MOST_WORKERS = 16
 _JITTER = 4 * MIB
 _OBJECTS_PER_BYTE = 20
 
@@ -103,9 +104,18 @@ def divide(
             f"of which {format_size(base)} are for this process so far and the plan",
             least,
         )
-    count = workers or max(1, min(cores(), _DEFAULT_WORKERS, (memory_limit - base) // _worker(MIN_REGION)))
+    count = workers or _default_workers(memory_limit - base)
     region = min(MAX_REGION, ((memory_limit - base) // count - WORKER_OVERHEAD) // 2)
     return Budget(memory_limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def _default_workers(room: int) -> int:
+    """Return how many workers `room` bytes are for: two a core, one of which reads or writes while the other converts.
+
+    More than one a core only where each can make a whole block at once: parts of one have to wait for each other.
+    """
+    with_blocks = min(2 * cores(), room // _worker(BLOCK))
+    return min(_MOST_WORKERS, max(1, with_blocks, min(cores(), room // _worker(MIN_REGION))))
 
 
 def least_limit(base: int, workers: int = 1) -> int:

@@ -59,7 +59,8 @@ class FileWriter:
         self.is_finishing = False
         self._is_dirty = self._is_lost = False
         self._users = 0
-        self._lock = threading.Lock()
+        # Who syncs holds the one, who enters or leaves the other: a sync takes long, and others write meanwhile.
+        self._syncing, self._lock = threading.Lock(), threading.Lock()
         mine = past.mine(file.name)
         # What others write to as well was made before, and must not be made again where it is gone by now.
         self._open = ResultFile(path, direct, create=mine is None)
@@ -111,7 +112,7 @@ class FileWriter:
 
     def sync(self) -> None:
         """Make durable what was written so far, and drop finished blocks from the page cache: nobody reads them."""
-        with self._lock:
+        with self._syncing:
             self._sync()
 
     def _sync(self) -> None:
@@ -139,7 +140,7 @@ class FileWriter:
 
     def park(self) -> bool:
         """Make durable what was written, and close the file until it is entered again; return whether nobody is in."""
-        with self._lock:
+        with self._syncing, self._lock:
             if self._users:
                 return False
             self._sync()
@@ -148,5 +149,5 @@ class FileWriter:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._syncing, self._lock:
             self._open.close()

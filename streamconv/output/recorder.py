@@ -2,7 +2,7 @@
 
 Where the system refuses the thread, the workers do it.
 
-At no time are more than `MAX_UNRECORDED` bytes written and not recorded: that is what a kill or a power cut can cost.
+At no time are more bytes than `most_unrecorded` written and not recorded: that is what a kill or a power cut can cost.
 """
 
 from __future__ import annotations
@@ -17,16 +17,26 @@ from typing import Protocol
 from ..errors import StreamconvError
 from ..planning.outputs import Finished
 from ..tensors.grids import Box
+from ..units import BLOCK
 from .blocks import Blocks
 from .file_writer import WrittenPart
 from .journal import DoneBoxes, Journal
 
-#: Bytes written and not recorded, at most.
+#: Bytes written and not recorded, at most: so many, and for each worker so many more.
 MAX_UNRECORDED = 64 << 20
+MAX_UNRECORDED_OF_WORKER = 2 * BLOCK
 
 #: Bytes, and seconds, after which what was written is recorded.
 BATCH = 32 << 20
 PAUSE = 0.5
+
+
+def most_unrecorded(workers: int) -> int:
+    """Return how many bytes may be written and not recorded.
+
+    Each worker has a block that it writes, and one that waits to be recorded: with less, all wait for each sync.
+    """
+    return MAX_UNRECORDED + workers * MAX_UNRECORDED_OF_WORKER
 
 
 class Scope(Protocol):
@@ -65,6 +75,7 @@ class Recorder:
         self.overflowed = done.overflowed
         self._journal, self._done, self._numbers, self._scope = journal, done, numbers, scope
         self._sync: Callable[[], None] = lambda: None
+        self._most = MAX_UNRECORDED
         self._batch: list[object] = []
         self._batch_bytes = 0
         self._unsafe = 0
@@ -78,16 +89,17 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="streamconv-recorder", daemon=True)
 
     @contextmanager
-    def recording(self, sync: Callable[[], None]) -> Iterator[None]:
+    def recording(self, sync: Callable[[], None], workers: int = 1) -> Iterator[None]:
         """Record what is written in the block, all of it by its end.
 
         Args:
             sync: makes durable all that was written so far.
+            workers: how many threads write.
 
         Raises:
             StorageError: something could not be made durable, or not be recorded.
         """
-        self._sync = sync
+        self._sync, self._most = sync, most_unrecorded(workers)
         try:
             self._thread.start()
         except RuntimeError:
@@ -173,7 +185,7 @@ class Recorder:
             self._flush()
 
     def _has_room(self, count: int) -> bool:
-        return self._error is not None or not self._unsafe or self._unsafe + count <= MAX_UNRECORDED
+        return self._error is not None or not self._unsafe or self._unsafe + count <= self._most
 
     def blocks(self, file: str) -> Blocks:
         """Return the finished blocks of a file."""

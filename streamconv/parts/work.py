@@ -167,7 +167,7 @@ class PartWork:
         tally = Tally(total=scope.nbytes, done=scope.nbytes - left, resumed=scope.nbytes - left)
         sink = FileSink(planned.layout, self._paths.built, recorder, planned.writing.access is Access.DIRECT)
         try:
-            with recorder.recording(sink.sync):
+            with recorder.recording(sink.sync, self._budget.workers):
                 workers.run(
                     planned.mapping, sink, self._budget, planned.reading.access, progress, record=recorder, tally=tally
                 )

@@ -12,7 +12,7 @@ import pytest
 from streamconv.errors import StorageError
 from streamconv.output import recorder
 from streamconv.output.journal import DoneBoxes, Journal
-from streamconv.output.recorder import BATCH, MAX_UNRECORDED, Recorder
+from streamconv.output.recorder import BATCH, MAX_UNRECORDED, Recorder, most_unrecorded
 from streamconv.planning.outputs import Finished
 from streamconv.storage import disk
 from support import running
@@ -30,7 +30,7 @@ def made(tmp_path: Path):
 
 
 def test_the_promise() -> None:
-    assert MAX_UNRECORDED == 64 * MIB
+    assert [most_unrecorded(workers) for workers in (1, 2, 4)] == [96 * MIB, 128 * MIB, 192 * MIB]
     assert 0 < BATCH < MAX_UNRECORDED
     assert 0 < recorder.PAUSE <= 1
 
@@ -84,7 +84,7 @@ def test_workers_are_held_back(made, count: int) -> None:
                 begun += count
                 most = max(most, begun - one.durable_bytes)
 
-    with one.recording(sync):
+    with one.recording(sync, 3):
         threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -92,7 +92,7 @@ def test_workers_are_held_back(made, count: int) -> None:
             may_sync.release()
             time.sleep(0.001)
         may_sync.release(100)
-    assert 0 < most <= max(MAX_UNRECORDED, count)
+    assert 0 < most <= max(most_unrecorded(3), count)
     assert one.durable_bytes == 3 * (200 * MIB // count) * count
 
 

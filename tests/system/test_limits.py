@@ -159,7 +159,7 @@ def test_a_run_without_threads_is_stopped_and_resumed(tmp_path: Path) -> None:
         env=running.environment(),
     )
     journal = tmp_path / "dest.partial.streamconv"
-    running.wait_until(lambda: journal.exists() and b'["box"' in journal.read_bytes(), process)
+    running.wait_until(lambda: journal.exists() and b'["outputs"' in journal.read_bytes(), process)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
