@@ -29,7 +29,7 @@ from streamconv.cluster.driver import Cluster
 from streamconv.cluster.nodes import Call, Node
 from streamconv.cluster.sight import look
 from streamconv.conversion import Plan
-from streamconv.engine import tasks, workers
+from streamconv.engine import workers
 from streamconv.output import built_files, fingerprint, manifest, staging
 from streamconv.output.destination import Destination
 from streamconv.output.journal import DoneBoxes
@@ -37,7 +37,6 @@ from streamconv.output.writer import FileSink
 from streamconv.parts import cutting, leases, left
 from streamconv.parts.cutting import Part
 from streamconv.parts.scopes import PartScope, Scopes
-from streamconv.parts.work import Within
 from streamconv.version import VERSION
 
 NODES = 256
@@ -84,10 +83,8 @@ def _fill(planned: Plan, journals: Path) -> dict[str, Any]:
 
 
 def _boxes(planned: Plan, scope: PartScope) -> Iterator[object]:
-    for work in tasks.tasks(planned.mapping, planned.budget.region_bytes, Within(scope), None):
-        for task in work:
-            if not scope.is_shared(task.number, task.box):
-                yield ["box", task.number, task.box, 0]
+    for number, box in scope.boxes():
+        yield ["box", number, box, 0]
 
 
 # -- the driver --------------------------------------------------------------------------------------------------------

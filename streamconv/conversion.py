@@ -27,7 +27,6 @@ from .planning.outputs import Output
 from .prepared import Prepared, decide_budget, paths_read
 from .report import Report, describe, plan_values
 from .storage import disk
-from .storage.access import Access
 from .storage.memory import peak_bytes
 from .tensors.refs import OutputFile
 from .text import format_size, in_python, quote, setting
@@ -209,8 +208,7 @@ class Plan(Prepared):
         self, recorder: Recorder, budget: Budget, progress: OnProgress | None
     ) -> tuple[Tally, Mapping[str, list[str]]]:
         """All files, durable, with the digests of their blocks."""
-        direct = self.writing.access is Access.DIRECT
-        sink = FileSink(self.layout, self.destination.paths.built, recorder, direct)
+        sink = FileSink(self.layout, self.destination.paths.built, recorder, self.writing.access)
         tally = Tally(
             total=self.mapping.nbytes,
             done=recorder.durable_bytes,

@@ -60,10 +60,11 @@ def plan(
         max_mem: resident memory allowed, in bytes or as a size such as `"16G"`; by default a quarter of what is
             available, at most 2 GiB.
         max_shard_size: bytes of an output shard at most, or a size such as `"5GB"`.
-        workers: threads; by default as many as cores and memory allow, at most 4.
+        workers: threads; by default two for each core, as memory allows, at most 16.
         config: the model's config.json if it is not next to the weights, or a MindFormers YAML; for `mindone`, the
             directory of a checkpoint of the other side.
-        io: `read` and write through the page cache, or `direct`, past it; or `auto`, by file system.
+        io: `read` and write through the page cache; `direct`, past it; `far`, past it with many requests at once; or
+            `auto`, by file system.
         crc: append MindSpore's CRC to a `.ckpt`.
         strategy: strategy files of a training, or their directory: how MindSpore's side is cut for ranks. `dest` gets
             a file for each rank; in reverse and with model `raw` they are the source's, by default those next to it.

@@ -78,8 +78,9 @@ MAX_MEM = click.option(
 
 IO = click.option(
     "--io",
-    metavar="auto|read|direct",
-    help="Read and write through the page cache, or past it (direct).  [default: auto]",
+    metavar="auto|read|direct|far",
+    help="Read and write through the page cache; past it (direct); or past it with many requests at once (far).  "
+    "[default: auto, by file system]",
 )
 
 STRATEGY = click.option(
@@ -97,7 +98,7 @@ STEP = click.option(
 )
 
 WORKERS = click.option(
-    "--workers", type=int, metavar="N", help="Threads.  [default: as many as cores and memory allow, at most 4]"
+    "--workers", type=int, metavar="N", help="Threads.  [default: two for each core, as memory allows, at most 16]"
 )
 
 RESOURCES = together(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import storing
 from ..storage import disk, whole_files
+from ..storage.access import Access
 from ..storage.device import ResultFile
 from ..tensors.refs import OutputFile
 from .journal import Journal
@@ -25,7 +26,7 @@ def make_files(paths: ResultPaths, files: Iterable[OutputFile], journal: Journal
     for file in files:
         path = paths.partial_file(file.name)
         with storing(path, "cannot create"):
-            made = ResultFile(path, direct=False)
+            made = ResultFile(path, Access.READ)
             try:
                 made.set_size(file.size)
                 made.sync()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ..storage.access import Access
 from ..storage.device import ResultFile
 from ..tensors.refs import OutputFile, file_spans
 from .blocks import Blocks
@@ -50,10 +51,10 @@ class FileWriter:
         path: where it lies.
         file: what it has to be.
         past: what an earlier run left.
-        direct: write past the page cache what is long enough.
+        access: how it is written.
     """
 
-    def __init__(self, path: Path, file: OutputFile, past: ResumeState, direct: bool = False) -> None:
+    def __init__(self, path: Path, file: OutputFile, past: ResumeState, access: Access = Access.READ) -> None:
         self.path = path
         self.file = file
         self.is_finishing = False
@@ -63,7 +64,7 @@ class FileWriter:
         self._syncing, self._lock = threading.Lock(), threading.Lock()
         mine = past.mine(file.name)
         # What others write to as well was made before, and must not be made again where it is gone by now.
-        self._open = ResultFile(path, direct, create=mine is None)
+        self._open = ResultFile(path, access, create=mine is None)
         on_block = partial(past.note_block, file.name)
         self.digests = BlockDigests(file, past.blocks(file.name), self._open.read, self._write, on_block, mine)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import storage_error, storing
 from ..formats.layout import FileLayout
 from ..storage import disk
+from ..storage.access import Access
 from ..storage.device import placement_to_write
 from ..storage.regions import Placement
 from ..tensors.refs import Home, OutputFile, file_spans, files_by_tensor, home_of
@@ -24,16 +25,16 @@ class FileSink:
         layout: where every byte goes; a tensor may go into several files.
         paths: where the files lie while they are built.
         past: what earlier runs left there.
-        direct: write past the page cache what is long enough, and lies in memory as in the file.
+        access: how they are written.
     """
 
-    def __init__(self, layout: FileLayout, paths: ResultPaths, past: ResumeState, direct: bool = False) -> None:
+    def __init__(self, layout: FileLayout, paths: ResultPaths, past: ResumeState, access: Access = Access.READ) -> None:
         self._paths = paths
         self._by_tensor = files_by_tensor(layout.files)
-        self._open = OpenWriters(lambda file: FileWriter(self._path(file), file, past, direct))
+        self._open = OpenWriters(lambda file: FileWriter(self._path(file), file, past, access))
         self._lock = threading.Lock()
         self.digests: dict[str, list[str]] = {}
-        self._layout, self._direct = layout, direct
+        self._layout, self._access = layout, access
 
     def placement(self, name: str, offset: int, count: int) -> Placement | None:
         """Return how bytes of a tensor should lie in memory, `None` where it does not matter.
@@ -42,14 +43,14 @@ class FileSink:
             name: the tensor.
             offset, count: which of its bytes.
         """
-        if not self._direct:
+        if not self._access.is_direct:
             return None
         span = next(file_spans(self._by_tensor[name][0].extents[name], offset, count))
         return placement_to_write(span.offset, count)
 
     def placement_in_file(self, offset: int, count: int) -> Placement | None:
         """Return how bytes that belong at `offset` of a file should lie in memory, `None` where it does not matter."""
-        return placement_to_write(offset, count) if self._direct else None
+        return placement_to_write(offset, count) if self._access.is_direct else None
 
     def home(self, name: str) -> Home | None:
         """Return where a tensor lies; `None` where that is in several files, or in pieces."""

@@ -27,7 +27,6 @@ from ..output.writer import FileSink
 from ..prepared import Prepared
 from ..proving import not_kept, verifying
 from ..storage import disk
-from ..storage.access import Access
 from ..tensors.grids import Box, box_shape
 from ..tensors.refs import OutputFile
 from ..text import first_few, quote, setting
@@ -165,7 +164,7 @@ class PartWork:
         recorder = Recorder(lease.journal, self._done, self._numbers, scope)
         left = sum(_nbytes(planned, n, part) for n, box in scope.boxes() for part in self._done.left(n, box))
         tally = Tally(total=scope.nbytes, done=scope.nbytes - left, resumed=scope.nbytes - left)
-        sink = FileSink(planned.layout, self._paths.built, recorder, planned.writing.access is Access.DIRECT)
+        sink = FileSink(planned.layout, self._paths.built, recorder, planned.writing.access)
         try:
             with recorder.recording(sink.sync, self._budget.workers):
                 workers.run(

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..tensors.extents import SourceFile
 from ..text import format_size, quote, setting
-from . import disk, pages
+from . import disk, mounts, pages, streams
 from .mounts import mount_of
 
 _AUTO = "auto"
@@ -39,6 +39,14 @@ class Access(Enum):
     DIRECT = "direct"
     """Long runs are read and written past the page cache (O_DIRECT), where the file system allows it."""
 
+    FAR = "far"
+    """The same, in pieces of which several are on their way at once: for storage where each request takes long."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether long runs go past the page cache."""
+        return self is not Access.READ
+
 
 @dataclass(frozen=True)
 class ChosenAccess:
@@ -56,9 +64,9 @@ class ChosenAccess:
 
     @property
     def way(self) -> str:
-        """The access in a word: `read`, `written` or `direct`."""
-        if self.access is Access.DIRECT:
-            return "direct"
+        """The access in a word: `read`, `written`, `direct` or `far`."""
+        if self.access is not Access.READ:
+            return str(self.access.value)
         return "written" if self.writes else "read"
 
     def __str__(self) -> str:
@@ -69,7 +77,7 @@ def check_io(io: str) -> None:
     """Refuse a word that names no access.
 
     Raises:
-        UsageError: not one of `auto`, `read`, `direct`.
+        UsageError: not one of `auto`, `read`, `direct`, `far`.
     """
     words = (_AUTO, *(access.value for access in Access))
     if io not in words:
@@ -90,7 +98,7 @@ def for_reading(io: str, files: Sequence[SourceFile], reads_once: bool = True) -
     if not files:
         return ChosenAccess(Access.READ, "no files")
     chosen = _fastest(files[0].path)
-    if chosen.access is not Access.DIRECT:
+    if not chosen.access.is_direct:
         return chosen
     if not reads_once:
         return ChosenAccess(Access.READ, "parts may be read again")
@@ -104,7 +112,7 @@ def for_writing(io: str, directory: Path) -> ChosenAccess:
 
 
 def _fastest(path: Path) -> ChosenAccess:
-    """Choose `direct` where the processor would be the limit, else `read`.
+    """Choose `far` for what is reached over a network or through another process, `direct` for disks, else `read`.
 
     A disk takes huge pages in few large requests, and pages of 4 KiB in so many small ones that it is slower than
     through the page cache (figures: `docs/performance.md`); pages of 64 KiB are large enough by themselves. Files are
@@ -114,6 +122,8 @@ def _fastest(path: Path) -> ChosenAccess:
     mount = mount_of(path)
     if mount is None:
         return ChosenAccess(Access.READ, "unknown file system")
+    if mounts.is_far(mount.kind):
+        return ChosenAccess(Access.FAR, f"{mount.kind}, {streams.AT_ONCE} requests at once")
     if mount.kind not in TAKES_DIRECT:
         return ChosenAccess(Access.READ, mount.kind)
     if pages.PAGE >= pages.LARGE_PAGE:

@@ -7,11 +7,13 @@ needs to understand: `Region.array` gives memory that lies so, and `lies_at` tel
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from ..tensors.arrays import Bits
-from . import access, disk, whole_files
+from . import access, disk, streams, whole_files
 from .access import Access
 from .regions import UNIT, Placement, Region, placement_of
 
@@ -60,8 +62,9 @@ class InputFile:
 
     def __init__(self, path: Path, access: Access) -> None:
         self._descriptor = disk.open_file(path, os.O_RDONLY)
-        self._direct = _DirectFile.open(self._descriptor, os.O_RDONLY) if access is Access.DIRECT else None
+        self._direct = _DirectFile.open(self._descriptor, os.O_RDONLY) if access.is_direct else None
         self._access = access
+        self._is_far = access is Access.FAR
 
     def close(self) -> None:
         """Close the file, ignoring errors."""
@@ -79,6 +82,8 @@ class InputFile:
 
     def read(self, offset: int, target: memoryview) -> int:
         """Read through the page cache; return the number of bytes read, 0 at the end of the file."""
+        if self._is_far:
+            return streams.read_pieces(lambda at, piece: disk.read_into(self._descriptor, piece, at), offset, target)
         return disk.read_into(self._descriptor, target, offset)
 
     def goes_direct(self, length: int, is_part: bool) -> bool:
@@ -89,7 +94,7 @@ class InputFile:
             is_part: the run is part of a tensor, so that read-ahead would fetch what is not needed.
         """
         least = access.DIRECT_LEAST_OF_PART if is_part else access.DIRECT_LEAST
-        return self._access is Access.DIRECT and length >= least
+        return self._access.is_direct and length >= least
 
     def read_direct(self, region: Region, offset: int, length: int) -> tuple[Placement, int]:
         """Read whole blocks past the page cache into a region, as far as the kernel allows.
@@ -102,8 +107,15 @@ class InputFile:
             return placement, 0
         unit = self._direct.unit
         low, high = placement // unit * unit, -(-(placement + length) // unit) * unit
-        done = read_blocks(self._direct.descriptor, region.memory(high)[low:], offset - placement + low, unit)
+        done = self._read_blocks(self._direct, offset - placement + low, region.memory(high)[low:])
         return placement, min(max(low + done - placement, 0), length)
+
+    def _read_blocks(self, direct: _DirectFile, offset: int, target: memoryview) -> int:
+        if self._is_far:
+            return streams.read_pieces(
+                lambda at, piece: read_blocks(direct.descriptor, piece, at, direct.unit), offset, target
+            )
+        return read_blocks(direct.descriptor, target, offset, direct.unit)
 
 
 class ResultFile:
@@ -111,19 +123,19 @@ class ResultFile:
 
     Args:
         path: where it lies.
-        direct: write past the page cache what is long enough.
+        access: how it is written.
         create: create it where there is none.
     """
 
-    def __init__(self, path: Path, direct: bool, create: bool = True) -> None:
-        self._path, self._goes_direct = path, direct
+    def __init__(self, path: Path, access: Access, create: bool = True) -> None:
+        self._path, self._access = path, access
         self._open: int | None = None
         self._direct: _DirectFile | None = None
         self._open_with(os.O_CREAT if create else 0)
 
     def _open_with(self, flag: int) -> None:
         self._open = disk.open_file(self._path, os.O_RDWR | flag | disk.NO_FOLLOW)
-        self._direct = _DirectFile.open(self._open, os.O_WRONLY) if self._goes_direct else None
+        self._direct = _DirectFile.open(self._open, os.O_WRONLY) if self._access.is_direct else None
 
     @property
     def is_open(self) -> bool:
@@ -181,11 +193,17 @@ class ResultFile:
         low = min(-offset % direct.unit, len(data))
         high = low + (len(data) - low) // direct.unit * direct.unit
         self._write_cached(offset, data[:low])
-        write_blocks(self._descriptor, direct.descriptor, data[low:high], offset + low, direct.unit)
+        self._put(partial(_write_direct, self._descriptor, direct), offset + low, data[low:high])
         self._write_cached(offset + high, data[high:])
 
     def _write_cached(self, offset: int, data: memoryview) -> None:
-        disk.write_all(self._descriptor, data, offset)
+        self._put(lambda at, piece: disk.write_all(self._descriptor, piece, at), offset, data)
+
+    def _put(self, write: Callable[[int, memoryview], None], offset: int, data: memoryview) -> None:
+        if self._access is Access.FAR:
+            streams.write_pieces(write, offset, data)
+        else:
+            write(offset, data)
 
     def sync_data(self) -> None:
         """Make what was written durable."""
@@ -243,6 +261,10 @@ def read_blocks(direct: int, target: memoryview, offset: int, unit: int) -> int:
                 break
             done += count
     return done
+
+
+def _write_direct(cached: int, direct: _DirectFile, offset: int, data: memoryview) -> None:
+    write_blocks(cached, direct.descriptor, data, offset, direct.unit)
 
 
 def write_blocks(cached: int, direct: int, data: memoryview, offset: int, unit: int) -> None:

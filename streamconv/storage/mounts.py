@@ -15,6 +15,11 @@ _TABLE = "/proc/self/mountinfo"
 _LIMIT = 4 << 20
 #: File systems that number files as they come to know them, so that a file may have another inode an hour later.
 _NUMBERS_ANEW = ("cifs", "exfat", "fuse", "msdos", "smb", "vfat")
+#: File systems whose files lie elsewhere, by how their types begin: each request crosses a network, or wakes a process.
+_FAR = (
+    *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "orangefs"),
+    *("panfs", "pvfs2", "smb", "virtiofs", "wekafs"),
+)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
@@ -51,6 +56,11 @@ def mount_of(path: PathLike, table: PathLike = _TABLE) -> Mount | None:
             kind, device = source.split()[:2]
             deepest, found = len(point.parts), Mount(os.fsdecode(kind), os.fsdecode(_plain(device)), number.decode())
     return found
+
+
+def is_far(kind: str) -> bool:
+    """Return whether the files of a file system of this type lie elsewhere, so that each request takes long."""
+    return kind == "fuse" or kind.startswith(_FAR)
 
 
 def is_mount(path: PathLike, table: PathLike = _TABLE) -> bool:

@@ -22,6 +22,7 @@ from streamconv.output.file_writer import FileWriter
 from streamconv.output.paths import ResultPaths
 from streamconv.output.writer import FileSink
 from streamconv.storage import access, device, disk
+from streamconv.storage.access import Access
 from streamconv.storage.regions import Region
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec, file_spans
@@ -44,9 +45,9 @@ def boxes(specs: list[TensorSpec], size: int, seed: int) -> list[tuple[str, int,
 
 
 def written(
-    folder: Path, placed: layout.FileLayout, parts: list[tuple[str, int, bytes]], direct: bool = False
+    folder: Path, placed: layout.FileLayout, parts: list[tuple[str, int, bytes]], access: Access = Access.READ
 ) -> dict[str, list[str]]:
-    sink = FileSink(placed, ResultPaths(folder, False), helpers.Fresh(placed.files), direct)
+    sink = FileSink(placed, ResultPaths(folder, False), helpers.Fresh(placed.files), access)
     for name, offset, data in parts:
         lying = in_phase(data, sink.placement(name, offset, len(data)))
         assert sink.put(name, offset, lying) in {file.name for file in placed.files}
@@ -65,14 +66,14 @@ def in_phase(data: bytes, phase: int | None) -> memoryview:
 @pytest.mark.parametrize("kind", [CKPT, MS_SAFETENSORS])
 @pytest.mark.parametrize("size", [1, 13, 4096])
 @pytest.mark.parametrize("crc", [False, True])
-@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("way", list(Access))
 def test_any_order_gives_the_same_file(
-    kind: str, size: int, crc: bool, direct: bool, tmp_path: Path, monkeypatch
+    kind: str, size: int, crc: bool, way: Access, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(access, "DIRECT_LEAST", 1)
     placed = layout.lay_out(SPECS, kind, "a.ckpt", 1000, crc and kind == CKPT)
     data = {spec.name: golden.golden_bytes(spec) for spec in SPECS}
-    digests = written(tmp_path, placed, boxes(SPECS, size, size), direct)
+    digests = written(tmp_path, placed, boxes(SPECS, size, size), way)
     for file in placed.files:
         golden.write(tmp_path / "expected", file, data)
         expected = (tmp_path / "expected").read_bytes()
@@ -213,7 +214,7 @@ def test_long_runs_go_past_the_page_cache_and_their_edges_through_it(kind, seed,
     (tmp_path / "past").mkdir()
     written(tmp_path / "through", placed, boxes(BIG, 2_500_000, seed))
     assert not directly
-    digests = written(tmp_path / "past", placed, boxes(BIG, 2_500_000, seed), direct=True)
+    digests = written(tmp_path / "past", placed, boxes(BIG, 2_500_000, seed), access=Access.DIRECT)
     for file in placed.files:
         content = (tmp_path / "past" / file.name).read_bytes()
         assert content == (tmp_path / "through" / file.name).read_bytes()
@@ -230,7 +231,7 @@ def test_bytes_that_do_not_lie_as_in_the_file_go_through_the_page_cache(tmp_path
     monkeypatch.setattr(device, "write_blocks", None)
     spec = TensorSpec("a", U8, (3_000_000,))
     placed = layout.lay_out([spec], CKPT, "a.ckpt", 1, False)
-    sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), direct=True)
+    sink = FileSink(placed, ResultPaths(tmp_path, False), helpers.Fresh(placed.files), access=Access.DIRECT)
     wanted = sink.placement("a", 0, spec.nbytes)
     assert wanted is not None
     data = golden.golden_bytes(spec)
@@ -244,8 +245,9 @@ def test_anything_goes_where_nothing_is_written_directly(tmp_path: Path) -> None
     placed = layout.lay_out(BIG, CKPT, "a.ckpt", 1, False)
     past = helpers.Fresh(placed.files)
     assert FileSink(placed, ResultPaths(tmp_path, False), past).placement("a", 0, 1 << 20) is None
-    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).placement("a", 0, (1 << 20) - 1) is None
-    assert FileSink(placed, ResultPaths(tmp_path, False), past, direct=True).placement("a", 0, 1 << 20) is not None
+    past_cache = FileSink(placed, ResultPaths(tmp_path, False), past, access=Access.DIRECT)
+    assert past_cache.placement("a", 0, (1 << 20) - 1) is None
+    assert past_cache.placement("a", 0, 1 << 20) is not None
 
 
 def test_what_the_system_refuses_to_write_directly_is_written_through_the_page_cache(tmp_path, monkeypatch) -> None:

@@ -93,7 +93,7 @@ def test_what_is_written_begins_and_ends_at_blocks(
     content, region, length = os.urandom(2 << 20), Region(2 << 20), 2 << 20
     data = region.array(length, U8, placement_to_write(offset, length))
     data[...] = np.frombuffer(content, U8)
-    file = ResultFile(tmp_path / "file", direct=True)
+    file = ResultFile(tmp_path / "file", Access.DIRECT)
     file.write(offset, data.data)
     file.close()
     assert (tmp_path / "file").read_bytes() == bytes(offset) + content
