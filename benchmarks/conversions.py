@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import checkpoints
@@ -21,23 +21,21 @@ class Case:
         model: key in `MODELS` of its source.
         options: arguments of `streamconv convert`.
         growth: bytes written for each byte read, rounded up.
-        goals: the ratio to a `cp` of the same bytes that it should stay below, on `disk` and on `tmpfs`.
     """
 
     title: str
     model: str
     options: Sequence[str] = ()
     growth: int = 1
-    goals: Mapping[str, float] = field(default_factory=dict)
 
 
 #: By their name on the command line.
 CASES: Mapping[str, Case] = {
-    "same": Case("same dtype", "mixtral", goals={"disk": 0.8, "tmpfs": 1.2}),
-    "fp16": Case("bf16 -> fp16", "mixtral", ["--dtype", "fp16"], goals={"disk": 0.8, "tmpfs": 1.5}),
-    "fp32": Case("widened to fp32", "mixtral", ["--dtype", "fp32"], growth=2, goals={"disk": 1.0}),
-    "transposed": Case("transposed experts", "mixtral", ["-o", "use_gmm=true"], goals={"disk": 1.2}),
-    "fp8": Case("FP8 -> bf16", "deepseek3", growth=2, goals={"disk": 1.0}),
+    "same": Case("same dtype", "mixtral"),
+    "fp16": Case("bf16 -> fp16", "mixtral", ["--dtype", "fp16"]),
+    "fp32": Case("widened to fp32", "mixtral", ["--dtype", "fp32"], growth=2),
+    "transposed": Case("transposed experts", "mixtral", ["-o", "use_gmm=true"]),
+    "fp8": Case("FP8 -> bf16", "deepseek3", growth=2),
 }
 
 _SMALL_MIXTRAL = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 1, "vocab_size": 1000}

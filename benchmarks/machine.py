@@ -61,6 +61,15 @@ def mount(folder: Path) -> Mount:
     return mount_of(folder) or Mount("unknown", "unknown", "")
 
 
+def busy_seconds(folder: Path) -> float | None:
+    """Return for how long the device below a folder has had requests, since it was started; `None` without a device.
+
+    Source: Linux, Documentation/block/stat.rst, the tenth figure, in milliseconds.
+    """
+    file = Path("/sys/dev/block", mount(folder).number, "stat")
+    return int(file.read_text().split()[9]) / 1000 if file.exists() else None
+
+
 def never_share(folder: Path) -> list[str]:
     """Return options with which `cp` copies blocks there that it would otherwise share."""
     return ["--reflink=never"] if mount(folder).kind in _SHARES_BLOCKS else []
@@ -126,20 +135,20 @@ def _seconds(*works: Callable[[], None]) -> float:
 
 
 def _write(path: Path, size: int, buffer: memoryview) -> None:
-    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         for offset in range(0, size, len(buffer)):
             os.pwrite(descriptor, buffer, offset)
         os.fsync(descriptor)
 
 
 def _read(path: Path, size: int, buffer: memoryview) -> None:
-    with _opened(path, os.O_RDONLY) as descriptor:
+    with opened(path, os.O_RDONLY) as descriptor:
         for offset in range(0, size, len(buffer)):
             os.preadv(descriptor, [buffer], offset)
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def opened(path: Path, flags: int) -> Iterator[int]:
     """Open a file for access past the page cache, where the file system supports that."""
     try:
         descriptor = os.open(path, flags | os.O_DIRECT)

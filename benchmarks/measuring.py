@@ -38,6 +38,7 @@ class Run:
         cpu: processor seconds, in the program and in the kernel on its behalf.
         read: bytes that it had the disk read; none on tmpfs, and none that were in the page cache.
         said: what it printed.
+        busy: the share of its time for which the device had requests, where `watched` says so.
     """
 
     seconds: float
@@ -46,6 +47,7 @@ class Run:
     cpu: float = 0.0
     read: int = 0
     said: str = ""
+    busy: float = 0.0
 
 
 def measure(
@@ -56,6 +58,7 @@ def measure(
     prepare: Callable[[], None] | None = None,
     synced: bool = True,
     poll: float = _POLL,
+    watched: Callable[[], float | None] = lambda: None,
 ) -> Run:
     """Run a command to its end.
 
@@ -67,6 +70,7 @@ def measure(
         synced: measure until everything written is on disk. Not for a command that writes nothing: it would wait for
             what others write.
         poll: seconds between two looks at its memory. A look at many processes takes milliseconds.
+        watched: returns the seconds for which a device was busy so far.
 
     Raises:
         BenchmarkError: the command failed; the message has the end of its output.
@@ -75,6 +79,7 @@ def measure(
         drop(path)
     os.sync()
     with TemporaryFile() as said:
+        busy = watched()
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         process = subprocess.Popen(command, stdout=said, stderr=said, env=env, preexec_fn=prepare)  # noqa: PLW1509
         watch = _Watch(process.pid, started, poll)
@@ -82,6 +87,7 @@ def measure(
         if synced:
             os.sync()
         seconds = time.monotonic() - started
+        busy = (watched() or 0.0) - (busy or 0.0)
         watch.stop()
         said.seek(0)
         words = said.read().decode(errors="replace")
@@ -91,7 +97,7 @@ def measure(
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     read = (after.ru_inblock - before.ru_inblock) * _BLOCK
-    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, read, words)
+    return Run(seconds, sum(watch.peaks.values()), watch.memory, cpu, read, words, busy / seconds)
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from .conversions import removed, streamconv, words
+from .machine import busy_seconds
 from .measuring import Run, measure
 from .results import Data
 
@@ -29,8 +31,9 @@ def run_and_remove(
     Raises:
         BenchmarkError: the command failed.
     """
+    watched = partial(busy_seconds, dest.parent)
     with removed(dest), removed(dest.with_name(f"{dest.name}.partial")):
-        return measure(command, [source], env=env, prepare=prepare)
+        return measure(command, [source], env=env, prepare=prepare, watched=watched)
 
 
 def convert(
