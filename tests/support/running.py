@@ -245,18 +245,21 @@ def flip(path: Path, position: int) -> None:
 
 def converted(source: Path, dest: Path, after: int | None, region: int, workers: int, **arguments: Any) -> bool:
     """A run whose windows and boxes have `region` bytes, stopped `after` so many writes; whether it came to its end."""
-    put: Any = FileSink.put
     calls: list[int] = []
 
-    def counted(*values: object) -> Any:
-        calls.append(1)
-        if after is not None and len(calls) > after:
-            raise StoppedError
-        return put(*values)
+    def counted(write: Any) -> Any:
+        def call(*values: object) -> Any:
+            calls.append(1)
+            if after is not None and len(calls) > after:
+                raise StoppedError
+            return write(*values)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conversion, "decide_budget", lambda *_: Budget(1 << 30, 1 << 20, workers, region))
-        patch.setattr(FileSink, "put", counted)
+        for name in ("put", "write"):
+            patch.setattr(FileSink, name, counted(getattr(FileSink, name)))
         try:
             streamconv.convert(source, dest, **arguments)
         except StoppedError:

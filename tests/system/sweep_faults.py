@@ -31,6 +31,7 @@ import pytest
 import streamconv
 from streamconv.checks import against_manifest
 from streamconv.cli import main as cli
+from streamconv.engine import stretches
 from streamconv.engine import workers as engine
 from streamconv.errors import EXIT_CODES
 from streamconv.output import blocks, manifest, recorder
@@ -93,7 +94,7 @@ def _shortened(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def small_units() -> Iterator[None]:
     """Blocks, writes and batches of kilobytes: a tiny model has as many of them as a large one."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (blocks, manifest, against_manifest):
+        for module in (blocks, manifest, against_manifest, stretches):
             patch.setattr(module, "BLOCK", 4 << 10)
         patch.setattr(engine, "WRITE_BYTES", 1 << 10)
         patch.setattr(device, "direct_unit", lambda number: 512)
@@ -101,6 +102,7 @@ def small_units() -> Iterator[None]:
         patch.setattr(access, "DIRECT_LEAST_OF_PART", 512)
         patch.setattr(recorder, "BATCH", 4 << 10)
         patch.setattr(recorder, "MAX_UNRECORDED", 8 << 10)
+        patch.setattr(recorder, "MAX_UNRECORDED_OF_WORKER", 8 << 10)
         yield
 
 
