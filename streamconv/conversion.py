@@ -50,7 +50,7 @@ class JoinedError(DestinationError):
 _log = logging.getLogger("streamconv")
 
 
-class Plan(Prepared):
+class Plan(Prepared, frozen=True):
     """A conversion planned to the last byte, and not started. `print` it, look at it, `run` it."""
 
     @property

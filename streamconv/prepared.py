@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .configs import companions
 from .configs.companions import Companions, Home
@@ -38,8 +40,7 @@ NOT_COMPARED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Prepared:
+class Prepared(Struct, frozen=True, kw_only=True):
     """All that is decided before a run.
 
     Attributes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from .arguments import PlanOptions, as_path, as_paths, check_cluster
 from .conversion import Plan
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from .cluster.driver import Cluster
 
 
-@dataclass(frozen=True)
-class Runner:
+class Runner(Struct, frozen=True):
     """Runs a plan where it was asked for.
 
     Attributes:

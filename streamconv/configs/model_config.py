@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..errors import SourceError, UsageError, reading
 from ..formats.directory import FORMATS
@@ -29,8 +30,7 @@ _DTYPES = ("torch_dtype", "dtype")
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True):
     """A config; an empty one if there is none.
 
     Attributes:

@@ -8,7 +8,8 @@ the smallest that works.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import BudgetError
 from ..formats.header_room import HeaderRoom, limit_hint
@@ -54,8 +55,7 @@ _JITTER = 4 * MIB
 _OBJECTS_PER_BYTE = 20
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """How the allowed memory is divided.
 
     Attributes:

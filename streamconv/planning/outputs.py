@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import StreamconvError, UnsupportedError
 from ..rules.patterns import fill
@@ -23,8 +24,7 @@ from .repeats import Repeat, SameBytes
 _Order = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """A tensor to be written.
 
     Attributes:

@@ -6,8 +6,9 @@ other, with the experts along a new axis 0 before the transform is applied. Patt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from .patterns import holes
 from .transforms import Identity, Transform
@@ -45,8 +46,7 @@ class Direction(Enum):
         return self.source.other
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """The tensors `hf` are the tensors `ms`, transformed.
 
     Attributes:
@@ -64,7 +64,7 @@ class Rule:
     hf: str | tuple[str, ...]
     ms: str | tuple[str, ...]
     shape: str | tuple[str, ...] | None = None
-    transform: Transform = Identity()  # noqa: RUF009 - frozen, without state
+    transform: Transform = Identity()
     optional: bool = False
     fp32: tuple[Side, ...] = ()
     ms_shape: str | None = None
@@ -95,8 +95,7 @@ class Rule:
         return tuple(hole for hole in self.holes(side) if hole != stacked)
 
 
-@dataclass(frozen=True)
-class Tied:
+class Tied(Struct, frozen=True):
     """HF tensor `hf` (MindFormers' `ms`) is tied to HF tensor `of`: it holds the same bytes.
 
     Forward, it is written from `of`; if the source has it, its bytes must equal those of `of`. In reverse, it is not
@@ -121,8 +120,7 @@ class Tied:
         return (self.hf if side is Side.HF else self.ms,)
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """HF tensor `hf` is a copy of HF tensor `of`, which MindFormers stores once.
 
     Forward, it is dropped if the source has it; in reverse, it is written from `of` unless a rule writes it.
@@ -142,8 +140,7 @@ class Copy:
         return (self.hf,) if side is Side.HF else ()
 
 
-@dataclass(frozen=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """Tensors of one side that the other side does not have.
 
     Attributes:
