@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from . import proving
 from .engine import workers
 from .engine.budget import Budget
 from .engine.copies import check_copies
@@ -238,6 +237,8 @@ class Plan(Prepared, frozen=True):
             progress: called now and then.
             is_compared: who wrote the parts compared them already.
         """
+        from . import proving
+
         built_files.drop_cache(staging.paths, self.layout.files)
         try:
             if is_compared:

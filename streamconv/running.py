@@ -20,7 +20,6 @@ from .parts import share
 from .parts.share import Share
 from .paths import PathLike
 from .report import Report
-from .shares import convert_share
 from .text import counted, setting
 from .units import parse_size
 
@@ -58,7 +57,11 @@ class Runner(Struct, frozen=True):
             from .cluster.convert import convert_on
 
             return convert_on(self.cluster, planned, progress)
-        return planned.run(progress) if self.share is None else convert_share(planned, self.share, progress)
+        if self.share is None:
+            return planned.run(progress)
+        from .shares import convert_share
+
+        return convert_share(planned, self.share, progress)
 
 
 @contextmanager

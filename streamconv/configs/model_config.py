@@ -17,7 +17,6 @@ from ..rules.family import REFERENCE, Config, Reference
 from ..storage import disk, whole_files
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
-from . import mindformers_yaml
 
 CONFIG = "config.json"
 
@@ -81,6 +80,8 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
         return ModelConfig(path, read_json(path, header_room))
+    from . import mindformers_yaml
+
     yaml_values = mindformers_yaml.parse(_read(path, YAML_LIMIT), quote(path))
     return ModelConfig(path, mindformers_yaml.as_config(yaml_values), yaml_values)
 
