@@ -243,7 +243,7 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "source_bytes": catalog.nbytes,
         "total_bytes": layout.total,
         "max_mem": budget.memory_limit,
-        "minimum_mem": least_limit(budget.base),
+        "minimum_mem": least_limit(budget.base, region=budget.least_region),
         "io": {"reading": str(prepared.reading), "writing": str(prepared.writing)},
         "digest": mapping.digest,
         "files": {file.name: file.size for file in layout.files},

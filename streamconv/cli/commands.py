@@ -87,14 +87,14 @@ def convert(
         return
     source, dest = _places(arguments, "write streamconv convert SOURCE DEST")
     asked = given({"on": on, "workers_per_node": workers_per_node, "part": part})
-    with signals.patience(on), ready(source, dest, cast("PlanOptions", given(arguments)), **asked) as runner:
+    running = ready(source, dest, cast("PlanOptions", given(arguments)), **asked)
+    with signals.patience(on), running as runner, progress_bar(quiet) as progress:
         planned = _plan(source, dest, arguments, is_shared=part is not None)
         if not quiet:
             say("\n".join([_text(planned), *runner.lines]))
-        with progress_bar(quiet) as progress:
-            report = runner.run(planned, progress)
-            # From here on the exit code is that of a result that is in place.
-            signals.ignore()
+        report = runner.run(planned, progress)
+        # From here on the exit code is that of a result that is in place.
+        signals.ignore()
     _print_report(report, as_json)
 
 
