@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from . import proving
 from .engine import workers
 from .engine.budget import Budget
 from .engine.copies import check_copies
@@ -49,7 +48,7 @@ class JoinedError(DestinationError):
 _log = logging.getLogger("streamconv")
 
 
-class Plan(Prepared):
+class Plan(Prepared, frozen=True):
     """A conversion planned to the last byte, and not started. `print` it, look at it, `run` it."""
 
     @property
@@ -236,6 +235,8 @@ class Plan(Prepared):
             progress: called now and then.
             is_compared: who wrote the parts compared them already.
         """
+        from . import proving
+
         built_files.drop_cache(staging.paths, self.layout.files)
         try:
             if is_compared:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .configs import companions
 from .configs.companions import Companions, Home
 from .configs.model_config import ModelConfig
 from .configs.peft import ALPHA, has_adapters
 from .engine.boxes import Cells, is_scattered
-from .engine.budget import Budget, divide
+from .engine.budget import MIN_REGION, SMALL_REGION, Budget, divide
 from .families import Family
 from .formats import layout as layouts
 from .formats import rank_layout
@@ -38,8 +41,7 @@ NOT_COMPARED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Prepared:
+class Prepared(Struct, frozen=True, kw_only=True):
     """All that is decided before a run.
 
     Attributes:
@@ -204,19 +206,38 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
     workers = workers and min(workers, with_files)
     sources = sum(map(_cells, mapping.outputs))
     written = sum(len(file.extents) for file in layout.files)
-    counts, resident = (written, sources, layout.total // BLOCK), resident_bytes()
-    most = divide(memory_limit, workers, *counts, resident=resident)
+    # One output of every shape: a model has few of them.
+    kinds = {(output.view.shape, output.dtype): output for output in mapping.outputs}.values()
+    shared = partial(
+        divide,
+        memory_limit,
+        tensors=written,
+        sources=sources,
+        blocks=layout.total // BLOCK,
+        resident=resident_bytes(),
+        least_region=_least_region(mapping, kinds),
+    )
+    most = shared(workers)
     if workers is not None:
         return most
     if most.workers > with_files:
-        most = divide(memory_limit, with_files, *counts, resident=resident)
-    # One output of every shape: a model has few of them.
-    kinds = {(output.view.shape, output.dtype): output for output in mapping.outputs}.values()
+        most = shared(with_files)
     for count in range(most.workers, 0, -1):
-        budget = divide(memory_limit, count, *counts, resident=resident)
-        if not any(is_scattered(output.view, output.widest, budget.region_bytes) for output in kinds):
+        budget = shared(count)
+        if not _is_scattered(kinds, budget.region_bytes):
             return budget
     return most
+
+
+def _least_region(mapping: TensorMapping, kinds: Collection[Output]) -> int:
+    """Return the bytes that a window or a box needs: few do where runs in them are long, and nothing is unpacked."""
+    if mapping.dequantised or mapping.rank_files or _is_scattered(kinds, SMALL_REGION):
+        return MIN_REGION
+    return SMALL_REGION
+
+
+def _is_scattered(kinds: Collection[Output], region: int) -> bool:
+    return any(is_scattered(output.view, output.widest, region) for output in kinds)
 
 
 def _cells(output: Output) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from .checks.against_manifest import Verified
 from .checks.against_source import CompareSink, chosen_boxes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from .engine.budget import Budget, least_limit
 from .engine.progress import Tally
@@ -18,8 +19,7 @@ from .tensors.dtypes import FLOAT
 from .text import counted, first_few, format_size, in_python, quote, setting
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What a run did; `print` it for people.
 
     Attributes:
@@ -243,7 +243,7 @@ def plan_values(prepared: Prepared) -> dict[str, object]:
         "source_bytes": catalog.nbytes,
         "total_bytes": layout.total,
         "max_mem": budget.memory_limit,
-        "minimum_mem": least_limit(budget.base),
+        "minimum_mem": least_limit(budget.base, region=budget.least_region),
         "io": {"reading": str(prepared.reading), "writing": str(prepared.writing)},
         "digest": mapping.digest,
         "files": {file.name: file.size for file in layout.files},

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from .arguments import PlanOptions, as_path, as_paths, check_cluster
 from .conversion import Plan
@@ -19,7 +20,6 @@ from .parts import share
 from .parts.share import Share
 from .paths import PathLike
 from .report import Report
-from .shares import convert_share
 from .text import counted, setting
 from .units import parse_size
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from .cluster.driver import Cluster
 
 
-@dataclass(frozen=True)
-class Runner:
+class Runner(Struct, frozen=True):
     """Runs a plan where it was asked for.
 
     Attributes:
@@ -58,7 +57,11 @@ class Runner:
             from .cluster.convert import convert_on
 
             return convert_on(self.cluster, planned, progress)
-        return planned.run(progress) if self.share is None else convert_share(planned, self.share, progress)
+        if self.share is None:
+            return planned.run(progress)
+        from .shares import convert_share
+
+        return convert_share(planned, self.share, progress)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import cast
+
+from msgspec.structs import replace
 
 from .arguments import PlanOptions, as_path
 from .conversion import JoinedError, Plan, begin_shared, join_shared

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .arguments import as_path
 from .configs import model_config, peft, peft_scale, quantisation
@@ -40,8 +42,7 @@ _MOST_SHOWN = 12
 _OF_SLICES = ("does not fit [", ": missing")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True, dict=True):
     """A source, opened.
 
     Attributes:

@@ -13,7 +13,7 @@ import streamconv
 PACKAGE = Path(streamconv.__file__).parent
 
 #: Everybody may import these; they import nothing but each other, in this order.
-COMMON = ("version", "paths", "text", "errors", "units")
+COMMON = ("version", "paths", "text", "errors", "units", "offers")
 
 #: From the bottom up: a package or module, and what it may import of this package; a dotted name allows only that
 #: module. Nothing stands below what it imports, so there is no way round.
@@ -98,6 +98,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "testing",
         "report",
         "conversion",
+        "plans",
         "running",
         "api",
     ),

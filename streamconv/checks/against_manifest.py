@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
+from msgspec import Struct
 
 from ..engine.progress import OnProgress, ProgressReporter
 from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, reading
@@ -26,8 +26,7 @@ _SHOWN = 5
 _AGAIN = "copy it again, or convert again"
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(Struct, frozen=True):
     """What was verified: so many files and tensors, `bytes_read` of `total` bytes.
 
     Attributes:

@@ -10,11 +10,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 
 import numpy as np
+from msgspec import Struct
 
 from ..arguments import Paths, as_path, as_paths, check
 from ..engine import budget as memory
@@ -47,8 +47,7 @@ _UNLIKE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """A tensor that differs between the two checkpoints.
 
     Attributes:
@@ -129,8 +128,7 @@ class Difference:
         }
 
 
-@dataclass(frozen=True, repr=False)
-class Diff:
+class Diff(Struct, frozen=True):
     """What two checkpoints differ in. `print` it.
 
     Attributes:

@@ -7,11 +7,11 @@ dtypes are reported to differ: no published checkpoint has such a pair.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..engine.floats import numpy_dtype
@@ -31,8 +31,7 @@ class Element(NamedTuple):
     other: int
 
 
-@dataclass(slots=True)
-class Compared:
+class Compared(Struct):
     """How the elements of two tensors of one shape compare.
 
     Attributes:

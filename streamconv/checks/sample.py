@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
 from fractions import Fraction
 from secrets import randbits
 
 import xxhash
+from msgspec import Struct, field
 
 from ..errors import UsageError
 from ..text import quote
@@ -16,8 +16,7 @@ from ..text import quote
 _FRACTION = re.compile(r"\s*([0-9]{0,9}\.?[0-9]{1,12})\s*(%?)\s*")
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """One of every `1 / share` things that are counted from 0.
 
     Attributes:

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..arguments import PlanOptions
 from ..errors import StorageError, UnsupportedError, UsageError, VerificationError
 from ..text import counted, quote, setting
 from ..version import VERSION
@@ -37,6 +36,9 @@ from .arguments import (
     together,
 )
 from .terminal import print_lines, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..arguments import PlanOptions
 
 _CONVERT_HELP = """Convert the checkpoint SOURCE (a directory or a file) to DEST (a directory, a .ckpt or a torch file).
 
@@ -85,14 +87,14 @@ def convert(
         return
     source, dest = _places(arguments, "write streamconv convert SOURCE DEST")
     asked = given({"on": on, "workers_per_node": workers_per_node, "part": part})
-    with signals.patience(on), ready(source, dest, cast(PlanOptions, given(arguments)), **asked) as runner:
+    running = ready(source, dest, cast("PlanOptions", given(arguments)), **asked)
+    with signals.patience(on), running as runner, progress_bar(quiet) as progress:
         planned = _plan(source, dest, arguments, is_shared=part is not None)
         if not quiet:
             say("\n".join([_text(planned), *runner.lines]))
-        with progress_bar(quiet) as progress:
-            report = runner.run(planned, progress)
-            # From here on the exit code is that of a result that is in place.
-            signals.ignore()
+        report = runner.run(planned, progress)
+        # From here on the exit code is that of a result that is in place.
+        signals.ignore()
     _print_report(report, as_json)
 
 
@@ -142,7 +144,7 @@ def _places(arguments: dict[str, Any], hint: str) -> tuple[str, str]:
 
 
 def _plan(source: str, dest: str, arguments: dict[str, Any], is_shared: bool = False) -> Any:
-    from ..api import plan
+    from ..plans import plan
 
     links = not arguments.pop("no_links")
     planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))

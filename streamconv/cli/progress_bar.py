@@ -6,18 +6,17 @@ import contextlib
 import os
 import time
 from types import TracebackType
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..engine.progress import Progress
 from ..text import counted, format_size, quote
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 _EVERY = 10.0
 # Without a delay tqdm draws inside its constructor, and a signal at that moment leaves a bar that nobody can close.
 _NOT_YET = 1e-9
-# Events come several times a second: no thread has to see to bars that stand still.
-tqdm.monitor_interval = 0
 _BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
 
 
@@ -27,6 +26,8 @@ class ProgressBar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
+        # Now, so that a plan that is made next knows what it takes of the memory; it is not needed elsewhere.
+        self._kind = _tqdm() if self._terminal else None
         self._bar: tqdm[Any] | None = None
         self._said = time.monotonic()
         self._has_begun = False
@@ -51,17 +52,17 @@ class ProgressBar:
             done, total = format_size(progress.resumed), format_size(progress.total)
             self._stream.write(f"resuming: {done} of {total} already written\n")
         self._has_begun = True
-        if self._terminal:
-            self._draw(progress)
+        if self._kind is not None:
+            self._draw(self._kind, progress)
         elif time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
             self._stream.write(line(progress) + "\n")
             self._stream.flush()
 
-    def _draw(self, progress: Progress) -> None:
+    def _draw(self, kind: type[tqdm[Any]], progress: Progress) -> None:
         bar = self._bar
         if bar is None:
-            bar = self._bar = tqdm(
+            bar = self._bar = kind(
                 total=progress.total,
                 initial=progress.resumed,
                 unit="B",
@@ -75,6 +76,14 @@ class ProgressBar:
         nodes = f"{_nodes(progress)}, " if progress.nodes else ""
         bar.set_postfix_str(f"{nodes}mem {_memory(progress)} {quote(progress.file)}", refresh=False)
         bar.update(progress.done - bar.n)
+
+
+def _tqdm() -> type[tqdm[Any]]:
+    from tqdm import tqdm
+
+    # Events come several times a second: no thread has to see to bars that stand still.
+    tqdm.monitor_interval = 0
+    return tqdm
 
 
 def _shape(stream: TextIO) -> dict[str, Any]:

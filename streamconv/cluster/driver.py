@@ -10,10 +10,11 @@ cluster.records                                         # what every node did
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from ..engine.progress import OnProgress
 from ..errors import BudgetError, InternalError, SourceError, StorageError, StreamconvError
@@ -35,8 +36,7 @@ _TICK = 0.25
 _TRIED_ELSEWHERE = (StorageError, SourceError, InternalError)
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(Struct, frozen=True):
     """A part of a job.
 
     Attributes:
@@ -50,8 +50,7 @@ class Task:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Struct, frozen=True):
     """What a worker made of a task: its number, plain values, and the node."""
 
     number: int

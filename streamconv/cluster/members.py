@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from ..errors import StreamconvError
 from .nodes import Call, LostError, Node, Remote
@@ -12,8 +13,7 @@ from .nodes import Call, LostError, Node, Remote
 _STATUS: Mapping[str, Any] = {"done": 0, "read": 0, "file": "", "resident": 0, "peak": 0}
 
 
-@dataclass(eq=False)
-class Member:
+class Member(Struct, eq=False):
     """A worker that was started.
 
     Attributes:

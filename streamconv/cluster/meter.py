@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from ..engine.progress import OnProgress, Progress
 from ..text import format_size
@@ -15,8 +16,7 @@ from .members import Member
 _TICK = 0.2
 
 
-@dataclass
-class _Record:
+class _Record(Struct):
     """What a node did.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ..errors import BudgetError
 from ..formats.header_room import limit_hint
@@ -12,8 +13,7 @@ from ..text import counted, format_size, quote
 from .nodes import Node
 
 
-@dataclass(frozen=True)
-class NodeMemory:
+class NodeMemory(Struct, frozen=True):
     """How a node's memory is shared.
 
     Attributes:

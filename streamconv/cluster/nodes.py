@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class Node:
+
+class Node(Struct, frozen=True):
     """A machine of a cluster that may have workers.
 
     Attributes:

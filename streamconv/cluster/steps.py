@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ..errors import BudgetError, StreamconvError, UsageError
 from ..text import quote
@@ -15,8 +16,7 @@ from .node_memory import NodeMemory
 from .sight import Sight
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True):
     """A job that is spread over a cluster.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..checks.against_manifest import Verified, block_size, blocks_to_read, differs, paths_of, verified
 from ..engine.progress import OnProgress

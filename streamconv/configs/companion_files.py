@@ -10,10 +10,11 @@ from __future__ import annotations
 import fnmatch
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from ..errors import reading
 from ..formats.directory import FORMATS
@@ -67,8 +68,7 @@ _DEEPEST = 8
 _MOST_ENTRIES = 10_000
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """The files next to the weights.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..errors import reading
 from ..storage import disk
@@ -14,8 +15,7 @@ from . import companion_files, model_config, peft, peft_scale
 from .model_config import ModelConfig
 
 
-@dataclass(frozen=True)
-class Companions:
+class Companions(Struct, frozen=True):
     """The small files next to the weights.
 
     Attributes:
@@ -31,8 +31,7 @@ class Companions:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Home:
+class Home(Struct, frozen=True):
     """Where companions are looked for: next to the weights, and next to the config, which wins.
 
     Attributes:

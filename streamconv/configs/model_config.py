@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..errors import SourceError, UsageError, reading
 from ..formats.directory import FORMATS
@@ -16,7 +17,6 @@ from ..rules.family import REFERENCE, Config, Reference
 from ..storage import disk, whole_files
 from ..tensors.dtypes import TORCH_NAMES, DType
 from ..text import quote, setting
-from . import mindformers_yaml
 
 CONFIG = "config.json"
 
@@ -29,8 +29,7 @@ _DTYPES = ("torch_dtype", "dtype")
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True):
     """A config; an empty one if there is none.
 
     Attributes:
@@ -81,6 +80,8 @@ def load(directory: Path, given: Path | None, header_room: HeaderRoom | None = N
         return ModelConfig()
     if path.suffix not in (".yaml", ".yml"):
         return ModelConfig(path, read_json(path, header_room))
+    from . import mindformers_yaml
+
     yaml_values = mindformers_yaml.parse(_read(path, YAML_LIMIT), quote(path))
     return ModelConfig(path, mindformers_yaml.as_config(yaml_values), yaml_values)
 

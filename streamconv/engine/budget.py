@@ -8,7 +8,8 @@ the smallest that works.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import BudgetError
 from ..formats.header_room import HeaderRoom, limit_hint
@@ -28,6 +29,10 @@ DEFAULT_LIMIT = 2 << 30
 #: a page (2,048 x 2,048 elements) on both sides.
 MIN_REGION = 8 * MIB
 
+#: The same where no tensor is transposed, and runs are long in smaller boxes too: a worker has less only where the
+#: limit leaves no more.
+SMALL_REGION = 2 * MIB
+
 #: Larger regions bring nothing: runs are long enough, and smaller boxes let reading and writing overlap.
 MAX_REGION = 128 * MIB
 
@@ -35,7 +40,7 @@ MAX_REGION = 128 * MIB
 WORKER_OVERHEAD = kernels.SCRATCH_BYTES + 2 * SLACK + 2 * MIB
 
 #: Once: what the interpreter and the allocator take while running, beyond what is resident after planning.
-RESERVE = 10 * MIB
+RESERVE = 4 * MIB
 
 #: Per tensor written: its lines of the manifest while that is put together, where its bytes go, and what is on record.
 TENSOR_OVERHEAD = 640
@@ -55,8 +60,7 @@ _JITTER = 4 * MIB
 _OBJECTS_PER_BYTE = 20
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """How the allowed memory is divided.
 
     Attributes:
@@ -64,12 +68,14 @@ class Budget:
         base: bytes resident before the conversion starts: interpreter, plan, reserve.
         workers: threads that convert.
         region_bytes: bytes of each worker's window, and again of its output box.
+        least_region: the fewest that would do.
     """
 
     memory_limit: int
     base: int
     workers: int
     region_bytes: int
+    least_region: int = MIN_REGION
 
 
 def divide(
@@ -80,6 +86,7 @@ def divide(
     blocks: int = 0,
     *,
     resident: int | None = None,
+    least_region: int = MIN_REGION,
 ) -> Budget:
     """Divide the memory limit among workers.
 
@@ -89,14 +96,15 @@ def divide(
         tensors, sources: how many tensors are written, and how many are read for that.
         blocks: how many blocks of 16 MiB are written.
         resident: bytes resident now; measured where absent.
+        least_region: bytes that each worker's window, and again its box, has to have.
 
     Raises:
         BudgetError: the limit is too low for the workers asked for, or for one; the hint names one that works.
     """
     base = (resident_bytes() if resident is None else resident) + RESERVE
     base += tensors * TENSOR_OVERHEAD + sources * SOURCE_OVERHEAD + blocks * BLOCK_OVERHEAD
-    if memory_limit < base + (workers or 1) * _worker(MIN_REGION):
-        least = least_limit(base, workers or 1)
+    if memory_limit < base + (workers or 1) * _worker(least_region):
+        least = least_limit(base, workers or 1, least_region)
         many = f" with {workers} workers" if workers and workers > 1 else ""
         raise _too_low(
             memory_limit,
@@ -106,7 +114,7 @@ def divide(
         )
     count = workers or _default_workers(memory_limit - base)
     region = min(MAX_REGION, ((memory_limit - base) // count - WORKER_OVERHEAD) // 2)
-    return Budget(memory_limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE)
+    return Budget(memory_limit, base, count, region // mmap.PAGESIZE * mmap.PAGESIZE, least_region)
 
 
 def _default_workers(room: int) -> int:
@@ -118,9 +126,9 @@ def _default_workers(room: int) -> int:
     return min(_MOST_WORKERS, max(1, with_blocks, min(cores(), room // _worker(MIN_REGION))))
 
 
-def least_limit(base: int, workers: int = 1) -> int:
+def least_limit(base: int, workers: int = 1, region: int = MIN_REGION) -> int:
     """Return the smallest memory limit to recommend: whole MiB, with room for what differs from run to run."""
-    return -(-(base + workers * _worker(MIN_REGION) + _JITTER) // MIB) * MIB
+    return -(-(base + workers * _worker(region) + _JITTER) // MIB) * MIB
 
 
 def default_limit() -> int:

@@ -6,15 +6,15 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..storage.memory import roughly_resident_bytes
 
 _TICK = 0.1
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far a run is.
 
     Attributes:
@@ -64,8 +64,7 @@ class ProgressReporter:
         self._on_progress(Progress(done, self._total, seconds, resident, self._memory_limit, file, resumed))
 
 
-@dataclass(kw_only=True)
-class Tally:
+class Tally(Struct, kw_only=True):
     """What the workers count: bytes read and written, and per tensor the values that overflowed.
 
     Attributes:

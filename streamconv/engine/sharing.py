@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from ..planning.outputs import Output
 from ..tensors.grids import Box, box_shape, joined, runs
@@ -21,8 +22,7 @@ from .windows import window_bytes
 _MOST = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """A box to convert, of output `number` of the plan."""
 
     number: int
@@ -30,8 +30,7 @@ class Task:
     box: Box
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
+class _Window(Struct, frozen=True):
     """What is read of a leaf."""
 
     leaf: Leaf

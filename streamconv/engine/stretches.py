@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..planning.outputs import Finished, Output
@@ -37,8 +37,7 @@ Place: TypeAlias = tuple[str, int]
 Homes = Callable[[str], Home | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Neighbors in the source and in the result: `count` elements from byte `offset` of a file on, cast to `target`."""
 
     file: SourceFile
@@ -57,8 +56,7 @@ class Run:
         return Run(self.file, self.offset + first * self.dtype.itemsize, count, self.dtype, self.target)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(Struct, frozen=True):
     """Bytes `begin` … `end` of a file, made of rows `first` … `stop` - 1 of a table; none but the ends are cut.
 
     Attributes:

@@ -6,7 +6,8 @@ From MindFormers 1.5's `models/mllama/convert_weight.py`; the sizes of tiles are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..rules.family import Config, Family, Option, Options
 from ..rules.sizes import look_up

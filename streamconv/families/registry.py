@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError, UsageError
+from ..offers import entry_points
 from ..paths import PathLike
 from ..rules.family import Config, Family
 from ..storage import disk
 from ..text import did_you_mean, quote, setting
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: The group of entry points under which installed packages offer families of their own.
 GROUP = "streamconv.families"

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors import dtypes
@@ -45,8 +46,7 @@ _LEAST_RECORD = 8
 _ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
 
 
-@dataclass
-class _Record:
+class _Record(Struct):
     """One `Value` message, as far as it is read; it begins at byte `begin` of the file."""
 
     begin: int

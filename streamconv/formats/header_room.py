@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import BudgetError, SourceError
 from ..text import format_size, setting
@@ -16,8 +17,7 @@ _LEAST_OF_TENSOR = 140
 _KEPT = 13
 
 
-@dataclass(frozen=True)
-class HeaderRoom:
+class HeaderRoom(Struct, frozen=True):
     """How many bytes of headers may be parsed: as objects they take many times their bytes in memory.
 
     Attributes:

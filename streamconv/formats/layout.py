@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..errors import UnsupportedError
 from ..tensors.refs import OutputFile, TensorSpec
@@ -16,8 +17,7 @@ CKPT, MS_SAFETENSORS, HF_SAFETENSORS, PEFT, TORCH = "ckpt", "safetensors", "hf",
 ADAPTER = "adapter_model.safetensors"
 
 
-@dataclass(frozen=True)
-class FileLayout:
+class FileLayout(Struct, frozen=True):
     """All files of the destination.
 
     Attributes:

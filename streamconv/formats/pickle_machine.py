@@ -6,7 +6,8 @@ import pickle
 import pickletools
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import SourceError, UnsupportedError
 from ..text import counted, quote
@@ -20,30 +21,26 @@ ORDERED_DICT = "collections.OrderedDict"
 OPCODE_COST = 6
 
 
-@dataclass(slots=True, eq=False)
-class Name:
+class Name(Struct, eq=False):
     """A global, by its full name."""
 
     text: str
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(Struct, eq=False):
     """A call that was not made."""
 
     function: str
     arguments: tuple[object, ...]
 
 
-@dataclass(slots=True, eq=False)
-class Pairs:
+class Pairs(Struct, eq=False):
     """A dictionary as the list of its pairs; keys may repeat, and be anything."""
 
     pairs: list[tuple[object, object]]
 
 
-@dataclass(slots=True, eq=False)
-class Reference:
+class Reference(Struct, eq=False):
     """A persistent id: an object outside the pickle."""
 
     id: object

@@ -9,7 +9,9 @@ Source: `mindspore.transform_checkpoints`, MindFormers' `load_checkpoint` and `s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..tensors.refs import OutputFile, TensorSpec
 from . import ckpt, safetensors
@@ -19,8 +21,7 @@ from .layout import CKPT, FileLayout, check_mindspore
 STRATEGY = "strategy"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What one or several ranks hold.
 
     Attributes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..errors import SourceError, StreamconvError, reading
 from ..storage import disk
@@ -21,8 +23,7 @@ _INDEX = {"safetensors": HF_INDEX, "torch": TORCH_INDEX}
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The files of a checkpoint, all of one format.
 
     Attributes:

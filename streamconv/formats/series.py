@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from ..errors import SourceError
 from ..text import quote
@@ -42,8 +43,7 @@ class _Key(NamedTuple):
     ending: str
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """Files that a series lacks: how many, and the names of the first of them, spelled like the others."""
 
     count: int

@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import xxhash
+from msgspec import Struct, field
 
 from ..tensors.refs import OutputFile
 from ..units import CHUNK
@@ -25,8 +25,7 @@ OnBlock = Callable[[int, bytes, int], None]
 """Told of a finished block: its number, its digest, its CRC-32 (`Blocks`)."""
 
 
-@dataclass(slots=True)
-class _Block:
+class _Block(Struct):
     """One block: how many bytes of it are not written, and its digest and CRC as far as its bytes came in order."""
 
     begin: int

@@ -22,12 +22,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
+from msgspec import Struct, field
 
 from ..errors import storing
 from ..planning.outputs import Output
@@ -141,8 +141,7 @@ def _check(payload: bytes) -> bytes:
     return xxhash.xxh3_64_hexdigest(payload).encode()
 
 
-@dataclass
-class Heading:
+class Heading(Struct):
     """What a journal says of the run as a whole.
 
     Attributes:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from ..errors import DestinationError
 from ..storage import disk, whole_files
 from ..text import format_time, quote
@@ -165,6 +163,8 @@ def is_at_work(share: Path) -> bool:
 
 def _is_alive(owner: Owner) -> bool:
     """Whether that very process still runs: process numbers are reused."""
+    import psutil
+
     try:
         return psutil.Process(owner.process).create_time() <= owner.since + _JITTER
     except psutil.Error:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import xxhash
+from msgspec import Struct
 
 from ..errors import SourceError, reading
 from ..formats.header_room import HeaderRoom
@@ -33,8 +33,7 @@ _REMEDY = "remove it, or convert again"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Struct, frozen=True, dict=True):
     """A manifest as it was read."""
 
     path: Path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..formats.directory import JOURNAL
 from ..storage import disk
@@ -11,8 +12,7 @@ from ..storage import disk
 MANIFEST = "streamconv.json"
 
 
-@dataclass(frozen=True)
-class ResultPaths:
+class ResultPaths(Struct, frozen=True):
     """The names of one result.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..formats.layout import HF_SAFETENSORS, PEFT
 from ..planning.mapping import TensorMapping
@@ -12,8 +13,7 @@ from ..rules.statements import Direction
 from ..tensors.dtypes import TARGETS, DType
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What was asked of a conversion, resolved: the same settings and source give the same bytes.
 
     Attributes:

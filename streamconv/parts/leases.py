@@ -19,8 +19,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import DestinationError, storing
 from ..output.journal import Journal
@@ -63,8 +64,7 @@ class LeaseJournal(Journal):
             )
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """A part, taken.
 
     Attributes:

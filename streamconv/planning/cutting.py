@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from ..errors import UnsupportedError
 from ..ranks.device_layouts import DeviceLayout

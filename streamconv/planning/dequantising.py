@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+from msgspec import Struct, field
 
 from ..errors import UnsupportedError
 from ..quantisation import registry
@@ -24,8 +26,7 @@ KEEP = f"{setting('model', 'raw')} {setting('format', 'hf')} {setting('options.q
 INSTEAD = f"convert the model's repository that is not quantised, or keep all tensors as they are with {KEEP}"
 
 
-@dataclass(frozen=True)
-class Understood:
+class Understood(Struct, frozen=True):
     """A source with its weights in place of the tensors that they consist of.
 
     Attributes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import StreamconvError, UsageError
 from ..rules.family import REFERENCE, Config, Family, Reference, spell
@@ -20,8 +22,7 @@ from .options import OptionValues, decided, decided_mapping, inferred_from_names
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """A finding about a family.
 
     Attributes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ..errors import UnsupportedError
 from ..rules.fused import Fused
@@ -51,7 +53,7 @@ def separated(catalog: Catalog, fused: Sequence[Fused]) -> Separated | None:
                 )
     if not (cut or renamed):
         return None
-    return Separated(replace(catalog, tensors=tensors), _note(cut, renamed))
+    return Separated(dataclasses.replace(catalog, tensors=tensors), _note(cut, renamed))
 
 
 def _note(cut: Sequence[str], renamed: Sequence[str]) -> str:

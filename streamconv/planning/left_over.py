@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from ..quantisation import registry
 from ..quantisation.language import ByModule, Layout, Method
@@ -43,8 +44,7 @@ class Candidate(NamedTuple):
     layout: Layout
 
 
-@dataclass
-class Weights:
+class Weights(Struct):
     """The weights that were found.
 
     Attributes:

@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import chain
+
+from msgspec import Struct, field
 
 from ..errors import UnsupportedError
 from ..rules.family import RAW, Config, Family, Options, spell
@@ -36,8 +37,7 @@ class EmptyMappingError(UnsupportedError):
     """There is nothing to write."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankFile:
+class RankFile(Struct, frozen=True):
     """What the files of one or several ranks hold.
 
     Attributes:
@@ -49,8 +49,7 @@ class RankFile:
     outputs: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class TensorMapping:
+class TensorMapping(Struct, frozen=True, dict=True):
     """What a conversion writes, and what becomes of every source tensor.
 
     Attributes:
@@ -151,8 +150,8 @@ def _structure(value: object) -> object:
             return value.name
         case tuple():
             return [_structure(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__name__, *(_structure(getattr(value, field.name)) for field in fields(value))]
+    if isinstance(value, Struct):
+        return [type(value).__name__, *(_structure(getattr(value, name)) for name in value.__struct_fields__)]
     return value
 
 
@@ -160,8 +159,7 @@ def _all_start_the_same(one: TensorRef, other: TensorRef) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is to be converted; only the family's options are open.
 
     Attributes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..rules.matcher import Match
 from ..rules.patterns import Bindings, fill
@@ -15,8 +16,7 @@ from ..tensors.refs import TensorRef
 Values = tuple[int | str, ...]
 
 
-@dataclass(slots=True)
-class Application:
+class Application(Struct):
     """One application of a rule: the source tensors that share the values of the holes both sides have.
 
     Attributes:
@@ -55,8 +55,7 @@ class Application:
         return [self.stack(index) for index in range(len(self.members))]
 
 
-@dataclass
-class Matches:
+class Matches(Struct):
     """How every source tensor is matched.
 
     Attributes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from ..rules.family import Config, Family, Option, Value, spell, whole_number

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from ..errors import StreamconvError, UnsupportedError
 from ..rules.patterns import Filler
@@ -26,8 +27,7 @@ from .repeats import Repeat, SameBytes
 _Order = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """A tensor to be written.
 
     Attributes:
@@ -73,7 +73,7 @@ class Finished(NamedTuple):
     overflowed: int = 0
 
 
-class _Recipe(NamedTuple):
+class _Recipe(Struct, frozen=True):
     """How one rule is applied.
 
     Attributes:

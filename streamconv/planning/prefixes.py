@@ -5,9 +5,12 @@ Only names that no pattern matches are read differently, and all of them in the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..rules.matcher import Matcher
 from ..rules.statements import Drop, Rule
@@ -32,8 +35,7 @@ _LONGEST = 6
 _MOST_ADDED = 8
 
 
-@dataclass(frozen=True)
-class Spelling:
+class Spelling(Struct, frozen=True):
     """How names are read: without wrappers' parts, without a prefix, and with another.
 
     Attributes:
@@ -155,4 +157,4 @@ def _renamed(catalog: Catalog, names: Mapping[str, str]) -> Catalog:
 
     tensors = {new.name: new for new in map(renamed, catalog.tensors.values())}
     twice = tuple((renamed(one), renamed(other)) for one, other in catalog.twice)
-    return replace(catalog, tensors=tensors, twice=twice)
+    return dataclasses.replace(catalog, tensors=tensors, twice=twice)

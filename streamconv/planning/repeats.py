@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import SourceError, StreamconvError, UnsupportedError
 from ..rules.patterns import fill, holes
@@ -17,8 +18,7 @@ from .matching import Matches
 SameStart = Callable[[TensorRef, TensorRef], bool]
 
 
-@dataclass(frozen=True)
-class SameBytes:
+class SameBytes(Struct, frozen=True):
     """A check to make before anything is written.
 
     Attributes:
@@ -32,8 +32,7 @@ class SameBytes:
     error: StreamconvError
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(Struct, frozen=True):
     """A tensor that the target stores a second time.
 
     Attributes:

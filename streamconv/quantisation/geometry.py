@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import InternalError
 from ..tensors.dtypes import BF16
@@ -19,8 +21,7 @@ from .language import Factor, Layout, Stated
 from .packings import unpacked
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbers:
+class _Numbers(Struct, frozen=True):
     """How the part at a place of the layout is stored: shapes of its tensor and its numbers, and what `Blocks` has."""
 
     place: int
@@ -39,8 +40,7 @@ class _Numbers:
         return Blocks(Codes(_shaped(ref, self.words), self.shape, self.code, self.packing), self.block, self.divides)
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(Struct, frozen=True):
     """The sizes of weights of one kind.
 
     Attributes:

@@ -7,9 +7,10 @@ names and by their dtypes, and what their elements mean; sizes come from the sha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from ..tensors.dtypes import BF16, F16, F32, DType
 from ..tensors.quantised import Block, Code
@@ -44,8 +45,7 @@ class Stated(NamedTuple):
 ByModule = Callable[[str], Stated]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True, dict=True):
     """A tensor that a quantised weight has next to its codes.
 
     Attributes:
@@ -66,8 +66,7 @@ class Part:
         return self.ending.split("|")
 
 
-@dataclass(frozen=True)
-class Factor(Part):
+class Factor(Part, frozen=True):
     """What the codes are multiplied with.
 
     Attributes:
@@ -83,8 +82,7 @@ class Factor(Part):
     of_inputs: bool = False
 
 
-@dataclass(frozen=True)
-class Zeros(Part):
+class Zeros(Part, frozen=True):
     """The zero points of the first factor's blocks.
 
     Attributes:
@@ -98,8 +96,7 @@ class Zeros(Part):
     interleaved: bool = False
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True, dict=True):
     """How a quantised weight is stored.
 
     Attributes:
@@ -154,8 +151,7 @@ def _accepts(entry: Entry) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(Struct, frozen=True):
     """A way to quantise models, as one family of tools does it.
 
     Attributes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 
 from ..errors import UsageError
+from ..offers import entry_points
 from ..text import quote
 from . import awq, compressed_tensors, fp8, gptq, modelopt, msmodelslim, mxfp4
 from .language import Entry, Method

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
+
+from msgspec import Struct, field
 
 from ..rules.training_state import is_training_state
 from ..tensors.refs import TensorRef
@@ -16,8 +17,7 @@ from .joining import Row, joined
 from .strategies import Stage, Strategy
 
 
-@dataclass
-class Assembly:
+class Assembly(Struct):
     """Whole tensors, and what stands against them.
 
     Attributes:
@@ -53,8 +53,7 @@ def assemble(holdings: Holdings, strategy: Strategy | None) -> Assembly:
     return found
 
 
-@dataclass
-class _Work:
+class _Work(Struct):
     found: Assembly
     holdings: Holdings
     stages: Sequence[Stage]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..errors import SourceError
 from ..formats import files
@@ -21,8 +22,7 @@ from .joining import Row, joined
 from .metadata import ShardedTensor
 
 
-@dataclass
-class OfIteration:
+class OfIteration(Struct):
     """The tensors of an iteration, and what stands against them.
 
     Attributes:
@@ -78,8 +78,7 @@ def _file_names(tensor: ShardedTensor) -> set[str]:
     return {holder.file_name for holders in tensor.holders for holder in holders}
 
 
-@dataclass
-class _Work:
+class _Work(Struct):
     found: OfIteration
     tensors: Mapping[str, ShardedTensor]
     rows: dict[str, dict[int, list[list[Row]]]] = field(default_factory=dict)

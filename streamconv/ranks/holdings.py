@@ -5,10 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..errors import SourceError, UnsupportedError
 from ..formats import files
@@ -25,8 +26,7 @@ from .joining import Row, joined
 from .rank_folders import RankFile
 
 
-@dataclass(slots=True)
-class Held:
+class Held(Struct):
     """What ranks hold under one name.
 
     Attributes:
@@ -59,8 +59,7 @@ def whole(name: str, held: Iterable[Held], files: Sequence[SourceFile]) -> Tenso
     return joined(name, first.dtype, first.shape, (1,) * len(first.shape), {0: rows}, files)
 
 
-@dataclass
-class Holdings:
+class Holdings(Struct):
     """What the files of the ranks hold.
 
     Attributes:
@@ -78,7 +77,7 @@ class Holdings:
     tensors: dict[str, dict[int, Held]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    _last: tuple[Mapping[str, TensorRef], int, list[_Place]] | None = field(default=None, repr=False)
+    _last: tuple[Mapping[str, TensorRef], int, list[_Place]] | None = None
 
     def add(self, rank: int, stage: int, file: SourceFile, refs: Mapping[str, TensorRef]) -> None:
         """Take note of what a rank's file holds.

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import SourceError, UsageError
 from ..formats.headers import opened, read_at
@@ -32,8 +33,7 @@ _SHOWN = 5
 _DIGITS = 32
 
 
-@dataclass(frozen=True)
-class Iteration:
+class Iteration(Struct, frozen=True):
     """The directory of one iteration.
 
     Attributes:

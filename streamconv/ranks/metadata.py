@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from ..errors import SourceError, UnsupportedError
 from ..formats.header_room import HeaderRoom
@@ -62,8 +63,7 @@ class SavedLayout(NamedTuple):
         return dict(zip(self.ranks, slice_numbers(self.layout), strict=True))
 
 
-@dataclass(frozen=True)
-class ShardedTensor:
+class ShardedTensor(Struct, frozen=True):
     """A tensor in slices.
 
     Attributes:

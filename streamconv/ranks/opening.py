@@ -11,7 +11,7 @@ from ..formats.header_room import HeaderRoom
 from ..storage import disk
 from ..tensors.refs import Catalog
 from ..text import quote, setting
-from . import from_folders, from_iteration, iterations, rank_folders
+from . import iterations, rank_folders
 from .iterations import Iteration
 from .rank_folders import RankFolders
 
@@ -38,9 +38,13 @@ def open_checkpoint(
     with reading(path, "cannot open"):
         folders, iteration = _found(path, step)
     if folders is not None:
+        from . import from_folders
+
         _refuse_two_steps(path, folders, step)
         return from_folders.read(path, folders, header_room, strategy, step)
     if iteration is not None:
+        from . import from_iteration
+
         _refuse(path, "strategy", strategy)
         return from_iteration.read(path, iteration, header_room)
     _refuse(path, "strategy", strategy)

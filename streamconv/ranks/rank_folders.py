@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from ..errors import SourceError, UsageError, reading
 from ..formats.directory import FORMATS, not_the_model
@@ -37,8 +38,7 @@ class RankFile(NamedTuple):
     path: Path
 
 
-@dataclass(frozen=True)
-class RankFolders:
+class RankFolders(Struct, frozen=True):
     """The files of the ranks of a training.
 
     Attributes:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from ..errors import SourceError, UsageError, reading
 from ..formats.header_room import HeaderRoom
@@ -31,8 +32,7 @@ _KEYS = (b'"parallel_layout_item"', b'"parallel_strategy_item"')
 _ONE_TRAINING = "give the strategy files of one training alone"
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """A pipeline stage.
 
     Attributes:
@@ -46,8 +46,7 @@ class Stage:
     first_rank: int
 
 
-@dataclass(frozen=True)
-class Strategy:
+class Strategy(Struct, frozen=True):
     """How a training cuts its tensors.
 
     Attributes:

@@ -18,9 +18,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import SourceError
 from ..formats import contents
@@ -58,8 +59,7 @@ _DEVICES, _MAP, _PARTS = (number << 3 | BYTES for number in (1, 2, 3))
 _FIELD, _STEP, _SHARDS = (number << 3 | VARINT for number in (5, 6, 7))
 
 
-@dataclass(frozen=True)
-class StrategyFile:
+class StrategyFile(Struct, frozen=True, dict=True):
     """What one file states.
 
     Attributes:

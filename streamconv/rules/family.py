@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..errors import UsageError
 from ..text import quote, setting
@@ -23,8 +24,7 @@ Config = Mapping[str, object]
 REFERENCE = "reference"
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """What a checkpoint of the side that is written holds: its names and shapes.
 
     Attributes:
@@ -36,8 +36,7 @@ class Reference:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(Struct, frozen=True):
     """A choice that a family leaves to the user.
 
     Attributes:
@@ -98,8 +97,7 @@ def whole_number(name: str, text: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Struct, frozen=True):
     """A model family: everything that streamconv knows about it.
 
     Attributes:

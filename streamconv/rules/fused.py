@@ -7,7 +7,9 @@ have changed places in it, a part is one with strides.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..tensors.extents import Extent, overlaps
 from ..tensors.quantised import QuantisedRef
@@ -20,8 +22,7 @@ from .statements import Rule, Side
 EXPERTS, SEPARATE, TOGETHER = "experts", "separate", "fused"
 
 
-@dataclass(frozen=True)
-class Fused:
+class Fused(Struct, frozen=True):
     """A tensor that holds others: for every value of the hole that only these have, all of them one after the other.
 
     `gate_up_proj` [experts, 2*ffn, hidden] holds `{expert}.gate_proj.weight` and `{expert}.up_proj.weight`, each

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import UnsupportedError
 from ..tensors import views
@@ -22,8 +23,7 @@ _GROUPS: dict[str | None, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Interleave(Transform):
+class Interleave(Transform, Struct, frozen=True):
     """Interleave n views into one, group by group along `axis`.
 
     Each view is cut into `groups` equal parts; the result is the first part of each view, then the second of each, and
@@ -73,8 +73,7 @@ class Interleave(Transform):
         return Deinterleave(self)
 
 
-@dataclass(frozen=True)
-class Deinterleave(Transform):
+class Deinterleave(Transform, Struct, frozen=True):
     """Split one view into the n views that `interleave` makes it from."""
 
     interleave: Interleave

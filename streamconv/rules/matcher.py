@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from .patterns import Binder, Bindings, template
 from .sizes import Ranges, Sizes
@@ -14,8 +15,7 @@ from .statements import Side, Statement
 _COMPARED = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """A name that a pattern matches.
 
     Attributes:

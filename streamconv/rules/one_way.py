@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import UnsupportedError
 from ..tensors.view_nodes import View
@@ -11,8 +12,7 @@ from .sizes import Sizes
 from .transforms import Transform, UnsqueezeOf
 
 
-@dataclass(frozen=True)
-class OneWay(Transform):
+class OneWay(Transform, Struct, frozen=True):
     """No change from the right side to the left; from the left side, a refusal that says why.
 
     Attributes:
@@ -34,8 +34,7 @@ class OneWay(Transform):
         return WayBack(self)
 
 
-@dataclass(frozen=True)
-class WayBack(Transform):
+class WayBack(Transform, Struct, frozen=True):
     """The direction that a one-way transform has: no change."""
 
     one_way: OneWay
@@ -51,8 +50,7 @@ class WayBack(Transform):
         return self.one_way
 
 
-@dataclass(frozen=True)
-class RefuseUnsqueezed(Transform):
+class RefuseUnsqueezed(Transform, Struct, frozen=True):
     """No change; views that may have the axis that `unsqueeze` inserts are refused, and the refusal says why.
 
     Attributes:

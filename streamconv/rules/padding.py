@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import UnsupportedError
 from ..tensors import views
@@ -12,8 +13,7 @@ from .sizes import Sizes
 from .transforms import Transform
 
 
-@dataclass(frozen=True)
-class Pad(Transform):
+class Pad(Transform, Struct, frozen=True):
     """Pad axis `axis` (of `size` elements) of every view with zeros, up to the next multiple of `multiple`."""
 
     axis: int
@@ -36,8 +36,7 @@ class Pad(Transform):
         return Unpad(self)
 
 
-@dataclass(frozen=True)
-class Unpad(Transform):
+class Unpad(Transform, Struct, frozen=True):
     """Remove the padding that `pad` adds from every view."""
 
     pad: Pad
@@ -58,8 +57,7 @@ class Unpad(Transform):
         return self.pad
 
 
-@dataclass(frozen=True)
-class InsertZeros(Transform):
+class InsertZeros(Transform, Struct, frozen=True):
     """Insert a view of zeros at `index`, with the shape and dtype of the first view."""
 
     index: int
@@ -75,8 +73,7 @@ class InsertZeros(Transform):
         return DropZeros(self)
 
 
-@dataclass(frozen=True)
-class DropZeros(Transform):
+class DropZeros(Transform, Struct, frozen=True):
     """Drop the view at the index of `insert`, which has to hold only zeros."""
 
     insert: InsertZeros

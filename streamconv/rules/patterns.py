@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
+
+from msgspec import Struct
 
 from .sizes import Ranges, Sizes
 
@@ -83,8 +84,7 @@ def template(name: str) -> str:
     return ".".join("#" if part.isdecimal() else part for part in name.split("."))
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(Struct, frozen=True):
     """A hole: its name, whether it takes a number, and the symbol that it is counted from."""
 
     name: str
@@ -92,8 +92,7 @@ class Hole:
     origin: str | None
 
 
-@dataclass(frozen=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """A compiled pattern.
 
     Attributes:

@@ -7,10 +7,10 @@ other, with the experts along a new axis 0 before the transform is applied. Patt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from .patterns import holes
 from .transforms import Identity, Transform
@@ -48,8 +48,7 @@ class Direction(Enum):
         return self.source.other
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True, dict=True):
     """The tensors `hf` are the tensors `ms`, transformed.
 
     Attributes:
@@ -67,7 +66,7 @@ class Rule:
     hf: str | tuple[str, ...]
     ms: str | tuple[str, ...]
     shape: str | tuple[str, ...] | None = None
-    transform: Transform = Identity()  # noqa: RUF009 - frozen, without state
+    transform: Transform = Identity()
     optional: bool = False
     fp32: tuple[Side, ...] = ()
     ms_shape: str | None = None
@@ -101,7 +100,7 @@ class Rule:
         return self._sides[side].shared
 
 
-class _RuleSide(NamedTuple):
+class _RuleSide(Struct, frozen=True):
     """What the methods of `Rule` return for a side."""
 
     patterns: tuple[str, ...]
@@ -120,8 +119,7 @@ def _as_tuple(patterns: str | tuple[str, ...]) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else patterns
 
 
-@dataclass(frozen=True)
-class Tied:
+class Tied(Struct, frozen=True):
     """HF tensor `hf` (MindFormers' `ms`) is tied to HF tensor `of`: it holds the same bytes.
 
     Forward, it is written from `of`; if the source has it, its bytes must equal those of `of`. In reverse, it is not
@@ -146,8 +144,7 @@ class Tied:
         return (self.hf if side is Side.HF else self.ms,)
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """HF tensor `hf` is a copy of HF tensor `of`, which MindFormers stores once.
 
     Forward, it is dropped if the source has it; in reverse, it is written from `of` unless a rule writes it.
@@ -167,8 +164,7 @@ class Copy:
         return (self.hf,) if side is Side.HF else ()
 
 
-@dataclass(frozen=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """Tensors of one side that the other side does not have.
 
     Attributes:

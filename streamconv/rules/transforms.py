@@ -8,7 +8,8 @@ written with these; a new one is added here, with its inverse.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import UnsupportedError
 from ..tensors import views
@@ -47,8 +48,7 @@ class Transform:
         return Chain((self, after))
 
 
-@dataclass(frozen=True)
-class Identity(Transform):
+class Identity(Transform, Struct, frozen=True):
     """No change."""
 
     def __str__(self) -> str:
@@ -62,8 +62,7 @@ class Identity(Transform):
         return self
 
 
-@dataclass(frozen=True)
-class Chain(Transform):
+class Chain(Transform, Struct, frozen=True):
     """Transforms applied one after the other."""
 
     steps: tuple[Transform, ...]
@@ -82,8 +81,7 @@ class Chain(Transform):
         return Chain(tuple(step.inverse for step in reversed(self.steps)))
 
 
-@dataclass(frozen=True)
-class PerTensor(Transform):
+class PerTensor(Transform, Struct, frozen=True):
     """One transform for each view; each maps one view to one view."""
 
     steps: tuple[Transform, ...]
@@ -99,8 +97,7 @@ class PerTensor(Transform):
         return PerTensor(tuple(step.inverse for step in self.steps))
 
 
-@dataclass(frozen=True)
-class Transpose(Transform):
+class Transpose(Transform, Struct, frozen=True):
     """Transpose every view: axis i of the result is axis `axes[i]`."""
 
     axes: tuple[int, ...] = (1, 0)
@@ -116,8 +113,7 @@ class Transpose(Transform):
         return Transpose(tuple(self.axes.index(i) for i in range(len(self.axes))))
 
 
-@dataclass(frozen=True)
-class Unflatten(Transform):
+class Unflatten(Transform, Struct, frozen=True):
     """Unflatten axis `axis` of every view into two, [`outer`, the rest]."""
 
     axis: int
@@ -134,8 +130,7 @@ class Unflatten(Transform):
         return Flatten(self.axis, self.outer)
 
 
-@dataclass(frozen=True)
-class Flatten(Transform):
+class Flatten(Transform, Struct, frozen=True):
     """Flatten axes `axis` (of `outer` elements) and `axis + 1` of every view into one."""
 
     axis: int
@@ -152,8 +147,7 @@ class Flatten(Transform):
         return Unflatten(self.axis, self.outer)
 
 
-@dataclass(frozen=True)
-class Unsqueeze(Transform):
+class Unsqueeze(Transform, Struct, frozen=True):
     """Insert an axis of size one into every view."""
 
     axis: int
@@ -169,8 +163,7 @@ class Unsqueeze(Transform):
         return Squeeze(self.axis)
 
 
-@dataclass(frozen=True)
-class Squeeze(Transform):
+class Squeeze(Transform, Struct, frozen=True):
     """Remove an axis of size one from every view."""
 
     axis: int
@@ -186,8 +179,7 @@ class Squeeze(Transform):
         return Unsqueeze(self.axis)
 
 
-@dataclass(frozen=True)
-class UnsqueezeOf(Transform):
+class UnsqueezeOf(Transform, Struct, frozen=True):
     """Insert an axis of size one into every view of `axes` axes; others are unchanged, so none may have it already."""
 
     axes: int
@@ -208,8 +200,7 @@ class UnsqueezeOf(Transform):
         return SqueezeOf(self)
 
 
-@dataclass(frozen=True)
-class SqueezeOf(Transform):
+class SqueezeOf(Transform, Struct, frozen=True):
     """Remove the axis of size one that `unsqueeze` inserts; views that lack it are unchanged."""
 
     unsqueeze: UnsqueezeOf
@@ -226,8 +217,7 @@ class SqueezeOf(Transform):
         return self.unsqueeze
 
 
-@dataclass(frozen=True)
-class ToInteger(Transform):
+class ToInteger(Transform, Struct, frozen=True):
     """Cast integers to the dtype `to`, and in reverse to `back`, by safetensors' names; `--dtype` is for floats only.
 
     A number that does not fit ends the conversion.

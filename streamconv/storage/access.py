@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import UsageError
 from ..tensors.extents import SourceFile
@@ -48,8 +50,7 @@ class Access(Enum):
         return self is not Access.READ
 
 
-@dataclass(frozen=True)
-class ChosenAccess:
+class ChosenAccess(Struct, frozen=True):
     """An access and why it was chosen; `str` gives both, such as `direct (ext4, huge pages)`.
 
     Attributes:

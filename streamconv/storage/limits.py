@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-
-import psutil
+from pathlib import Path
 
 from . import memory
 
@@ -27,11 +26,8 @@ _RESULTS, _SHARE_OF_RESULTS, _LEAST_RESULTS = 128, 8, 2
 
 def address_space_left() -> int | None:
     """Return the bytes of memory that the process may still ask for (`ulimit -v`, `-d`); `None` without a limit."""
-    try:
-        used = psutil.Process().memory_info()
-        space, data = used.vms, used.data
-    except memory.UNKNOWN:
-        space = data = memory.roughly_resident_bytes()
+    used = memory.usage()
+    space, data = (used.space, used.data) if used else (memory.roughly_resident_bytes(),) * 2
     limits = ((_limit("RLIMIT_AS"), space), (_limit("RLIMIT_DATA"), data))
     rooms = [max(0, most - now) for most, now in limits if most is not None]
     return min(rooms, default=None)
@@ -65,8 +61,8 @@ def most_workers() -> int:
 
 
 def _files_open() -> int:
-    with suppress(AttributeError, *memory.UNKNOWN):
-        return psutil.Process().num_fds()
+    with suppress(OSError):
+        return len([*Path("/proc/self/fd").iterdir()])
     return _STANDARD
 
 

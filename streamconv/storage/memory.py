@@ -6,8 +6,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-
-import psutil
+from typing import NamedTuple
 
 from . import pages, whole_files
 
@@ -16,13 +15,36 @@ try:
 except ImportError:  # a build of Python without it
     resource = None  # type: ignore[assignment]
 
-#: What psutil raises where /proc is missing, or a file of it is empty.
-UNKNOWN = (psutil.Error, OSError, LookupError, ValueError)
-
+_STATM, _MEMINFO = "/proc/self/statm", "/proc/meminfo"
 _MAPPINGS = "/proc/self/smaps_rollup"
 _LIMIT = 4 << 10
 #: Where nobody knows.
 _ASSUMED = 1 << 30
+
+
+class Usage(NamedTuple):
+    """Bytes of memory of this process: asked for, resident, and asked for as data."""
+
+    space: int
+    resident: int
+    data: int
+
+
+def usage() -> Usage | None:
+    """Return what the kernel shows of this process's memory; `None` without /proc."""
+    try:
+        counts = [int(word) * pages.PAGE for word in whole_files.read_file(_STATM, _LIMIT).split()]
+        return Usage(counts[0], counts[1], counts[5])
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def _kibibytes(name: str, path: str) -> int:
+    """Return the bytes that a line of a file of /proc states in kB; 0 without that line."""
+    with suppress(OSError):
+        found = re.search(rb"^%b: +(\d+) kB$" % name.encode(), whole_files.read_file(path, _LIMIT), re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
+    return 0
 
 
 def available_bytes() -> int:
@@ -32,9 +54,8 @@ def available_bytes() -> int:
 
 def _available_of_host() -> int:
     """Return what /proc says; without it the pages that are free, which leaves out what the page cache would give."""
-    with suppress(*UNKNOWN):
-        if available := int(psutil.virtual_memory().available):
-            return available
+    if available := _kibibytes("MemAvailable", _MEMINFO):
+        return available
     for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
         with suppress(ValueError, OSError):
             if (count := os.sysconf(name)) > 0:
@@ -48,16 +69,13 @@ def resident_bytes() -> int:
     Linux 6.2 to 6.15 counts pages for each processor, and shows the sum without the last of each: with pages of 64 KiB
     and 128 processors, 16 MiB of a processor may be missing. Counting takes a millisecond for a gigabyte.
     """
-    exact = None
-    with suppress(OSError):
-        exact = re.search(rb"^Rss: +(\d+) kB$", whole_files.read_file(_MAPPINGS, _LIMIT), re.MULTILINE)
-    return max(roughly_resident_bytes(), int(exact[1]) * 1024 if exact else 0)
+    return max(roughly_resident_bytes(), _kibibytes("Rss", _MAPPINGS))
 
 
 def roughly_resident_bytes() -> int:
     """Return what the kernel shows of that at no cost; without /proc the most that ever was."""
-    with suppress(*UNKNOWN):
-        return int(psutil.Process().memory_info().rss)
+    if own := usage():
+        return own.resident
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

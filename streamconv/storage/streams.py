@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from threading import Barrier, BrokenBarrierError
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 #: Bytes of a piece: what most network file systems, and those in user space, move in one request at most.
 PIECE = 1 << 20
@@ -59,8 +60,7 @@ def write_pieces(write: Callable[[int, memoryview], None], offset: int, data: me
             raise piece.error
 
 
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[_T]):
+class _Done(Struct, Generic[_T], frozen=True):
     """What came of a piece of so many bytes: a result, or an error."""
 
     length: int

@@ -6,7 +6,7 @@ Sources: the safetensors format's dtype list; MindSpore's `tensor_type` strings 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from ..errors import UnsupportedError, UsageError
 from ..text import quote, setting
@@ -14,8 +14,7 @@ from ..text import quote, setting
 FLOAT, INTEGER, OPAQUE = "float", "integer", "opaque"
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(Struct, frozen=True):
     """One element type.
 
     Attributes:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 Box = tuple[tuple[int, int], ...]
 """Per axis (start, stop): an axis-aligned part of a tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """`count` coordinates, `step` apart on `axis` of the tensor, `stride` elements apart in the buffer."""
 
     count: int
@@ -26,8 +27,7 @@ class Loop:
     stride: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(Struct, frozen=True):
     """The elements `start + sum(index · step)` over all loops; the first lies at element `offset` of the buffer."""
 
     start: tuple[int, ...]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec.structs import replace
 
 from .grids import Grid, clip, flat_index
 from .refs import TensorRef
@@ -11,8 +12,7 @@ from .slices import Slices
 from .view_nodes import Leaf, Piece, Seams, Stored, View, with_axis
 
 
-@dataclass(frozen=True, slots=True)
-class Part(Stored):
+class Part(Stored, frozen=True):
     """A slice: `ref` is what is read, and `tensor` what it is part of, as slice `number`."""
 
     tensor: TensorRef
@@ -35,8 +35,7 @@ class Part(Stored):
         return str(first[0].file.path), first[0].offset + flat * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Joined(View):
+class Joined(View, frozen=True):
     """A tensor in slices."""
 
     ref: TensorRef

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple, Protocol, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .extents import Extent
 from .grids import Box
@@ -28,8 +30,7 @@ def swapped(sides: tuple[_Item, ...]) -> tuple[_Item, ...]:
     return (*sides[:-2], sides[-1], sides[-2])
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(Struct, frozen=True):
     """What the bits of a code stand for.
 
     Attributes:
@@ -50,8 +51,7 @@ def _unit(bits: int, word: int) -> tuple[int, int]:
     return shared // bits, shared // word
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
+class Packing(Struct, frozen=True):
     """How codes lie in words along the rows or columns of a matrix. Words are little-endian, and hold low bits first.
 
     Attributes:
@@ -96,8 +96,7 @@ class Packing:
         return low // codes * words, min(-(-high // codes) * words, self.words(length))
 
 
-@dataclass(frozen=True, slots=True)
-class Codes:
+class Codes(Struct, frozen=True):
     """Codes of a matrix, or of a stack of them, on disk; or numbers as they are.
 
     Attributes:
@@ -140,8 +139,7 @@ class Codes:
         return top // rows * rows, left // columns * columns
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(Struct, frozen=True):
     """Numbers that blocks of codes share: factors, or zero points.
 
     Attributes:
@@ -170,8 +168,7 @@ class Blocks:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+class Groups(Struct, frozen=True):
     """To which group of blocks each row or column of codes belongs, where they are not in order.
 
     Attributes:
@@ -188,8 +185,7 @@ class Groups:
         return Groups(self.ref, 1 - self.axis)
 
 
-@dataclass(frozen=True, slots=True)
-class Quantised:
+class Quantised(Struct, frozen=True):
     """A tensor that is quantised: (codes - zeros) * factors, in float32, rounded once to BF16.
 
     Attributes:
@@ -260,8 +256,7 @@ class Parts(NamedTuple):
         return self.scheme.quantised(self.tensors)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantisedRef(TensorRef):
+class QuantisedRef(TensorRef, frozen=True, kw_only=True):
     """A quantised tensor, or a part of one, under the name and with the shape of the tensor that it stands for.
 
     Attributes:

@@ -9,14 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from ..errors import InternalError
 from .dtypes import DType
 from .extents import Extent, SourceFile, overlaps
 from .slices import Slices
 
 
-@dataclass(frozen=True, slots=True)
-class Cutout:
+class Cutout(Struct, frozen=True):
     """How a tensor lies in a row-major array, with gaps or its axes in another order. Axes of size one are left out.
 
     Attributes:
@@ -30,8 +31,7 @@ class Cutout:
     order: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRef:
+class TensorRef(Struct, frozen=True):
     """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian.
 
     With a `cutout`, as tensors of torch files and parts of fused ones may have, they hold the array that the tensor is
@@ -167,8 +167,7 @@ class Catalog(Mapping[str, TensorRef]):
         return sum(ref.nbytes for ref in self.tensors.values())
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True):
     """A tensor to be written: everything about it but its bytes."""
 
     name: str
@@ -202,8 +201,7 @@ class ChecksumSlot(NamedTuple):
         return crc.to_bytes(self.length, self.order)
 
 
-@dataclass(frozen=True)
-class OutputFile:
+class OutputFile(Struct, frozen=True):
     """One file to be written, known to the byte before anything is.
 
     Attributes:
@@ -222,7 +220,7 @@ class OutputFile:
     literals: tuple[tuple[int, bytes], ...]
     extents: Mapping[str, tuple[tuple[int, int], ...]]
     slots: tuple[ChecksumSlot, ...] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = {}
     links: tuple[str, ...] = ()
 
     def slot_offsets(self) -> Iterator[tuple[int, ChecksumSlot]]:

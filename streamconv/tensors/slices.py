@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from .extents import Extent, SourceFile
 from .grids import unravelled
@@ -37,8 +38,7 @@ class Run(NamedTuple):
     high: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Slices:
+class Slices(Struct, frozen=True, eq=False):
     """Where the slices of a tensor lie. They are numbered in row-major order.
 
     Attributes:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .dtypes import DType
 from .grids import Box, Grid, Loop, box_grid, clip, flat_index, unmerge
@@ -25,8 +27,7 @@ def with_axis(shape: Shape, axis: int, sizes: Shape) -> Shape:
     return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """A lazy tensor."""
 
     shape: Shape
@@ -49,8 +50,7 @@ class View:
         return self.pieces(box_grid(box)) if all(a < b for a, b in box) else iter(())
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf(View):
+class Leaf(View, frozen=True):
     """A view without operands."""
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
@@ -71,16 +71,14 @@ class Leaf(View):
         return "", 0
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A strided copy: `grid` of `leaf` goes to the places in the buffer that the grid states."""
 
     leaf: Leaf
     grid: Grid
 
 
-@dataclass(frozen=True, slots=True)
-class Stored(Leaf):
+class Stored(Leaf, frozen=True):
     """A tensor on disk, or another row-major array there."""
 
     ref: TensorRef
@@ -89,8 +87,7 @@ class Stored(Leaf):
         return (self.ref,)
 
 
-@dataclass(frozen=True, slots=True)
-class Array(Stored):
+class Array(Stored, frozen=True):
     """An array on disk that a tensor of the catalog is cut out of. Its last elements need not be there."""
 
     tensor: TensorRef
@@ -99,13 +96,11 @@ class Array(Stored):
         return (self.tensor,)
 
 
-@dataclass(frozen=True, slots=True)
-class Zeros(Leaf):
+class Zeros(Leaf, frozen=True):
     """A tensor of zeros; nothing is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dequantised(Leaf):
+class Dequantised(Leaf, frozen=True):
     """A quantised tensor, as the numbers that it stands for."""
 
     parts: Parts
@@ -119,16 +114,14 @@ class Dequantised(Leaf):
         return Stored(codes.ref.shape, codes.ref.dtype, codes.ref).position(tuple(low for low, _ in words))
 
 
-@dataclass(frozen=True, slots=True)
-class _Unary(View):
+class _Unary(View, frozen=True):
     of: View
 
     def leaves(self) -> Iterator[Leaf]:
         return self.of.leaves()
 
 
-@dataclass(frozen=True, slots=True)
-class Cast(_Unary):
+class Cast(_Unary, frozen=True):
     """The same elements in another dtype: the reader casts the pieces."""
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
@@ -138,8 +131,7 @@ class Cast(_Unary):
         return self.of.seams()
 
 
-@dataclass(frozen=True, slots=True)
-class Permute(_Unary):
+class Permute(_Unary, frozen=True):
     """The axes in another order."""
 
     axes: tuple[int, ...]
@@ -156,8 +148,7 @@ class Permute(_Unary):
         return tuple(seams[axis] for axis in self.axes)
 
 
-@dataclass(frozen=True, slots=True)
-class Slice(_Unary):
+class Slice(_Unary, frozen=True):
     """Every `step`-th element of a range of an axis."""
 
     axis: int
@@ -179,13 +170,12 @@ class Slice(_Unary):
         return (*seams[: self.axis], mine, *seams[self.axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class Concat(View):
+class Concat(View, frozen=True):
     """Parts one after the other along an axis."""
 
     parts: tuple[View, ...]
     axis: int
-    ends: tuple[int, ...] = field(repr=False)
+    ends: tuple[int, ...]
 
     def pieces(self, grid: Grid) -> Iterator[Piece]:
         low = grid.start[self.axis]
@@ -210,8 +200,7 @@ class Concat(View):
             yield from part.leaves()
 
 
-@dataclass(frozen=True, slots=True)
-class Unsqueeze(_Unary):
+class Unsqueeze(_Unary, frozen=True):
     """A new axis of size one at `axis`."""
 
     axis: int
@@ -225,8 +214,7 @@ class Unsqueeze(_Unary):
         return (*seams[: self.axis], (), *seams[self.axis :])
 
 
-@dataclass(frozen=True, slots=True)
-class Squeeze(_Unary):
+class Squeeze(_Unary, frozen=True):
     """The operand without an axis of size one."""
 
     axis: int
@@ -241,8 +229,7 @@ class Squeeze(_Unary):
         return (*seams[: self.axis], *seams[self.axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class Split(_Unary):
+class Split(_Unary, frozen=True):
     """One axis as two."""
 
     axis: int
@@ -265,8 +252,7 @@ class Split(_Unary):
         return (*seams[: self.axis], mine, (), *seams[self.axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class Merge(_Unary):
+class Merge(_Unary, frozen=True):
     """Two axes as one."""
 
     axis: int

@@ -10,10 +10,10 @@ import re
 import signal
 import struct
 import termios
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from streamconv.cli import progress_bar as progress
 from streamconv.cli.progress_bar import ProgressBar, line

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 import streamconv
 from streamconv.cluster.worker import Worker

@@ -55,6 +55,22 @@ def test_workers_that_are_not_asked_for_are_as_many_as_fit() -> None:
     assert 1 <= divide(8 << 30, None, 100, resident=20 * MIB).workers <= 4
 
 
+def test_small_regions_are_for_limits_that_leave_no_more() -> None:
+    small = budgets.SMALL_REGION
+    base = divide(8 << 30, 1, 100, resident=20 * MIB).base
+    least = budgets.least_limit(base, region=small)
+    assert least == budgets.least_limit(base) - 2 * (MIN_REGION - small)
+    with pytest.raises(BudgetError):
+        divide(least, None, 100, resident=20 * MIB)
+    budget = divide(least, None, 100, resident=20 * MIB, least_region=small)
+    assert budget.workers == 1
+    assert small <= budget.region_bytes < MIN_REGION
+    assert peak(budget) <= least
+    # Two workers with small ones are not preferred to one.
+    wide = base + WORKER_OVERHEAD + 2 * MIN_REGION
+    assert divide(wide, None, 100, resident=20 * MIB, least_region=small).workers == 1
+
+
 def test_many_tensors_need_more() -> None:
     few, many = (divide(8 << 30, 1, count, count, resident=20 * MIB).base for count in (1, 50_000))
     assert many - few >= 49_999 * 500

@@ -6,16 +6,17 @@ registered. Wrong names are not found this way, for both directions would be wro
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import streamconv
 from streamconv import testing as samples
@@ -199,7 +200,7 @@ def test_no_layout_is_taken_by_default_on_the_way_back(family, options, data) ->
     request = Request(Catalog(FILE.path, "safetensors", refs, (FILE,)), family, config, Direction.FORWARD)
     outputs = [output.spec for output in map_tensors(request, options).outputs]
     refs = {s.name: TensorRef(s.name, s.dtype, s.shape, (Extent(FILE, 0, s.nbytes),)) for s in outputs}
-    back = replace(request, catalog=replace(request.catalog, tensors=refs), direction=Direction.REVERSE)
+    back = replace(request, catalog=dataclasses.replace(request.catalog, tensors=refs), direction=Direction.REVERSE)
     wishes = {o.name: options[o.name] for o in family.options if o.is_preference}
     try:
         found = decided_mapping(back, wishes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -14,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import streamconv
 from streamconv import testing as samples
@@ -83,10 +83,7 @@ def test_mixtral(there_and_back, shape, experts, use_gmm) -> None:
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL], ids=["llama", "mixtral"])
 def test_dtypes_of_their_own(there_and_back, config) -> None:
     kinds = {"norm": F32, "experts": F16, "mlp": F16}
-    specs = [
-        dataclasses.replace(s, dtype=next((kind for word, kind in kinds.items() if word in s.name), BF16))
-        for s in hf(config)
-    ]
+    specs = [replace(s, dtype=next((kind for word, kind in kinds.items() if word in s.name), BF16)) for s in hf(config)]
     there_and_back(config, specs, {})
 
 
@@ -232,7 +229,7 @@ def test_a_whole_layer_that_attends_to_the_image_is_missed(tmp_path) -> None:
     config["vision_config"] |= dict.fromkeys(("hidden_size", "patch_size", "num_hidden_layers"), 2)
     config["vision_config"] |= dict.fromkeys(("intermediate_size", "num_channels", "num_global_layers"), 3)
     config["vision_config"] |= {"vision_output_dim": 5}
-    sized = dataclasses.replace(family, sizes={**family.sizes, "tokens": "=heads", "ratios": "=heads"})
+    sized = replace(family, sizes={**family.sizes, "tokens": "=heads", "ratios": "=heads"})
     specs = [spec for spec in samples.hf_specs(sized, config) if "cross_attn" not in spec.name]
     samples.write_hf(tmp_path / "hf", {**config, "model_type": "mllama"}, specs, 1 << 20)
     with pytest.raises(SourceError, match=r"layers\.1\.cross_attn\.q_proj\.weight: missing"):

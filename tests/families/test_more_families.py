@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import streamconv
 from streamconv import testing as samples
@@ -64,9 +65,9 @@ class Sample:
         else:
             found = families.find(self.family)
             sizes = {**found.sizes, **{name: f"={size}" for name, size in self.sizes.items()}}
-            found = dataclasses.replace(found, sizes=sizes, ranges={**found.ranges, **self.ranges})
+            found = replace(found, sizes=sizes, ranges={**found.ranges, **self.ranges})
             listed = samples.hf_specs(found, self.config or {}, self.options, optional=self.optional)
-        names = [dataclasses.replace(s, dtype=_kind(s.name)) for s in listed if not re.search(self.without, s.name)]
+        names = [replace(s, dtype=_kind(s.name)) for s in listed if not re.search(self.without, s.name)]
         return {s.name: _values(s) for s in names}
 
     def store(self, folder: Path, model: Tensors, count: int = 3) -> Path:

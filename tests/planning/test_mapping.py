@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
 
 import pytest
+from msgspec.structs import replace
 
 import streamconv
 from streamconv import testing as samples
@@ -26,13 +26,13 @@ RAW = families.find("raw")
 
 
 def retyped(specs, part: str, dtype: str):
-    changed = [dataclasses.replace(s, dtype=from_safetensors(dtype, "")) if part in s.name else s for s in specs]
+    changed = [replace(s, dtype=from_safetensors(dtype, "")) if part in s.name else s for s in specs]
     assert changed != specs
     return changed
 
 
 def reshaped(specs, name: str, *shape: int):
-    changed = [dataclasses.replace(s, shape=shape) if s.name == name else s for s in specs]
+    changed = [replace(s, shape=shape) if s.name == name else s for s in specs]
     assert changed != specs
     return changed
 
@@ -170,7 +170,7 @@ def test_a_stack_of_other_axes_is_refused_on_the_way_back(shape, use_gmm) -> Non
 
 def test_a_stack_of_ever_so_many_empty_experts_is_not_taken_apart() -> None:
     specs = [TensorSpec("stack", BF16, (10**12, 0, 5))]
-    family = dataclasses.replace(table(Rule("e.{expert}", "stack")), ranges={"expert": "experts"})
+    family = replace(table(Rule("e.{expert}", "stack")), ranges={"expert": "experts"})
     with pytest.raises(UnsupportedError, match="empty"):
         planned(specs, {}, family, reverse=True)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec.structs import replace
 
 from streamconv.errors import SourceError, UnsupportedError
 from streamconv.families import registry as families
@@ -81,7 +80,7 @@ def test_missing_tensors_are_listed_all_at_once() -> None:
 
 
 def test_unknown_and_missing_come_in_one_error() -> None:
-    specs = [dataclasses.replace(s, name=s.name.replace("lm_head", "lm_haed")) for s in hf(LLAMA)]
+    specs = [replace(s, name=s.name.replace("lm_head", "lm_haed")) for s in hf(LLAMA)]
     lines = findings(UnsupportedError, specs, LLAMA)
     assert lines == [
         "lm_haed.weight: no rule matches; closest: lm_head.weight",

@@ -7,13 +7,14 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes  # noqa: F401 - registers bfloat16 and float8 with NumPy
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from streamconv.formats import ckpt, safetensors, shards
 from streamconv.formats.catalog import open_catalog

@@ -10,9 +10,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 if __name__ == "__main__":  # of a script, its own folder is on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

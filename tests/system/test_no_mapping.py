@@ -5,10 +5,10 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import streamconv
 from streamconv.formats import safetensors
