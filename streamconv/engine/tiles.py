@@ -14,8 +14,10 @@ from ..tensors.arrays import Bits
 #: The longest side of a tile between two arrays whose axes lie in another order.
 TILE_SIDE = 128
 
-# Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch.
+# Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch. Then of
+# one that takes no scratch: threads wait for the interpreter lock after each call, so calls should be few.
 _TILE_BYTES = 320 << 10
+_LONG_TILE_BYTES = 2 << 20
 _CACHE_LINE = 64
 
 Tile: TypeAlias = tuple[slice, ...]
@@ -74,12 +76,13 @@ def even_part(length: int, most: int) -> int:
     return -(-length // -(-length // most))
 
 
-def tile_shape(source: Bits, target: Bits) -> list[int]:
+def tile_shape(source: Bits, target: Bits, is_long: bool = False) -> list[int]:
     """Return the shape of a tile: a square over the two fast axes where they differ, then grown along the source.
 
-    The square comes first because both arrays need whole cache lines, and few lines of any page.
+    A long tile is one that takes no scratch. The square comes first because both arrays need whole cache lines, and few
+    lines of any page.
     """
-    limit = _TILE_BYTES // (source.itemsize + target.itemsize)
+    limit = (_LONG_TILE_BYTES if is_long else _TILE_BYTES) // (source.itemsize + target.itemsize)
     fast = {fast_axis(source), fast_axis(target)}
     square = fast if len(fast) > 1 else set()
     tile = [min(TILE_SIDE, length) if axis in square else 1 for axis, length in enumerate(source.shape)]
