@@ -303,7 +303,8 @@ def two_layouts(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def small_tiles() -> Any:
     """Tiles so small that a small array needs many."""
-    return mock.patch.multiple(tiles, _TILE_BYTES=256, _LONG_TILE_BYTES=512, TILE_SIDE=3)
+    sizes = {"_TILE_BYTES": 256, "_LONG_TILE_BYTES": 512, "_TURNED_TILE_BYTES": 256, "_RUN_BYTES": 12}
+    return mock.patch.multiple(tiles, **sizes)
 
 
 def fill(view: Array, seed: int) -> None:
