@@ -147,7 +147,7 @@ def _cast(shape: tuple[int, int], source: DType, target: DType, *, transposed: b
 
 def _values(shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return numbers as a model's weights are: few are zero, none is large."""
-    return np.random.default_rng(0).normal(0, 0.02, shape).astype(np.float32)
+    return np.resize(np.random.default_rng(0).normal(0, 0.02, shape[1]).astype(np.float32), shape)
 
 
 def _room(shape: tuple[int, int], dtype: DType, transposed: bool) -> np.ndarray[Any, np.dtype[Any]]:
@@ -157,7 +157,7 @@ def _room(shape: tuple[int, int], dtype: DType, transposed: bool) -> np.ndarray[
 
 
 def _dequantise(shape: tuple[int, int], *, transposed: bool = False) -> tuple[Work, int]:
-    codes = np.random.default_rng(0).integers(0, 0x7F, shape, np.uint8)
+    codes = np.resize(np.random.default_rng(0).integers(0, 0x7F, shape[1], np.uint8), shape)
     scales = np.full([-(-size // _BLOCK) for size in shape], 2.0**-8, np.float32)
     weight, scale = TensorRef("w", F8_E4M3, shape, ()), TensorRef("s", F32, scales.shape, ())
     factor = Blocks(Codes(scale, scales.shape), (_BLOCK, _BLOCK))
