@@ -6,7 +6,7 @@ A thread takes the interpreter lock to begin each call, and gives it up during t
 each other, processes do not. Workers are started, and have run everything once, before the clock runs.
 
 How many workers one lock suffices for follows from what is measured of one: the calls that give the lock up, the time
-between two of them (that of a call on few elements), and what a call takes longer with a second thread (a hand-over).
+between two of them (a call on few elements is little else), and what each takes longer with a second thread.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def _speed_up(one: Data, kind: str) -> Spread:
 
 
 def _shares(found: Sequence[Data]) -> Table:
-    heads = ["kernel", "µs per MiB", "calls per MiB", "µs between calls", "µs of a hand-over"]
+    heads = ["kernel", "processor µs per MiB", "calls per MiB", "µs between calls", "µs of a hand-over"]
     heads += [f"lock busy with {count}, %" for count in MORE]
     return Table((*heads, "speed-up at most"), [_share(one) for one in found])
 
 
 def _share(one: Data) -> Sequence[str]:
     """Return a row: what one lock allows if each worker needs it between its calls, and waits for nothing else."""
-    alone = spread(one["one"]).median
+    alone = one["processor"]
     between = one["between"] * one["calls"]
     late = spread(a - b for a, b in zip(one["threads"], one["processes"], strict=True)).median
     busy = (min(1.0, count * between / alone) for count in MORE)
@@ -240,8 +240,10 @@ def _of(
                 seconds[kind].append(took)
     mib = _RUNS * _kernels(shape)[name]()[1] / MIB
     few = _ready(name, _FEW)
-    between = _seconds(partial(_repeat, few)) / _LITTLE_RUNS / _calls(few)
-    return {"kernel": name, "mib": mib, "calls": _RUNS * _calls(works[0]), "between": between, **seconds}
+    between = _seconds(partial(_repeat, few), time.thread_time) / _LITTLE_RUNS / _calls(few)
+    alone = _seconds(contestants["one"], time.thread_time)
+    calls = _RUNS * _calls(works[0])
+    return {"kernel": name, "mib": mib, "calls": calls, "between": between, "processor": alone, **seconds}
 
 
 def _by_processes(processes: Sequence[_Process], name: str) -> None:
@@ -251,10 +253,10 @@ def _by_processes(processes: Sequence[_Process], name: str) -> None:
         one.wait()
 
 
-def _seconds(work: Work) -> float:
-    started = time.perf_counter()
+def _seconds(work: Work, clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _calls(work: Work) -> int:

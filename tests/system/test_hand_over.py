@@ -12,8 +12,8 @@ with found_in_the_tree():
     from benchmarks import hand_over
     from benchmarks.results import Setting
 
-ONE = {"kernel": "copy", "mib": 10.0, "calls": 20, "between": 1e-3, "one": [1.0, 1.0], "threads": [1.5, 1.6]}
-FOUND = [{**ONE, "processes": [1.1, 1.0]}]
+ONE = {"kernel": "copy", "mib": 10.0, "calls": 20, "between": 1e-3, "processor": 1.0}
+FOUND = [{**ONE, "one": [1.0, 1.0], "threads": [1.5, 1.6], "processes": [1.1, 1.0]}]
 
 
 def test_every_kernel_is_measured(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_every_kernel_is_measured(tmp_path: Path) -> None:
     found = hand_over.measure(Setting(tmp_path, None, 2, quick=True), said.append)
     assert len(said) == 1 and all(one["kernel"] in said[0] for one in found)
     assert {len(one[kind]) for one in found for kind in ("one", "threads", "processes")} == {2}
-    assert all(one["calls"] >= 1 and one["between"] > 0 and one["mib"] > 0 for one in found)
+    assert all(one["calls"] >= 1 and one["between"] > 0 and one["processor"] > 0 and one["mib"] > 0 for one in found)
     assert [len(table.rows) for table in hand_over.tables(found)] == [len(found)] * 2
 
 
