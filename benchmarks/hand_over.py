@@ -5,8 +5,9 @@
 A thread takes the interpreter lock to begin each call, and gives it up during the call: between calls, threads wait for
 each other, processes do not. Workers are started, and have run everything once, before the clock runs.
 
-How many workers one lock suffices for follows from what is measured of one: the calls that give the lock up, the time
-between two of them (a call on few elements is little else), and what each takes longer with a second thread.
+How many workers one lock suffices for follows from what is measured of one: the calls that give the lock up, and the
+time between two of them. That is what a call on few elements takes, with what is done once for a box: the most that it
+can be, so the lock suffices for at least so many. A hand-over is what each call takes longer with a second thread.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ def _speed_up(one: Data, kind: str) -> Spread:
 
 
 def _shares(found: Sequence[Data]) -> Table:
-    heads = ["kernel", "processor µs per MiB", "calls per MiB", "µs between calls", "µs of a hand-over"]
-    heads += [f"lock busy with {count}, %" for count in MORE]
-    return Table((*heads, "speed-up at most"), [_share(one) for one in found])
+    heads = ["kernel", "processor µs per MiB", "calls per MiB", "µs between calls, at most", "µs of a hand-over"]
+    heads += [f"lock busy with {count}, at most %" for count in MORE]
+    return Table((*heads, "the lock suffices for"), [_share(one) for one in found])
 
 
 def _share(one: Data) -> Sequence[str]:
