@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support import found_in_the_tree
@@ -23,6 +24,12 @@ def test_every_kernel_is_measured(tmp_path: Path) -> None:
     assert {len(one[kind]) for one in found for kind in ("one", "threads", "processes")} == {2}
     assert all(one["calls"] >= 1 and one["between"] > 0 and one["processor"] > 0 and one["mib"] > 0 for one in found)
     assert [len(table.rows) for table in hand_over.tables(found)] == [len(found)] * 2
+
+
+def test_calls_that_give_the_lock_up_are_counted() -> None:
+    one, two, pairs = np.zeros(9), np.zeros(9), range(3)
+    assert hand_over._calls(lambda: [np.copyto(one, two) for _ in pairs]) == 3
+    assert hand_over._calls(lambda: [(one.max(), np.copyto(one, two)) for _ in pairs]) == 6
 
 
 def test_tables_follow_from_what_was_measured() -> None:
