@@ -1,4 +1,4 @@
-"""Scaling: the number of workers, the number of tensors, planning DeepSeek-V3, start-up, the largest tensor.
+"""Scaling: workers, threads against processes, the number of tensors, planning, start-up, the largest tensor.
 
 Each part writes its sources, runs all its contestants in interleaved rounds, and removes the sources. Where only names
 and sizes matter, the sources are sparse files: real headers, holes for data.
@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import plots
+from . import hand_over, plots
 from .checkpoints import deepseek_v3, matrices
 from .conversions import CASES, MODELS, Case, removed, size, source_of, streamconv
 from .machine import room
@@ -43,6 +43,7 @@ def measure(setting: Setting, say: Say) -> Data:
     """Measure all parts."""
     return {
         "workers": list(_workers(setting, say)),
+        "hand_over": hand_over.measure(setting, say),
         "counts": _counts(setting, say),
         "planning": _planning(setting, say),
         "largest": _largest(setting, say),
@@ -53,6 +54,7 @@ def tables(data: Data) -> Sequence[Table]:
     """Return a table for each part."""
     return [
         _table_of_workers(data["workers"]),
+        *hand_over.tables(data["hand_over"]),
         _table_of_counts(data["counts"]),
         _table_of_planning(data["planning"]),
         _table_of_largest(data["largest"]),
@@ -60,9 +62,10 @@ def tables(data: Data) -> Sequence[Table]:
 
 
 def figures(data: Data) -> Mapping[str, Figure]:
-    """Plot speed-up by workers, time by number of tensors, and time and memory by largest tensor."""
+    """Plot speed-up by workers and by threads, time by number of tensors, and time and memory by largest tensor."""
     return {
         "scaling-workers": _figure_of_workers(data["workers"]),
+        "scaling-threads": hand_over.figure(data["hand_over"]),
         "scaling-tensors": _figure_of_counts(data["counts"]),
         "scaling-largest": _figure_of_largest(data["largest"]),
     }

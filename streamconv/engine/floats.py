@@ -16,7 +16,10 @@ NumKongName: TypeAlias = Literal["e4m3", "e2m3", "float16", "bfloat16", "float32
 
 
 class FloatFormat(NamedTuple):
-    """A float format: how NumPy reads it, NumKong's name, its masks (of the bits' own type), its sign bit's place."""
+    """A float format: how NumPy reads it, NumKong's name, its masks (of the bits' own type), its sign bit's place.
+
+    `largest` is the largest finite number, in float64.
+    """
 
     numpy: np.dtype[Any]
     numkong: NumKongName
@@ -24,6 +27,18 @@ class FloatFormat(NamedTuple):
     exponent: Any
     quiet_nan: Any
     sign_shift: int
+    largest: float
+
+    def are_finite(self, bits: Bits) -> bool:
+        """Whether there is neither NaN nor infinity among these bits, of which there is at least one."""
+        # NaN and infinity are what has all bits of the exponent set: of each sign, the largest integers. Nothing is
+        # allocated for that.
+        negative = self.exponent | self.exponent.dtype.type(1 << self.sign_shift)
+        return bool(bits.max() < negative and bits.view(f"i{bits.itemsize}").max() < self.exponent)
+
+    def have_zero(self, bits: Bits) -> bool:
+        """Whether there is a zero among these bits, of which there is at least one."""
+        return bool(bits.min() == 0 or bits.view(f"i{bits.itemsize}").min() == -1 << self.sign_shift)
 
 
 def _float(numpy: Any, name: NumKongName, mantissa_bits: int) -> FloatFormat:
@@ -32,9 +47,8 @@ def _float(numpy: Any, name: NumKongName, mantissa_bits: int) -> FloatFormat:
     sign_shift = 8 * dtype.itemsize - 1
     exponent = (1 << sign_shift) - (1 << mantissa_bits)
     quiet_nan = exponent | 1 << (mantissa_bits - 1)
-    return FloatFormat(
-        dtype, name, unsigned((1 << sign_shift) - 1), unsigned(exponent), unsigned(quiet_nan), sign_shift
-    )
+    magnitude, largest = unsigned((1 << sign_shift) - 1), unsigned(exponent - 1).view(dtype)
+    return FloatFormat(dtype, name, magnitude, unsigned(exponent), unsigned(quiet_nan), sign_shift, float(largest))
 
 
 FLOATS = {

@@ -26,9 +26,17 @@ from .tiles import Scratch, cut_tiles, fast_axis, tile_shape
 #: The most memory that one call allocates besides its arguments, at any moment; holds for `dequantise` too.
 SCRATCH_BYTES = 1 << 20
 
-# Casts of NumKong's that give the bits that NumPy's do whatever the processor, NaN apart, and many times as fast: its
-# others round subnormals, or lose NaN.
-_BY_NUMKONG = {("bfloat16", "float16"), ("float32", "float16"), ("float16", "float32")}
+# Casts of NumKong's that give the bits that NumPy's do whatever the processor, NaN apart, and many times as fast. Not
+# bfloat16 to float32: some processors round subnormals, and ml_dtypes is as fast.
+_BY_NUMKONG = {
+    ("bfloat16", "float16"),
+    ("float16", "bfloat16"),
+    ("float16", "float32"),
+    ("float32", "bfloat16"),
+    ("float32", "float16"),
+}
+# But of this one subnormals, on processors that convert many at a time, and some NaNs become zero.
+_LOSES_TO_ZERO = ("float32", "bfloat16")
 
 
 def copy(source: Bits, target: Bits) -> None:
@@ -43,7 +51,7 @@ def copy(source: Bits, target: Bits) -> None:
     if fast_axis(source) == fast_axis(target):
         np.copyto(target, source)
         return
-    shape = tile_shape(source, target)
+    shape = tile_shape(source, target, is_long=True)
     scratch = Scratch(math.prod(shape), source.itemsize)
     for tile in cut_tiles(source, shape):
         scratch.turn(source[tile], target[tile])
@@ -77,13 +85,11 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
     axes = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
     source, target = source.transpose(axes), target.transpose(axes)
     formats = FLOATS[source_dtype], FLOATS[target_dtype]
-    shape = tile_shape(source, target)
-    tiles = cut_tiles(source, shape)
     with np.errstate(all="ignore"):
-        if fast_axis(source) == fast_axis(target):
-            return sum(_convert(source[tile], target[tile], *formats) for tile in tiles)
-        scratch = Scratch(math.prod(shape), target.itemsize)
-        return sum(_convert_transposed(source[tile], target[tile], *formats, scratch) for tile in tiles)
+        if fast_axis(source) != fast_axis(target):
+            return _cast_transposed(source, target, *formats)
+        shape = tile_shape(source, target, is_long=not _takes_scratch(target, *formats))
+        return sum(_convert(source[tile], target[tile], *formats) for tile in cut_tiles(source, shape))
 
 
 def _cast_integers(source: NDArray[Any], target: NDArray[Any], target_dtype: DType) -> None:
@@ -93,29 +99,43 @@ def _cast_integers(source: NDArray[Any], target: NDArray[Any], target_dtype: DTy
             raise UnsupportedError(f"an integer of the source does not fit into {target_dtype}, which the model has")
 
 
-def _convert_transposed(
-    source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat, scratch: Scratch
-) -> int:
-    """`_convert` for one tile whose target lies in memory in another order than the source."""
-    between = scratch.like(source)
-    overflows = _convert(source, between, source_float, target_float)
-    np.copyto(target, between)
+def _cast_transposed(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
+    """Cast where the target lies in memory in another order than the source."""
+    shape = tile_shape(source, target)
+    scratch = Scratch(math.prod(shape), target.itemsize)
+    overflows = 0
+    for tile in cut_tiles(source, shape):
+        between = scratch.like(source[tile])
+        overflows += _convert(source[tile], between, source_float, target_float)
+        np.copyto(target[tile], between)
     return overflows
+
+
+def _is_by_numkong(source_float: FloatFormat, target_float: FloatFormat) -> bool:
+    return (source_float.numkong, target_float.numkong) in _BY_NUMKONG
+
+
+def _takes_scratch(target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> bool:
+    """Whether a cast of a tile takes scratch, NaN and infinity apart."""
+    if _is_by_numkong(source_float, target_float):
+        return not target.flags.c_contiguous
+    return source_float is FLOATS[F64]
 
 
 def _convert(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
     """Cast one tile, and return how many finite values became infinite."""
-    if (source_float.numkong, target_float.numkong) in _BY_NUMKONG:
+    if _is_by_numkong(source_float, target_float):
         _convert_by_numkong(source, target, source_float, target_float)
     else:
         values: NDArray[Any] = source.view(source_float.numpy)
         if source_float is FLOATS[F64] and target_float is FLOATS[BF16]:
             values = _round_to_odd(values)
         np.copyto(target.view(target_float.numpy), values, casting="unsafe")
-    # Nearly every tile of a real model ends here: NaN and infinity are what has all bits of the exponent set.
-    if (target & target_float.exponent).max() < target_float.exponent:
+    # Nearly every tile of a real model ends here.
+    if _is_done(source, target, source_float, target_float):
         return 0
-    return _repair(source, target, source_float, target_float)
+    tiles = cut_tiles(source, tile_shape(source, target))
+    return sum(_repair(source[tile], target[tile], source_float, target_float) for tile in tiles)
 
 
 def _convert_by_numkong(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> None:
@@ -130,9 +150,24 @@ def _convert_by_numkong(source: Bits, target: Bits, source_float: FloatFormat, t
         np.copyto(target, out)
 
 
+def _is_done(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> bool:
+    """Whether a cast tile has no NaN, nothing that became infinite, and nothing that NumKong lost."""
+    if source_float.largest <= target_float.largest:
+        return source_float.are_finite(source)
+    if (source_float.numkong, target_float.numkong) == _LOSES_TO_ZERO and target_float.have_zero(target):
+        return False
+    return target_float.are_finite(target)
+
+
 def _repair(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
     """Give the NaNs of a cast tile their one pattern, and return how many finite values became infinite."""
-    found = (target & target_float.exponent) == target_float.exponent
+    if (source_float.numkong, target_float.numkong) == _LOSES_TO_ZERO:
+        is_zero = (target & target_float.magnitude) == 0
+        np.copyto(target.view(target_float.numpy), source.view(source_float.numpy), where=is_zero, casting="unsafe")
+    if source_float.largest <= target_float.largest:
+        found = (source & source_float.exponent) == source_float.exponent
+    else:
+        found = (target & target_float.exponent) == target_float.exponent
     magnitude = source[found]
     canonical = (magnitude >> source_float.sign_shift).astype(target.dtype, copy=False)
     canonical <<= target_float.sign_shift

@@ -11,11 +11,19 @@ import numpy as np
 
 from ..tensors.arrays import Bits
 
-#: The longest side of a tile between two arrays whose axes lie in another order.
+#: The most rows of a band of a quantised matrix.
 TILE_SIDE = 128
 
-# Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch.
-_TILE_BYTES = 320 << 10
+# Bytes of a row of a tile in the target where that lies in another order than the source: shorter runs, each in another
+# page, cost twice as much.
+_RUN_BYTES = 2 << 10
+
+# Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch. Then of
+# one that takes no scratch, or only what turns it: threads wait for the interpreter lock after each call, so calls
+# should be few. With runs of `_RUN_BYTES`, rows of the scratch are then no power of two apart.
+_TILE_BYTES = 352 << 10
+_LONG_TILE_BYTES = 2 << 20
+_TURNED_TILE_BYTES = 480 << 10
 _CACHE_LINE = 64
 
 Tile: TypeAlias = tuple[slice, ...]
@@ -29,14 +37,14 @@ class Scratch:
     """
 
     def __init__(self, count: int, itemsize: int) -> None:
-        gaps = count * _CACHE_LINE // (itemsize * TILE_SIDE)
-        self._flat = np.empty(count + gaps, f"u{itemsize}")
+        self._flat = np.empty(count, f"u{itemsize}")
 
     def like(self, tile: Bits) -> Bits:
-        """Return an array of the tile's shape and order of axes, with a cache line between its rows."""
+        """Return an array of the tile's shape and order of axes; where needed, with a cache line between its rows."""
         order = sorted(range(tile.ndim), key=lambda axis: (tile.shape[axis] > 1, -abs(tile.strides[axis])))
         *rows, row = (tile.shape[axis] for axis in order)
-        apart = row + _CACHE_LINE // self._flat.itemsize
+        itemsize = self._flat.itemsize
+        apart = row if row * itemsize % (2 * _CACHE_LINE) else row + _CACHE_LINE // itemsize
         if math.prod(rows) * apart > self._flat.size:
             apart = row
         found = self._flat[: math.prod(rows) * apart].reshape(*rows, apart)[..., :row]
@@ -74,15 +82,18 @@ def even_part(length: int, most: int) -> int:
     return -(-length // -(-length // most))
 
 
-def tile_shape(source: Bits, target: Bits) -> list[int]:
-    """Return the shape of a tile: a square over the two fast axes where they differ, then grown along the source.
+def tile_shape(source: Bits, target: Bits, *, is_long: bool = False) -> list[int]:
+    """Return the shape of a tile: long rows in the target where the fast axes differ, then grown along the source.
 
-    The square comes first because both arrays need whole cache lines, and few lines of any page.
+    A long tile is one that takes no scratch but that which turns it.
     """
-    limit = _TILE_BYTES // (source.itemsize + target.itemsize)
-    fast = {fast_axis(source), fast_axis(target)}
-    square = fast if len(fast) > 1 else set()
-    tile = [min(TILE_SIDE, length) if axis in square else 1 for axis, length in enumerate(source.shape)]
+    fast = fast_axis(target)
+    is_turned = fast_axis(source) != fast
+    nbytes = (_TURNED_TILE_BYTES if is_turned else _LONG_TILE_BYTES) if is_long else _TILE_BYTES
+    limit = nbytes // (source.itemsize + target.itemsize)
+    tile = [1] * source.ndim
+    if is_turned:
+        tile[fast] = min(source.shape[fast], max(1, _RUN_BYTES // target.itemsize))
     for axis in sorted(range(source.ndim), key=lambda axis: abs(source.strides[axis])):
         room = limit * tile[axis] // max(1, math.prod(tile))
         tile[axis] = max(tile[axis], min(source.shape[axis], room))

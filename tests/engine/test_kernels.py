@@ -252,6 +252,20 @@ def test_cast_counts_overflows_over_all_tiles(source: DType, target: DType, larg
     assert cast(bits, source, target)[1] == 300
 
 
+@pytest.mark.parametrize("place", [0, 450_000, 999_999])
+@pytest.mark.parametrize("rare", ["subnormal", "-0", "nan", "highest nan", "inf"])
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_cast_finds_one_rare_value_among_many(source: DType, target: DType, rare: str, place: int) -> None:
+    bits = bits_of(np.full(1_000_000, 1.5), source)
+    rares = {"subnormal": 1 << (MANTISSA[source] - 1), "-0": sign(source), "inf": infinity(source)}
+    rares |= {"nan": infinity(source) + 1, "highest nan": 2 * sign(source) - 1}
+    bits[place] = rares[rare]
+    expected, _ = cast(bits[place : place + 1], source, target)
+    out, overflows = cast(bits, source, target)
+    assert out[place] == expected[0]
+    assert np.count_nonzero(out != bits_of([1.5], target)) == 1 and overflows == 0
+
+
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_cast_ignores_how_the_caller_treats_numpy_errors(source: DType, target: DType) -> None:
     bits = random_bits(source, 5000)
@@ -289,7 +303,8 @@ def two_layouts(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def small_tiles() -> Any:
     """Tiles so small that a small array needs many."""
-    return mock.patch.multiple(tiles, _TILE_BYTES=256, TILE_SIDE=3)
+    sizes = {"_TILE_BYTES": 256, "_LONG_TILE_BYTES": 512, "_TURNED_TILE_BYTES": 256, "_RUN_BYTES": 12}
+    return mock.patch.multiple(tiles, **sizes)
 
 
 def fill(view: Array, seed: int) -> None:
