@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 from isal import isal_zlib
 
+from ..engine.budget import MIB, Budget
+from ..engine.in_order import in_order
 from ..engine.tasks import BoxFilter
-from ..errors import SourceError, VerificationError, reading
+from ..errors import SourceError, VerificationError, allocating, reading
 from ..formats.layout import FileLayout
 from ..output.blocks import BLOCK
 from ..output.paths import ResultPaths
-from ..storage.regions import Placement
+from ..storage.access import Access
+from ..storage.regions import Placement, Region
 from ..tensors.grids import Box
 from ..tensors.refs import FileSpan, OutputFile, file_spans, files_by_tensor
 from ..text import quote
 from ..units import CHUNK
-from .open_results import OpenResults, are_same_file
+from .open_results import OpenResults, access_to, are_same_file
 from .sample import Sample
 
 _CONVERT_AGAIN = "convert again"
+# Of a worker's region, the share that what it reads back has, and the most of that.
+_SHARE, _MOST_READ_BACK = 16, 8 * MIB
+# Threads that read for a checksum.
+_THREADS = 3
+_STEP = 1 << 18
+
+
+@dataclass(frozen=True)
+class ReadingBack:
+    """How a comparison reads the result.
+
+    Attributes:
+        io: a word that `access.check_io` accepts.
+        nbytes: bytes that each worker reads at a time, and has memory for.
+    """
+
+    io: str = "auto"
+    nbytes: int = CHUNK
+
+
+def sharing_memory(budget: Budget, io: str) -> tuple[Budget, ReadingBack]:
+    """Return a budget whose workers have room for what they read back, and how much that is.
+
+    A chunk has its place in what a worker has besides its regions; more is taken from those.
+
+    Args:
+        budget: how memory is divided.
+        io: a word that `access.check_io` accepts.
+    """
+    nbytes = min(_MOST_READ_BACK, budget.region_bytes // _SHARE) // MIB * MIB
+    if nbytes <= CHUNK:
+        return budget, ReadingBack(io)
+    return replace(budget, region_bytes=budget.region_bytes - nbytes // 2), ReadingBack(io, nbytes)
 
 
 def chosen_boxes(layout: FileLayout, sample: Sample) -> BoxFilter:
@@ -47,13 +85,23 @@ class CompareSink:
     Args:
         layout: what the files have to be.
         paths: where they lie.
+        way: how they are read.
         mine: the blocks of a file, by its name, that are compared, where others compare the rest of it and all that is
             compared in full.
     """
 
-    def __init__(self, layout: FileLayout, paths: ResultPaths, mine: Callable[[str], range] | None = None) -> None:
-        self._paths, self._mine = paths, mine
-        self._open = OpenResults()
+    def __init__(
+        self,
+        layout: FileLayout,
+        paths: ResultPaths,
+        way: ReadingBack = ReadingBack(),
+        mine: Callable[[str], range] | None = None,
+    ) -> None:
+        self._paths, self._mine, self._nbytes = paths, mine, way.nbytes
+        # Small requests past the page cache are slower than through it, which reads ahead.
+        is_large = way.nbytes > CHUNK
+        self._open = OpenResults(access_to(way.io, map(paths.file, layout.names)) if is_large else Access.READ)
+        self._regions = threading.local()
         self._files = [one for file in layout.files for one in (file, *_apart(file, paths))]
         self._by_tensor = files_by_tensor(self._files)
         texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
@@ -63,6 +111,8 @@ class CompareSink:
         except BaseException:
             self.close()
             raise
+        # The workers' own are in the budget; this thread's is needed no longer.
+        self._regions = threading.local()
 
     def placement(self, name: str, offset: int, count: int) -> Placement | None:
         """Return `None`: bytes that are compared may lie anywhere in memory."""
@@ -73,9 +123,8 @@ class CompareSink:
         files = self._by_tensor[name]
         for file in files:
             for span in self._compared(file, file_spans(file.extents[name], offset, len(data))):
-                for begin in range(span.low, span.high, CHUNK):
-                    part, place = data[begin : min(span.high, begin + CHUNK)], span.offset + begin - span.low
-                    self._compare(file, place, part, f"tensor {quote(name)}", offset + begin)
+                part = data[span.low : span.high]
+                self._compare(file, span.offset, part, f"tensor {quote(name)}", offset + span.low)
         return files[0].name
 
     def _compared(self, file: OutputFile, spans: Iterable[FileSpan]) -> Iterator[FileSpan]:
@@ -103,9 +152,14 @@ class CompareSink:
                     self._compare(file, at, expected, f"the CRC of bytes {slot.begin} to {slot.end}")
 
     def _crc(self, file: OutputFile, begin: int, end: int) -> int:
+        def crc_of(at: int) -> tuple[int, int]:
+            found = self._read(file, at, min(self._nbytes, end - at))
+            return isal_zlib.crc32(found), len(found)
+
         crc = 0
-        for at in range(begin, end, CHUNK):
-            crc = isal_zlib.crc32(self._read(file, at, min(CHUNK, end - at)), crc)
+        with allocating(), closing(in_order(range(begin, end, self._nbytes), [crc_of] * _THREADS)) as found:
+            for one, length in found:
+                crc = isal_zlib.crc32_combine(crc, one, length)
         return crc
 
     def close(self) -> None:
@@ -129,25 +183,36 @@ class CompareSink:
     def _compare(
         self, file: OutputFile, offset: int, expected: memoryview, what: str, offset_in_tensor: int | None = None
     ) -> None:
-        # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
-        found = np.frombuffer(self._read(file, offset, len(expected)), np.uint8)
-        wanted = np.frombuffer(expected, np.uint8)
-        if np.array_equal(found, wanted):
-            return
-        least = min(len(found), len(wanted))
-        unequal = found[:least] != wanted[:least]
-        first = int(unequal.argmax()) if unequal.any() else least
-        path = quote(self._paths.file(file.name))
-        place = f"in {what}" if offset_in_tensor is None else f"byte {offset_in_tensor + first} of {what}"
-        raise VerificationError(
-            f"{path} differs from the source's conversion at byte {offset + first} of the file ({place})",
-            _CONVERT_AGAIN,
-        )
+        for low in range(0, len(expected), self._nbytes):
+            wanted = expected[low : low + self._nbytes]
+            first = _first_difference(self._read(file, offset + low, len(wanted)), wanted)
+            if first is not None:
+                path, first = quote(self._paths.file(file.name)), low + first
+                place = f"in {what}" if offset_in_tensor is None else f"byte {offset_in_tensor + first} of {what}"
+                raise VerificationError(
+                    f"{path} differs from the source's conversion at byte {offset + first} of the file ({place})",
+                    _CONVERT_AGAIN,
+                )
 
-    def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
+    def _read(self, file: OutputFile, offset: int, length: int) -> memoryview:
+        """Read into this thread's region; the bytes are valid until it reads again."""
+        if not hasattr(self._regions, "own"):
+            self._regions.own = Region(self._nbytes)
         place = self._paths.file(file.name)
         with reading(place):
-            return self._open.read(place, offset, length)
+            return self._open.read(place, offset, length, self._regions.own)
+
+
+def _first_difference(found: memoryview, wanted: memoryview) -> int | None:
+    """Return where two stretches of bytes differ first, or the one found ends too early; `None` where they do not."""
+    # As arrays: Python compares bytes with a memoryview one by one, 20 times slower. In steps that stay in the cache.
+    for begin in range(0, len(wanted), _STEP):
+        one, other = (np.frombuffer(side[begin : begin + _STEP], np.uint8) for side in (found, wanted))
+        if not np.array_equal(one, other):
+            least = min(len(one), len(other))
+            unequal = one[:least] != other[:least]
+            return begin + (int(unequal.argmax()) if unequal.any() else least)
+    return None
 
 
 def _apart(file: OutputFile, paths: ResultPaths) -> Iterator[OutputFile]:
