@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .checks.against_manifest import Verified
-from .checks.against_source import CompareSink, chosen_boxes, sharing_memory
+from .checks.against_source import CompareSink, chosen_boxes, sharing_memory, with_more_workers
 from .checks.sample import Sample
 from .engine import workers
 from .engine.budget import Budget
@@ -27,6 +27,8 @@ def compare(
     Raises:
         VerificationError: a byte differs.
     """
+    if planned.workers is None:
+        budget = with_more_workers(budget)
     budget, way = sharing_memory(budget, io_of(planned))
     sink = CompareSink(planned.layout, paths, way)
     try:

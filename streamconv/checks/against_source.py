@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from isal import isal_zlib
 
-from ..engine.budget import MIB, Budget
+from ..engine.budget import MIB, WORKER_OVERHEAD, Budget
 from ..engine.in_order import in_order
 from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, allocating, reading
 from ..formats.layout import FileLayout
 from ..output.blocks import BLOCK
 from ..output.paths import ResultPaths
+from ..storage import limits
 from ..storage.access import Access
 from ..storage.regions import Placement, Region
 from ..tensors.grids import Box
@@ -29,6 +30,8 @@ from .sample import Sample
 _CONVERT_AGAIN = "convert again"
 # Of a worker's region, the share that what it reads back has, and the most of that.
 _SHARE, _MOST_READ_BACK = 16, 8 * MIB
+# Workers of a comparison where nothing else was asked, and the least region that each must have then.
+_WORKERS, _LEAST_REGION = 4, 32 * MIB
 # Threads that read for a checksum.
 _THREADS = 3
 _STEP = 1 << 18
@@ -45,6 +48,18 @@ class ReadingBack:
 
     io: str = "auto"
     nbytes: int = CHUNK
+
+
+def with_more_workers(budget: Budget) -> Budget:
+    """Return a budget of the same memory with as many workers as keep a disk busy, where it has large regions for them.
+
+    A worker that compares waits for the disk most of its time, of which there may be more than cores.
+    """
+    workers = max(budget.workers, min(_WORKERS, limits.most_workers()))
+    room = (budget.memory_limit - budget.base) // workers
+    region_bytes = min(budget.region_bytes, (room - WORKER_OVERHEAD) // 2 // MIB * MIB)
+    enough = region_bytes >= _LEAST_REGION
+    return replace(budget, workers=workers, region_bytes=region_bytes) if enough else budget
 
 
 def sharing_memory(budget: Budget, io: str) -> tuple[Budget, ReadingBack]:

@@ -14,12 +14,14 @@ from safetensors.numpy import save_file
 
 import streamconv
 from streamconv.checks import against_manifest, against_source, open_results
-from streamconv.errors import VerificationError
+from streamconv.engine.budget import MIN_REGION, WORKER_OVERHEAD, Budget, divide
+from streamconv.errors import BudgetError, VerificationError
 from streamconv.output.blocks import BLOCK
 from streamconv.storage import disk, limits
 from streamconv.storage.access import Access
 from streamconv.storage.device import open_direct
 from streamconv.storage.regions import Region
+from streamconv.units import CHUNK
 from support.running import flip
 
 MIB = 1 << 20
@@ -158,6 +160,34 @@ def test_workers_read_the_result_back_in_large_requests(
         assert reads.direct > 0.9 * sum(path.stat().st_size for path in files(dest))
     else:
         assert not reads.direct
+
+
+def memory_of(budget: Budget, nbytes: int) -> int:
+    """What the workers of a comparison may hold; a chunk to read back is part of the overhead."""
+    held = 2 * budget.region_bytes + WORKER_OVERHEAD + (nbytes if nbytes > CHUNK else 0)
+    return budget.base + budget.workers * held
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("limit", [40, 60, 100, 333, 1 << 10, 2 << 10, 9 << 10])
+def test_what_is_read_back_is_in_the_budget(limit: int, workers: int) -> None:
+    try:
+        budget = divide(limit * MIB, workers, 100, resident=10 * MIB)
+    except BudgetError:
+        pytest.skip("refused")
+    for one in (budget, against_source.with_more_workers(budget)):
+        shared, way = against_source.sharing_memory(one, "auto")
+        assert memory_of(shared, way.nbytes) <= limit * MIB
+        assert shared.region_bytes >= MIN_REGION
+        assert shared.workers >= workers
+
+
+def test_large_limits_give_more_workers_and_large_requests() -> None:
+    few = divide(2 << 30, 1, 100, resident=10 * MIB)
+    more, way = against_source.sharing_memory(against_source.with_more_workers(few), "auto")
+    assert (more.workers, way.nbytes) == (4, 8 * MIB)
+    small = divide(60 * MIB, 1, 100, resident=10 * MIB)
+    assert against_source.with_more_workers(small) == small
 
 
 @pytest.mark.parametrize("at", [0, 9, 300, MIB, 40 * MIB, 59 * MIB])
