@@ -31,11 +31,16 @@ def in_order(items: Iterable[Item], workers: Sequence[Callable[[Item], Result]])
         BaseException: whatever the first item that fails met, after the results of all before it.
     """
     shared: _Shared[Item, Result] = _Shared(items, _AHEAD * len(workers))
-    threads = list(_started(shared, workers) if len(workers) > 1 else ())
-    if not threads:
-        yield from map(workers[0], items)
-        return
+    threads: list[threading.Thread] = []
     try:
+        for worker in workers if len(workers) > 1 else ():
+            thread = threading.Thread(target=shared.work, args=(worker,), name="streamconv", daemon=True)
+            if not _has_started(thread):
+                break
+            threads.append(thread)
+        if not threads:
+            yield from map(workers[0], items)
+            return
         for number in count():
             found = shared.result(number)
             if found is None:
@@ -47,15 +52,13 @@ def in_order(items: Iterable[Item], workers: Sequence[Callable[[Item], Result]])
             thread.join()
 
 
-def _started(shared: _Shared[Item, Result], workers: Sequence[Callable[[Item], Result]]) -> Iterator[threading.Thread]:
-    """Start as many threads as the system allows."""
-    for worker in workers:
-        thread = threading.Thread(target=shared.work, args=(worker,), name="streamconv", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            return
-        yield thread
+def _has_started(thread: threading.Thread) -> bool:
+    """Start a thread; return whether the system allowed it."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Shared(Generic[Item, Result]):
