@@ -24,7 +24,10 @@ from . import machine, report
 from .measuring import BenchmarkError
 from .results import Benchmark, Data, Setting
 
-NAMES = ("copies", "peers", "ranks", "memory", "scaling", "operations", "reading", "journal", "cluster", "far")
+NAMES = (
+    *("copies", "peers", "ranks", "memory", "scaling", "operations", "reading", "proof", "journal", "cluster"),
+    "far",
+)
 
 _SHARED_MEMORY = Path("/dev/shm")
 # The largest source there, and one more copy of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from .checks.against_manifest import Verified
-from .checks.against_source import CompareSink, chosen_boxes
+from .checks.against_source import CompareSink, chosen_boxes, sharing_memory, with_more_workers
 from .checks.sample import Sample
 from .engine import workers
 from .engine.budget import Budget
@@ -27,7 +27,10 @@ def compare(
     Raises:
         VerificationError: a byte differs.
     """
-    sink = CompareSink(planned.layout, paths)
+    if planned.workers is None:
+        budget = with_more_workers(budget)
+    budget, way = sharing_memory(budget, io_of(planned))
+    sink = CompareSink(planned.layout, paths, way)
     try:
         chosen = chosen_boxes(planned.layout, sample) if sample else None
         tally = workers.run(planned.mapping, sink, budget, planned.reading.access, progress, chosen=chosen)
@@ -45,11 +48,17 @@ def compare_frames(planned: Prepared, paths: ResultPaths) -> None:
     Raises:
         VerificationError: a byte differs.
     """
-    sink = CompareSink(planned.layout, paths)
+    _, way = sharing_memory(planned.budget, io_of(planned))
+    sink = CompareSink(planned.layout, paths, way)
     try:
         sink.finish()
     finally:
         sink.close()
+
+
+def io_of(planned: Prepared) -> str:
+    """Return the word that says how files are accessed, which holds for a result that is compared too."""
+    return str(planned.asked.get("io", "auto"))
 
 
 def not_kept(error: VerificationError) -> VerificationError:

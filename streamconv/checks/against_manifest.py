@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 from msgspec import Struct
 
+from ..engine.in_order import in_order
 from ..engine.progress import OnProgress, ProgressReporter
-from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, reading
+from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, allocating, reading
 from ..formats import ckpt, safetensors
 from ..formats.catalog import open_catalog
 from ..formats.header_room import HeaderRoom
 from ..output.manifest import Manifest
 from ..output.paths import ResultPaths
-from ..storage import disk
+from ..storage.regions import Region
 from ..text import first_few, quote, setting
-from ..units import BLOCK, CHUNK
-from .open_results import are_same_file
+from ..units import BLOCK
+from .open_results import OpenResults, access_to, are_same_file
 from .sample import Sample
 
 _SHOWN = 5
+# A disk is at its fastest with two or three large requests at a time; each thread has memory for one.
+_THREADS = 3
+_REQUEST = 8 << 20
 _AGAIN = "copy it again, or convert again"
 
 
@@ -62,13 +67,14 @@ def verify_blocks(
     paths, files = paths_of(path), manifest.files
     chosen = blocks_to_read(paths, manifest, sample)
     total = sum(block_size(files[name][0], number) for name, numbers in chosen.items() for number in numbers)
-    done, reporter = 0, ProgressReporter(on_progress, total)
-    for name, (size, digests) in files.items():
-        for number, digest in read_digests(paths.file(name), size, chosen[name]):
+    done, reporter, names = 0, ProgressReporter(on_progress, total), list(files)
+    with closing(read_digests([FileBlocks(paths.file(name), files[name][0], chosen[name]) for name in names])) as read:
+        for at, number, length, digest in read:
+            _, digests = files[names[at]]
             if number >= len(digests) or digest != digests[number]:
-                raise differs(paths, name, number, manifest)
-            done += block_size(size, number)
-            reporter.report(done, name)
+                raise differs(paths, names[at], number, manifest)
+            done += length
+            reporter.report(done, names[at])
     if sample is not None:
         _check_places(paths, manifest)
     return verified(manifest, total)
@@ -173,45 +179,95 @@ def _places(extents: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return [extent for extent in extents if extent[-1]]
 
 
-def read_digests(path: Path, size: int, numbers: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield the number and the digest of some of a file's blocks, each as soon as it is read.
+class FileBlocks(NamedTuple):
+    """Blocks of a file that are read, by number; without any, only the file's size is compared."""
+
+    path: Path
+    size: int
+    numbers: Sequence[int]
+
+
+class Digest(NamedTuple):
+    """The digest of a block: of which of the files that are read, its number and its bytes."""
+
+    file: int
+    number: int
+    length: int
+    value: str
+
+
+def read_digests(files: Sequence[FileBlocks]) -> Generator[Digest, None, None]:
+    """Yield the digests of blocks of files, in order, while a few threads read the next ones.
+
+    Close it (`contextlib.closing`) where not all of them are taken.
 
     Raises:
-        VerificationError: the file is missing, or not `size` bytes long.
+        VerificationError: a file is missing, or has another size.
         SourceError: it cannot be read.
+    """
+    opened = OpenResults(access_to("auto", (file.path for file in files if file.numbers)))
+    sizes = sum(block_size(size, number) for _, size, numbers in files for number in numbers)
+    threads = max(1, min(_THREADS, sizes // BLOCK))
+    try:
+        with allocating():
+            readers = [_BlockReader(files, opened, Region(min(_REQUEST, sizes))) for _ in range(threads)]
+            for found in in_order(_every_block(files), [reader.digest for reader in readers]):
+                if found is not None:
+                    yield found
+    finally:
+        opened.close()
+
+
+def _every_block(files: Sequence[FileBlocks]) -> Iterator[tuple[int, int | None]]:
+    """Yield the number of each file and of each of its blocks; before those the file's alone."""
+    for at, file in enumerate(files):
+        yield at, None
+        yield from ((at, number) for number in file.numbers)
+
+
+class _BlockReader:
+    """Reads blocks and digests them: one thread, with memory of its own."""
+
+    def __init__(self, files: Sequence[FileBlocks], opened: OpenResults, region: Region) -> None:
+        self._files, self._opened, self._region = files, opened, region
+
+    def digest(self, block: tuple[int, int | None]) -> Digest | None:
+        """Return the digest of a block; where no block is given, compare the size of its file instead."""
+        at, number = block
+        path, size, _ = self._files[at]
+        if number is None:
+            _check_size(self._opened, path, size)
+            return None
+        begin, length, digest = number * BLOCK, block_size(size, number), xxhash.xxh3_128()
+        with reading(path):
+            for low in range(begin, begin + length, _REQUEST):
+                count = min(_REQUEST, begin + length - low)
+                found = self._opened.read(path, low, count, self._region)
+                if len(found) < count:
+                    raise VerificationError(
+                        f"{quote(path)} was truncated while it was read", "run again once nothing writes to it"
+                    )
+                digest.update(found)
+            self._opened.try_drop_cache(path, begin, length)
+        return Digest(at, number, length, digest.hexdigest())
+
+
+def _check_size(opened: OpenResults, path: Path, size: int) -> None:
+    """Compare a file's size with the manifest.
+
+    Raises:
+        VerificationError: it has another one, or is missing.
+        SourceError: it cannot be opened.
     """
     try:
         with reading(path):
-            descriptor = disk.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
+            found = opened.size(path)
     except SourceError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise VerificationError(f"{quote(path)} is missing, but the manifest lists it", _AGAIN) from None
         raise
-    try:
-        with reading(path):
-            found = disk.fstat(descriptor).st_size
-            if found != size:
-                raise VerificationError(f"{quote(path)} has {found} bytes, but the manifest says {size}", _AGAIN)
-            for number in numbers:
-                yield number, _digest(path, descriptor, number * BLOCK, block_size(size, number))
-                disk.try_drop_cache(descriptor, number * BLOCK, BLOCK)
-    finally:
-        disk.close_quietly(descriptor)
-
-
-def _digest(path: Path, descriptor: int, begin: int, length: int) -> str:
-    """Return the digest of one block."""
-    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(min(length, CHUNK)))
-    at, end = begin, begin + length
-    while at < end:
-        count = disk.read_into(descriptor, buffer[: min(len(buffer), end - at)], at)
-        if not count:
-            raise VerificationError(
-                f"{quote(path)} was truncated while it was read", "run again once nothing writes to it"
-            )
-        digest.update(buffer[:count])
-        at += count
-    return digest.hexdigest()
+    if found != size:
+        raise VerificationError(f"{quote(path)} has {found} bytes, but the manifest says {size}", _AGAIN)
 
 
 def differs(paths: ResultPaths, name: str, number: int, manifest: Manifest) -> VerificationError:

@@ -2,25 +2,81 @@
 
 from __future__ import annotations
 
-import zlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
+from isal import isal_zlib
+from msgspec import Struct
 from msgspec.structs import replace
 
+from ..engine.budget import MIB, WORKER_OVERHEAD, Budget
+from ..engine.in_order import in_order
 from ..engine.tasks import BoxFilter
-from ..errors import SourceError, VerificationError, reading
+from ..errors import SourceError, VerificationError, allocating, reading
 from ..formats.layout import FileLayout
 from ..output.paths import ResultPaths
-from ..storage.regions import Placement
+from ..storage import limits
+from ..storage.access import Access
+from ..storage.regions import Placement, Region
 from ..tensors.grids import Box
 from ..tensors.refs import FileSpan, Home, OutputFile, file_spans, files_by_tensor, home_of
 from ..text import quote
 from ..units import BLOCK, CHUNK
-from .open_results import OpenResults, are_same_file
+from .open_results import OpenResults, access_to, are_same_file
 from .sample import Sample
 
 _CONVERT_AGAIN = "convert again"
+# Of a worker's region, the share that what it reads back has, and the most of that.
+_SHARE, _MOST_READ_BACK = 16, 8 * MIB
+# Workers of a comparison where nothing else was asked, and the least region that each must have then.
+_WORKERS, _LEAST_REGION = 4, 32 * MIB
+# Threads that read for a checksum.
+_THREADS = 3
+_STEP = 1 << 18
+
+
+class ReadingBack(Struct, frozen=True):
+    """How a comparison reads the result.
+
+    Attributes:
+        io: a word that `access.check_io` accepts.
+        nbytes: bytes that each worker reads at a time, and has memory for.
+    """
+
+    io: str = "auto"
+    nbytes: int = CHUNK
+
+
+_IN_CHUNKS = ReadingBack()
+
+
+def with_more_workers(budget: Budget) -> Budget:
+    """Return a budget of the same memory with as many workers as keep a disk busy, where it has large regions for them.
+
+    A worker that compares waits for the disk most of its time, of which there may be more than cores.
+    """
+    workers = max(budget.workers, min(_WORKERS, limits.most_workers()))
+    room = (budget.memory_limit - budget.base) // workers
+    region_bytes = min(budget.region_bytes, (room - WORKER_OVERHEAD) // 2 // MIB * MIB)
+    enough = region_bytes >= _LEAST_REGION
+    return replace(budget, workers=workers, region_bytes=region_bytes) if enough else budget
+
+
+def sharing_memory(budget: Budget, io: str) -> tuple[Budget, ReadingBack]:
+    """Return a budget whose workers have room for what they read back, and how much that is.
+
+    A chunk has its place in what a worker has besides its regions; more is taken from those.
+
+    Args:
+        budget: how memory is divided.
+        io: a word that `access.check_io` accepts.
+    """
+    nbytes = min(_MOST_READ_BACK, budget.region_bytes // _SHARE) // MIB * MIB
+    if nbytes <= CHUNK:
+        return budget, ReadingBack(io)
+    return replace(budget, region_bytes=budget.region_bytes - nbytes // 2), ReadingBack(io, nbytes)
 
 
 def chosen_boxes(layout: FileLayout, sample: Sample) -> BoxFilter:
@@ -46,13 +102,23 @@ class CompareSink:
     Args:
         layout: what the files have to be.
         paths: where they lie.
+        way: how they are read.
         mine: the blocks of a file, by its name, that are compared, where others compare the rest of it and all that is
             compared in full.
     """
 
-    def __init__(self, layout: FileLayout, paths: ResultPaths, mine: Callable[[str], range] | None = None) -> None:
-        self._paths, self._mine = paths, mine
-        self._open = OpenResults()
+    def __init__(
+        self,
+        layout: FileLayout,
+        paths: ResultPaths,
+        way: ReadingBack = _IN_CHUNKS,
+        mine: Callable[[str], range] | None = None,
+    ) -> None:
+        self._paths, self._mine, self._nbytes = paths, mine, way.nbytes
+        # Small requests past the page cache are slower than through it, which reads ahead.
+        is_large = way.nbytes > CHUNK
+        self._open = OpenResults(access_to(way.io, map(paths.file, layout.names)) if is_large else Access.READ)
+        self._regions = threading.local()
         self._files = [one for file in layout.files for one in (file, *_apart(file, paths))]
         self._by_tensor = files_by_tensor(self._files)
         texts = (OutputFile(name, len(text), ((0, text),), {}) for name, text in layout.texts.items())
@@ -62,6 +128,8 @@ class CompareSink:
         except BaseException:
             self.close()
             raise
+        # The workers' own are in the budget; this thread's is needed no longer.
+        self._regions = threading.local()
 
     def placement(self, name: str, offset: int, count: int) -> Placement | None:
         """Return `None`: bytes that are compared may lie anywhere in memory."""
@@ -78,16 +146,14 @@ class CompareSink:
     def write(self, file: OutputFile, offset: int, data: memoryview) -> None:
         """Compare bytes at `offset` of a file, of whichever tensors they are."""
         for span in self._compared(file, [FileSpan(offset, 0, len(data))]):
-            for begin in range(span.low, span.high, CHUNK):
-                self._compare(file, span.offset + begin - span.low, data[begin : min(span.high, begin + CHUNK)])
+            self._compare(file, span.offset, data[span.low : span.high])
 
     def put(self, name: str, offset: int, data: memoryview) -> str:
         """Compare bytes `offset` … of tensor `name`."""
         files = self._by_tensor[name]
         for file in files:
             for span in self._compared(file, file_spans(file.extents[name], offset, len(data))):
-                for begin in range(span.low, span.high, CHUNK):
-                    self._compare(file, span.offset + begin - span.low, data[begin : min(span.high, begin + CHUNK)])
+                self._compare(file, span.offset, data[span.low : span.high])
         return files[0].name
 
     def _compared(self, file: OutputFile, spans: Iterable[FileSpan]) -> Iterator[FileSpan]:
@@ -115,9 +181,14 @@ class CompareSink:
                     self._compare(file, at, expected, f"the CRC of bytes {slot.begin} to {slot.end}")
 
     def _crc(self, file: OutputFile, begin: int, end: int) -> int:
+        def crc_of(at: int) -> tuple[int, int]:
+            found = self._read(file, at, min(self._nbytes, end - at))
+            return isal_zlib.crc32(found), len(found)
+
         crc = 0
-        for at in range(begin, end, CHUNK):
-            crc = zlib.crc32(self._read(file, at, min(CHUNK, end - at)), crc)
+        with allocating(), closing(in_order(range(begin, end, self._nbytes), [crc_of] * _THREADS)) as found:
+            for one, length in found:
+                crc = isal_zlib.crc32_combine(crc, one, length)
         return crc
 
     def close(self) -> None:
@@ -140,25 +211,36 @@ class CompareSink:
 
     def _compare(self, file: OutputFile, offset: int, expected: memoryview, what: str = "") -> None:
         """Compare bytes of a file; `what` they are, where not tensors'."""
-        # As arrays: Python compares bytes with a memoryview one by one, 20 times slower.
-        found = np.frombuffer(self._read(file, offset, len(expected)), np.uint8)
-        wanted = np.frombuffer(expected, np.uint8)
-        if np.array_equal(found, wanted):
-            return
-        least = min(len(found), len(wanted))
-        unequal = found[:least] != wanted[:least]
-        first = int(unequal.argmax()) if unequal.any() else least
-        path = quote(self._paths.file(file.name))
-        place = f"in {what}" if what else _in_tensor(file, offset + first)
-        raise VerificationError(
-            f"{path} differs from the source's conversion at byte {offset + first} of the file ({place})",
-            _CONVERT_AGAIN,
-        )
+        for low in range(0, len(expected), self._nbytes):
+            wanted = expected[low : low + self._nbytes]
+            first = _first_difference(self._read(file, offset + low, len(wanted)), wanted)
+            if first is not None:
+                path, at = quote(self._paths.file(file.name)), offset + low + first
+                place = f"in {what}" if what else _in_tensor(file, at)
+                raise VerificationError(
+                    f"{path} differs from the source's conversion at byte {at} of the file ({place})",
+                    _CONVERT_AGAIN,
+                )
 
-    def _read(self, file: OutputFile, offset: int, length: int) -> bytes:
+    def _read(self, file: OutputFile, offset: int, length: int) -> memoryview:
+        """Read into this thread's region; the bytes are valid until it reads again."""
+        if not hasattr(self._regions, "own"):
+            self._regions.own = Region(self._nbytes)
         place = self._paths.file(file.name)
         with reading(place):
-            return self._open.read(place, offset, length)
+            return self._open.read(place, offset, length, self._regions.own)
+
+
+def _first_difference(found: memoryview, wanted: memoryview) -> int | None:
+    """Return where two stretches of bytes differ first, or the one found ends too early; `None` where they do not."""
+    # As arrays: Python compares bytes with a memoryview one by one, 20 times slower. In steps that stay in the cache.
+    for begin in range(0, len(wanted), _STEP):
+        one, other = (np.frombuffer(side[begin : begin + _STEP], np.uint8) for side in (found, wanted))
+        if not np.array_equal(one, other):
+            least = min(len(one), len(other))
+            unequal = one[:least] != other[:least]
+            return begin + (int(unequal.argmax()) if unequal.any() else least)
+    return None
 
 
 def _in_tensor(file: OutputFile, at: int) -> str:

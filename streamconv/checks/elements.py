@@ -79,6 +79,16 @@ class Compared(Struct):
             with np.errstate(all="ignore"):
                 self._note(left[places], right[places], partial(_at, number, places + begin))
 
+    def merge(self, part: Compared) -> None:
+        """Take what was found in another part of the two tensors into this."""
+        self.unequal += part.unequal
+        self.bits_only += part.bits_only
+        self.nans += part.nans
+        if part.largest is not None:
+            self._widen(part.largest)
+        self.first = _earliest(self.first, part.first)
+        self.first_bits = _earliest(self.first_bits, part.first_bits)
+
     def _note(self, left: Bits, right: Bits, number: Callable[[int], int]) -> None:
         common = _common(self.one, self.other)
         a, b = _values(left, self.one).astype(common), _values(right, self.other).astype(common)
@@ -128,8 +138,11 @@ def _earlier(
     if not found.any():
         return known
     place = int(found.argmax())
-    element = Element(number(place), int(left[place]), int(right[place]))
-    return element if known is None or element.number < known.number else known
+    return _earliest(known, Element(number(place), int(left[place]), int(right[place])))
+
+
+def _earliest(one: Element | None, other: Element | None) -> Element | None:
+    return min(filter(None, (one, other)), key=lambda element: element.number, default=None)
 
 
 def _distance(one: Bits, other: Bits) -> int | float:

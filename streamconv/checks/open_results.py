@@ -5,10 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import reading
-from ..storage import disk, limits, whole_files
+from ..storage import access, disk, limits
+from ..storage.access import Access
+from ..storage.device import InputFile
+from ..storage.regions import Placement, Region
+from ..tensors.extents import SourceFile
 
 _MOST = 32
 # Of the files that the process may have open; the source's readers have shares of their own.
@@ -16,65 +22,97 @@ _SHARE = 16
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
-class OpenResults:
-    """Reads files, and keeps those open that were read last. Threads may share it; every method may raise `OSError`."""
+def access_to(io: str, paths: Iterable[Path]) -> Access:
+    """Choose how a result's files are read; what is missing, or is no file, does not matter.
 
-    def __init__(self) -> None:
+    Args:
+        io: a word that `access.check_io` accepts.
+        paths: the files.
+    """
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            if disk.is_file(path):
+                found.append(SourceFile(path, disk.stat(path).st_size))
+    return access.for_reading(io, found).access
+
+
+class OpenResults:
+    """Reads files, and keeps those open that were read last. Threads may share it; every method may raise `OSError`.
+
+    Args:
+        access: how long ranges are read.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._most = min(_MOST, max(1, (limits.open_files() or _MOST * _SHARE) // _SHARE))
         self._lock = threading.Lock()
-        # Whoever reads takes a descriptor out, so that nobody closes it in the meantime.
-        self._idle: dict[Path, int] = {}
+        # Whoever reads takes a file out, so that nobody closes it in the meantime; the one used last is at the end.
+        self._idle: list[tuple[Path, InputFile]] = []
 
     def size(self, path: Path) -> int:
         """Return a file's size in bytes."""
-        descriptor = self._taken(path)
+        file = self._taken(path)
         try:
-            return disk.fstat(descriptor).st_size
+            return file.status().st_size
         finally:
-            self._give_back(path, descriptor)
+            self._give_back(path, file)
 
-    def read(self, path: Path, offset: int, length: int) -> bytes:
-        """Read; return fewer bytes only at the end of the file."""
-        descriptor = self._taken(path)
+    def read(self, path: Path, offset: int, length: int, region: Region) -> memoryview:
+        """Read into a region; return what was read, fewer bytes only at the end of the file."""
+        file = self._taken(path)
         try:
-            return whole_files.read_up_to(descriptor, length, offset)
+            placement, done = Placement(0), 0
+            if file.goes_direct(length, is_part=False):
+                placement, done = file.read_direct(region, offset, length)
+            found = region.memory(placement + length)[placement:]
+            while done < length and (count := file.read(offset + done, found[done:])):
+                done += count
+            return found[:done]
         finally:
-            self._give_back(path, descriptor)
+            self._give_back(path, file)
+
+    def try_drop_cache(self, path: Path, offset: int, length: int) -> None:
+        """Drop a range from the page cache, ignoring errors of that."""
+        file = self._taken(path)
+        try:
+            file.try_drop_cache(offset, length)
+        finally:
+            self._give_back(path, file)
 
     def close(self) -> None:
         """Close all files, and drop them from the page cache."""
         while self._close_one():
             pass
 
-    def _taken(self, path: Path) -> int:
+    def _taken(self, path: Path) -> InputFile:
         with self._lock:
-            found = self._idle.pop(path, None)
-        while found is None:
+            for number in reversed(range(len(self._idle))):
+                if self._idle[number][0] == path:
+                    return self._idle.pop(number)[1]
+        while True:
             try:
-                found = disk.open_file(path, os.O_RDONLY)
+                return InputFile(path, self._access, os.O_NONBLOCK)
             except OSError as error:
                 if error.errno not in _TOO_MANY or not self._close_one():
                     raise
-        return found
 
-    def _give_back(self, path: Path, descriptor: int) -> None:
+    def _give_back(self, path: Path, file: InputFile) -> None:
         with self._lock:
-            other = self._idle.pop(path, None)
-            self._idle[path] = descriptor
+            self._idle.append((path, file))
             is_full = len(self._idle) > self._most
-        if other is not None:
-            disk.close_quietly(other)
         if is_full:
             self._close_one()
 
     def _close_one(self) -> bool:
         """Close the file that was not read for the longest time, if any is open."""
         with self._lock:
-            descriptor = self._idle.pop(next(iter(self._idle)), None) if self._idle else None
-        if descriptor is None:
-            return False
-        disk.try_drop_cache(descriptor)
-        disk.close_quietly(descriptor)
+            if not self._idle:
+                return False
+            _, file = self._idle.pop(0)
+        file.try_drop_cache()
+        file.close()
         return True
 
 

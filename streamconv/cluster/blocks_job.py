@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..checks.against_manifest import block_size, read_digests
+from ..checks.against_manifest import FileBlocks, read_digests
 from ..output.paths import ResultPaths
 from .kinds import IsStopped, OnWork, StoppedError
 
@@ -26,13 +27,17 @@ class BlocksJob:
 
     def run(self, task: Mapping[str, Any], progress: OnWork, is_stopped: IsStopped) -> dict[str, Any]:
         """Read all ranges, up to the first block that differs."""
-        done = 0
-        for name, size, first, digests in task["ranges"]:
-            numbers = range(first, first + len(digests))
-            for number, digest in read_digests(self._paths.file(name), size, numbers):
+        done, ranges = 0, task["ranges"]
+        files = [
+            FileBlocks(self._paths.file(name), size, range(first, first + len(digests)))
+            for name, size, first, digests in ranges
+        ]
+        with closing(read_digests(files)) as read:
+            for at, number, length, digest in read:
+                name, _, first, digests = ranges[at]
                 if digest != digests[number - first]:
                     return {"differs": [name, number]}
-                done += block_size(size, number)
+                done += length
                 progress(done, done, name)
                 if is_stopped():
                     raise StoppedError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import Paths, as_path, as_paths
-from ..checks.diff import Diff, bytes_to_read, joined, open_both
+from ..checks.comparison import bytes_to_read
+from ..checks.diff import Diff, joined, open_both
 from ..engine.progress import OnProgress
 from ..paths import PathLike
 from ..tensors.refs import Catalog

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks.diff import Comparison, Difference, open_both
+from ..checks.comparison import Comparison
+from ..checks.diff import open_both
+from ..checks.difference import Difference
 from ..checks.elements import Compared, Element
 from ..errors import SourceChangedError
 from ..tensors.refs import Catalog, TensorRef
@@ -36,7 +38,10 @@ class TensorsJob:
         differ = {}
         for name in task["names"]:
             refuse_missing(name, self._one, self._other)
-            found = self._comparison.compare(name, lambda done, file: progress(done - before, done - before, file))
+        compared = self._comparison.compare(
+            task["names"], lambda done, file: progress(done - before, done - before, file)
+        )
+        for name, found in compared:
             if found:
                 differ[name] = [found.kind, plain(found.compared)]
         return {"differ": differ, "bytes": self._comparison.done - before}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -30,12 +32,13 @@ def check_copies(refs: Iterable[TensorRef], budget: Budget, access: Access, prog
     sliced = [ref for ref in refs if ref.slices is not None and ref.nbytes]
     total, done = sum(map(_bytes_of_copies, sliced)), 0
     reporter = ProgressReporter(progress, total, budget.memory_limit)
-    with SideBySide(budget.region_bytes, (access, access), drops=True) as pair:
-        for ref in sliced:
-            for number, kept, other in _pairs(ref):
-                _check(pair, ref, number, kept, other)
-                done += ref.slice(number).nbytes
-                reporter.report(done, f"comparing copies of {ref.name}")
+    with (
+        SideBySide(budget, (access, access), drops=True) as pair,
+        closing(pair.compare(_side_by_side(sliced), _check)) as compared,
+    ):
+        for name, nbytes in compared:
+            done += nbytes
+            reporter.report(done, f"comparing copies of {name}")
     return done
 
 
@@ -50,16 +53,27 @@ def _pairs(ref: TensorRef) -> Iterable[tuple[int, Copy, Copy]]:
             yield from ((number, kept, other) for other in others)
 
 
-def _check(pair: SideBySide, ref: TensorRef, number: int, kept: Copy, other: Copy) -> None:
-    one = ref.slice(number)
-    two = replace(one, extents=other.extents)
+class _Copies(NamedTuple):
+    """A slice as it is read, one more copy of it, and the ranks that hold them."""
 
-    def compare(box: Box, left: Bits, right: Bits) -> bool:
-        if equal_bytes(left, right):
-            return True
-        raise _differs(one, two, (kept.rank, other.rank), _offset(one, box, left, right))
+    one: TensorRef
+    two: TensorRef
+    ranks: tuple[int, int]
 
-    pair.read(one, two, compare)
+
+def _side_by_side(refs: Iterable[TensorRef]) -> Iterator[tuple[_Copies, TensorRef, TensorRef]]:
+    for ref in refs:
+        for number, kept, other in _pairs(ref):
+            one = ref.slice(number)
+            two = replace(one, extents=other.extents)
+            yield _Copies(one, two, (kept.rank, other.rank)), one, two
+
+
+def _check(copies: _Copies, box: Box, left: Bits, right: Bits) -> tuple[str, int]:
+    """Return the slice's name and the bytes of it that were compared."""
+    if not equal_bytes(left, right):
+        raise _differs(*copies, _offset(copies.one, box, left, right))
+    return copies.one.name, left.nbytes
 
 
 def _offset(ref: TensorRef, box: Box, left: Bits, right: Bits) -> int:

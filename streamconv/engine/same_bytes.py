@@ -40,8 +40,10 @@ def check_same_bytes(check: SameBytes, budget: Budget, access: Access) -> None:
 def _are_same(kept: TensorRef, other: TensorRef, budget: Budget, access: Access) -> bool:
     if (kept.shape, kept.dtype) != (other.shape, other.dtype):
         return False
-    with SideBySide(budget.region_bytes, (access, access)) as pair:
-        return pair.read(kept, other, lambda box, one, two: equal_bytes(one, two))
+    with SideBySide(budget, (access, access)) as pair:
+        same = pair.compare([(None, kept, other)], lambda _, box, one, two: equal_bytes(one, two))
+        with closing(same):
+            return all(same)
 
 
 def _is_zero(ref: TensorRef, budget: Budget, access: Access) -> bool:

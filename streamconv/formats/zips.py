@@ -12,9 +12,10 @@ that of its bytes in the file, so an archive cannot grow by being read.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from isal import isal_zlib
 
 from ..errors import SourceError, UnsupportedError
 from ..tensors.extents import SourceFile
@@ -103,7 +104,7 @@ def content(descriptor: int, file: SourceFile, entry: Entry) -> bytes:
         SourceError: the CRC differs.
     """
     data = read_at(descriptor, entry.begin, entry.size, file)
-    if entry.crc not in (0, zlib.crc32(data)):
+    if entry.crc not in (0, isal_zlib.crc32(data)):
         raise _broken(file, entry.begin, f"the bytes of entry {quote(entry.name)} do not have the CRC that it states")
     return data
 

@@ -6,11 +6,11 @@ range that continues behind it. Both are joined without a look at the bytes.
 
 from __future__ import annotations
 
-import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+
+from isal import isal_zlib
 
 from ..tensors.refs import ChecksumSlot, OutputFile
 from ..units import CHUNK
@@ -20,8 +20,6 @@ ReadBack = Callable[[int, int], bytes]
 """Reads (offset, length) of a file as it is now; raises `OSError` where it ends before that."""
 
 _UNKNOWN = -1
-# The CRC-32 polynomial, reflected, as zlib has it.
-_POLYNOMIAL = 0xEDB88320
 
 
 class RangeChecksums:
@@ -89,7 +87,7 @@ class RangeChecksums:
                 at, crc = slot.begin, 0
             if at < slot.end:
                 stop = min(end, slot.end)
-                crc = zlib.crc32(data[at - offset : stop - offset], crc)
+                crc = isal_zlib.crc32(data[at - offset : stop - offset], crc)
                 at = stop
                 if stop == slot.end:
                     self._ends[number] = crc
@@ -116,53 +114,14 @@ class RangeChecksums:
         last, crc = block_at(slot.end - 1), 0
         for block in range(block_at(slot.begin), last):
             begin, end = self._blocks.bounds(block)
-            crc = combine_crc(crc, self._blocks.crc(block), end - max(begin, slot.begin))
+            crc = isal_zlib.crc32_combine(crc, self._blocks.crc(block), end - max(begin, slot.begin))
         begin = max(slot.begin, self._blocks.bounds(last)[0])
         if self._ends[number] == _UNKNOWN:
             self._ends[number] = self._read_crc(begin, slot.end)
-        return combine_crc(crc, self._ends[number], slot.end - begin)
+        return isal_zlib.crc32_combine(crc, self._ends[number], slot.end - begin)
 
     def _read_crc(self, begin: int, end: int) -> int:
         crc = 0
         for at in range(begin, end, CHUNK):
-            crc = zlib.crc32(self._read_back(at, min(CHUNK, end - at)), crc)
+            crc = isal_zlib.crc32(self._read_back(at, min(CHUNK, end - at)), crc)
         return crc
-
-
-def combine_crc(first: int, second: int, length: int) -> int:
-    """Return the CRC-32 of two byte strings one after the other.
-
-    Args:
-        first, second: the CRC-32 of each.
-        length: bytes of the second.
-    """
-    return _times(_zeros(length), first) ^ second
-
-
-@lru_cache(maxsize=8)
-def _zeros(length: int) -> tuple[int, ...]:
-    """What `length` zero bytes appended do to a CRC, as a matrix of bits: one zero byte's to the power of `length`."""
-    step = (_POLYNOMIAL, *(1 << bit for bit in range(31)))
-    step = _square(_square(_square(step)))
-    result = tuple(1 << bit for bit in range(32))
-    while length:
-        if length & 1:
-            result = tuple(_times(step, row) for row in result)
-        step = _square(step)
-        length >>= 1
-    return result
-
-
-def _times(matrix: tuple[int, ...], vector: int) -> int:
-    total = 0
-    for row in matrix:
-        if not vector:
-            break
-        if vector & 1:
-            total ^= row
-        vector >>= 1
-    return total
-
-
-def _square(matrix: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(_times(matrix, row) for row in matrix)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from ..checks.against_source import CompareSink
+from ..checks.against_source import CompareSink, sharing_memory
 from ..engine import workers
 from ..engine.budget import Budget
 from ..engine.open_files import check_unchanged
@@ -25,7 +25,7 @@ from ..output.paths import ResultPaths
 from ..output.recorder import Recorder
 from ..output.writer import FileSink
 from ..prepared import Prepared
-from ..proving import not_kept, verifying
+from ..proving import io_of, not_kept, verifying
 from ..storage import disk
 from ..tensors.grids import Box, box_shape
 from ..tensors.refs import OutputFile
@@ -200,7 +200,8 @@ class PartComparison:
     """
 
     def __init__(self, planned: Prepared, paths: ResultPaths, budget: Budget) -> None:
-        self._planned, self._paths, self._budget = planned, paths, budget
+        self._planned, self._paths = planned, paths
+        self._budget, self._way = sharing_memory(budget, io_of(planned))
         self._scopes = Scopes(planned.mapping, planned.layout)
         self._parts = cut_parts(planned.mapping, planned.layout)
 
@@ -212,7 +213,7 @@ class PartComparison:
             SourceError: a file cannot be read.
         """
         planned, scope = self._planned, self._scopes.of(self._parts[number])
-        sink = CompareSink(planned.layout, self._paths, scope.blocks)
+        sink = CompareSink(planned.layout, self._paths, self._way, scope.blocks)
         try:
             workers.run(
                 *(planned.mapping, sink, self._budget, planned.reading.access, progress),

@@ -58,10 +58,16 @@ def direct_unit(device: int) -> int:
 
 
 class InputFile:
-    """A file open for reading. Every method may raise `OSError`."""
+    """A file open for reading. Every method may raise `OSError`.
 
-    def __init__(self, path: Path, access: Access) -> None:
-        self._descriptor = disk.open_file(path, os.O_RDONLY)
+    Args:
+        path: where it lies.
+        access: how it is read.
+        flags: further flags to open it with.
+    """
+
+    def __init__(self, path: Path, access: Access, flags: int = 0) -> None:
+        self._descriptor = disk.open_file(path, os.O_RDONLY | flags)
         self._direct = _DirectFile.open(self._descriptor, os.O_RDONLY) if access.is_direct else None
         self._access = access
         self._is_far = access is Access.FAR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamconv
+from streamconv.checks import comparison
 from streamconv.checks.elements import Compared, comparable
+from streamconv.engine import side_by_side
 from streamconv.errors import BudgetError, SourceError, UsageError
 from streamconv.formats import ckpt, safetensors
 from streamconv.formats.catalog import open_catalog
@@ -258,10 +261,14 @@ def test_tensors_cut_out_of_a_torch_storage(tmp_path: Path) -> None:
                 assert found.compared.unequal == (2 if place != array.size - 1 else 1)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("io", ["read", "direct"])
-def test_the_first_and_the_count_across_windows(io: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_and_the_count_across_windows(
+    io: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Windows of a few KiB, and a B whose rows are A's columns: the first is still the first."""
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(comparison, "_WORKERS", workers)
     monkeypatch.setattr("streamconv.engine.budget.MAX_REGION", 16 << 10)
     rng = np.random.default_rng(7)
     one = rng.integers(0, 2**32, (300, 200), np.uint32).view(F32)
@@ -338,6 +345,39 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     done = [p.done for p in seen]
     assert done == sorted(done)
     assert done[-1] == seen[-1].total == found.bytes_compared == 2 * found.a.nbytes
+
+
+def test_tensors_that_are_not_compared_stand_between_those_that_are(tmp_path: Path) -> None:
+    """Of other shapes, of none, and of dtypes that have no type in common: each in its place."""
+    rng = np.random.default_rng(3)
+    one = {f"t{n}": rng.integers(0, 255, 50, np.uint8) for n in range(12)}
+    one["t3"], one["t7"] = np.zeros(0, np.uint8), one["t7"][:48].view(np.int64)
+    other = {name: array.copy() for name, array in one.items()}
+    other["t1"], other["t7"] = other["t1"][:49], np.ones(6)
+    for name in ("t0", "t6", "t11"):
+        other[name][7] ^= 1
+    found = streamconv.diff(written(tmp_path / "a.safetensors", **one), written(tmp_path / "b.safetensors", **other))
+    kinds = {difference.name: difference.kind for difference in found.differences}
+    assert kinds == {"t1": "shape", "t7": "dtype", "t0": "values", "t6": "values", "t11": "values"}
+    assert all(d.compared.unequal == 1 for d in found.differences if d.compared)
+
+
+def test_of_two_errors_the_first_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (
+        written(tmp_path / name, **{f"t{n}": F32(range(99)) for n in range(30)})
+        for name in ("a.safetensors", "b.safetensors")
+    )
+    read = side_by_side._Worker.work
+
+    def work(worker: Any, compare: Any, task: Any) -> Any:
+        if task[0] in ("t4", "t5"):
+            time.sleep(0.1 if task[0] == "t4" else 0)
+            raise SourceError(f"no {task[0]}")
+        return read(worker, compare, task)
+
+    monkeypatch.setattr(side_by_side._Worker, "work", work)
+    with pytest.raises(SourceError, match="no t4"):
+        streamconv.diff(a, b)
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -23,13 +23,15 @@ def training():
     return Training({spec.name: Tensor.of(spec) for spec in specs}, [stage], (3, 2))
 
 
-@pytest.fixture
-def compare(training, tmp_path):
+@pytest.fixture(params=[1, 3])
+def compare(request, training, tmp_path):
+    workers = request.param
+
     def run(held, region, progress=None):
         write_ranks(tmp_path, held, "t_rank_{rank}-1_1.safetensors")
         write_strategies(tmp_path, training)
         refs = open_checkpoint(tmp_path).values()
-        return check_copies(refs, Budget(1 << 30, 1 << 20, 1, region), Access.READ, progress)
+        return check_copies(refs, Budget(1 << 30, 1 << 20, workers, region), Access.READ, progress)
 
     return run
 

@@ -12,11 +12,11 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isal.isal_zlib import crc32, crc32_combine
 
 from streamconv.output import blocks, checksums
 from streamconv.output import digests as block_digests
 from streamconv.output.blocks import Blocks
-from streamconv.output.checksums import combine_crc
 from streamconv.output.digests import BlockDigests
 from streamconv.tensors.refs import ChecksumSlot, OutputFile
 from support import helpers
@@ -217,20 +217,26 @@ def test_many_threads() -> None:
     assert file.digests.hexdigests() == digests(bytes(file.data))
 
 
+@given(st.binary(max_size=5000), st.integers(0, 5000))
+def test_crcs_are_those_of_zlib(data, cut) -> None:
+    """Zip archives and torch hold zlib's; both halves of the data also begin where nothing is aligned."""
+    assert crc32(memoryview(data)[cut:], crc32(memoryview(data)[:cut])) == zlib.crc32(data)
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=100), st.binary(max_size=100))
 def test_two_crcs_make_one(first, second) -> None:
-    assert combine_crc(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
 def test_two_crcs_make_one_over_gigabytes() -> None:
     """Zeros, doubled from a MiB to 16 GiB; then the same 16 GiB in other parts."""
     crcs = {20: zlib.crc32(bytes(1 << 20))}
     for power in range(20, 34):
-        crcs[power + 1] = combine_crc(crcs[power], crcs[power], 1 << power)
+        crcs[power + 1] = crc32_combine(crcs[power], crcs[power], 1 << power)
     assert crcs[24] == zlib.crc32(bytes(1 << 24))
-    large = combine_crc(crcs[33], crcs[32], 1 << 32)
-    assert combine_crc(large, crcs[32], 1 << 32) == combine_crc(crcs[32], large, 3 << 32) == crcs[34]
+    large = crc32_combine(crcs[33], crcs[32], 1 << 32)
+    assert crc32_combine(large, crcs[32], 1 << 32) == crc32_combine(crcs[32], large, 3 << 32) == crcs[34]
 
 
 def test_the_real_block_is_16_mib() -> None:

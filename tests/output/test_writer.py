@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from streamconv.errors import StorageError
 from streamconv.formats import ckpt, layout
 from streamconv.formats.layout import CKPT, MS_SAFETENSORS
-from streamconv.output import blocks, checksums
+from streamconv.output import blocks
 from streamconv.output.file_writer import FileWriter
 from streamconv.output.paths import ResultPaths
 from streamconv.output.writer import FileSink
@@ -121,11 +121,6 @@ def test_a_crc_across_the_edge_of_a_block(body: int, tmp_path: Path) -> None:
     data = (tmp_path / "a.ckpt").read_bytes()
     assert digests == [xxhash.xxh3_128_hexdigest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
     assert data[-17:] == helpers.crc_tail(zlib.crc32(data[:-17]))
-
-
-@given(st.binary(max_size=300), st.binary(max_size=300))
-def test_crcs_are_joined(one: bytes, two: bytes) -> None:
-    assert checksums.combine_crc(zlib.crc32(one), zlib.crc32(two), len(two)) == zlib.crc32(one + two)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.data())
