@@ -69,7 +69,7 @@ def damage(data: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("dest", ["dest.ckpt", "dest.bin"])
-@pytest.mark.parametrize("after", [30, 32])
+@pytest.mark.parametrize("after", [36, 38])
 def test_finished_blocks_are_not_written_again(dest: str, after: int, tmp_path: Path, small_units, monkeypatch) -> None:
     """Checksums too are put together from what is on record."""
     source = running.tiny(tmp_path / "source", 4000)
