@@ -11,12 +11,12 @@ offsets, items go from wide to narrow, and the header is padded with spaces to a
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import xxhash
 from safetensors import SafetensorError, safe_open
 
@@ -219,7 +219,7 @@ def _header(name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metad
     for spec, end in zip(ordered, ends, strict=True):
         offsets = [end - spec.nbytes, end]
         entries[spec.name] = {"dtype": spec.dtype.name, "shape": list(spec.shape), "data_offsets": offsets}
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text = msgspec.json.encode(entries)
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise UnsupportedError(

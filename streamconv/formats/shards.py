@@ -9,8 +9,8 @@ names must lie in the same directory.
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 
 from ..errors import SourceError
@@ -54,7 +54,8 @@ def index_bytes(total_size: int, weight_map: Mapping[str, str]) -> bytes:
         weight_map: tensor name → file name, in the order of the index.
     """
     # ASCII only, because MindSpore opens the map in the encoding of the locale.
-    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(file)}" for name, file in weight_map.items())
+    files = {file: encode_basestring_ascii(file) for file in set(weight_map.values())}
+    lines = ",\n".join(f"    {encode_basestring_ascii(name)}: {files[file]}" for name, file in weight_map.items())
     head = f'{{\n  "metadata": {{\n    "total_size": {total_size}\n  }},\n  "weight_map": {{\n'
     return f"{head}{lines}\n  }}\n}}\n".encode()
 

@@ -86,6 +86,8 @@ def _missing_of(rule: Rule, applications: Sequence[Application], table: Table, s
     positions = range(table.ranges.bounds(stacked)[1] or 1) if stacked else range(1)
     for values in _required(rule, present, table, seen):
         application = present.get(values)
+        if application is not None and application.is_whole(len(positions)):
+            continue
         for index, pattern in enumerate(rule.patterns(table.side)):
             stack = application.stack(index) if application else {}
             for position in positions if len(stack) < len(positions) else ():

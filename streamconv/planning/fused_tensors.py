@@ -36,6 +36,8 @@ def separated(catalog: Catalog, fused: Sequence[Fused]) -> Separated | None:
     Raises:
         UnsupportedError: a tensor is there fused and by itself.
     """
+    if not fused:
+        return None
     matcher = _index(fused, Side.MS)
     tensors: dict[str, TensorRef] = {}
     cut: list[str] = []

@@ -46,6 +46,10 @@ class Application(Struct):
         found = self.members[index]
         return found if isinstance(found, dict) else {} if found is None else {0: found}
 
+    def is_whole(self, count: int) -> bool:
+        """Return whether it has the tensors of all its patterns, at least `count` of them where they are a stack."""
+        return all(len(found) >= count if isinstance(found, dict) else found is not None for found in self.members)
+
     def refs(self) -> list[TensorRef]:
         """Return all its tensors, pattern by pattern, in the order of their stack."""
         return [stack[position] for stack in self.stacks() for position in sorted(stack)]

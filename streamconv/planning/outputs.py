@@ -233,5 +233,7 @@ def _layer_groups(statements: Sequence[Statement]) -> dict[int, int]:
 
 def _natural(value: int | str) -> str:
     """Return a key that sorts `layers.10` after `layers.9`: every number has its length before it."""
-    parts = str(value).split(".")
+    if isinstance(value, int):
+        return f"\1{len(str(value)):02}{value}"
+    parts = value.split(".")
     return "\0".join(f"\1{len(p):02}{p}" if p.isdecimal() and p.isascii() and len(p) < 19 else "\2" + p for p in parts)
