@@ -48,8 +48,8 @@ TENSOR_OVERHEAD = 640
 #: Per block written: its digest, its CRC, and whether an earlier run finished it.
 BLOCK_OVERHEAD = 24
 
-#: Per tensor read: its place in the list of work.
-SOURCE_OVERHEAD = 64
+#: Per tensor read: its place in the tables of work, while these are sorted.
+SOURCE_OVERHEAD = 160
 
 #: Per tensor of the source: what planning may add to its reference.
 PLAN_OVERHEAD = 1 << 10

@@ -116,7 +116,7 @@ class Stretches:
 
     def __init__(self, outputs: Sequence[Output], numbers: Iterable[int], homes: Homes, most: int) -> None:
         self.outputs = outputs
-        self.left: list[int] = []
+        self.left = array("q")
         self._unit = _fraction(most)
         self._files: list[OutputFile] = []
         self._sources: list[SourceFile] = []

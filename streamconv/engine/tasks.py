@@ -88,9 +88,9 @@ def tasks(
     yield from _merged(iter(stretches), every)
 
 
-def _untouched(mapping: TensorMapping, record: Record) -> tuple[list[int], list[int]]:
+def _untouched(mapping: TensorMapping, record: Record) -> tuple[array[int], array[int]]:
     """Return the numbers of the outputs that are to be written as a whole, and of those of which a part is left."""
-    found: tuple[list[int], list[int]] = [], []
+    found = array("q"), array("q")
     for number in record.outputs(len(mapping.outputs)):
         every = whole(mapping.outputs[number].view.shape)
         found[[*record.left(number, every)] != [every]].append(number)
