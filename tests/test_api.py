@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 import streamconv
+from streamconv.engine import stretches
 from streamconv.errors import DestinationError, SourceError, UnsupportedError, UsageError
 from streamconv.formats.catalog import open_catalog
 from streamconv.text import in_shell
@@ -159,8 +160,9 @@ def test_a_source_that_changes_after_planning(io: str, change: str, tmp_path: Pa
         assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
 
 
-def test_a_source_that_is_gone_for_a_while(tmp_path: Path) -> None:
+def test_a_source_that_is_gone_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was converted before is not done again when the source is back."""
+    monkeypatch.setattr(stretches, "BLOCK", 1 << 12)
     source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
     shard, mount = sorted(source.glob("*.safetensors"))[-1], tmp_path / "mount"
     mount.mkdir()

@@ -7,8 +7,8 @@ budget gives it: a grid that would need a larger one, or that is mostly holes, i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, takewhile
 
 import numpy as np
 
@@ -89,13 +89,20 @@ class Reader:
         np.copyto(data, stored)
         return data, 0
 
-    def stretch(self, stretch: Stretch, spare: Region, placement: Placement | None = None) -> tuple[Bytes, int]:
+    def stretch(
+        self,
+        stretch: Stretch,
+        spare: Region,
+        placement: Placement | None = None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> tuple[Bytes, int]:
         """Make the bytes of a stretch.
 
         Args:
             stretch: what to make; a region is large enough for it.
             spare: where the bytes go unless they lie in the source as they are wanted.
             placement: how they have to lie in memory, where that matters.
+            is_stopped: asked before each part of it: what is returned once it was stopped is incomplete.
 
         Returns:
             The bytes, valid until the next call, and how many finite values became infinite.
@@ -112,7 +119,7 @@ class Reader:
             np.copyto(made, stored)
             return made, 0
         made = spare.array(stretch.nbytes, np.dtype(np.uint8), placement)
-        return made, self._fill_stretch(chain((first,), others), made)
+        return made, self._fill_stretch(takewhile(lambda _: not is_stopped(), (first, *others)), made)
 
     def refill(self, stretch: Stretch, target: Bytes) -> int:
         """Fill `target` with the bytes of a stretch; return how many finite values became infinite.
@@ -130,7 +137,7 @@ class Reader:
                 overflowed += self._fill_run(content, target[begin:end])
                 begin = end
                 continue
-            if len(content) > 1:
+            if len(content) > 1 and isinstance(next(content[0].output.view.leaves()), Dequantised):
                 self.share([(task.output.view, task.box) for task in content])
             for task in content:
                 dtype = task.output.dtype

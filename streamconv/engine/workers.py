@@ -113,14 +113,13 @@ def _work(workers: Sequence[_Worker], work: _Shared, tally: Tally, report: Calla
     """Have the workers work until nothing is left to do, or until one fails; raise its error."""
     try:
         for worker in _started(workers, report):
-            while worker.is_alive():
-                worker.join(_TICK)
+            while not worker.has_ended.wait(_TICK):
                 report()
     finally:
         work.stop()
         for worker in workers:
             if worker.ident is not None:
-                worker.join()
+                worker.has_ended.wait()
             tally.read += worker.reader.bytes_read
     for worker in workers:
         if worker.error is not None:
@@ -173,6 +172,8 @@ class _Worker(threading.Thread):
         super().__init__(name="streamconv", daemon=True)
         self.error: BaseException | None = None
         self.reader = Reader(budget.region_bytes, access, drops=True)
+        # `Thread.join` will not do: if a signal's handler raises in it, Python may take the thread for ended.
+        self.has_ended = threading.Event()
         self.on_part: Callable[[], None] = lambda: None
         self._work, self._sink, self._record, self._tally = work, sink, record, tally
         self._region = Region(budget.region_bytes)
@@ -192,13 +193,14 @@ class _Worker(threading.Thread):
             self._work.stop()
         finally:
             self.reader.close()
+            self.has_ended.set()
 
     def _convert_stretch(self, stretch: Stretch) -> None:
         placement = self._sink.placement_in_file(stretch.begin, stretch.nbytes)
-        data, overflowed = self.reader.stretch(stretch, self._region, placement)
-        finished = list(self._counted(stretch, data) if overflowed else stretch.finished())
+        data, overflowed = self.reader.stretch(stretch, self._region, placement, lambda: self._work.is_stopped)
         if self._work.is_stopped:
             return
+        finished = list(self._counted(stretch, data) if overflowed else stretch.finished())
         with self._record.writing(finished, data.nbytes):
             self._sink.write(stretch.file, stretch.begin, data.data)
         for one in finished if overflowed else ():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from pathlib import Path
 
-from . import memory
+from . import disk, memory
 
 try:
     import resource
@@ -62,7 +61,7 @@ def most_workers() -> int:
 
 def _files_open() -> int:
     with suppress(OSError):
-        return len([*Path("/proc/self/fd").iterdir()])
+        return len(disk.listdir("/proc/self/fd"))
     return _STANDARD
 
 

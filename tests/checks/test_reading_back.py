@@ -155,7 +155,7 @@ def test_workers_read_the_result_back_in_large_requests(
     reads = Reads(monkeypatch)
     source, dest = made
     streamconv.verify(dest, source=source, max_mem="4G", io="read")
-    if _access is Access.DIRECT and takes_direct(files(dest)[0]):
+    if _access.is_direct and takes_direct(files(dest)[0]):
         assert reads.direct > 0.9 * sum(path.stat().st_size for path in files(dest))
     else:
         assert not reads.direct

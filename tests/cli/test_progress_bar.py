@@ -11,6 +11,7 @@ import signal
 import struct
 import termios
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from streamconv.cli import progress_bar as progress
 from streamconv.cli.progress_bar import ProgressBar, line
 from streamconv.engine.progress import Progress
 from support import golden, running
+from support.faults import SLOWER
 
 MIB = 1 << 20
 
@@ -27,11 +29,13 @@ def event(done: int, seconds: float = 2.0, limit: int = 64 * MIB, total: int = 1
     return Progress(done, total, seconds, 50 * MIB, limit, "ms-model-00001-of-00002.safetensors")
 
 
-def on_a_terminal(*words: object, number: signal.Signals | None = None, columns: int = 150) -> tuple[int, str]:
+def on_a_terminal(
+    *words: object, number: signal.Signals | None = None, columns: int = 150, **arguments: Any
+) -> tuple[int, str]:
     """Run with stderr on a terminal; what is drawn there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
-    process = running.start(*words, stderr=theirs)
+    process = running.start(*words, stderr=theirs, **arguments)
     os.close(theirs)
     drawn = b""
     while True:
@@ -68,8 +72,8 @@ def test_quiet_draws_nothing_on_a_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_message_after_the_bar_has_a_line_of_its_own(tmp_path: Path) -> None:
-    words = ("convert", running.llama(tmp_path / "source"), tmp_path / "dest", "--workers", 1)
-    code, drawn = on_a_terminal(*words, number=signal.SIGTERM)
+    words = ("convert", running.mixtral(tmp_path / "source"), tmp_path / "dest", "--workers", 1)
+    code, drawn = on_a_terminal(*words, number=signal.SIGTERM, faults=(SLOWER,))
     assert code == 143
     assert drawn.rstrip().split("\n")[-2].strip() == "error: terminated"
 

@@ -16,7 +16,7 @@ from streamconv.storage.mounts import mount_of
 from support import ROOT, running
 
 #: Rooms that touch no checkpoint: /proc and cgroups, what the demo makes for itself, standard output.
-ELSEWHERE = {"disk.py", "memory.py", "demo.py", "testing.py", "terminal.py"}
+ELSEWHERE = {"disk.py", "memory.py", "demo.py", "testing.py", "terminal.py", "offers.py"}
 #: Calls on files by name, as a method or a function of a module, that `disk` has a word for.
 WORDS = {
     *("open", "fdopen", "pread", "preadv", "pwrite", "read_text", "read_bytes", "write_text", "write_bytes"),

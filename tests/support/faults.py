@@ -23,6 +23,8 @@ Fault = tuple[Any, ...]
 
 #: Each write takes a while, so that a signal meets the run half way.
 SLOW: Fault = ("write", "slow", 0.05)
+#: The same for a result of some blocks, as of `running.mixtral`: each is one write.
+SLOWER: Fault = ("write", "slow", 0.4)
 #: Without end, as far as anybody is told.
 ENDLESS: Fault = ("free_bytes", "endless")
 

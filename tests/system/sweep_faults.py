@@ -102,7 +102,7 @@ def small_units() -> Iterator[None]:
         patch.setattr(access, "DIRECT_LEAST_OF_PART", 512)
         patch.setattr(recorder, "BATCH", 4 << 10)
         patch.setattr(recorder, "MAX_UNRECORDED", 8 << 10)
-        patch.setattr(recorder, "MAX_UNRECORDED_OF_WORKER", 8 << 10)
+        patch.setattr(recorder, "MAX_UNRECORDED_OF_WORKER", 0)
         yield
 
 
@@ -190,7 +190,7 @@ class Bench:
 
     def _begin(self) -> None:
         """A run that meets a full disk after so many writes."""
-        with Fault(70 if self.scenario.ranks else 20, "ENOSPC", lasting=True).installed(only=("write",)):
+        with Fault(70 if self.scenario.ranks else 10, "ENOSPC", lasting=True).installed(only=("write",)):
             code, said = self.convert()
         assert code == 5 and " saved in " in said, said
 

@@ -21,7 +21,7 @@ from streamconv.cli import main as cli
 from streamconv.errors import EXIT_CODES
 from streamconv.families import families
 from support import golden, nowhere, running
-from support.faults import ENDLESS, SLOW, Fault
+from support.faults import ENDLESS, SLOW, SLOWER, Fault
 from support.running import call, run, tree
 
 # -- exit codes, each by a real run ------------------------------------------------------------------------------------
@@ -141,19 +141,19 @@ def on_record(dest: Path) -> bool:
 def test_a_signal_ends_the_run_and_the_same_command_resumes(
     name: str, number: signal.Signals, old: bool, tmp_path: Path
 ) -> None:
-    source, dest = running.llama(tmp_path / "source"), tmp_path / name
+    source, dest = running.mixtral(tmp_path / "source"), tmp_path / name
     if old:
         streamconv.convert(source, dest, dtype="fp32")
     before = tree(tmp_path)
     words = ("convert", source, dest, "--overwrite", "--workers", 1)
-    process = running.start(*words, "--quiet")
+    process = running.start(*words, "--quiet", faults=(SLOWER,))
     running.wait_until(lambda: on_record(dest), process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     said = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated", signal.SIGHUP: b"hung up"}[number]
     assert re.fullmatch(
-        rb"error: %s\n.* of 219\.8 KiB saved in .*/%s\.partial; run the same conversion again to resume, or add "
+        rb"error: %s\n.* of [0-9.]+ MiB saved in .*/%s\.partial; run the same conversion again to resume, or add "
         rb"--restart to start over\n" % (said, name.encode()),
         err,
     )
@@ -161,7 +161,7 @@ def test_a_signal_ends_the_run_and_the_same_command_resumes(
     assert {path: content for path, content in tree(tmp_path).items() if ".partial" not in path} == before
     again = run(*words)
     assert again.code == 0, again.err
-    assert re.search(r"resuming: .* of 219\.8 KiB already written", again.err)
+    assert re.search(r"resuming: .* of [0-9.]+ MiB already written", again.err)
     assert " from an interrupted run, to " in again.out
     other = tmp_path / "undisturbed" / name
     other.parent.mkdir()
@@ -226,9 +226,9 @@ def test_signals_that_are_ignored_stay_ignored(number: signal.Signals, tmp_path:
 
 
 def test_a_run_after_a_killed_one_resumes(tmp_path: Path) -> None:
-    source, dest = running.llama(tmp_path / "source"), tmp_path / "dest"
+    source, dest = running.mixtral(tmp_path / "source"), tmp_path / "dest"
     streamconv.convert(source, tmp_path / "other")
-    process = running.start("convert", source, dest, "--workers", 1, "--quiet")
+    process = running.start("convert", source, dest, "--workers", 1, "--quiet", faults=(SLOWER,))
     running.wait_until(lambda: on_record(dest), process)
     process.kill()
     process.communicate()
