@@ -45,8 +45,8 @@ RESERVE = 4 * MIB
 #: Per tensor written: its lines of the manifest while that is put together, where its bytes go, and what is on record.
 TENSOR_OVERHEAD = 640
 
-#: Per block written: its digest, its CRC, and whether an earlier run finished it.
-BLOCK_OVERHEAD = 24
+#: Per block written: its digest, its CRC, whether an earlier run finished it, and its place in the order of work.
+BLOCK_OVERHEAD = 96
 
 #: Per tensor read: its place in the tables of work, while these are sorted.
 SOURCE_OVERHEAD = 160

@@ -127,11 +127,16 @@ class Stretches:
 
     def __iter__(self) -> Iterator[tuple[Place, Stretch]]:
         """Yield each with the place of its first element in the source: path and offset."""
-        cuts = np.array(list(self._cuts()), np.int64).reshape(-1, 4)
-        places = [self._place(*cut) for cut in cuts.tolist()]
-        for index in sorted(range(len(places)), key=places.__getitem__):
-            begin, end, first, stop = cuts[index].tolist()
-            yield places[index], Stretch(self, self._files[int(self._file[first])], begin, end, first, stop)
+        table, paths = array("q"), dict[str, int]()
+        for cut in self._cuts():
+            path, offset = self._place(*cut)
+            table.extend((*cut, paths.setdefault(path, len(paths)), offset))
+        rows: _Numbers = np.frombuffer(table, np.int64).reshape(-1, 6)
+        names, rank = list(paths), np.argsort(np.argsort(list(paths)))
+        for index in np.lexsort((rows[:, 5], rank[rows[:, 4]])) if names else ():
+            begin, end, first, stop, path_number, offset = rows[index].tolist()
+            file = self._files[int(self._file[first])]
+            yield (names[path_number], offset), Stretch(self, file, begin, end, first, stop)
 
     def number(self, row: int) -> int:
         """Return the number of the output in a row."""

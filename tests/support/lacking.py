@@ -191,7 +191,19 @@ def _forget(source: Path) -> None:
 def main() -> None:
     """Try all lacks."""
     source, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    for name in ("click", "numpy", "ml_dtypes", "numkong", "psutil", "safetensors", "tqdm", "xxhash", "yaml"):
+    for name in (
+        "click",
+        "numpy",
+        "ml_dtypes",
+        "numkong",
+        "psutil",
+        "safetensors",
+        "tqdm",
+        "xxhash",
+        "yaml",
+        "msgspec",
+        "isal",
+    ):
         importlib.import_module(name)
     found = {}
     for number, (name, lack) in enumerate(lacks()):
