@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import gc
+import mmap
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import InterruptedRunError, StreamconvError, UsageError, memory_refused, storage_error
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
 # A plan is a million objects that all stay: to look again and again for some that do not takes a fifth of its time.
 _COLLECTED_AFTER = 100_000, 20, 20
+_SPARE = 4 << 20
 _CANNOT_LOAD = ("cannot allocate memory", "failed to map segment")
 
 
@@ -43,6 +46,7 @@ def main() -> None:
 
 def run() -> int:
     """Run the command in `sys.argv`; return its exit code."""
+    spare = _spare()
     try:
         # Only now: what this imports takes most of the start, and a signal or a lack of memory may meet it there.
         from .commands import cli
@@ -53,6 +57,8 @@ def run() -> int:
         # to. The work itself was done before, see `terminal.say`.
         return 0
     except (Exception, KeyboardInterrupt) as error:
+        if spare is not None:
+            spare.close()
         code, message, hint = _explained(error)
         if code == StreamconvError.exit_code and os.environ.get("STREAMCONV_TRACEBACK"):
             raise
@@ -60,6 +66,13 @@ def run() -> int:
         return code
     # What a command exits with by itself, such as `diff`, click returns.
     return code if isinstance(code, int) else 0
+
+
+def _spare() -> mmap.mmap | None:
+    """Return memory that is never touched: given back, it is there for the message that says that there is none."""
+    with suppress(OSError):
+        return mmap.mmap(-1, _SPARE)
+    return None
 
 
 def _help(error: click.ClickException) -> str:
