@@ -110,16 +110,22 @@ class Reader:
         Raises:
             SourceError: a file was changed, or cannot be read.
         """
-        first, *others = stretch.contents()
-        if isinstance(first, Run) and not others and first.dtype == first.target:
-            stored = self._windows.run(first.file, first.offset, first.count, first.dtype).view(np.uint8)
-            if lies_at(stored, placement):
-                return stored, 0
-            made = spare.array(stretch.nbytes, np.dtype(np.uint8), placement)
-            np.copyto(made, stored)
-            return made, 0
+        contents = [*stretch.contents()]
+        stored = self._run_as_stored(contents)
+        if stored is not None and lies_at(stored, placement):
+            return stored, 0
         made = spare.array(stretch.nbytes, np.dtype(np.uint8), placement)
-        return made, self._fill_stretch(takewhile(lambda _: not is_stopped(), (first, *others)), made)
+        if stored is None:
+            return made, self._fill_stretch(takewhile(lambda _: not is_stopped(), contents), made)
+        np.copyto(made, stored)
+        return made, 0
+
+    def _run_as_stored(self, contents: Sequence[Run | tuple[Task, ...]]) -> Bytes | None:
+        """Return the bytes of a stretch as they lie in the source, `None` where there are several parts, or casts."""
+        first, *others = contents
+        if others or not isinstance(first, Run) or first.dtype != first.target:
+            return None
+        return self._windows.run(first.file, first.offset, first.count, first.dtype).view(np.uint8)
 
     def refill(self, stretch: Stretch, target: Bytes) -> int:
         """Fill `target` with the bytes of a stretch; return how many finite values became infinite.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import storage_error, storing
+from ..errors import storing
 from ..formats.layout import FileLayout
 from ..storage import disk
 from ..storage.access import Access
@@ -43,10 +42,8 @@ class FileSink:
             name: the tensor.
             offset, count: which of its bytes.
         """
-        if not self._access.is_direct:
-            return None
         span = next(file_spans(self._by_tensor[name][0].extents[name], offset, count))
-        return placement_to_write(span.offset, count)
+        return self.placement_in_file(span.offset, count)
 
     def placement_in_file(self, offset: int, count: int) -> Placement | None:
         """Return how bytes that belong at `offset` of a file should lie in memory, `None` where it does not matter."""
@@ -62,6 +59,7 @@ class FileSink:
         Raises:
             StorageError: the file system refuses them.
         """
+        # Where it is complete, an earlier run wrote these bytes too, and was stopped before it noted that.
         if file.name not in self.digests:
             with storing(self._path(file)), self._open.using(file) as target:
                 target.write(offset, data)
@@ -79,20 +77,9 @@ class FileSink:
         """
         files = self._by_tensor[name]
         for file in files:
-            # Where it is complete, an earlier run wrote these bytes too, and was stopped before it noted that.
-            if file.name not in self.digests:
-                try:
-                    self._put(file, file.extents[name], offset, data)
-                except OSError as error:
-                    raise storage_error(error, "cannot write", self._path(file)) from error
+            for span in file_spans(file.extents[name], offset, len(data)):
+                self.write(file, span.offset, data[span.low : span.high])
         return files[0].name
-
-    def _put(self, file: OutputFile, extents: Sequence[tuple[int, int]], offset: int, data: memoryview) -> None:
-        with self._open.using(file) as target:
-            for span in file_spans(extents, offset, len(data)):
-                target.write(span.offset, data[span.low : span.high])
-            if target.digests.complete:
-                self._finish(target)
 
     def sync(self) -> None:
         """Make durable all that was put so far.
