@@ -230,8 +230,9 @@ class Crew:
 
 
 def _is_busy(member: Member) -> bool:
-    """Whether a worker is at something that should not be cut off."""
-    return member.task is not None or (member.step is not None and member.step.leaves_files)
+    """Whether a worker is at something that should not be cut off; a signal may come before its call is known."""
+    is_in_files = member.task is not None or (member.step is not None and member.step.leaves_files)
+    return is_in_files and member.call is not None
 
 
 def _note(member: Member, answer: Mapping[str, Any] | LostError) -> None:

@@ -24,7 +24,7 @@ Fault = tuple[Any, ...]
 #: Each write takes a while, so that a signal meets the run half way.
 SLOW: Fault = ("write", "slow", 0.05)
 #: The same for a result of some blocks, as of `running.mixtral`: each is one write.
-SLOWER: Fault = ("write", "slow", 0.4)
+SLOWER: Fault = ("write", "slow", 0.2)
 #: Without end, as far as anybody is told.
 ENDLESS: Fault = ("free_bytes", "endless")
 
