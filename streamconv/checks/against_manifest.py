@@ -10,7 +10,6 @@ from typing import NamedTuple
 import xxhash
 from msgspec import Struct
 
-from ..engine.in_order import in_order
 from ..engine.progress import OnProgress, ProgressReporter
 from ..errors import SourceError, UnsupportedError, UsageError, VerificationError, allocating, reading
 from ..formats import ckpt, safetensors
@@ -18,6 +17,7 @@ from ..formats.catalog import open_catalog
 from ..formats.header_room import HeaderRoom
 from ..output.manifest import Manifest
 from ..output.paths import ResultPaths
+from ..storage.in_order import in_order
 from ..storage.regions import Region
 from ..text import first_few, quote, setting
 from ..units import BLOCK

@@ -12,13 +12,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..engine.budget import MIB, WORKER_OVERHEAD, Budget
-from ..engine.in_order import in_order
 from ..engine.tasks import BoxFilter
 from ..errors import SourceError, VerificationError, allocating, reading
 from ..formats.layout import FileLayout
 from ..output.paths import ResultPaths
 from ..storage import limits
 from ..storage.access import Access
+from ..storage.in_order import in_order
 from ..storage.regions import Placement, Region
 from ..tensors.grids import Box
 from ..tensors.refs import FileSpan, Home, OutputFile, file_spans, files_by_tensor, home_of

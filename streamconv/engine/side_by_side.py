@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ..errors import allocating
 from ..storage.access import Access
+from ..storage.in_order import in_order
 from ..storage.regions import Region
 from ..tensors.arrays import Bits
 from ..tensors.grids import Box
@@ -16,7 +17,6 @@ from ..tensors.refs import TensorRef
 from ..tensors.views import leaf
 from .boxes import boxes, cells
 from .budget import Budget
-from .in_order import in_order
 from .reader import Reader
 
 Pair = TypeVar("Pair")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import BudgetError, SourceError, UnsupportedError, reading
@@ -123,7 +124,9 @@ def _lone_shard(name: str) -> Iterator[str]:
 def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> Catalog:
     listed = list_directory(directory, header_room())
     selected = select(listed)
-    shards = {name: files.read(directory / name, selected.format, header_room()) for name in selected.names}
+    paths = [(directory / name, selected.format) for name in selected.names]
+    with closing(files.read_all(paths, header_room)) as found:
+        shards = dict(zip(selected.names, found, strict=True))
     if selected.index:
         _check_index(directory, selected.index, shards)
     home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}

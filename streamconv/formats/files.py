@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError, UnsupportedError
+from ..errors import BudgetError, SourceError, UnsupportedError
+from ..storage import mounts
+from ..storage.in_order import in_order
 from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from . import ckpt, contents, gaps, safetensors, torch_reader
 from .header_room import HeaderRoom
 from .safetensors import Known
+
+# Files that are read at once where each request takes long.
+_AT_ONCE = 8
+# What is read ahead of a file that takes longer has a part of the header room each, and those that are read.
+_SHARES = 4 * _AT_ONCE
 
 
 class File(NamedTuple):
@@ -76,6 +84,42 @@ def read(path: Path, named: str, header_room: HeaderRoom, known: Known | None = 
     format_, found = _read(path, named, header_room, known)
     warning = gaps.warning(found.file, found.tensors.values())
     return Shard(format_, *found, (warning,) if warning else ())
+
+
+def read_all(
+    files: Sequence[tuple[Path, str]], header_room: Callable[[], HeaderRoom], known: Known | None = None
+) -> Generator[Shard, None, None]:
+    """Yield what files hold, in their order; several are read at once where each request takes long.
+
+    Close it (`contextlib.closing`) where not all are taken.
+
+    Args:
+        files: each with the format that its name stands for.
+        header_room: gives the room for the next header.
+        known: as for `read`.
+
+    Raises:
+        StreamconvError: as `read`.
+    """
+    done = 0
+    # A header that takes more than its share of the room is read alone, and so are those after it.
+    with suppress(BudgetError):
+        for shard in _read_far(files, header_room, known):
+            yield shard
+            done += 1
+    for path, named in files[done:]:
+        yield read(path, named, header_room(), known)
+
+
+def _read_far(
+    files: Sequence[tuple[Path, str]], header_room: Callable[[], HeaderRoom], known: Known | None
+) -> Generator[Shard, None, None]:
+    def read_one(file: tuple[Path, str]) -> Shard:
+        return read(*file, header_room().share(_SHARES), known)
+
+    if len(files) > 1 and mounts.lies_far(files[0][0]):
+        with closing(in_order(files, [read_one] * _AT_ONCE)) as shards:
+            yield from shards
 
 
 def _read(path: Path, named: str, header_room: HeaderRoom, known: Known | None) -> tuple[str, File]:

@@ -41,6 +41,10 @@ class HeaderRoom(Struct, frozen=True):
         """Return what is left of the room after `nbytes` bytes of another header."""
         return replace(self, nbytes=max(0, self.nbytes - nbytes), resident=self.resident + nbytes * self.cost)
 
+    def share(self, of: int) -> HeaderRoom:
+        """Return an equal share of the room, one `of` so many; all of it where memory is not limited."""
+        return self if self.memory_limit is None else replace(self, nbytes=self.nbytes // of)
+
     def check(self, needed: int, what: str) -> None:
         """Refuse headers that need more room.
 

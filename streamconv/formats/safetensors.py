@@ -12,7 +12,9 @@ offsets, items go from wide to narrow, and the header is padded with spaces to a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -21,13 +23,13 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from ..errors import SourceError, UnsupportedError
+from ..storage import disk
 from ..tensors.extents import Extent, SourceFile
 from ..tensors.refs import OutputFile, TensorRef, TensorSpec
 from ..text import quote, setting
 from .header_room import MAX_HEADER, HeaderRoom
 from .headers import (
     DOWNLOAD_AGAIN,
-    is_unicode,
     opened,
     parse_json_object,
     read_head,
@@ -44,11 +46,26 @@ _log = logging.getLogger("streamconv")
 NEW_IN_LIBRARY = {"F8_E8M0", "C64"}
 
 
-Known = dict[tuple[bytes, int], dict[str, TensorRef]]
-"""What files hold whose headers were read before, by the digests of the headers and the sizes of the files."""
-
 # The ranks of a pipeline stage, whose headers say the same, come one after the other; all headers would be much memory.
 _MOST_KNOWN = 8
+
+
+class Known:
+    """What files hold whose headers were read before. Several threads may use it."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[bytes, int], dict[str, TensorRef]] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def tensors(self, text: bytes, size: int, find: Callable[[], dict[str, TensorRef]]) -> dict[str, TensorRef]:
+        """Return what `find` found before for this header of a file of this size, or what it finds now."""
+        key = xxhash.xxh3_128_digest(text), size
+        with self._one_at_a_time:
+            if key not in self._held:
+                self._held[key] = find()
+                if len(self._held) > _MOST_KNOWN:
+                    del self._held[next(iter(self._held))]
+            return self._held[key]
 
 
 def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tuple[SourceFile, dict[str, TensorRef]]:
@@ -66,19 +83,17 @@ def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tup
         UnsupportedError: a dtype that streamconv does not know.
     """
     file, text = _read_text(path, header_room)
-    key = xxhash.xxh3_128_digest(text), file.size
-    if known is not None and key in known:
-        return file, known[key]
+    return file, known.tensors(text, file.size, lambda: _tensors(file, text)) if known is not None else _tensors(
+        file, text
+    )
+
+
+def _tensors(file: SourceFile, text: bytes) -> dict[str, TensorRef]:
     start = 8 + len(text)
-    tensors = {
+    return {
         e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, start + e.begin, e.end - e.begin),))
         for e in _entries(file, text)
     }
-    if known is not None:
-        known[key] = tensors
-        if len(known) > _MOST_KNOWN:
-            del known[next(iter(known))]
-    return file, tensors
 
 
 def _entries(file: SourceFile, text: bytes) -> Sequence[Entry]:
@@ -86,7 +101,7 @@ def _entries(file: SourceFile, text: bytes) -> Sequence[Entry]:
     header = _parsed(file, text)
     header.pop(METADATA, None)
     entries = checked_entries(header, file, 8 + len(text))
-    _ask_library(entries, file)
+    _ask_library(entries, file, text)
     return entries
 
 
@@ -153,17 +168,15 @@ def _check_metadata(metadata: object, file: SourceFile) -> None:
         )
 
 
-def _ask_library(entries: Sequence[Entry], file: SourceFile) -> None:
-    """Refuse what the reference implementation refuses; it maps the file and reads its header, no tensor.
+def _ask_library(entries: Sequence[Entry], file: SourceFile, text: bytes) -> None:
+    """Refuse what the reference implementation refuses; it judges the header and the size, no tensor.
 
-    Where it cannot map it, there is no second judge: some mounts offer no mapping, and a limit on address space may be
-    smaller than the file.
+    Where it cannot map a file, there is no second judge: a limit on address space may be smaller than the file.
     """
-    # The library takes Unicode paths only, and Linux allows others.
-    if any(entry.dtype.name in NEW_IN_LIBRARY for entry in entries) or not is_unicode(str(file.path)):
+    if any(entry.dtype.name in NEW_IN_LIBRARY for entry in entries):
         return
     try:
-        with safe_open(str(file.path), framework="np"):
+        with _image(file, text) as image, safe_open(image, framework="np"):
             pass
     except (OSError, MemoryError) as error:
         _log.debug("%s is not checked by the safetensors library: %s", file.path, error)
@@ -173,6 +186,24 @@ def _ask_library(entries: Sequence[Entry], file: SourceFile) -> None:
             f"but the safetensors library refuses it: {quote(error)}",
             DOWNLOAD_AGAIN,
         ) from error
+
+
+@contextmanager
+def _image(file: SourceFile, text: bytes) -> Iterator[str]:
+    """Give the path of a file in memory, with this header and of the file's size, but holes for the tensors' bytes.
+
+    The library maps what it judges: of a file that lies elsewhere this takes several requests, while no other thread
+    runs, and if the network is lost, a mapping ends the process.
+
+    Raises:
+        OSError: the system has no such files.
+    """
+    descriptor = disk.memory_file(file.size)
+    try:
+        disk.write_all(descriptor, memoryview(len(text).to_bytes(8, "little") + text), 0)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        disk.close_quietly(descriptor)
 
 
 def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> OutputFile:

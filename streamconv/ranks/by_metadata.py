@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 
 from msgspec import Struct, field
 
@@ -62,14 +63,14 @@ def read(iteration: Iteration, header_room: Callable[[], HeaderRoom]) -> OfItera
     wanted = {name: tensor for name, tensor in stated.items() if not all(map(is_optimizer, _file_names(tensor)))}
     found = OfIteration(optimizer=len(stated) - len(wanted))
     work = _Work(found, wanted)
-    known: Known = {}
-    for file_name in sorted({name for tensor in wanted.values() for name in _file_names(tensor)}):
-        if file_name in iteration.names:
-            shard = files.read(iteration.directory / file_name, "safetensors", header_room(), known)
+    named = sorted({name for tensor in wanted.values() for name in _file_names(tensor)})
+    found.absent += [name for name in named if name not in iteration.names]
+    there = [name for name in named if name in iteration.names]
+    paths = [(iteration.directory / name, "safetensors") for name in there]
+    with closing(files.read_all(paths, header_room, Known())) as shards:
+        for file_name, shard in zip(there, shards, strict=True):
             found.warnings += shard.warnings
             work.add(file_name, shard.file, shard.tensors.values())
-        else:
-            found.absent.append(file_name)
     work.finish()
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -124,14 +124,15 @@ def read(
     """
     found = Holdings()
     first: dict[str, Path] = {}
-    known: Known = {}
-    for rank, path in ranks:
-        with _named(rank, path):
-            shard = files.read(path, FORMATS[path.suffix], header_room(), known)
-        found.add(rank, stage_of(rank), shard.file, shard.tensors)
-        first.setdefault(shard.format, path)
-        found.ignored.update((str(path.relative_to(directory).parent / key), why) for key, why in shard.ignored.items())
-        found.warnings += shard.warnings
+    with closing(files.read_all([(path, FORMATS[path.suffix]) for _, path in ranks], header_room, Known())) as shards:
+        for rank, path in ranks:
+            with _named(rank, path):
+                shard = next(shards)
+            found.add(rank, stage_of(rank), shard.file, shard.tensors)
+            first.setdefault(shard.format, path)
+            folder = path.relative_to(directory).parent
+            found.ignored.update((str(folder / key), why) for key, why in shard.ignored.items())
+            found.warnings += shard.warnings
     _refuse_mixed(first)
     found.format = next(iter(first))
     return found

@@ -79,10 +79,11 @@ def find(path: Path, step: str | None) -> Iteration | None:
         if step is not None and own and step != str(int(own[1])):
             raise UsageError(f"{quote(path)} is iteration {int(own[1])}, not {step}", f"omit {setting('step')}")
         return Iteration(path, names, int(own[1]) if own else None)
-    for root in (path, path / SAVED_IN):
-        found = {int(match[1]): name for name in names_in(root) if (match := _ITERATION.fullmatch(name))}
+    roots = {path: names, **({path / SAVED_IN: names_in(path / SAVED_IN)} if SAVED_IN in names else {})}
+    for root, inside in roots.items():
+        found = {int(match[1]): name for name in inside if (match := _ITERATION.fullmatch(name))}
         numbers = {number: root / name for number, name in found.items() if model_files(names_in(root / name))}
-        if numbers or (found and TRACKER in names_in(root)):
+        if numbers or (found and TRACKER in inside):
             number, why = _chosen(root, numbers, step)
             return Iteration(numbers[number], names_in(numbers[number]), number, sorted({*numbers} - {number}), why)
     return None

@@ -73,8 +73,9 @@ class Chosen(NamedTuple):
 
 def find(path: Path) -> RankFolders | None:
     """Return the files of the ranks in a directory, or in those of its folders where a training saves checkpoints."""
-    places = [path, *(path / name for name in SAVED_IN)]
-    found = [(place, names) for place in places if (names := _in_folders(place) or _side_by_side(place))]
+    inside = names_in(path)
+    places = {path: inside, **{path / name: names_in(path / name) for name in SAVED_IN if name in inside}}
+    found = [(place, held) for place, names in places.items() if (held := _of_ranks(place, names))]
     if not found:
         return None
     (first, names), *others = found
@@ -111,20 +112,29 @@ def _weights(path: Path) -> list[str]:
     return [name for name in names_in(path) if name.endswith(tuple(FORMATS)) and not not_the_model(name)]
 
 
-def _in_folders(path: Path) -> dict[int, list[str]]:
+def _of_ranks(path: Path, names: Sequence[str]) -> dict[int, list[str]]:
+    """Return the files of ranks, in their folders or side by side.
+
+    Raises:
+        SourceError: a folder cannot be listed.
+    """
+    return _in_folders(path, names) or _side_by_side(names)
+
+
+def _in_folders(path: Path, names: Iterable[str]) -> dict[int, list[str]]:
     """Return the files in the folders of ranks.
 
     Raises:
         SourceError: one of them cannot be listed.
     """
-    folders = {name: rank for name in names_in(path) if (rank := folder_rank(name)) is not None}
+    folders = {name: rank for name in names if (rank := folder_rank(name)) is not None}
     found: dict[int, list[str]] = {}
     refused: SourceError | None = None
     for name, rank in folders.items():
         try:
             with reading(path / name, "cannot list"), suppress(NotADirectoryError):
-                if may_be_slices(names := disk.listdir(path / name)):
-                    found[rank] = [f"{name}/{file}" for file in names]
+                if may_be_slices(files := disk.listdir(path / name)):
+                    found[rank] = [f"{name}/{file}" for file in files]
         except SourceError as error:
             refused = refused or error
     # A disk that is not mounted must not pass for a rank that saved nothing.
@@ -133,10 +143,10 @@ def _in_folders(path: Path) -> dict[int, list[str]]:
     return found
 
 
-def _side_by_side(path: Path) -> dict[int, list[str]]:
+def _side_by_side(names: Iterable[str]) -> dict[int, list[str]]:
     """Return the files of several ranks that someone put into one folder, by the ranks in their names."""
     found: dict[int, list[str]] = {}
-    for name in names_in(path):
+    for name in names:
         if (rank := file_rank(name)) is not None:
             found.setdefault(rank, []).append(name)
     return found if len(found) > 1 else {}

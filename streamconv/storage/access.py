@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..tensors.extents import SourceFile
 from ..text import format_size, quote, setting
 from . import disk, mounts, pages, streams
+from .in_order import in_order
 from .mounts import mount_of
 
 _AUTO = "auto"
@@ -103,7 +104,8 @@ def for_reading(io: str, files: Sequence[SourceFile], reads_once: bool = True) -
         return chosen
     if not reads_once:
         return ChosenAccess(Access.READ, "parts may be read again")
-    return ChosenAccess(Access.READ, "already in the page cache") if are_mostly_cached(files) else chosen
+    at_once = streams.AT_ONCE if chosen.access is Access.FAR else 1
+    return ChosenAccess(Access.READ, "already in the page cache") if are_mostly_cached(files, at_once) else chosen
 
 
 def for_writing(io: str, directory: Path) -> ChosenAccess:
@@ -134,17 +136,32 @@ def _fastest(path: Path) -> ChosenAccess:
     return ChosenAccess(Access.DIRECT, f"{mount.kind}, huge pages")
 
 
-def are_mostly_cached(files: Sequence[SourceFile]) -> bool:
-    """Return whether the page cache holds most of the files, judged by a few bytes spread over them."""
-    total = sum(file.size for file in files)
-    places, before, found = [total * number // _PROBES for number in range(_PROBES)], 0, 0
+def are_mostly_cached(files: Sequence[SourceFile], at_once: int = 1) -> bool:
+    """Return whether the page cache holds most of the files, judged by a few bytes spread over them.
+
+    Args:
+        files: the files.
+        at_once: how many are opened at a time.
+    """
+    with closing(in_order(_probes(files), [_cached_of] * at_once)) as found:
+        return 2 * sum(found) > _PROBES
+
+
+def _probes(files: Sequence[SourceFile]) -> Iterator[tuple[Path, list[int]]]:
+    """Yield the places to look at, by file."""
+    total, before = sum(file.size for file in files), 0
+    places = [total * number // _PROBES for number in range(_PROBES)]
     for file in files:
         inside = [place - before for place in places if before <= place < before + file.size]
         before += file.size
         if inside:
-            with suppress(OSError):
-                found += sum(are_cached(file.path, inside))
-    return 2 * found > _PROBES
+            yield file.path, inside
+
+
+def _cached_of(probe: tuple[Path, list[int]]) -> int:
+    with suppress(OSError):
+        return sum(are_cached(*probe))
+    return 0
 
 
 def are_cached(path: Path, offsets: Iterable[int]) -> list[bool]:

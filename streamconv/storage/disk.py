@@ -222,6 +222,23 @@ def seek(descriptor: int, offset: int, whence: int) -> int:
     return os.lseek(descriptor, offset, whence)
 
 
+def memory_file(size: int) -> int:
+    """Make a file in memory, of holes, that no directory lists; return its descriptor.
+
+    Raises:
+        OSError: the system, or this build of Python, has no such files (ENOSYS), or allows none of this size.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    descriptor = os.memfd_create("streamconv")
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 # -- made of them ------------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,12 @@ def is_far(kind: str) -> bool:
     return kind == "fuse" or kind.startswith(_FAR)
 
 
+def lies_far(path: PathLike) -> bool:
+    """Return whether a path lies on a file system whose files lie elsewhere."""
+    mount = mount_of(path)
+    return mount is not None and is_far(mount.kind)
+
+
 def is_mount(path: PathLike, table: PathLike = _TABLE) -> bool:
     """Return whether something is mounted at the path, be it a file or a directory of the same file system."""
     if disk.is_mount(path):

@@ -1,19 +1,22 @@
 """streamconv.formats.safetensors: hostile and honest files, and a layout that the other readers take."""
 
+import errno
 import json
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import deserialize
+from safetensors import deserialize, safe_open
 from safetensors.numpy import save
 
 from streamconv.errors import InternalError, SourceError, StreamconvError, UnsupportedError
 from streamconv.formats import safetensors, safetensors_entries
 from streamconv.formats.header_room import HeaderRoom
+from streamconv.storage import disk
 from streamconv.tensors import dtypes
 from streamconv.tensors.refs import TensorSpec
 from support.helpers import text_of
@@ -239,6 +242,27 @@ def test_the_library_has_the_last_word(read, monkeypatch):
     monkeypatch.setattr(safetensors, "safe_open", refuse)
     with pytest.raises(SourceError, match=r"x\.safetensors .* library refuses it: no\\x1b"):
         read(encode({"t": u8(0, 2)}, b"ab"))
+
+
+def test_the_library_judges_the_same_header_and_size(read, monkeypatch):
+    seen = []
+
+    def opened(path, framework):
+        seen.append((Path(path).stat().st_size, Path(path).read_bytes()))
+        return safe_open(path, framework)
+
+    content = encode({"t": u8(0, 2), "u": u8(2, 5)}, b"abcde")
+    monkeypatch.setattr(safetensors, "safe_open", opened)
+    read(content)
+    assert seen == [(len(content), content[:-5] + bytes(5))]
+
+
+def test_without_files_in_memory_nobody_judges_but_us(read, monkeypatch):
+    def refused(size):
+        raise OSError(errno.ENOSYS, "none")
+
+    monkeypatch.setattr(disk, "memory_file", refused)
+    assert list(read(encode({"t": u8(0, 2)}, b"ab"))[1]) == ["t"]
 
 
 def test_order_is_by_offset_and_names_are_any_text(read, ref_bytes):

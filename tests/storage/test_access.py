@@ -55,7 +55,7 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert str(access.for_reading("auto", FILES, reads_once=False)) == "read (parts may be read again)"
     assert str(access.for_reading("auto", ())) == "read (no files)"
-    monkeypatch.setattr(access, "are_mostly_cached", lambda files: True)
+    monkeypatch.setattr(access, "are_mostly_cached", lambda files, at_once: True)
     assert str(access.for_reading("auto", FILES)) == "read (already in the page cache)"
     huge = False
     assert str(access.for_reading("auto", FILES)) == "read (ext4, no huge pages)"
@@ -64,7 +64,7 @@ def test_a_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(access.for_reading("auto", FILES)) == "read (tmpfs)"
     assert str(access.for_writing("auto", Path("b"))) == "written (tmpfs)"
     kind = "nfs4"
-    monkeypatch.setattr(access, "are_mostly_cached", lambda files: False)
+    monkeypatch.setattr(access, "are_mostly_cached", lambda files, at_once: False)
     assert str(access.for_reading("auto", FILES)) == "far (nfs4, 16 requests at once)"
     assert str(access.for_writing("auto", Path("b"))) == "far (nfs4, 16 requests at once)"
     kind = ""

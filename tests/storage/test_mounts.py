@@ -54,6 +54,14 @@ def test_where_inodes_last(kind: str, keeps: bool, tmp_path: Path, monkeypatch: 
     mounts._keeps_inodes.cache_clear()
 
 
+@pytest.mark.parametrize(("kind", "far"), [("nfs4", True), ("fuse.sshfs", True), ("ext4", False), ("tmpfs", False)])
+def test_what_lies_far(kind: str, far: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "mount_of", lambda path: mounts.Mount(kind, "somewhere", "0:1"))
+    assert mounts.lies_far(tmp_path) == far
+    monkeypatch.setattr(mounts, "mount_of", lambda path: None)
+    assert not mounts.lies_far(tmp_path)
+
+
 def test_what_is_bound_to_another_name_is_a_mount(tmp_path: Path) -> None:
     """The device is the same, so that nothing but the table tells."""
     bound, table = tmp_path / "a b", tmp_path / "mountinfo"

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from streamconv.engine.in_order import in_order
+from streamconv.storage.in_order import in_order
 
 THREADS = 3
 
