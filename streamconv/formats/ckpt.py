@@ -29,7 +29,7 @@ from ..text import counted, quote, setting
 from .header_room import HeaderRoom
 from .headers import DOWNLOAD_AGAIN, MAX_RANK, opened, read_at, read_head, shape_nbytes
 from .protobuf import BYTES, VARINT, Buffer, Field, encode_varint
-from .specs import checked
+from .specs import checked, place
 
 SLICE_BYTES = 512 << 20
 CRC_TAIL_BYTES = 17
@@ -244,8 +244,9 @@ def lay_out(
     literals: list[tuple[int, bytes]] = []
     extents: dict[str, tuple[tuple[int, int], ...]] = {}
     at = 0
-    for spec, where in checked(name, tensors):
-        _check_spec(spec, where)
+    for spec in checked(name, tensors):
+        if refused := _refusal(spec):
+            raise UnsupportedError(f"{place(name, spec)} {refused[0]}", refused[1])
         pieces = []
         for length in _slice_lengths(spec.nbytes, slice_bytes):
             head = _record_head(spec, length)
@@ -260,26 +261,23 @@ def lay_out(
     return OutputFile(name, at + CRC_TAIL_BYTES, tuple(literals), extents, (slot,))
 
 
-def _check_spec(spec: TensorSpec, where: str) -> None:
+def _refusal(spec: TensorSpec) -> tuple[str, str] | None:
+    """Return why a `.ckpt` cannot hold a tensor, and what to do instead."""
     if spec.dtype.mindspore is None:
-        raise UnsupportedError(
-            f"{where} has dtype {spec.dtype}, which MindSpore refuses to load",
-            f"keep all tensors as they are, in a directory, with {setting('model', 'raw')} {setting('format', 'hf')}",
+        keep = f"{setting('model', 'raw')} {setting('format', 'hf')}"
+        return f"has dtype {spec.dtype}, which MindSpore refuses to load", (
+            f"keep all tensors as they are, in a directory, with {keep}"
         )
     if spec.shape == (0,):
-        raise UnsupportedError(
-            f"{where} is an empty 1-D tensor, which a .ckpt cannot hold",
-            f"write safetensors with {setting('format', 'safetensors')}",
+        return "is an empty 1-D tensor, which a .ckpt cannot hold", (
+            f"write safetensors with {setting('format', 'safetensors')}"
         )
-    if any(size > _MAX_DIM for size in spec.shape):
-        raise UnsupportedError(
-            f"{where} has shape {list(spec.shape)}; MindSpore loads no dimension above {_MAX_DIM} from a .ckpt"
-        )
+    if max(spec.shape, default=0) > _MAX_DIM:
+        return f"has shape {list(spec.shape)}; MindSpore loads no dimension above {_MAX_DIM} from a .ckpt", ""
     if _HOST_CACHE_MARK in spec.name:
-        raise UnsupportedError(
-            f"{where} has {_HOST_CACHE_MARK} in its name, which MindSpore's loader reserves for itself",
-            "rename it in the source",
-        )
+        why = f"has {_HOST_CACHE_MARK} in its name, which MindSpore's loader reserves for itself"
+        return why, "rename it in the source"
+    return None
 
 
 def _slice_lengths(nbytes: int, slice_bytes: int) -> list[int]:

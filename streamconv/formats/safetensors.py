@@ -36,7 +36,7 @@ from .headers import (
     read_json,
 )
 from .safetensors_entries import Entry, checked_entries
-from .specs import checked
+from .specs import checked, place
 
 METADATA = "__metadata__"
 
@@ -229,11 +229,15 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str
 
 
 def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
-    for spec, where in checked(name, tensors):
+    for spec in checked(name, tensors):
         if not spec.dtype.safetensors:
-            raise UnsupportedError(f"{where} has type {spec.dtype}, which safetensors cannot hold", "write a .ckpt")
+            raise UnsupportedError(
+                f"{place(name, spec)} has type {spec.dtype}, which safetensors cannot hold", "write a .ckpt"
+            )
         if spec.name == METADATA or spec.name in metadata:
-            raise UnsupportedError(f"{where} is named like a metadata key, and MindSpore refuses the file for it")
+            raise UnsupportedError(
+                f"{place(name, spec)} is named like a metadata key, and MindSpore refuses the file for it"
+            )
 
 
 def _running_ends(ordered: Sequence[TensorSpec]) -> list[int]:

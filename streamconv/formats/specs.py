@@ -9,8 +9,8 @@ from ..tensors.refs import TensorSpec
 from ..text import quote
 
 
-def checked(name: str, tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, str]]:
-    """Yield the tensors of the file `name`, each with the beginning of its error messages.
+def checked(name: str, tensors: Sequence[TensorSpec]) -> Iterator[TensorSpec]:
+    """Yield the tensors of the file `name`.
 
     Raises:
         UnsupportedError: no tensors.
@@ -20,8 +20,12 @@ def checked(name: str, tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSp
         raise UnsupportedError(f"{quote(name)} would hold no tensors, and no program loads such a file")
     seen: set[str] = set()
     for spec in tensors:
-        where = f"{quote(name)}: tensor {quote(spec.name)}"
         if spec.name in seen:
-            raise InternalError(f"{where} is laid out twice")
+            raise InternalError(f"{place(name, spec)} is laid out twice")
         seen.add(spec.name)
-        yield spec, where
+        yield spec
+
+
+def place(name: str, spec: TensorSpec) -> str:
+    """Return how errors name a tensor of the file `name`."""
+    return f"{quote(name)}: tensor {quote(spec.name)}"

@@ -18,7 +18,7 @@ from ..tensors.refs import ChecksumSlot, OutputFile, TensorSpec
 from . import zip_records, zip_writer
 from .headers import is_unicode
 from .pickle_machine import ORDERED_DICT
-from .specs import checked
+from .specs import checked, place
 from .torch_reader import REBUILD, REBUILD_UNTYPED, TYPED, UNTYPED, UNTYPED_STORAGE
 
 _FOLDER = "archive"
@@ -54,11 +54,13 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], root: str | None = None) -
 
 
 def _check_specs(name: str, tensors: Sequence[TensorSpec]) -> None:
-    for spec, where in checked(name, tensors):
+    for spec in checked(name, tensors):
         if spec.dtype.name not in _STORAGE_OF and spec.dtype.name not in _DTYPE_OF:
-            raise UnsupportedError(f"{where} has type {spec.dtype}, which torch has no dtype for", "write a .ckpt")
+            raise UnsupportedError(
+                f"{place(name, spec)} has type {spec.dtype}, which torch has no dtype for", "write a .ckpt"
+            )
         if not is_unicode(spec.name):
-            raise UnsupportedError(f"{where} has a name that is not Unicode text (a lone surrogate)")
+            raise UnsupportedError(f"{place(name, spec)} has a name that is not Unicode text (a lone surrogate)")
 
 
 class _Placed(NamedTuple):

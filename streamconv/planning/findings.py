@@ -12,6 +12,7 @@ from ..rules.patterns import fill, listed_numbers, number_holes
 from ..rules.statements import Rule, Side
 from ..rules.table import Table
 from ..text import counted, quote, setting
+from . import matching
 from .matching import Application, Matches, Values
 
 _LISTED = 200
@@ -54,19 +55,18 @@ def _missing(matches: Matches, table: Table, only_whole: bool = False) -> Iterat
     A required rule applies to every layer; an optional one to all of them or to none. Holes without a known range (a
     prefix, the blocks of a stage) must take the same values as in every other required rule that has the same holes.
     """
-    by_rule: dict[int, list[Application]] = defaultdict(list)
-    for application in matches.applications:
-        by_rule[application.number].append(application)
+    of_rules = matching.by_rule(matches.applications)
     seen: dict[tuple[str, ...], set[Values]] = defaultdict(set)
-    for applications in by_rule.values():
+    for applications in of_rules.values():
         rule = applications[0].rule
         unbounded = _unbounded(rule, table)
         if not rule.optional:
             seen[unbounded].update(_only(unbounded, rule.shared(table.side), one.values) for one in applications)
     for number, statement in enumerate(table.statements):
-        is_there = bool(by_rule[number])
+        applications = of_rules.get(number, [])
+        is_there = bool(applications)
         if isinstance(statement, Rule) and (is_there or not statement.optional) and not (is_there and only_whole):
-            yield from _missing_of(statement, by_rule[number], table, seen)
+            yield from _missing_of(statement, applications, table, seen)
 
 
 def _unbounded(rule: Rule, table: Table) -> tuple[str, ...]:
@@ -77,17 +77,20 @@ def _unbounded(rule: Rule, table: Table) -> tuple[str, ...]:
 
 
 def _only(holes: Sequence[str], shared: Sequence[str], values: Values) -> Values:
-    return tuple(value for hole, value in zip(shared, values, strict=True) if hole in holes)
+    if holes == shared:
+        return values
+    return tuple([value for hole, value in zip(shared, values, strict=True) if hole in holes])
 
 
 def _missing_of(rule: Rule, applications: Sequence[Application], table: Table, seen: _Seen) -> Iterator[str]:
     stacked, shared = rule.stacked(table.side), rule.shared(table.side)
-    present = {application.values: application for application in applications}
     positions = range(table.ranges.bounds(stacked)[1] or 1) if stacked else range(1)
+    present = {application.values: application for application in applications}
+    whole = {application.values for application in applications if application.is_whole(len(positions))}
     for values in _required(rule, present, table, seen):
-        application = present.get(values)
-        if application is not None and application.is_whole(len(positions)):
+        if values in whole:
             continue
+        application = present.get(values)
         for index, pattern in enumerate(rule.patterns(table.side)):
             stack = application.stack(index) if application else {}
             for position in positions if len(stack) < len(positions) else ():
@@ -105,6 +108,9 @@ def _required(rule: Rule, present: Iterable[Values], table: Table, seen: _Seen) 
     unbounded = _unbounded(rule, table)
     found = {_only(unbounded, shared, values) for values in present} if rule.optional else seen[unbounded]
     listed = listed_numbers(rule.patterns(table.side))
+    if unbounded == shared and unbounded:
+        yield from found
+        return
     for some in found if unbounded else [()]:
         given = {hole: (value,) for hole, value in zip(unbounded, some, strict=True)}
         yield from _product([given.get(hole) or listed.get(hole) or table.ranges.values(hole) for hole in shared])

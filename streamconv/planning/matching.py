@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
 
@@ -48,11 +48,18 @@ class Application(Struct):
 
     def is_whole(self, count: int) -> bool:
         """Return whether it has the tensors of all its patterns, at least `count` of them where they are a stack."""
-        return all(len(found) >= count if isinstance(found, dict) else found is not None for found in self.members)
+        stacks = [found for found in self.members if isinstance(found, dict)]
+        return None not in self.members and all(len(stack) >= count for stack in stacks)
 
     def refs(self) -> list[TensorRef]:
         """Return all its tensors, pattern by pattern, in the order of their stack."""
-        return [stack[position] for stack in self.stacks() for position in sorted(stack)]
+        found: list[TensorRef] = []
+        for member in self.members:
+            if isinstance(member, dict):
+                found += [member[position] for position in sorted(member)]
+            elif member is not None:
+                found.append(member)
+        return found
 
     def stacks(self) -> list[dict[int, TensorRef]]:
         """Return its tensors by position, pattern by pattern."""
@@ -79,6 +86,14 @@ class Matches(Struct):
     should_repeat: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     out_of_range: list[tuple[str, Bindings]] = field(default_factory=list)
+
+
+def by_rule(applications: Iterable[Application]) -> dict[int, list[Application]]:
+    """Return applications by the number of their rule."""
+    found: dict[int, list[Application]] = defaultdict(list)
+    for application in applications:
+        found[application.number].append(application)
+    return found
 
 
 def match_names(tensors: Mapping[str, TensorRef], table: Table) -> Matches:
@@ -155,14 +170,16 @@ def learn_counts(matches: Matches, table: Table) -> None:
 def _counts(matches: Matches, table: Table) -> Mapping[str, int]:
     """Return how many values each hole has, by its highest."""
     counts: dict[str, int] = defaultdict(int)
-    for application in matches.applications:
-        for hole, value in zip(application.rule.shared(table.side), application.values, strict=True):
-            if isinstance(value, int):
-                counts[hole] = max(counts[hole], value + 1)
-        stacked = application.rule.stacked(table.side)
-        for stack in application.members if stacked else ():
-            if isinstance(stack, dict):
-                counts[stacked or ""] = max(counts[stacked or ""], max(stack) + 1)
+    for applications in by_rule(matches.applications).values():
+        rule = applications[0].rule
+        for index, hole in enumerate(rule.shared(table.side)):
+            numbers = [value for one in applications if isinstance(value := one.values[index], int)]
+            if numbers:
+                counts[hole] = max(counts[hole], max(numbers) + 1)
+        if stacked := rule.stacked(table.side):
+            stacks = [stack for one in applications for stack in one.members if isinstance(stack, dict)]
+            if stacks:
+                counts[stacked] = max(counts[stacked], max(map(max, stacks)) + 1)
     return counts
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ..errors import StreamconvError, UnsupportedError
-from ..rules.patterns import Filler
+from ..rules.patterns import Bindings, Filler
 from ..rules.sizes import ShapeConflictError
 from ..rules.statements import Copy, Drop, Rule, Side, Statement
 from ..rules.table import Table
@@ -125,10 +125,12 @@ class Builder:
 
     def outputs(self, applications: Iterable[Application], repeats: Iterable[Repeat]) -> list[Output]:
         """Return all tensors to be written, in the table's order, layer by layer where it has layers."""
+        natural = _Natural()
         work: list[tuple[_Order, Application | Repeat]] = [
-            ((self._groups[a.number], [*map(_natural, a.values)], a.number), a) for a in applications
+            ((self._groups[a.number], [natural[value] for value in a.values], a.number), a) for a in applications
         ]
         work += [((self._groups[r.number], [], r.number), r) for r in repeats]
+        natural.clear()
         work.sort(key=lambda pair: pair[0], reverse=True)
         outputs: list[Output] = []
         while work:  # each is freed when done: with 92,000 tensors, both lists at once are many megabytes
@@ -137,7 +139,7 @@ class Builder:
         return outputs
 
     def _outputs_of(self, application: Application) -> list[Output]:
-        names = tuple(_sources(application.refs()))
+        names = _sources(application.refs())
         try:
             return [Output(name, view.dtype, view, names) for name, view in self._apply(application)]
         except (UnsupportedError, ShapeConflictError) as error:
@@ -148,21 +150,22 @@ class Builder:
 
     def _repeated(self, repeat: Repeat) -> Output:
         view = self._leaf(repeat.of, self._dtype)
-        return Output(repeat.name, view.dtype, view, (*_sources([repeat.of]), *repeat.others))
+        return Output(repeat.name, view.dtype, view, _sources([repeat.of]) + repeat.others)
 
     def _apply(self, application: Application) -> Iterator[tuple[str, View]]:
         """Yield names and views of the tensors that one application of a rule writes."""
-        recipe = self._recipe(application)
+        recipe, sizes = self._recipe(application), self._table.sizes
         bindings = dict(zip(recipe.shared, application.values, strict=True))
         parts = self._parts(application, recipe)
-        results = recipe.transform.apply(parts, self._table.sizes)
+        results = recipe.transform.apply(parts, sizes)
         for view in recipe.transform.must_be_zero(parts):
             self.checks += [SameBytes(None, ref, _not_zero(ref)) for one in view.leaves() for ref in one.refs()]
         for (pattern, spec), view in zip(recipe.targets, results, strict=True):
-            for position, one in self._unstack(recipe.unstacked, view):
+            cut = self._unstack(recipe.unstacked, view, bindings) if recipe.unstacked else [(bindings, view)]
+            for filled, one in cut:
                 if spec is not None:
-                    self._table.sizes.fit(one.shape, spec)
-                yield pattern.name({**bindings, **position}, self._table.sizes), one
+                    sizes.fit(one.shape, spec)
+                yield pattern.name(filled, sizes), one
 
     def _recipe(self, application: Application) -> _Recipe:
         """Return what all applications of a rule have in common: worked out once for thousands of tensors."""
@@ -178,11 +181,8 @@ class Builder:
             return [views.stack([self._leaf(stack[at], recipe.dtype) for at in sorted(stack)]) for stack in stacks]
         return [self._leaf(ref, recipe.dtype) for ref in application.refs()]
 
-    def _unstack(self, hole: str | None, view: View) -> Iterator[tuple[dict[str, int], View]]:
-        """Yield the tensors of a stack, each with the value of its hole."""
-        if hole is None:
-            yield {}, view
-            return
+    def _unstack(self, hole: str, view: View, bindings: Bindings) -> Iterator[tuple[Bindings, View]]:
+        """Yield the tensors of a stack, each with the values of its holes."""
         ranges, count = self._table.ranges, view.shape[0]
         symbol = ranges.unknown(hole)
         end = ranges.bounds(hole)[1]
@@ -195,7 +195,7 @@ class Builder:
         if not math.prod(view.shape):
             raise UnsupportedError(f"shape {list(view.shape)} is a stack of empty tensors")
         for position in range(count):
-            yield {hole: position}, views.squeeze(views.cut(view, 0, position, position + 1), 0)
+            yield {**bindings, hole: position}, views.squeeze(views.cut(view, 0, position, position + 1), 0)
 
     def _leaf(self, ref: TensorRef, dtype: DType | None) -> View:
         """Return the tensor, cast if a dtype is asked. Integers are never cast."""
@@ -207,10 +207,15 @@ class Builder:
         return views.cast(view, dtype)
 
 
-def _sources(refs: Iterable[TensorRef]) -> Iterator[str]:
-    """Yield the names of the tensors that are read: these, or what quantised ones consist of."""
+def _sources(refs: Iterable[TensorRef]) -> tuple[str, ...]:
+    """Return the names of the tensors that are read: these, or what quantised ones consist of."""
+    names: list[str] = []
     for ref in refs:
-        yield from (part.name for part in ref.parts.refs()) if isinstance(ref, QuantisedRef) else (ref.name,)
+        if isinstance(ref, QuantisedRef):
+            names += [part.name for part in ref.parts.refs()]
+        else:
+            names.append(ref.name)
+    return tuple(names)
 
 
 def _not_zero(ref: TensorRef) -> UnsupportedError:
@@ -231,9 +236,12 @@ def _layer_groups(statements: Sequence[Statement]) -> dict[int, int]:
     return groups
 
 
-def _natural(value: int | str) -> str:
-    """Return a key that sorts `layers.10` after `layers.9`: every number has its length before it."""
-    if isinstance(value, int):
-        return f"\1{len(str(value)):02}{value}"
-    parts = value.split(".")
-    return "\0".join(f"\1{len(p):02}{p}" if p.isdecimal() and p.isascii() and len(p) < 19 else "\2" + p for p in parts)
+class _Natural(dict[int | str, str]):
+    """Keys that sort `layers.10` after `layers.9`: every number has its length before it. Each is made once."""
+
+    def __missing__(self, value: int | str) -> str:
+        parts = str(value).split(".")
+        key = self[value] = "\0".join(
+            [f"\1{len(p):02}{p}" if p.isdecimal() and p.isascii() and len(p) < 19 else "\2" + p for p in parts]
+        )
+        return key

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from ..rules.sizes import ShapeConflictError
 from ..rules.statements import Rule, Side
 from ..rules.table import Table
@@ -27,17 +29,36 @@ def learn_shapes(matches: Matches, table: Table) -> list[str]:
 
 def _fit_shapes(matches: Matches, table: Table) -> list[str]:
     findings = []
+    of_rules: dict[int, _Visible] = {}
     for application in matches.applications:
-        rule = application.rule
-        is_stack = table.side is Side.MS and isinstance(rule.transform, Identity) and rule.stacked(Side.HF)
-        unstacked = slice(1 if is_stack else 0, None)
-        for index, spec in enumerate(_visible_shapes(rule, table.side)):
-            for ref in application.stack(index).values() if spec is not None else ():
+        visible = of_rules.get(application.number)
+        if visible is None:
+            visible = of_rules[application.number] = _Visible.of(application.rule, table.side)
+        for index, spec in visible.specs:
+            for ref in application.stack(index).values():
                 try:
-                    table.sizes.fit(ref.shape[unstacked], spec or "")
+                    table.sizes.fit(ref.shape[visible.axes], spec)
                 except ShapeConflictError as conflict:
                     findings.append(f"{quote(ref.name)}: {conflict}")
     return findings
+
+
+class _Visible(Struct, frozen=True):
+    """What a rule states of the shapes of the source's tensors.
+
+    Attributes:
+        axes: which of a tensor's axes it states.
+        specs: the patterns whose shapes it states, each with its symbols.
+    """
+
+    axes: slice
+    specs: Sequence[tuple[int, str]]
+
+    @classmethod
+    def of(cls, rule: Rule, side: Side) -> _Visible:
+        is_stack = side is Side.MS and isinstance(rule.transform, Identity) and rule.stacked(Side.HF)
+        specs = [(index, spec) for index, spec in enumerate(_visible_shapes(rule, side)) if spec is not None]
+        return cls(slice(1 if is_stack else 0, None), specs)
 
 
 def _visible_shapes(rule: Rule, side: Side) -> Sequence[str | None]:

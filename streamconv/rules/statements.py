@@ -6,7 +6,6 @@ other, with the experts along a new axis 0 before the transform is applied. Patt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
 from functools import cached_property
 
@@ -73,14 +72,20 @@ class Rule(Struct, frozen=True, dict=True):
     any_layer: bool = False
 
     @cached_property
-    def _sides(self) -> Mapping[Side, _RuleSide]:
+    def _hf(self) -> _RuleSide:
         """What is asked again for every tensor, worked out once."""
-        patterns = {Side.HF: _as_tuple(self.hf), Side.MS: _as_tuple(self.ms)}
-        return {side: _RuleSide.of(mine, patterns[side.other]) for side, mine in patterns.items()}
+        return _RuleSide.of(_as_tuple(self.hf), _as_tuple(self.ms))
+
+    @cached_property
+    def _ms(self) -> _RuleSide:
+        return _RuleSide.of(_as_tuple(self.ms), _as_tuple(self.hf))
+
+    def _on(self, side: Side) -> _RuleSide:
+        return self._hf if side is Side.HF else self._ms
 
     def patterns(self, side: Side) -> tuple[str, ...]:
         """Return the patterns of a side."""
-        return self._sides[side].patterns
+        return self._on(side).patterns
 
     def shapes(self) -> tuple[str | None, ...]:
         """Return the symbolic shape of each HF tensor."""
@@ -89,15 +94,15 @@ class Rule(Struct, frozen=True, dict=True):
 
     def holes(self, side: Side) -> tuple[str, ...]:
         """Return the names of the holes in the patterns of a side."""
-        return self._sides[side].holes
+        return self._on(side).holes
 
     def stacked(self, side: Side) -> str | None:
         """Return the hole that only this side has: its tensors are a stack on the other side."""
-        return self._sides[side].stacked
+        return self._on(side).stacked
 
     def shared(self, side: Side) -> tuple[str, ...]:
         """Return the holes of a side that the other side has too."""
-        return self._sides[side].shared
+        return self._on(side).shared
 
 
 class _RuleSide(Struct, frozen=True):

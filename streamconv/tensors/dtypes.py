@@ -14,7 +14,7 @@ from ..text import quote, setting
 FLOAT, INTEGER, OPAQUE = "float", "integer", "opaque"
 
 
-class DType(Struct, frozen=True):
+class DType(Struct, frozen=True, cache_hash=True):
     """One element type.
 
     Attributes:
