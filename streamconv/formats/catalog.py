@@ -95,13 +95,13 @@ def _doubtful(doubt: Doubt) -> Iterator[str]:
 
 def _contents(shards: Iterable[Shard]) -> Iterator[str]:
     """Yield what speaks against the content of files."""
-    sizes = []
+    refs: list[TensorRef] = []
     for shard in shards:
         yield from shard.warnings
-        sizes += [ref.nbytes for ref in shard.tensors.values()]
-    if sizes and not any(sizes):
+        refs += shard.tensors.values()
+    if refs and not any(ref.nbytes for ref in refs):
         yield (
-            f"all {counted(len(sizes), 'tensor')} are empty: DeepSpeed's ZeRO-3 leaves such a file when one rank saves "
+            f"all {counted(len(refs), 'tensor')} are empty: DeepSpeed's ZeRO-3 leaves such a file when one rank saves "
             "the model without gathering its parameters"
         )
 
@@ -129,9 +129,13 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
         shards = dict(zip(selected.names, found, strict=True))
     if selected.index:
         _check_index(directory, selected.index, shards)
-    home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
-    tensors = {name: ref for at, shard in shards.items() for name, ref in shard.tensors.items() if home[name] == at}
-    twice = tuple(_twice(directory, home, shards))
+    tensors = {name: ref for shard in shards.values() for name, ref in shard.tensors.items()}
+    home: Mapping[str, str] = {}
+    twice: tuple[tuple[TensorRef, TensorRef], ...] = ()
+    if len(tensors) < sum(len(shard.tensors) for shard in shards.values()):
+        home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
+        tensors = {name: ref for at, shard in shards.items() for name, ref in shard.tensors.items() if home[name] == at}
+        twice = tuple(_twice(directory, home, shards))
     reasons = ignored(listed, selected)
     for shard in shards.values():
         reasons.update(shard.ignored)

@@ -15,6 +15,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise, repeat
+from operator import sub
 from pathlib import Path
 from typing import cast
 
@@ -90,10 +92,10 @@ def read(path: Path, header_room: HeaderRoom, known: Known | None = None) -> tup
 
 def _tensors(file: SourceFile, text: bytes) -> dict[str, TensorRef]:
     start = 8 + len(text)
-    return {
-        e.name: TensorRef(e.name, e.dtype, e.shape, (Extent(file, start + e.begin, e.end - e.begin),))
-        for e in _entries(file, text)
-    }
+    names, dtypes, shapes, begins, ends = zip(*_entries(file, text), strict=True)
+    offsets, lengths = [start + begin for begin in begins], map(sub, ends, begins)
+    extents = zip(map(Extent, repeat(file), offsets, lengths))
+    return dict(zip(names, map(TensorRef, names, dtypes, shapes, extents), strict=True))
 
 
 def _entries(file: SourceFile, text: bytes) -> Sequence[Entry]:
@@ -220,12 +222,12 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str
     """
     _check_specs(name, tensors, metadata)
     ordered = sorted(tensors, key=lambda spec: -spec.dtype.itemsize)
-    ends = _running_ends(ordered)
-    head = _header(name, ordered, ends, metadata)
-    extents = {
-        spec.name: ((len(head) + end - spec.nbytes, spec.nbytes),) for spec, end in zip(ordered, ends, strict=True)
-    }
-    return OutputFile(name, len(head) + ends[-1], ((0, head),), extents)
+    sizes = [spec.nbytes for spec in ordered]
+    bounds = [*accumulate(sizes, initial=0)]
+    head = _header(name, ordered, bounds, metadata)
+    names, offsets = [spec.name for spec in ordered], [len(head) + begin for begin in bounds[:-1]]
+    extents = dict(zip(names, zip(zip(offsets, sizes, strict=True)), strict=True))
+    return OutputFile(name, len(head) + bounds[-1], ((0, head),), extents)
 
 
 def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
@@ -240,20 +242,11 @@ def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str
             )
 
 
-def _running_ends(ordered: Sequence[TensorSpec]) -> list[int]:
-    ends, filled = [], 0
-    for spec in ordered:
-        filled += spec.nbytes
-        ends.append(filled)
-    return ends
-
-
-def _header(name: str, ordered: Sequence[TensorSpec], ends: Sequence[int], metadata: Mapping[str, str]) -> bytes:
+def _header(name: str, ordered: Sequence[TensorSpec], bounds: Sequence[int], metadata: Mapping[str, str]) -> bytes:
     """Return length and JSON as they stand at the beginning of the file."""
     entries: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
-    for spec, end in zip(ordered, ends, strict=True):
-        offsets = [end - spec.nbytes, end]
-        entries[spec.name] = {"dtype": spec.dtype.name, "shape": list(spec.shape), "data_offsets": offsets}
+    for spec, offsets in zip(ordered, pairwise(bounds), strict=True):
+        entries[spec.name] = {"dtype": spec.dtype.name, "shape": spec.shape, "data_offsets": offsets}
     text = msgspec.json.encode(entries)
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:

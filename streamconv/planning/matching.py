@@ -16,7 +16,7 @@ from ..tensors.refs import TensorRef
 Values = tuple[int | str, ...]
 
 
-class Application(Struct):
+class Application(Struct, gc=False):
     """One application of a rule: the source tensors that share the values of the holes both sides have.
 
     Attributes:

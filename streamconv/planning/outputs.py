@@ -27,7 +27,7 @@ from .repeats import Repeat, SameBytes
 _Order = tuple[object, ...]
 
 
-class Output(Struct, frozen=True):
+class Output(Struct, frozen=True, gc=False):
     """A tensor to be written.
 
     Attributes:

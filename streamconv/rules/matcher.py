@@ -15,7 +15,7 @@ from .statements import Side, Statement
 _COMPARED = 300
 
 
-class Match(Struct, frozen=True):
+class Match(Struct, frozen=True, gc=False):
     """A name that a pattern matches.
 
     Attributes:
@@ -58,7 +58,8 @@ class Matcher:
     def match(self, name: str) -> Match | None:
         """Return the first match of a name in the table's order; patterns that take anything are tried last."""
         nearest, whole = None, self._whole.get(name, [None])[0]
-        for candidates in (self._exact.get(template(name), ()), self._open):
+        exact = self._exact.get(template(name), ()) if self._exact else ()
+        for candidates in (exact, self._open):
             for binder, number, index in candidates:
                 if whole is not None and whole < (number, index):
                     break

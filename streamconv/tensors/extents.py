@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -27,7 +29,7 @@ class SourceFile:
     changed: int | None = field(default=None, compare=False)
 
 
-class Extent(NamedTuple):
+class Extent(Struct, frozen=True, gc=False):
     """`length` bytes at `offset` of `file`."""
 
     file: SourceFile

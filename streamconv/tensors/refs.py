@@ -17,7 +17,7 @@ from .extents import Extent, SourceFile, overlaps
 from .slices import Slices
 
 
-class Cutout(Struct, frozen=True):
+class Cutout(Struct, frozen=True, gc=False):
     """How a tensor lies in a row-major array, with gaps or its axes in another order. Axes of size one are left out.
 
     Attributes:
@@ -31,7 +31,7 @@ class Cutout(Struct, frozen=True):
     order: tuple[int, ...]
 
 
-class TensorRef(Struct, frozen=True):
+class TensorRef(Struct, frozen=True, gc=False):
     """A tensor on disk: its extents, one after the other, hold its elements in row-major order, little-endian.
 
     With a `cutout`, as tensors of torch files and parts of fused ones may have, they hold the array that the tensor is
@@ -167,7 +167,7 @@ class Catalog(Mapping[str, TensorRef]):
         return sum(ref.nbytes for ref in self.tensors.values())
 
 
-class TensorSpec(Struct, frozen=True):
+class TensorSpec(Struct, frozen=True, gc=False):
     """A tensor to be written: everything about it but its bytes."""
 
     name: str

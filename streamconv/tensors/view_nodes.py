@@ -27,8 +27,8 @@ def with_axis(shape: Shape, axis: int, sizes: Shape) -> Shape:
     return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
-class View(Struct, frozen=True):
-    """A lazy tensor."""
+class View(Struct, frozen=True, gc=False):
+    """A lazy tensor. There are many, none of which is in a cycle: the collector need not know them."""
 
     shape: Shape
     dtype: DType
