@@ -204,7 +204,7 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
     # More workers could not have the files open that each needs.
     with_files = limits.most_workers()
     workers = workers and min(workers, with_files)
-    sources = sum(map(_cells, mapping.outputs))
+    sources = sum(_cells(output) if _is_in_slices(output) else len(output.sources) for output in mapping.outputs)
     written = sum(len(file.extents) for file in layout.files)
     # One output of every shape: a model has few of them.
     kinds = {(output.view.shape, output.dtype): output for output in mapping.outputs}.values()
@@ -242,5 +242,8 @@ def _is_scattered(kinds: Collection[Output], region: int) -> bool:
 
 def _cells(output: Output) -> int:
     """Return how many cells an output is cut into, at most: as many as it has sources, or slices of them."""
-    in_slices = any(ref.slices for leaf in output.view.leaves() for ref in leaf.refs())
-    return max(len(output.sources), len(Cells(output.view)) if in_slices else 0)
+    return max(len(output.sources), len(Cells(output.view)))
+
+
+def _is_in_slices(output: Output) -> bool:
+    return any(ref.slices for leaf in output.view.leaves() for ref in leaf.refs())

@@ -105,7 +105,7 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
     found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
     if not found or len(found) != len(_items(weight_map)):
         raise SourceError(f"{name} has no weight_map of tensor names to file names", DOWNLOAD_AGAIN)
-    outside = sorted({shard for shard in found.values() if not is_plain_name(shard, portable=True)})
+    outside = sorted(shard for shard in {*found.values()} if not is_plain_name(shard, portable=True))
     if outside:
         raise SourceError(
             f"{name} names files that are not plain names in its directory: {listing(outside)}", DOWNLOAD_AGAIN
