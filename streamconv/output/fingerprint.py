@@ -67,12 +67,13 @@ def _source(catalog: Catalog) -> Mapping[str, list[object]]:
 
     A tool that copies times (`rsync -a`, `touch -r`) cannot copy the inode, nor the time of the last change.
     """
-    headers = {file.path: xxhash.xxh3_128() for file in catalog.files}
+    headers = {str(file.path): xxhash.xxh3_128() for file in catalog.files}
     for ref in catalog.values():
+        before, after = f"{ref.name}\0{ref.dtype.name}{ref.shape}", ref.cutout
         for extent in ref.places():
-            text = f"{ref.name}\0{ref.dtype}{ref.shape}{extent.offset}+{extent.length}{ref.cutout}"
-            headers[extent.file.path].update(text.encode("utf-8", "surrogatepass"))
-    return {catalog.name_of(file): [*_identity(file), headers[file.path].hexdigest()] for file in catalog.files}
+            text = f"{before}{extent.offset}+{extent.length}{after}"
+            headers[str(extent.file.path)].update(text.encode("utf-8", "surrogatepass"))
+    return {catalog.name_of(file): [*_identity(file), headers[str(file.path)].hexdigest()] for file in catalog.files}
 
 
 def _identity(file: SourceFile) -> tuple[int | None, ...]:

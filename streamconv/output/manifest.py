@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
+from json.encoder import encode_basestring
 from pathlib import Path
 
 import xxhash
@@ -196,10 +197,11 @@ def _casts(mapping: TensorMapping) -> Iterator[tuple[str, list[str]]]:
 
 def _lines(layout: FileLayout) -> Iterator[str]:
     for file in layout.files:
+        home = encode_basestring(file.name)
         for name, extents in file.extents.items():
-            entry = {"file": file.name, "extents": extents}
             key = f"{file.name}: {file.names[name]}" if file.names else name
-            yield f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry, ensure_ascii=False)}"
+            pairs = ", ".join([f"[{offset}, {length}]" for offset, length in extents])
+            yield f'  {encode_basestring(key)}: {{"file": {home}, "extents": [{pairs}]}}'
 
 
 def find(path: Path, header_room: HeaderRoom | None = None) -> Manifest | None:
