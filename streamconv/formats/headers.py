@@ -212,13 +212,16 @@ def parse_json_object(text: bytes, where: str) -> dict[str, object]:
 
 
 def _canonical(text: bytes) -> dict[str, object] | None:
-    """Return the object in JSON without spaces, where encoding it again gives the same text, so that no key is twice.
+    """Return the object in JSON that is the same text, but for white space, when encoded again: so no key is twice.
 
-    Nearly all headers are such text, and the check that looks at every key takes several times as long.
+    Nearly all headers and indices are such text, and the check that looks at every key takes several times as long.
     """
     try:
         value = msgspec.json.decode(text)
-        return value if isinstance(value, dict) and msgspec.json.encode(value) == text.rstrip(b" ") else None
+        if not isinstance(value, dict):
+            return None
+        again = msgspec.json.encode(value)
+        return value if again == text.rstrip(b" ") or again == msgspec.json.format(text, indent=-1) else None
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return None
 
