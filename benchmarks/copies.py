@@ -77,7 +77,7 @@ def _measure_case(case: Case, source: Path, folder: Path, rounds: int) -> Data:
 
 
 def _device_time(source: Path, dest: Path, count: int) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.device_time", str(source), str(dest), str(count)]
+    return [sys.executable, "-m", "benchmarks.device_time", str(source), "--write", str(dest), str(count)]
 
 
 def tables(data: Data) -> list[Table]:

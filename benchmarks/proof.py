@@ -1,7 +1,7 @@
 """Proof at reading speed: `verify` and `diff` of what is on a cold disk, and what that disk needs for the same bytes.
 
-The disk's time is that of a process which reads the same files past the page cache, two requests of 16 MiB at a time,
-and does nothing with them (`device_reader`); it runs in the same rounds.
+The disk's time is what it takes to read the same files past the page cache and do nothing with them (`device_time`), in
+the same rounds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,13 +56,18 @@ def measure(setting: Setting, say: Say) -> Data:
 def _measure(command: Sequence[str | Path], cold: Sequence[Path], rounds: int) -> Data:
     ways = {
         "ours": partial(_run, streamconv([*map(str, command), "--quiet"]), cold),
-        "disk": partial(_run, [sys.executable, "-m", f"{__package__}.device_reader", *map(str, cold)], cold),
+        "disk": partial(_read, cold),
     }
     return {"bytes": sum(map(size, cold)), **every_round(interleaved(ways, rounds))}
 
 
 def _run(command: Sequence[str], cold: Sequence[Path]) -> Run:
     return run(command, cold, synced=False)
+
+
+def _read(cold: Sequence[Path]) -> Run:
+    found = _run([sys.executable, "-m", f"{__package__}.device_time", *map(str, cold)], cold)
+    return replace(found, seconds=float(found.said))
 
 
 def tables(data: Data) -> Sequence[Table]:

@@ -13,7 +13,7 @@ from support import ROOT, found_in_the_tree
 from support.running import environment
 
 with found_in_the_tree():
-    from benchmarks import device_reader, machine
+    from benchmarks import device_time, machine
     from benchmarks.measuring import BenchmarkError, Run, interleaved, measure, ratios, spread
     from benchmarks.results import Table
 
@@ -62,15 +62,24 @@ def test_a_table_is_markdown() -> None:
     assert table.markdown() == "| case   |    s |\n| ------ | ---: |\n| a      | 1.00 |\n| longer |    2 |"
 
 
-def test_the_plain_reader_reads_all_of_every_file(tmp_path: Path) -> None:
+def test_the_device_reads_all_of_every_file_and_writes_what_is_asked(tmp_path: Path) -> None:
     if machine.mount(tmp_path).kind == "tmpfs":
         pytest.skip("needs a disk")
     (tmp_path / "folder").mkdir()
-    sizes = {tmp_path / "folder" / "large": 2 * device_reader.REQUEST + 5, tmp_path / "small": 3, tmp_path / "empty": 0}
+    sizes = {
+        tmp_path / "folder" / "large": 2 * device_time.READING.nbytes + 5,
+        tmp_path / "small": 3,
+        tmp_path / "empty": 0,
+    }
     for path, size in sizes.items():
         path.write_bytes(bytes(size))
     paths = [tmp_path / "folder", tmp_path / "small", tmp_path / "empty"]
-    assert device_reader.read(paths) == sum(sizes.values())
+    assert device_time.move(paths)[1] == sum(sizes.values())
+    request = device_time.READING_AND_WRITING.nbytes
+    seconds, moved = device_time.move(paths, tmp_path / "dest", request + 7)
+    assert (tmp_path / "dest" / "bytes").stat().st_size == request + 7
+    assert moved == sum(sizes.values()) + 2 * request
+    assert seconds > 0
 
 
 def test_the_one_command(tmp_path: Path) -> None:
