@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,17 +97,30 @@ def tables(data: Data) -> Sequence[Table]:
 
 def _row(one: Data, latency: float) -> Sequence[str]:
     auto, read = (one["rounds"][f"{way} {latency}"]["seconds"] for way in _WAYS)
-    kept = ratio(one["rounds"][f"auto {_LATENCIES[0]}"]["seconds"], auto)
     return (
         f"{latency * 1000:.0f} ms",
         f"{one['rate'] / 1e6:.0f} MB/s",
         f"{spread(auto):.2f}",
-        f"{kept:.2f}",
+        f"{_kept(one, 'auto', latency):.2f}",
         f"{spread(read):.2f}",
         f"{ratio(auto, read):.2f}",
     )
 
 
 def figures(data: Data) -> dict[str, Figure]:
-    """Return none: the table says it all."""
-    return {}
+    """Plot what part of the rate is left, over the latency, for each rate of a stream."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for one, way in product(data["rates"], _WAYS):
+        kept = [_kept(one, way, latency) for latency in _LATENCIES]
+        label = f"{'auto' if way == 'auto' else 'page cache'}, {one['rate'] / 1e6:.0f} MB/s a stream"
+        axes.plot([latency * 1000 for latency in _LATENCIES], kept, "o-" if way == "auto" else "o--", label=label)
+    axes.set(title=TITLE, xlabel="ms a request", ylabel="part of the rate of auto at 0 ms", ylim=(0, None))
+    axes.legend()
+    return {"far": figure}
+
+
+def _kept(one: Data, way: str, latency: float) -> float:
+    return ratio(one["rounds"][f"auto {_LATENCIES[0]}"]["seconds"], one["rounds"][f"{way} {latency}"]["seconds"]).median
