@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from ..errors import SourceError, StreamconvError, reading
-from ..storage import disk
+from ..storage import disk, streams
+from ..storage.in_order import in_order
 from ..text import counted, quote
 from . import downloads, elsewhere, foreign_shards, rank_slices
 from .directory import ADAPTERS, CONFIG, FORMATS, TORCH_ENDINGS, Listing, not_the_model
@@ -184,7 +186,9 @@ def _nothing(files: Listing) -> SourceError:
 
 def _check_complete(files: Listing, chosen: Selection) -> list[str]:
     """Refuse a checkpoint that lacks files, or whose files are being downloaded; return warnings."""
-    there = {name for name in files.names if not _dangles(files.directory / name)}
+    paths = [files.directory / name for name in files.names]
+    with closing(in_order(paths, [_dangles] * streams.at_once(files.directory))) as dangling:
+        there = {name for name, dangles in zip(files.names, dangling, strict=True) if not dangles}
     absent = sorted(set(chosen.names) - there)
     lacking = Missing(len(absent), absent) if absent or chosen.index else missing(chosen.names)
     indices = [name for name in (HF_INDEX, MS_MAP, TORCH_INDEX) if chosen.index and name in files.names]

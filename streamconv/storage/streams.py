@@ -11,6 +11,9 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from ..paths import PathLike
+from . import mounts
+
 #: Bytes of a piece: what most network file systems, and those in user space, move in one request at most.
 PIECE = 1 << 20
 
@@ -18,6 +21,11 @@ PIECE = 1 << 20
 AT_ONCE = 16
 
 _T = TypeVar("_T")
+
+
+def at_once(path: PathLike) -> int:
+    """Return how many questions to ask at a time of the file system that a path lies on: one where it is near."""
+    return AT_ONCE if mounts.lies_far(path) else 1
 
 
 def read_pieces(read: Callable[[int, memoryview], int], offset: int, target: memoryview) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from streamconv.storage import streams
+from streamconv.storage import mounts, streams
 from streamconv.storage.streams import AT_ONCE, PIECE, read_pieces, write_pieces
 
 SIZE = 5 * PIECE + 77
@@ -84,3 +85,11 @@ def test_without_threads_they_come_one_after_the_other(data: bytes, monkeypatch:
         write_pieces(write, 0, memoryview(data))
     streams._threads.cache_clear()
     assert written == data
+
+
+@pytest.mark.parametrize(("kind", "count"), [("ext4", 1), ("nfs4", streams.AT_ONCE)])
+def test_several_questions_at_once_where_files_lie_far(
+    kind: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "mount_of", lambda path: mounts.Mount(kind, "somewhere", "0:1"))
+    assert streams.at_once(tmp_path) == count
