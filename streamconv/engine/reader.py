@@ -12,6 +12,7 @@ from itertools import chain, takewhile
 
 import numpy as np
 
+from ..planning.outputs import Output
 from ..storage.access import Access
 from ..storage.device import lies_at
 from ..storage.regions import Placement, Region
@@ -127,13 +128,13 @@ class Reader:
             return None
         return self._windows.run(first.file, first.offset, first.count, first.dtype).view(np.uint8)
 
-    def refill(self, stretch: Stretch, target: Bytes) -> int:
-        """Fill `target` with the bytes of a stretch; return how many finite values became infinite.
+    def refill(self, output: Output, box: Box, target: Bytes) -> int:
+        """Fill `target` with the bytes of a box of an output; return how many finite values became infinite.
 
         Raises:
             SourceError: a file was changed, or cannot be read.
         """
-        return self._fill_stretch(stretch.contents(), target)
+        return self.fill(output.view, box, target.view(bits(output.dtype)), output.dtype)
 
     def _fill_stretch(self, contents: Iterable[Run | tuple[Task, ...]], target: Bytes) -> int:
         begin = overflowed = 0
@@ -146,9 +147,8 @@ class Reader:
             if len(content) > 1 and isinstance(next(content[0].output.view.leaves()), Dequantised):
                 self.share([(task.output.view, task.box) for task in content])
             for task in content:
-                dtype = task.output.dtype
-                end = begin + math.prod(box_shape(task.box)) * dtype.itemsize
-                overflowed += self.fill(task.output.view, task.box, target[begin:end].view(bits(dtype)), dtype)
+                end = begin + math.prod(box_shape(task.box)) * task.output.dtype.itemsize
+                overflowed += self.refill(task.output, task.box, target[begin:end])
                 begin = end
         return overflowed
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..planning.outputs import Finished, Output
 from ..tensors.dtypes import DType
 from ..tensors.extents import SourceFile
-from ..tensors.grids import flat_boxes, whole
+from ..tensors.grids import box_shape, flat_boxes, flat_index
 from ..tensors.refs import Home, OutputFile, TensorRef
 from ..tensors.view_nodes import Cast, Dequantised, Stored, View
 from ..units import BLOCK
@@ -80,24 +80,13 @@ class Stretch(Struct, frozen=True):
         """Yield what it is made of, in order: runs, and boxes of one output each."""
         return self.table.contents(self)
 
-    def rows(self) -> Iterator[Stretch]:
-        """Yield it in parts of one output each."""
-        for row in range(self.first, self.stop):
-            yield Stretch(self.table, self.file, *self.table.clipped(self, row), row, row + 1)
-
     def finished(self) -> Iterator[Finished]:
         """Yield what of the outputs is finished once it is written."""
         return self.table.finished(self)
 
-    def boxes(self) -> Iterator[Finished]:
-        """Yield the same of one that has a single output, box by box."""
-        for one in self.table.finished(self):
-            yield one if one.box is not None else one._replace(box=whole(self.output.view.shape))
-
-    @property
-    def output(self) -> Output:
-        """The first output in it."""
-        return self.table.outputs[self.table.number(self.first)]
+    def boxes(self) -> Iterator[tuple[Finished, int, int]]:
+        """Yield the same box by box, each with the bytes of the file where it begins and ends."""
+        return self.table.boxes(self)
 
 
 class Stretches:
@@ -188,6 +177,15 @@ class Stretches:
         for some in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
             if len(some):
                 yield Finished(int(some[0]), int(some[-1]) + 1)
+
+    def boxes(self, stretch: Stretch) -> Iterator[tuple[Finished, int, int]]:
+        """Yield the same box by box, each with the bytes of the file where it begins and ends."""
+        for row in range(stretch.first, stretch.stop):
+            number = self.number(row)
+            shape, itemsize = self.outputs[number].view.shape, self.outputs[number].dtype.itemsize
+            for box in flat_boxes(*self._elements(row, *self.clipped(stretch, row)), shape):
+                begin = int(self._begin[row]) + flat_index((low for low, _ in box), shape) * itemsize
+                yield Finished(number, number + 1, box), begin, begin + math.prod(box_shape(box)) * itemsize
 
     # -- the table -----------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,10 @@ class Record(Protocol):
         """Return what is still to be written of a box of output `number`."""
         ...
 
+    def is_shared(self, number: int, box: Box) -> bool:
+        """Return whether a box of an output is an element of which others write some bytes: it is not recorded."""
+        ...
+
     def writing(self, finished: Sequence[Finished], count: int) -> AbstractContextManager[None]:
         """Enter before `count` bytes are written, and leave when they are; what is finished then."""
         ...
@@ -47,6 +51,9 @@ class Unrecorded:
 
     def left(self, number: int, box: Box) -> Iterable[Box]:
         return (box,)
+
+    def is_shared(self, number: int, box: Box) -> bool:
+        return False
 
     def writing(self, finished: Sequence[Finished], count: int) -> AbstractContextManager[None]:
         return nullcontext()
@@ -89,11 +96,15 @@ def tasks(
 
 
 def _untouched(mapping: TensorMapping, record: Record) -> tuple[array[int], array[int]]:
-    """Return the numbers of the outputs that are to be written as a whole, and of those of which a part is left."""
+    """Return the numbers of the outputs that are to be written as a whole, and of those of which a part is left.
+
+    With these are single elements of which this run writes some bytes, and others the rest.
+    """
     found = array("q"), array("q")
     for number in record.outputs(len(mapping.outputs)):
         every = whole(mapping.outputs[number].view.shape)
-        found[[*record.left(number, every)] != [every]].append(number)
+        is_begun = [*record.left(number, every)] != [every] or record.is_shared(number, every)
+        found[is_begun].append(number)
     return found
 
 

@@ -209,12 +209,11 @@ class _Worker(threading.Thread):
         self.on_part()
 
     def _counted(self, stretch: Stretch, data: Bytes) -> Iterator[Finished]:
-        """Make a stretch again, output by output: which of them had how many values that overflowed."""
-        for row in stretch.rows():
-            target = data[row.begin - stretch.begin : row.end - stretch.begin]
-            first, *others = row.boxes()
-            yield first._replace(overflowed=self.reader.refill(row, target))
-            yield from others
+        """Make a stretch again, box by box: each record counts its own values that overflowed, as any may be lost."""
+        for one, begin, end in stretch.boxes():
+            target = data[begin - stretch.begin : end - stretch.begin]
+            output = stretch.table.outputs[one.first]
+            yield one._replace(overflowed=self.reader.refill(output, one.box or (), target))
 
     def _convert(self, task: Task) -> None:
         output, box = task.output, task.box

@@ -133,6 +133,10 @@ class Recorder:
         mine = [box] if self._scope is None else self._scope.clip(number, box)
         return [left for part in mine for left in self._done.left(number, part)]
 
+    def is_shared(self, number: int, box: Box) -> bool:
+        """Return whether a box is an element that lies in another part too, so that neither records it."""
+        return self._scope is not None and self._scope.is_shared(number, box)
+
     @contextmanager
     def writing(self, finished: Sequence[Finished], count: int) -> Iterator[None]:
         """Surround the writing of `count` bytes; wait first while too much is not recorded.
@@ -152,7 +156,7 @@ class Recorder:
                 self._unsafe -= count
             raise
         with self._changed:
-            if self._is_shared(finished):
+            if self._are_shared(finished):
                 self._unsafe -= count
                 return
             self._batch += map(_record, finished)
@@ -160,12 +164,10 @@ class Recorder:
             self._notify()
         self._flush_here()
 
-    def _is_shared(self, finished: Sequence[Finished]) -> bool:
-        """Return whether this is an element that lies in another part too."""
-        if self._scope is None or len(finished) > 1:
-            return False
-        one = finished[0]
-        return one.box is not None and self._scope.is_shared(one.first, one.box)
+    def _are_shared(self, finished: Sequence[Finished]) -> bool:
+        """Return whether this is an element that lies in another part too: such a one is written by itself."""
+        first, *others = finished
+        return not others and first.box is not None and self.is_shared(first.first, first.box)
 
     def _admit(self, count: int) -> None:
         if not self._has_room(count):

@@ -94,6 +94,12 @@ def test_every_byte_is_made_once(kind: str, wanted, numbers, tmp_path_factory: p
             for number in range(one.first, one.stop):
                 box = one.box or whole(outputs[number].view.shape)
                 finished[number][tuple(slice(*side) for side in box)] += 1
+        refilled = np.zeros(stretch.nbytes, np.uint8)
+        for one, begin, end in stretch.boxes():
+            assert not reader.refill(
+                outputs[one.first], one.box or (), refilled[begin - stretch.begin : end - stretch.begin]
+            )
+        assert refilled.tobytes() == content[stretch.begin : stretch.end]
     reader.close()
     assert not table.left
     for number, output in enumerate(outputs):
@@ -114,7 +120,7 @@ def test_neighbors_are_one_run_whatever_their_number(tmp_path: Path) -> None:
     assert isinstance(run, Run)
     assert run.count == 5000
     assert [*stretch.finished()] == [(0, 1000, None, 0)]
-    assert [row.nbytes for row in stretch.rows()] == [20] * 1000
+    assert [end - begin for _, begin, end in stretch.boxes()] == [20] * 1000
 
 
 def test_what_the_source_has_in_another_order_is_several(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from streamconv.errors import DestinationError, SourceChangedError, StorageError
 from streamconv.output import manifest
 from streamconv.parts import leases, work
 from streamconv.parts.cutting import Part
+from streamconv.parts.scopes import Scopes
+from streamconv.tensors.grids import whole
 from support import golden_ranks, parts, running
 from support.parts import small_parts, work_on
 from support.running import StoppedError
@@ -100,6 +102,34 @@ def test_what_parts_left_is_resumed(goes_on: str, tmp_path: Path) -> None:
             report = parts.convert(source, dest, parts.shuffled(2), **arguments)
     assert running.tree(dest.parent) == running.tree(one)
     assert report.resumed_bytes == sum(written) > 0
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_scalar_across_two_parts_is_written_by_both(half: int, tmp_path: Path) -> None:
+    """With only one of the two parts on record, the other part's bytes of it are still to be written."""
+    source = running.scalars(tmp_path / "model.safetensors", 4000, ((), (1,)))
+    for folder in ("one", "many"):
+        (tmp_path / folder).mkdir()
+    dest = tmp_path / "many" / "out.ckpt"
+    with small_parts():
+        streamconv.convert(source, tmp_path / "one" / "out.ckpt", model="raw")
+        planned = plans.plan(source, dest, model="raw")
+        every = work.cut_parts(planned.mapping, planned.layout)
+        found = [*map(Scopes(planned.mapping, planned.layout).of, every)]
+        shared = [
+            n for scope in found for n in scope.outputs if scope.is_shared(n, whole(planned.outputs[n].view.shape))
+        ]
+        assert len(shared) == 2 * len(set(shared)) > 0
+
+        def every_other(cut: Any, done: int, hold: Any) -> int:
+            for part in cut[half::2]:
+                work_on(plans.plan(source, dest, model="raw")).convert(part.number)
+            raise StoppedError
+
+        with pytest.raises(StoppedError):
+            conversion.run_spread(planned, every_other)
+        streamconv.convert(source, dest, model="raw")
+    assert running.tree(dest.parent) == running.tree(tmp_path / "one")
 
 
 def test_what_one_process_left_is_resumed_in_parts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,9 +218,9 @@ def dealt_again(source: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def scalars(path: Path, count: int) -> Path:
-    """A safetensors file with so many tensors of one element: more header than data."""
-    specs = [TensorSpec(f"t{number}", dtypes.F32, ()) for number in range(count)]
+def scalars(path: Path, count: int, shapes: Sequence[tuple[int, ...]] = ((),)) -> Path:
+    """A safetensors file with so many tensors of one element, of these shapes in turn: more header than data."""
+    specs = [TensorSpec(f"t{number}", dtypes.F32, shapes[number % len(shapes)]) for number in range(count)]
     golden.write(path, safetensors.lay_out(path.name, specs, {}), {s.name: golden.golden_bytes(s) for s in specs})
     return path
 

@@ -68,6 +68,25 @@ def damage(data: bytes, chance: random.Random) -> bytes:
     return data + chance.randbytes(chance.randint(1, 300))
 
 
+def test_overflow_is_counted_once_whichever_record_is_lost(tmp_path: Path, small_units) -> None:
+    """Of a tensor that the edges of a block cut, each record counts its own part."""
+    source = with_large_values(running.tiny(tmp_path / "source", 4000))
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    dest, arguments = tmp_path / "other" / "dest.ckpt", {"dtype": "fp16"}
+    streamconv.convert(source, tmp_path / "one" / "dest.ckpt", **arguments)
+    found = stopped(source, dest, **arguments).read_bytes().split(b"\n")
+    lost = [line for line in found if b'["box"' in line]
+    assert len(lost) > 10
+    for line in lost:
+        path = stopped(source, dest, **arguments)
+        path.write_bytes(path.read_bytes().replace(line, b""))
+        streamconv.convert(source, dest, **arguments)
+        assert tree(tmp_path / "other") == tree(tmp_path / "one"), line
+        shutil.rmtree(tmp_path / "other")
+        (tmp_path / "other").mkdir()
+
+
 @pytest.mark.parametrize("dest", ["dest.ckpt", "dest.bin"])
 @pytest.mark.parametrize("after", [36, 38])
 def test_finished_blocks_are_not_written_again(dest: str, after: int, tmp_path: Path, small_units, monkeypatch) -> None:
