@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, takewhile
+from itertools import chain
 
 import numpy as np
 
@@ -22,9 +22,12 @@ from ..tensors.grids import Box, Grid, box_shape, runs
 from ..tensors.view_nodes import Dequantised, Leaf, Piece, Stored, View, Zeros
 from .dequantise import dequantise
 from .kernels import cast
-from .sharing import Task, shared_window
-from .stretches import Run, Stretch
+from .sharing import shared_window
+from .stretches import Content, Run, Stretch
 from .windows import Windows, bits, window_bytes
+
+# Bytes between two runs that are read rather than left out: a request costs more.
+_HOLE = 64 << 10
 
 
 class Reader:
@@ -117,11 +120,11 @@ class Reader:
             return stored, 0
         made = spare.array(stretch.nbytes, np.dtype(np.uint8), placement)
         if stored is None:
-            return made, self._fill_stretch(takewhile(lambda _: not is_stopped(), contents), made)
+            return made, self._fill_stretch(contents, made, is_stopped)
         np.copyto(made, stored)
         return made, 0
 
-    def _run_as_stored(self, contents: Sequence[Run | tuple[Task, ...]]) -> Bytes | None:
+    def _run_as_stored(self, contents: Sequence[Content]) -> Bytes | None:
         """Return the bytes of a stretch as they lie in the source, `None` where there are several parts, or casts."""
         first, *others = contents
         if others or not isinstance(first, Run) or first.dtype != first.target:
@@ -136,12 +139,18 @@ class Reader:
         """
         return self.fill(output.view, box, target.view(bits(output.dtype)), output.dtype)
 
-    def _fill_stretch(self, contents: Iterable[Run | tuple[Task, ...]], target: Bytes) -> int:
+    def _fill_stretch(self, contents: Sequence[Content], target: Bytes, is_stopped: Callable[[], bool]) -> int:
         begin = overflowed = 0
-        for content in contents:
-            if isinstance(content, Run):
+        for number, content in enumerate(contents):
+            if is_stopped():
+                break
+            if isinstance(content, (Run, memoryview)):
                 end = begin + content.nbytes
-                overflowed += self._fill_run(content, target[begin:end])
+                if isinstance(content, Run):
+                    self._hold_close_ones(contents, number)
+                    overflowed += self._fill_run(content, target[begin:end])
+                else:
+                    target[begin:end] = content
                 begin = end
                 continue
             if len(content) > 1 and isinstance(next(content[0].output.view.leaves()), Dequantised):
@@ -151,6 +160,24 @@ class Reader:
                 overflowed += self.refill(task.output, task.box, target[begin:end])
                 begin = end
         return overflowed
+
+    def _hold_close_ones(self, contents: Sequence[Content], number: int) -> None:
+        """Read a run and those after it that lie close behind it in the source by one request."""
+        run = contents[number]
+        if not isinstance(run, Run) or self._windows.holds(run.file, run.offset, run.end):
+            return
+        end = run.end
+        for index in range(number + 1, len(contents)):
+            other = contents[index]
+            if isinstance(other, memoryview):
+                continue
+            if not isinstance(other, Run) or other.file is not run.file or not 0 <= other.offset - end <= _HOLE:
+                break
+            if other.end - run.offset > self.region_bytes:
+                break
+            end = other.end
+        if end > run.end:
+            self._windows.hold_range(run.file, run.offset, end)
 
     def _fill_run(self, run: Run, target: Bytes) -> int:
         made, most, overflowed = target.view(bits(run.target)), self.region_bytes // run.dtype.itemsize, 0

@@ -1,8 +1,8 @@
 """Stretches: what lies one behind the other in a file of the result is made and written as one, up to a whole block.
 
 A stretch lies in one block of its file. So a block's digest is made from memory, its write begins and ends where the
-device's blocks do, and small tensors cost no request each. Those that are neighbors in the source too are one run: one
-request, one cast, whatever their number.
+device's blocks do, and small tensors cost no request each, whether or not the format has literals between them. Those
+that are neighbors in the source too are one run: one request, one cast, whatever their number.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..planning.outputs import Finished, Output
 from ..tensors.dtypes import DType
 from ..tensors.extents import SourceFile
 from ..tensors.grids import box_shape, flat_boxes, flat_index
+from ..tensors.literals import Literals
 from ..tensors.refs import Home, OutputFile, TensorRef
 from ..tensors.view_nodes import Cast, Dequantised, Stored, View
 from ..units import BLOCK
@@ -35,6 +36,13 @@ Place: TypeAlias = tuple[str, int]
 
 #: Returns where a tensor lies, by its name; `None` where it lies in several files, or in parts.
 Homes = Callable[[str], Home | None]
+
+# Longer literals are left to those who write the file: they are headers, not records' heads.
+_LONGEST_LITERAL = 64 << 10
+
+
+Content: TypeAlias = "Run | tuple[Task, ...] | memoryview"
+"""What a stretch is made of: a run, boxes of one output, or a literal."""
 
 
 class Run(Struct, frozen=True):
@@ -51,13 +59,20 @@ class Run(Struct, frozen=True):
         """Its bytes in the result."""
         return self.count * self.target.itemsize
 
+    @property
+    def end(self) -> int:
+        """The byte of the file behind its last one."""
+        return self.offset + self.count * self.dtype.itemsize
+
     def part(self, first: int, count: int) -> Run:
         """Return some of its elements."""
         return Run(self.file, self.offset + first * self.dtype.itemsize, count, self.dtype, self.target)
 
 
 class Stretch(Struct, frozen=True):
-    """Bytes `begin` … `end` of a file, made of rows `first` … `stop` - 1 of a table; none but the ends are cut.
+    """Bytes `begin` … `end` of a file, made of rows `first` … `stop` - 1 of a table and the literals around them.
+
+    None but the first and the last row may be cut.
 
     Attributes:
         table: the table.
@@ -76,8 +91,13 @@ class Stretch(Struct, frozen=True):
         """Its bytes."""
         return self.end - self.begin
 
-    def contents(self) -> Iterator[Run | tuple[Task, ...]]:
-        """Yield what it is made of, in order: runs, and boxes of one output each."""
+    @property
+    def bytes_of_tensors(self) -> int:
+        """Those that are no literals."""
+        return self.table.bytes_of_tensors(self)
+
+    def contents(self) -> Iterator[Content]:
+        """Yield what it is made of, in order."""
         return self.table.contents(self)
 
     def finished(self) -> Iterator[Finished]:
@@ -112,6 +132,8 @@ class Stretches:
         self._pairs: list[tuple[DType, DType]] = []
         table = self._sorted(self._rows(numbers, homes))
         self._file, self._begin, self._end, self._number, self._source, self._offset, self._pair = table.T
+        self._literals: dict[int, Literals] = {}
+        self._is_apart = self._apart()
         self._starts_run = self._run_starts()
 
     def __iter__(self) -> Iterator[tuple[Place, Stretch]]:
@@ -137,13 +159,28 @@ class Stretches:
 
     # -- what is in a stretch ------------------------------------------------------------------------------------------
 
-    def contents(self, stretch: Stretch) -> Iterator[Run | tuple[Task, ...]]:
+    def bytes_of_tensors(self, stretch: Stretch) -> int:
+        """Return how many bytes of a stretch are no literals."""
+        rows = slice(stretch.first, stretch.stop)
+        begins, ends = np.maximum(self._begin[rows], stretch.begin), np.minimum(self._end[rows], stretch.end)
+        return int((ends - begins).sum())
+
+    def contents(self, stretch: Stretch) -> Iterator[Content]:
         """Yield what a stretch is made of, in order."""
-        first, stop = stretch.first, stretch.stop
+        first, stop, at = stretch.first, stretch.stop, stretch.begin
         starts = [first, *(first + 1 + np.flatnonzero(self._starts_run[first + 1 : stop])).tolist(), stop]
         for low, high in pairwise(starts):
             begin, end = self.clipped(stretch, low)[0], self.clipped(stretch, high - 1)[1]
+            yield from self._between(low, at, begin)
             yield self._run(low, begin, end) if self._source[low] >= 0 else self._boxes(low, begin, end)
+            at = end
+        yield from self._between(first, at, stretch.end)
+
+    def _between(self, row: int, begin: int, end: int) -> Iterator[memoryview]:
+        """Yield the literals between two bytes of the file that a row lies in."""
+        if begin < end:
+            literals = self._literals[int(self._file[row])]
+            yield from (literals[number][1] for number in literals.numbers(begin, end))
 
     def _run(self, row: int, begin: int, end: int) -> Run:
         source, target = self._pairs[int(self._pair[row])]
@@ -235,34 +272,55 @@ class Stretches:
         continues = (self._source[1:] >= 0) & (self._offset[1:] == ends[:-1])
         for column in (self._source, self._pair):
             continues &= column[1:] == column[:-1]
+        continues &= self._begin[1:] == self._end[:-1]
         return np.concatenate(([True], ~continues))[: len(self._file)]
+
+    def _apart(self) -> NDArray[np.bool_]:
+        """Return for each row but the first whether more than literals lie between it and the row before it."""
+        gaps, in_another = self._begin[1:] - self._end[:-1], self._file[1:] != self._file[:-1]
+        apart: NDArray[np.bool_] = in_another | (gaps != 0)
+        may_be = ~in_another & (gaps > 0) & (gaps <= _LONGEST_LITERAL)
+        for number in np.unique(self._file[1:][may_be]).tolist():
+            literals = self._literals[number] = Literals(self._files[number], BLOCK)
+            rows = np.flatnonzero(may_be & (self._file[1:] == number))
+            held = literals.bytes_before(self._begin[rows + 1]) - literals.bytes_before(self._end[rows])
+            apart[rows] = held != gaps[rows]
+        return apart
 
     def _cuts(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield the stretches: begin and end in the file, first row, and the row behind the last."""
-        apart = (self._begin[1:] != self._end[:-1]) | (self._file[1:] != self._file[:-1])
-        edges = [0, *(1 + np.flatnonzero(apart)).tolist(), len(self._file)]
+        edges = [0, *(1 + np.flatnonzero(self._is_apart)).tolist(), len(self._file)]
         for low, high in pairwise(edges):
             if low < high:
                 yield from self._cuts_between(low, high)
 
     def _cuts_between(self, low: int, high: int) -> Iterator[tuple[int, int, int, int]]:
-        begins = self._begin[low:high]
-        at, end = int(begins[0]), int(self._end[high - 1])
+        begins, ends = self._begin[low:high], self._end[low:high]
+        at, end = int(begins[0]), int(ends[-1])
         while at < end:
-            stop = min(end, self._whole_elements(low, begins, (at // self._unit + 1) * self._unit))
-            first = low + int(np.searchsorted(begins, at, "right")) - 1
+            stop, behind_it = self._cut_at(low, begins, min(end, (at // self._unit + 1) * self._unit))
+            first = low + int(np.searchsorted(ends, at, "right"))
             behind = low + int(np.searchsorted(begins, stop, "left"))
-            yield at, stop, first, behind
-            at = stop
+            if first < behind:
+                yield at, stop, first, behind
+            at = behind_it
 
-    def _whole_elements(self, low: int, begins: _Numbers, at: int) -> int:
-        """Return `at`, or where the element ends that lies across it."""
+    def _cut_at(self, low: int, begins: _Numbers, at: int) -> tuple[int, int]:
+        """Return where to end a stretch near `at`, and where to begin the next one.
+
+        That is where an element ends. A literal is in neither of them, unless a block ends there: then both have parts.
+        """
         row = low + int(np.searchsorted(begins, at, "right")) - 1
-        itemsize = self.outputs[self.number(row)].dtype.itemsize
-        return at + (int(self._begin[row]) - at) % itemsize
+        if at <= self._end[row]:
+            itemsize = self.outputs[self.number(row)].dtype.itemsize
+            at += (int(self._begin[row]) - at) % itemsize
+        elif at % BLOCK:
+            return int(self._end[row]), int(self._begin[row + 1])
+        return at, at
 
     def _place(self, begin: int, end: int, first: int, stop: int) -> Place:
         """Return where the first element of a stretch lies in the source."""
+        begin = max(begin, int(self._begin[first]))
         if self._source[first] >= 0:
             run = self._run(first, begin, end)
             return str(run.file.path), run.offset

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import SourceError
 from ..storage.access import Access
 from ..storage.regions import Region
-from ..tensors.arrays import Bits, BitType
+from ..tensors.arrays import Bits, BitType, Bytes
 from ..tensors.dtypes import BF16, F8_E8M0, U8, DType
 from ..tensors.extents import SourceFile
 from ..tensors.grids import Box, box_shape, flat_index, runs, unravelled
@@ -57,6 +57,18 @@ class _Held(NamedTuple):
         return self.data[tuple(slice(low - first, high - first) for (low, high), (first, _) in inside)]
 
 
+class _Range(NamedTuple):
+    """Bytes of a file from `begin` on that were read for several runs."""
+
+    file: SourceFile
+    begin: int
+    data: Bytes
+
+    def has(self, file: SourceFile, begin: int, end: int) -> bool:
+        """Return whether bytes of a file are among them."""
+        return file is self.file and self.begin <= begin and end <= self.begin + len(self.data)
+
+
 class Windows:
     """One window at a time: each call makes the result of the one before invalid.
 
@@ -70,6 +82,7 @@ class Windows:
         self._region = Region(region_bytes)
         self._files = OpenFiles(access, drops)
         self._held: _Held | None = None
+        self._range: _Range | None = None
         self._quantised: Window | None = None
         self._description: tuple[Parts, Quantised] | None = None
         self._checked: Quantised | None = None
@@ -107,11 +120,33 @@ class Windows:
         Raises:
             SourceError: the file was changed, or cannot be read.
         """
-        self._held = self._quantised = None
-        self._files.drop_behind()
         size = count * dtype.itemsize
+        if self._range is not None and self._range.has(file, offset, offset + size):
+            first = offset - self._range.begin
+            return self._range.data[first : first + size].view(bits(dtype))
+        return self._read_range(file, offset, size).view(bits(dtype))
+
+    def holds(self, file: SourceFile, begin: int, end: int) -> bool:
+        """Return whether bytes of a file are in memory, read by `hold_range`."""
+        return self._range is not None and self._range.has(file, begin, end)
+
+    def hold_range(self, file: SourceFile, begin: int, end: int) -> None:
+        """Read bytes of a file, and take runs of them from memory until something else is read.
+
+        Raises:
+            SourceError: the file was changed, or cannot be read.
+        """
+        self._range = _Range(file, begin, self._read_range(file, begin, end - begin))
+
+    def _read_range(self, file: SourceFile, offset: int, size: int) -> Bytes:
+        self._forget()
+        self._files.drop_behind()
         placement = self._files.read_into(self._region, file, offset, size, is_part=False)
-        return self._region.array(count, bits(dtype), placement)
+        return self._region.array(size, np.dtype(np.uint8), placement)
+
+    def _forget(self) -> None:
+        """Let the next window be read over what is in memory."""
+        self._held = self._quantised = self._range = None
 
     def window(self, leaf: Leaf, box: Box) -> Bits:
         """Return a box of a leaf, in the leaf's dtype, as an array of the box's shape.
@@ -134,7 +169,7 @@ class Windows:
         found, parts = self._quantised, self._described(leaf)
         if found is not None and found.parts == parts and _holds(found.box, box):
             return found
-        self._held = self._quantised = None
+        self._forget()
         self._check_shape(parts)
         groups = self._groups(parts, box)
         grouped = None if groups is None or parts.groups is None else parts.groups.axis
@@ -210,7 +245,7 @@ class Windows:
     def _dequantised(self, leaf: Dequantised, box: Box) -> Bits:
         """Return a box of a quantised tensor as BF16; it lies behind its parts in the region."""
         found = self.quantised(leaf, box)
-        self._quantised = None  # the next window is read over it
+        self._forget()
         shape = box_shape(box)
         target = self._region.array_behind(self._behind, math.prod(shape), bits(BF16)).reshape(shape)
         dequantise(found, box, target, BF16)
@@ -220,7 +255,7 @@ class Windows:
         """Return a box of a tensor: from the window that is held, or read over it."""
         if self._held is not None and self._held.has(ref, box):
             return self._held.part(box)
-        self._held = self._quantised = None
+        self._forget()
         return self._read_box(ref, box)
 
     def _read_box(self, ref: TensorRef, box: Box) -> Bits:

@@ -205,7 +205,7 @@ class _Worker(threading.Thread):
             self._sink.write(stretch.file, stretch.begin, data.data)
         for one in finished if overflowed else ():
             self._tally.add_overflow(stretch.table.outputs[one.first].name, one.overflowed)
-        self._tally.add(data.nbytes, stretch.file.name)
+        self._tally.add(stretch.bytes_of_tensors, stretch.file.name)
         self.on_part()
 
     def _counted(self, stretch: Stretch, data: Bytes) -> Iterator[Finished]:

@@ -16,10 +16,15 @@ class Blocks:
 
     The CRC is that of the part of the block that lies in a range with a checksum and reaches the end of the block;
     ranges are continued from it (`checksums.RangeChecksums`).
+
+    Attributes:
+        size: bytes of the file.
+        nbytes: bytes of a block, but for the last one.
+        count: how many there are.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size, self.nbytes = size, BLOCK
         self.count = -(-size // BLOCK)
         self._digests = bytearray(_DIGEST_BYTES * self.count)
         self._crcs = array("I", bytes(4 * self.count))

@@ -60,13 +60,6 @@ class RangeChecksums:
         begins = (self._begins[slot] for _, slot in self.copies(*self._blocks.bounds(number)))
         return min(number, block_at(min(begins, default=self._blocks.size)))
 
-    def blocks_of_slots_only(self) -> list[int]:
-        """Return the blocks that hold nothing but slots: no tensor is written into them."""
-        numbers = {block_at(at) for at in self._offsets}
-        numbers |= {block_at(at + self._slot_of(copy).length - 1) for copy, at in enumerate(self._offsets)}
-        every = ((number, *self._blocks.bounds(number)) for number in sorted(numbers))
-        return [number for number, begin, end in every if self.bytes_in(begin, end) == end - begin]
-
     def add(self, offset: int, data: memoryview, crc: int) -> int:
         """Take bytes of a block, which come in order, into the checksums of the ranges that they lie in.
 

@@ -1,8 +1,9 @@
 """The digests of a file's blocks, made while the file is written in any order.
 
 A block is done when all its bytes are written. What arrives in order is digested from memory on the way; the rest is
-read back when the block is complete, most of it from the page cache. A checksum is put into its slot when the block of
-the slot is digested, which waits for the blocks that decide it. Of a file that an earlier run began, the blocks it
+read back when the block is complete, most of it from the page cache. Literals come with the tensors around them, or are
+put in their place when all those of the block are there. A checksum is put into its slot when the block of the slot is
+digested, which waits for the blocks that decide it. Of a file that an earlier run began, the blocks it
 finished are known, and what else it left is counted without being looked at.
 """
 
@@ -11,10 +12,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from heapq import merge
+from operator import itemgetter
 
 import xxhash
 from msgspec import Struct, field
 
+from ..tensors.literals import Literals
 from ..tensors.refs import OutputFile
 from ..units import CHUNK
 from .blocks import Blocks, block_at, by_block
@@ -26,7 +30,7 @@ OnBlock = Callable[[int, bytes, int], None]
 
 
 class _Block(Struct):
-    """One block: how many bytes of it are not written, and its digest and CRC as far as its bytes came in order."""
+    """One block: how many bytes of tensors are missing in it, and its digest and CRC as far as bytes came in order."""
 
     begin: int
     end: int
@@ -60,6 +64,8 @@ class BlockDigests:
     ) -> None:
         self._blocks, self._read, self._write, self._on_block = blocks, read_back, write, on_block
         self._checksums = RangeChecksums(file, blocks, self._read_back)
+        self._literals = Literals(file, blocks.nbytes)
+        self._are_there = bytearray(len(self._literals))
         self._has_slots = bool(file.slots)
         self._open: dict[int, _Block] = {}
         self._lock = threading.Lock()
@@ -67,11 +73,11 @@ class BlockDigests:
         # Blocks of an earlier run are not written again; those of this one nobody writes twice.
         self._skipped = _skipped(blocks, mine)
         self._unfinished = self._skipped.count(0) if self._skipped else blocks.count
-        #: Blocks of which all bytes but the checksums are written, with the first block that decides one of those.
+        #: Blocks that have all bytes of their tensors, with the first block that decides one of their checksums.
         self._filled = {
             number: self._checksums.first_needed(number)
-            for number in self._checksums.blocks_of_slots_only()
-            if not (self._skipped and self._skipped[number])
+            for number in range(blocks.count)
+            if not (self._skipped and self._skipped[number]) and not self._bytes_of_tensors(*blocks.bounds(number))
         }
 
     @property
@@ -82,6 +88,13 @@ class BlockDigests:
     def hexdigests(self) -> list[str]:
         """Return the digests of all blocks, in order."""
         return self._blocks.hexdigests()
+
+    def head(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield the literals that the file begins with, in blocks that tensors follow in: bytes come in order then."""
+        for number in self._literals.head():
+            offset, data = self._literals[number]
+            if self._bytes_of_tensors(*self._blocks.bounds(block_at(offset))):
+                yield offset, data
 
     def take_finished(self) -> list[tuple[int, int]]:
         """Return the blocks finished since the last call, as (offset, length); they are not read again."""
@@ -127,15 +140,21 @@ class BlockDigests:
         return behind
 
     def wrote(self, offset: int, length: int) -> None:
-        """Note that `length` bytes are in the file at `offset`. Every byte but the checksums is noted once.
+        """Note that `length` bytes are in the file at `offset`. Every byte of a tensor is noted once.
 
         Raises:
             OSError: a block is complete and cannot be read back.
         """
+        for number in self._literals.numbers(offset, offset + length):
+            self._are_there[number] = 1
         for span in by_block(offset, length):
+            begin, end = offset + span.low, offset + span.high
+            of_tensors = end - begin - self._literals.bytes_in(begin, end)
+            if not of_tensors:
+                continue
             block = self._block(span.number)
             with block.lock:
-                block.missing -= span.high - span.low
+                block.missing -= of_tensors
                 is_filled = not block.missing
             if is_filled:
                 with self._lock:
@@ -163,9 +182,11 @@ class BlockDigests:
         with self._lock:
             if number not in self._open:
                 begin, end = self._blocks.bounds(number)
-                missing = end - begin - self._checksums.bytes_in(begin, end)
-                self._open[number] = _Block(begin, end, missing, begin)
+                self._open[number] = _Block(begin, end, self._bytes_of_tensors(begin, end), begin)
             return self._open[number]
+
+    def _bytes_of_tensors(self, begin: int, end: int) -> int:
+        return end - begin - self._checksums.bytes_in(begin, end) - self._literals.bytes_in(begin, end)
 
     def _hash(self, block: _Block, data: memoryview) -> None:
         block.digest = block.digest or xxhash.xxh3_128()
@@ -175,7 +196,7 @@ class BlockDigests:
         block.hashed_to += len(data)
 
     def _finish(self, number: int, block: _Block) -> None:
-        self._fill_slots(block)
+        self._fill(block)
         self._hash_up_to(block, block.end)
         digest = block.digest.digest() if block.digest else b""
         with self._lock:
@@ -186,11 +207,14 @@ class BlockDigests:
         if self._on_block is not None:
             self._on_block(number, digest, block.crc)
 
-    def _fill_slots(self, block: _Block) -> None:
-        """Put the checksums in their place, each when all before it in the block is digested."""
-        for at, slot in self._checksums.copies(block.begin, block.end):
+    def _fill(self, block: _Block) -> None:
+        """Put literals that are not there and checksums in their place, each when all before it is digested."""
+        numbers = (n for n in self._literals.numbers(block.begin, block.end) if not self._are_there[n])
+        literals = ((*self._literals[n], None) for n in numbers)
+        slots = ((at, memoryview(b""), slot) for at, slot in self._checksums.copies(block.begin, block.end))
+        for at, literal, slot in merge(literals, slots, key=itemgetter(0)):
             self._hash_up_to(block, at)
-            data = self._checksums.encoded(slot)
+            data = literal if slot is None else self._checksums.encoded(slot)
             low, high = max(at, block.begin), min(at + len(data), block.end)
             self._write(low, data[low - at : high - at])
             self._hash(block, data[low - at : high - at])

@@ -70,7 +70,7 @@ class FileWriter:
         try:
             self._set_size(is_shared=mine is not None)
             self._take_over(past)
-            for offset, data in file.literals_between_slots():
+            for offset, data in self.digests.head():
                 self.write(offset, data)
             self.digests.finish_ready()
         except BaseException:

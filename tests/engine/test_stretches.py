@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,9 @@ def test_every_byte_is_made_once(kind: str, wanted, numbers, tmp_path_factory: p
         {n: np.zeros(o.view.shape, np.int64) for n, o in enumerate(outputs)},
     )
     content = bytearray(files[0].size)
+    texts = np.zeros(files[0].size, np.uint8)
+    for offset, text in files[0].literals:
+        texts[offset : offset + len(text)] = np.frombuffer(text, np.uint8)
     reader, spare = Reader(UNIT, Access.READ), Region(2 * UNIT)
     for _, stretch in table:
         assert stretch.begin // UNIT == (stretch.end - 1) // UNIT or stretch.end % UNIT < 8
@@ -94,7 +98,7 @@ def test_every_byte_is_made_once(kind: str, wanted, numbers, tmp_path_factory: p
             for number in range(one.first, one.stop):
                 box = one.box or whole(outputs[number].view.shape)
                 finished[number][tuple(slice(*side) for side in box)] += 1
-        refilled = np.zeros(stretch.nbytes, np.uint8)
+        refilled = texts[stretch.begin : stretch.end].copy()
         for one, begin, end in stretch.boxes():
             assert not reader.refill(
                 outputs[one.first], one.box or (), refilled[begin - stretch.begin : end - stretch.begin]
@@ -109,6 +113,24 @@ def test_every_byte_is_made_once(kind: str, wanted, numbers, tmp_path_factory: p
         if number in chosen:
             values = np.frombuffer(data[f"w{number}"], numpy_dtype(wanted[number][0]))
             assert content[at : at + length] == values.astype(numpy_dtype(output.dtype)).tobytes()
+
+
+@pytest.mark.parametrize("target", [BF16, F32])
+def test_literals_between_neighbors_are_made_with_them(target: DType, tmp_path: Path) -> None:
+    """And what is close together in the source, with other tensors in between, is read by one request."""
+    refs, data = source(tmp_path, [(BF16, (50,))] * 1000)
+    outputs = tuple(
+        Output(f"t{n}", target, views.cast(views.leaf(ref), target), (ref.name,)) for n, ref in enumerate(refs[::2])
+    )
+    files = laid_out(outputs, "ckpt")
+    ((_, stretch),) = Stretches(outputs, range(500), homes_in(files), BLOCK)
+    assert stretch.bytes_of_tensors == 500 * 50 * target.itemsize
+    with closing(Reader(BLOCK, Access.READ)) as reader:
+        made = reader.stretch(stretch, Region(BLOCK))[0].tobytes()
+        assert reader.bytes_read == 999 * 100
+    wanted = {o.name: _bytes(np.frombuffer(data[o.sources[0]], numpy_dtype(BF16)), target) for o in outputs}
+    golden.write(tmp_path / "a.ckpt", files[0], wanted)
+    assert made == (tmp_path / "a.ckpt").read_bytes()[stretch.begin : stretch.end]
 
 
 def test_neighbors_are_one_run_whatever_their_number(tmp_path: Path) -> None:

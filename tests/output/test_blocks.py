@@ -37,9 +37,11 @@ def _small_blocks():
 class File:
     """A file in memory, with its digests."""
 
-    def __init__(self, size: int, slots: tuple[ChecksumSlot, ...] = ()) -> None:
+    def __init__(
+        self, size: int, slots: tuple[ChecksumSlot, ...] = (), texts: tuple[tuple[int, bytes], ...] = ()
+    ) -> None:
         self.data = bytearray(size)
-        self.file = OutputFile("file", size, ((0, bytes(size)),), {}, slots)
+        self.file = OutputFile("file", size, texts, {}, slots)
         self.reads = self.behind = 0
         self.told: dict[int, tuple[bytes, int]] = {}
         self.begin(Blocks(size))
@@ -64,12 +66,21 @@ class File:
         self._put(offset, memoryview(piece))
         self.digests.wrote(offset, len(piece))
 
-    def parts(self, content: bytes, cuts: set[int]) -> list[tuple[int, bytes]]:
-        """What is to be written of the content, all but the checksums, in parts that end at these places."""
+    def parts(self, content: bytes, cuts: set[int], left: set[int]) -> list[tuple[int, bytes]]:
+        """What is to be written of the content, in parts that end at these places.
+
+        Checksums are not, nor the literals that begin at the places `left`; the others come with bytes of tensors.
+        """
+        spans = [(offset, offset + len(data)) for offset, data in self.file.literals_between_slots()]
+        holes = [(at, at + slot.length) for at, slot in self.file.slot_offsets()]
+        holes = sorted(holes + [span for span in spans if span[0] in left])
+        inside = {place for begin, end in spans for place in range(begin + 1, end)}
+        of_literals = {place for begin, end in spans for place in range(begin, end)}
+        blocks_in = {place for place in range(0, len(content), SMALL) if place in of_literals}
         found = []
-        for begin, view in self.file.literals_between_slots():
-            edges = sorted({begin, begin + len(view), *(cut for cut in cuts if begin < cut < begin + len(view))})
-            found += [(a, content[a:b]) for a, b in pairwise(edges)]
+        for begin, end in zip([0, *(b for _, b in holes)], [*(a for a, _ in holes), len(content)], strict=True):
+            edges = sorted({begin, end, *(cut for cut in (cuts - inside) | blocks_in if begin < cut < end)})
+            found += [(a, content[a:b]) for a, b in pairwise(edges) if {*range(a, b)} - of_literals]
         return found
 
 
@@ -85,11 +96,25 @@ def files(draw: st.DrawFn) -> tuple[File, bytes]:
     copies = list(zip(*filter(None, (firsts, lasts)), strict=True))
     slots = tuple(ChecksumSlot(*one, places, 4, "big") for one, places in zip(ranges, copies, strict=True))
     size = max([at, *(place + 4 for place in lasts)]) + draw(st.integers(0, 100))
+    taken = {place + i for slot in slots for place in slot.at for i in range(4)}
+    places = sorted(draw(st.sets(st.integers(0, size), max_size=12)))
+    held = taken | {place for span in list(pairwise(places))[::2] for place in range(*span)}
+    edges = sorted(place for place in range(size + 1) if (place in held) != (place - 1 in held))
     content = bytearray(draw(st.randoms(use_true_random=False)).randbytes(size))
     for slot in slots:
         for place in slot.at:
             content[place : place + 4] = bytes(4)
-    return File(size, slots), helpers.with_checksums(OutputFile("file", size, (), {}, slots), bytes(content))
+    texts = tuple((begin, bytes(content[begin:end])) for begin, end in zip(edges[::2], edges[1::2], strict=True))
+    content = helpers.with_checksums(OutputFile("file", size, (), {}, slots), bytes(content))
+    return File(size, slots, texts), content
+
+
+@st.composite
+def parts_of(draw: st.DrawFn, file: File, content: bytes) -> list[tuple[int, bytes]]:
+    """What is written of a file, in any order; it may leave out literals."""
+    cuts = draw(st.sets(st.integers(0, len(content)), max_size=12))
+    left = {offset for offset, data in file.file.literals_between_slots() if len(data) and draw(st.booleans())}
+    return draw(st.permutations(file.parts(content, cuts, left)))
 
 
 def digests(data: bytes) -> list[str]:
@@ -101,8 +126,7 @@ def digests(data: bytes) -> list[str]:
 @given(files(), st.data())
 def test_digests_and_checksums_do_not_depend_on_the_order_of_writes(made, data) -> None:
     file, content = made
-    cuts = set(data.draw(st.lists(st.integers(0, len(content)), max_size=12)))
-    for offset, piece in data.draw(st.permutations(file.parts(content, cuts))):
+    for offset, piece in data.draw(parts_of(file, content)):
         file.write(offset, piece)
     file.digests.finish_ready()
     assert file.digests.complete
@@ -136,8 +160,7 @@ def test_a_block_is_digested_as_soon_as_it_is_full() -> None:
 def test_a_file_is_resumed(made, data) -> None:
     """Some parts are written and counted, some of the finished blocks are known; the rest comes in any order."""
     file, content = made
-    cuts = set(data.draw(st.lists(st.integers(0, len(content)), max_size=12)))
-    parts = data.draw(st.permutations(file.parts(content, cuts)))
+    parts = data.draw(parts_of(file, content))
     count = data.draw(st.integers(0, len(parts)))
     for offset, piece in parts[:count]:
         file.write(offset, piece)
@@ -167,7 +190,9 @@ def test_a_file_is_resumed(made, data) -> None:
 
 def test_a_checksum_waits_for_the_blocks_that_decide_it() -> None:
     content = random.Random(3).randbytes(3 * SMALL)
-    file = File(3 * SMALL + 8, (ChecksumSlot(0, 3 * SMALL, (3 * SMALL + 2,), 4, "little"),))
+    file = File(
+        3 * SMALL + 8, (ChecksumSlot(0, 3 * SMALL, (3 * SMALL + 2,), 4, "little"),), ((3 * SMALL + 2, bytes(4)),)
+    )
     for offset in (2 * SMALL, 3 * SMALL, 3 * SMALL + 6, 0):
         file.write(offset, content[offset : offset + SMALL] if offset < 3 * SMALL else b"xx")
     assert sorted(file.told) == [0, 2]
@@ -178,7 +203,7 @@ def test_a_checksum_waits_for_the_blocks_that_decide_it() -> None:
 
 
 def test_a_block_of_nothing_but_a_checksum_is_finished_too() -> None:
-    file = File(SMALL + 3, (ChecksumSlot(0, SMALL - 1, (SMALL - 1,), 4, "big"),))
+    file = File(SMALL + 3, (ChecksumSlot(0, SMALL - 1, (SMALL - 1,), 4, "big"),), ((SMALL - 1, bytes(4)),))
     file.write(0, bytes(SMALL - 1))
     assert file.digests.complete
     assert file.data[-4:] == zlib.crc32(bytes(SMALL - 1)).to_bytes(4, "big")
@@ -186,7 +211,7 @@ def test_a_block_of_nothing_but_a_checksum_is_finished_too() -> None:
 
 @pytest.mark.parametrize("slots", [(), (ChecksumSlot(0, 6, (6,), 4, "big"),)])
 def test_what_cannot_be_read_back_is_an_error(slots) -> None:
-    file = OutputFile("file", 10, (), {}, slots)
+    file = OutputFile("file", 10, ((6, bytes(4)),) if slots else (), {}, slots)
     found = BlockDigests(file, Blocks(10), lambda offset, length: b"", lambda offset, data: None)
     with pytest.raises(OSError, match="shorter than what was written"):
         found.note_resumed(0, 6 if slots else 10)
