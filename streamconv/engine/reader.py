@@ -26,8 +26,8 @@ from .sharing import shared_window
 from .stretches import Content, Run, Stretch
 from .windows import Windows, bits, window_bytes
 
-# Bytes between two runs that are read rather than left out: a request costs more.
-_HOLE = 64 << 10
+# Bytes between two runs that are read rather than left out, such as the head of a record: a request costs more.
+_HOLE = 4 << 10
 
 
 class Reader:
@@ -166,7 +166,7 @@ class Reader:
         run = contents[number]
         if not isinstance(run, Run) or self._windows.holds(run.file, run.offset, run.end):
             return
-        end = run.end
+        end, unused = run.end, 0
         for index in range(number + 1, len(contents)):
             other = contents[index]
             if isinstance(other, memoryview):
@@ -175,9 +175,10 @@ class Reader:
                 break
             if other.end - run.offset > self.region_bytes:
                 break
+            unused += other.offset - end
             end = other.end
         if end > run.end:
-            self._windows.hold_range(run.file, run.offset, end)
+            self._windows.hold_range(run.file, run.offset, end, unused)
 
     def _fill_run(self, run: Run, target: Bytes) -> int:
         made, most, overflowed = target.view(bits(run.target)), self.region_bytes // run.dtype.itemsize, 0

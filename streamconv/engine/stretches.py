@@ -11,7 +11,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -28,7 +28,9 @@ from ..units import BLOCK
 from .boxes import flows, source_position
 from .sharing import Task
 
+T = TypeVar("T")
 _Numbers: TypeAlias = NDArray[np.int64]
+_Pair: TypeAlias = tuple[DType, DType]
 
 
 Place: TypeAlias = tuple[str, int]
@@ -127,9 +129,7 @@ class Stretches:
         self.outputs = outputs
         self.left = array("q")
         self._unit = _fraction(most)
-        self._files: list[OutputFile] = []
-        self._sources: list[SourceFile] = []
-        self._pairs: list[tuple[DType, DType]] = []
+        self._files, self._sources, self._pairs = _Every[OutputFile](), _Every[SourceFile](), _Every[_Pair]()
         table = self._sorted(self._rows(numbers, homes))
         self._file, self._begin, self._end, self._number, self._source, self._offset, self._pair = table.T
         self._literals: dict[int, Literals] = {}
@@ -229,10 +229,7 @@ class Stretches:
     def _rows(self, numbers: Iterable[int], homes: Homes) -> array[int]:
         """Return a row for each output in stretches: its file, begin, end, number, and where it is a run of the source,
         that file, the offset, and the two dtypes."""
-        table = array("q")
-        files: dict[str, int] = {}
-        sources: dict[int, int] = {}
-        pairs: dict[tuple[DType, DType], int] = {}
+        table, pairs = array("q"), dict[_Pair, _Pair]()
         for number in numbers:
             output = self.outputs[number]
             home, ref = homes(output.name), _as_stored(output.view)
@@ -242,20 +239,13 @@ class Stretches:
             nbytes = math.prod(output.view.shape) * output.dtype.itemsize
             if not nbytes:
                 continue
-            file = files.setdefault(home.file.name, len(files))
-            if file == len(self._files):
-                self._files.append(home.file)
-            row = (file, home.offset, home.offset + nbytes, number)
+            row = (self._files.number(home.file), home.offset, home.offset + nbytes, number)
             if ref is None:
                 table.extend((*row, -1, 0, 0))
                 continue
-            extent = ref.extents[0]
-            source = sources.setdefault(id(extent.file), len(sources))
-            if source == len(self._sources):
-                self._sources.append(extent.file)
-            pair = pairs.setdefault((ref.dtype, output.dtype), len(pairs))
-            table.extend((*row, source, extent.offset, pair))
-        self._pairs = list(pairs)
+            extent, pair = ref.extents[0], (ref.dtype, output.dtype)
+            source = self._sources.number(extent.file), extent.offset
+            table.extend((*row, *source, self._pairs.number(pairs.setdefault(pair, pair))))
         return table
 
     @staticmethod
@@ -327,6 +317,20 @@ class Stretches:
         output = self.outputs[self.number(first)]
         at = self._elements(first, begin, begin)[0]
         return source_position(output.view, next(flat_boxes(at, at + 1, output.view.shape)))
+
+
+class _Every(list[T]):
+    """Objects, each of them once, and their numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def number(self, one: T) -> int:
+        """Return the number of an object, which is added if it is new; what is equal to it is another."""
+        found = self._numbers.setdefault(id(one), len(self))
+        if found == len(self):
+            self.append(one)
+        return found
 
 
 def _flows(view: View) -> bool:

@@ -130,13 +130,19 @@ class Windows:
         """Return whether bytes of a file are in memory, read by `hold_range`."""
         return self._range is not None and self._range.has(file, begin, end)
 
-    def hold_range(self, file: SourceFile, begin: int, end: int) -> None:
+    def hold_range(self, file: SourceFile, begin: int, end: int, unused: int) -> None:
         """Read bytes of a file, and take runs of them from memory until something else is read.
+
+        Args:
+            file: the file.
+            begin, end: its bytes.
+            unused: how many of these no run has: they do not count as read.
 
         Raises:
             SourceError: the file was changed, or cannot be read.
         """
         self._range = _Range(file, begin, self._read_range(file, begin, end - begin))
+        self._files.bytes_read -= unused
 
     def _read_range(self, file: SourceFile, offset: int, size: int) -> Bytes:
         self._forget()

@@ -200,8 +200,9 @@ def _image(file: SourceFile, text: bytes) -> Iterator[str]:
     Raises:
         OSError: the system has no such files.
     """
-    descriptor = disk.memory_file(file.size)
+    descriptor = disk.memory_file()
     try:
+        disk.truncate(descriptor, file.size)
         disk.write_all(descriptor, memoryview(len(text).to_bytes(8, "little") + text), 0)
         yield f"/proc/self/fd/{descriptor}"
     finally:

@@ -69,9 +69,9 @@ class FileWriter:
         self.digests = BlockDigests(file, past.blocks(file.name), self._open.read, self._write, on_block, mine)
         try:
             self._set_size(is_shared=mine is not None)
-            self._take_over(past)
             for offset, data in self.digests.head():
                 self.write(offset, data)
+            self._take_over(past)
             self.digests.finish_ready()
         except BaseException:
             self.close()

@@ -41,6 +41,7 @@ PRIMITIVES = (
     *("open_file", "close", "read", "read_into", "is_cached", "write", "truncate", "seek"),
     *("sync", "sync_data", "drop_cache", "fstat", "stat", "may_read", "may_write", "listdir"),
     *("make_directory", "remove_directory", "remove", "rename", "exchange", "hard_link", "lock", "free_bytes"),
+    "memory_file",
 )
 
 # -- primitives --------------------------------------------------------------------------------------------------------
@@ -205,6 +206,17 @@ def lock(descriptor: int, shared: bool = False) -> bool | None:
     return None
 
 
+def memory_file() -> int:
+    """Make a file in memory that no directory lists; return its descriptor.
+
+    Raises:
+        OSError: the system, or this build of Python, has no such files (ENOSYS).
+    """
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return os.memfd_create("streamconv")
+
+
 def free_bytes(directory: PathLike) -> int | None:
     """Return the bytes free on the directory's file system, `None` where it does not say."""
     with _if_offered():
@@ -220,23 +232,6 @@ def seek(descriptor: int, offset: int, whence: int) -> int:
         OSError: the file system does not tell, or there is nothing more to find (ENXIO).
     """
     return os.lseek(descriptor, offset, whence)
-
-
-def memory_file(size: int) -> int:
-    """Make a file in memory, of holes, that no directory lists; return its descriptor.
-
-    Raises:
-        OSError: the system, or this build of Python, has no such files (ENOSYS), or allows none of this size.
-    """
-    if not hasattr(os, "memfd_create"):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    descriptor = os.memfd_create("streamconv")
-    try:
-        os.ftruncate(descriptor, size)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 # -- made of them ------------------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def test_the_library_judges_the_same_header_and_size(read, monkeypatch):
 
 
 def test_without_files_in_memory_nobody_judges_but_us(read, monkeypatch):
-    def refused(size):
+    def refused():
         raise OSError(errno.ENOSYS, "none")
 
     monkeypatch.setattr(disk, "memory_file", refused)

@@ -84,6 +84,7 @@ class Model:
         follow = {"open_file": self._opened, "write": self._wrote, "truncate": self._cut, "sync": self._synced}
         follow |= {"sync_data": self._synced, "close": self._closed, "make_directory": self._made}
         follow |= {"remove": self._removed, "remove_directory": self._removed, "rename": self._renamed}
+        follow |= {"memory_file": self._made_in_memory}
         with pytest.MonkeyPatch.context() as patch:
             for name, after in {**follow, "exchange": self._exchanged}.items():
                 patch.setattr(disk, name, self._with(getattr(disk, name), after))
@@ -122,6 +123,9 @@ class Model:
         if flags & os.O_TRUNC and isinstance(node, File):
             node.content.clear()
         self._open[descriptor] = node
+
+    def _made_in_memory(self, descriptor: int) -> None:
+        self._open[descriptor] = File((0, 0))
 
     def _closed(self, _: object, descriptor: int) -> None:
         self._open.pop(descriptor, None)

@@ -87,8 +87,7 @@ def test_overflow_is_counted_once_whichever_record_is_lost(tmp_path: Path, small
         (tmp_path / "other").mkdir()
 
 
-@pytest.mark.parametrize("dest", ["dest.ckpt", "dest.bin"])
-@pytest.mark.parametrize("after", [36, 38])
+@pytest.mark.parametrize(("dest", "after"), [("dest.ckpt", 18), ("dest.ckpt", 20), ("dest.bin", 36), ("dest.bin", 38)])
 def test_finished_blocks_are_not_written_again(dest: str, after: int, tmp_path: Path, small_units, monkeypatch) -> None:
     """Checksums too are put together from what is on record."""
     source = running.tiny(tmp_path / "source", 4000)
