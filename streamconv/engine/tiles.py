@@ -38,9 +38,18 @@ class Scratch:
 
     def __init__(self, count: int, itemsize: int) -> None:
         self._flat = np.empty(count, f"u{itemsize}")
+        self._last: tuple[object, Bits] = None, self._flat
 
     def like(self, tile: Bits) -> Bits:
         """Return an array of the tile's shape and order of axes; where needed, with a cache line between its rows."""
+        # Nearly every tile is like the one before, and threads wait for each other's Python.
+        layout, found = self._last
+        if layout != (tile.shape, tile.strides):
+            found = self._like(tile)
+            self._last = (tile.shape, tile.strides), found
+        return found
+
+    def _like(self, tile: Bits) -> Bits:
         order = sorted(range(tile.ndim), key=lambda axis: (tile.shape[axis] > 1, -abs(tile.strides[axis])))
         *rows, row = (tile.shape[axis] for axis in order)
         itemsize = self._flat.itemsize
