@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numkong
@@ -17,20 +17,22 @@ from ..tensors.grids import Box
 from ..tensors.quantised import Code, Quantised, swapped
 from .bands import Band, Bands
 from .codes import Numbers, Unpacked, decode, decode_pairs
-from .floats import FLOATS, check_cast, numkong_tensor
+from .floats import FLOATS, check_cast, numkong_tensor, tile_of
 from .kernels import cast
 from .scales import Part, codes_at, words_at
-from .tiles import TILE_SIDE, even_part, fast_axis
+from .tiles import TILE_SIDE, Scratch, even_part, fast_axis
 
 # Elements of a tile on its way through float32: it stays in L2, and its calls are long compared with what it takes to
 # get the interpreter lock back. Fewer where packed codes, factors of each row or a further cast need room
-# too. Then the longest row of a tile, and the row of one that is transposed.
+# too. Then the longest row of a tile, and of one whose codes are turned.
 _ELEMENTS = 128 << 10
+_ELEMENTS_TURNED = 96 << 10
 _ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
-_SIDE = 800
-# Bytes of packed codes that are turned at once.
-_TURNED = 128 << 10
+_TURNED_ROW = 2 << 10
+# Bytes of codes that are turned at once, and of packed ones.
+_TURNED = 256 << 10
+_TURNED_WORDS = 128 << 10
 
 
 class Window(NamedTuple):
@@ -83,8 +85,8 @@ def dequantise(window: Window, box: Box, target: Bits, target_dtype: DType) -> i
     if tuple(high - low for low, high in box) != target.shape:
         raise InternalError(f"a box {box} does not go into shape {target.shape}")
     check_cast(BF16, target_dtype)
-    # A word of packed codes is moved at once, and each of the numbers that they stand for is not.
-    if window.parts.codes.packing is not None and fast_axis(target) == target.ndim - 2:
+    # Codes are moved, not the numbers that they stand for: these are larger, and a word may hold many codes.
+    if fast_axis(target) == target.ndim - 2:
         window, box, target = window.swapped, swapped(box), target.swapaxes(-1, -2)
     rows, columns = (range(*side) for side in box[-2:])
     overflows = 0
@@ -111,26 +113,45 @@ class _Matrix:
         As few calls a tile as possible: each releases the interpreter lock, and getting it back may take as long.
         """
         transposed, (least, step) = fast_axis(self._codes.data) != fast_axis(target), self._layout.unit
-        is_plain = self._layout.packing is None and self._bands.rows_share(rows)
-        most = _ELEMENTS if is_plain else _ELEMENTS_WITH_FACTORS
-        most = min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
-        scratch = _Scratch(most, len(rows))
+        most = self._most(rows, columns, target, target_dtype, transposed)
+        scratch, out = _Scratch(most, len(rows)), _Target(target, target_dtype, most)
         overflows = 0
-        is_turned, packing = transposed and self._layout.packing is None, self._layout.packing
-        widest = min(_SIDE if is_turned else _ROW, most // least or 1, self._bands.most_columns)
-        for across in _cut(columns, step, widest):
-            highest = _TURNED * 8 // (packing.bits * len(across)) if packing and transposed else len(rows)
+        for across in _cut(columns, step, min(self._widest(most, transposed), most // least or 1)):
+            highest = self._highest(across, most) if transposed else len(rows)
             for down in _cut(rows, self._bands.height, min(self._bands.most_rows(rows, across), highest)):
-                band, has_nan = self._bands.band(down, across), self._have_nan(down, across)
-                read = self._read(down, across, transposed)
+                band, read = self._bands.band(down, across), self._read(down, across, scratch if transposed else None)
+                are_asked = not band.is_tame or read.have_nan(down, across)
                 for few in self._tiles(down, max(1, most // len(across))):
-                    top, left = few.start - rows.start, across.start - columns.start
-                    part = target[top : top + len(few), left : left + len(across)]
-                    values, codes = self._values(read, band, few, across, scratch)
+                    values = self._values(read, band, few, across, scratch)
                     band.apply(few, len(across), values)
-                    codes = codes if has_nan or not band.is_tame else None
-                    overflows += _write(values, band.is_tame, codes, part, target_dtype, scratch)
+                    codes = read.part.box(few, across) if read.e4m3 is not None and are_asked else None
+                    place = few.start - rows.start, across.start - columns.start
+                    overflows += out.write(values, band.is_tame, codes, place)
         return overflows
+
+    def _most(self, rows: range, columns: range, target: Bits, target_dtype: DType, transposed: bool) -> int:
+        """Return how many elements a tile has at most."""
+        if self._layout.packing is not None or not self._bands.rows_share(rows):
+            most = _ELEMENTS_WITH_FACTORS
+        elif transposed and not (target.flags.c_contiguous and len(columns) <= _TURNED_ROW):
+            most = _ELEMENTS_TURNED
+        else:
+            most = _ELEMENTS
+        return min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
+
+    def _widest(self, most: int, transposed: bool) -> int:
+        """Return how many columns a tile has at most."""
+        longest = _ROW
+        if transposed and self._layout.packing is None:
+            longest = min(_TURNED_ROW, _turned(most) // self._bands.height)
+        return max(1, min(longest, self._bands.most_columns))
+
+    def _highest(self, columns: range, most: int) -> int:
+        """Return how many rows of codes are turned at most."""
+        packing = self._layout.packing
+        if packing is None:
+            return _turned(most) // len(columns)
+        return _TURNED_WORDS * 8 // (packing.bits * len(columns))
 
     def _tiles(self, rows: range, most: int) -> Iterator[range]:
         """Cut the rows of a band into tiles: each is of one block, where blocks are high."""
@@ -138,35 +159,40 @@ class _Matrix:
         for block in _cut(rows, high, high):
             yield from _cut(block, least, most)
 
-    def _have_nan(self, rows: range, columns: range) -> bool:
-        """Whether there is a NaN among codes of F8_E4M3."""
-        if self._code.kind != "e4m3":
-            return False
-        codes = self._codes.box(rows, columns)
-        return bool(codes.max() == 0xFF or codes.view(np.int8).max() == 0x7F)
+    def _read(self, rows: range, columns: range, room: _Scratch | None) -> _Codes:
+        """Return what a band is read from: codes that lie in another order are turned once, packed ones as words."""
+        if room is None:
+            return self._whole
+        if self._layout.packing is not None:
+            return _Codes(words_at(self._codes, self._layout.packing, rows, columns))
+        return self._named(Part(room.turned(self._codes.box(rows, columns)), rows.start, columns.start))
 
-    def _read(self, rows: range, columns: range, transposed: bool) -> Part:
-        """Return what a band is read from: packed codes that lie in another order are turned once, word by word."""
-        if self._layout.packing is None or not transposed:
-            return self._codes
-        return words_at(self._codes, self._layout.packing, rows, columns)
+    @cached_property
+    def _whole(self) -> _Codes:
+        return self._named(self._codes)
 
-    def _values(
-        self, part: Part, band: Band, rows: range, columns: range, scratch: _Scratch
-    ) -> tuple[Numbers, NDArray[np.uint8] | None]:
-        """Return the values of codes less their offsets, and the codes themselves if they are FP8."""
+    def _named(self, part: Part) -> _Codes:
+        return _Codes(part, numkong_tensor(part.data, "e4m3") if self._code.kind == "e4m3" else None)
+
+    def _values(self, read: _Codes, band: Band, rows: range, columns: range, scratch: _Scratch) -> Numbers:
+        """Return the values of codes less their offsets."""
         codes, code = self._layout, self._code
+        if read.e4m3 is not None:
+            values = scratch.numbers(len(rows), len(columns))
+            numkong.astype(tile_of(read.e4m3, read.part.place(rows, columns)), "float32", out=values)
+            return values
         if code.kind == "e2m1" and codes.packing is not None and codes.packing.axis == 1:
-            return self._of_pairs(words_at(part, codes.packing, rows, columns), columns, scratch), None
-        found = codes_at(part, codes, rows, columns, scratch.codes(code, self._bands.has_offsets))
+            return self._of_pairs(words_at(read.part, codes.packing, rows, columns), columns, scratch)
+        found = codes_at(read.part, codes, rows, columns, scratch.codes(code, self._bands.has_offsets))
         if found.dtype == np.float32:
-            return found, None
+            numbers: Numbers = found
+            return numbers
         values = scratch.numbers(*found.shape)
         if self._bands.has_offsets:
             np.copyto(values, band.differences(rows, len(columns), found))
         else:
             decode(found, code, values)
-        return values, found if code.kind == "e4m3" else None
+        return values
 
     def _of_pairs(self, words: Part, columns: range, scratch: _Scratch) -> Numbers:
         """Return the values of codes in so many columns, two in each byte of these words: no arithmetic is as fast."""
@@ -175,13 +201,27 @@ class _Matrix:
         return values[:, columns.start - words.column : columns.stop - words.column]
 
 
+class _Codes(NamedTuple):
+    """Codes of a band, and NumKong's view of them if they are of F8_E4M3: it takes as long to make as all else does."""
+
+    part: Part
+    e4m3: numkong.Tensor | None = None
+
+    def have_nan(self, rows: range, columns: range) -> bool:
+        """Whether there is a NaN among codes of F8_E4M3."""
+        if self.e4m3 is None:
+            return False
+        codes = self.part.box(rows, columns)
+        return bool(codes.max() == 0xFF or codes.view(np.int8).max() == 0x7F)
+
+
 class _Scratch:
-    """Room for the numbers and the bits of a tile of up to `count` elements in up to `rows` rows."""
+    """Room for the numbers of a tile of up to `count` elements in up to `rows` rows."""
 
     def __init__(self, count: int, rows: int) -> None:
         self._numbers = np.empty(count + 2 * min(rows, TILE_SIDE), np.float32)
-        self._bits: NDArray[np.uint16] | None = None
-        self._count = count
+        self._turning = Scratch(self._numbers.view(np.uint8))
+        self._turned: Bits | None = None
 
     def numbers(self, rows: int, columns: int) -> Numbers:
         """Return an array for numbers."""
@@ -189,11 +229,13 @@ class _Scratch:
             return np.empty((rows, columns), np.float32)
         return self._numbers[: rows * columns].reshape(rows, columns)
 
-    def bits(self, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-        """Return an array for bits."""
-        if self._bits is None:
-            self._bits = np.empty(self._count, np.uint16)
-        return self._bits[: math.prod(shape)].reshape(shape)
+    def turned(self, codes: Bits) -> Bits:
+        """Return codes in the order of a tile, valid until the next ones; the numbers are lost."""
+        if self._turned is None or self._turned.size < codes.size:
+            self._turned = np.empty(codes.size, codes.dtype)
+        found = self._turned[: codes.size].reshape(codes.shape)
+        self._turning.turn(codes, found)
+        return found
 
     def codes(self, code: Code, has_offsets: bool) -> Callable[[int, int], Unpacked]:
         """Return what makes room for codes: numbers from the beginning where that is what they stand for."""
@@ -202,37 +244,59 @@ class _Scratch:
         return lambda rows, columns: np.empty((rows, columns), np.uint8)
 
 
+def _turned(most: int) -> int:
+    """Return how many bytes of codes are turned at once: there is room for that where so many numbers go after it."""
+    return min(_TURNED, most * np.dtype(np.float32).itemsize)
+
+
 def _code_of(parts: Quantised) -> Code:
     if parts.codes.code is None:
         raise InternalError(f"nothing says what the codes of {parts.codes.ref.name} stand for")
     return parts.codes.code
 
 
-def _write(
+class _Target:
+    """Where the products of a matrix go: rounded to bfloat16, and cast."""
+
+    def __init__(self, bits: Bits, dtype: DType, count: int) -> None:
+        self._bits, self._dtype, self._count = bits, dtype, count
+        self._tensor = numkong_tensor(bits, "bfloat16") if dtype == BF16 else None
+
+    def write(self, values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, place: tuple[int, int]) -> int:
+        """Write the products of a tile that begins there; return how many finite bfloat16 became infinite."""
+        tile = tuple(slice(first, first + length) for first, length in zip(place, values.shape, strict=True))
+        target = self._bits[tile]
+        if self._tensor is not None and target.flags.c_contiguous:
+            _round(values, is_tame, codes, target, tile_of(self._tensor, tile))
+            return 0
+        bits, tensor = self._between
+        bits, tensor = bits[: values.size].reshape(values.shape), tile_of(tensor, (slice(values.size),))
+        _round(values, is_tame, codes, bits, tensor.reshape(*values.shape))
+        if self._dtype != BF16:
+            return cast(bits, target, BF16, self._dtype)
+        np.copyto(target, bits)
+        return 0
+
+    @cached_property
+    def _between(self) -> tuple[NDArray[np.uint16], numkong.Tensor]:
+        """Room for the bits of a tile."""
+        bits = np.empty(self._count, np.uint16)
+        return bits, numkong_tensor(bits, "bfloat16")
+
+
+def _round(
     values: Numbers,
     is_tame: bool,
     codes: NDArray[np.uint8] | None,
-    target: Bits,
-    target_dtype: DType,
-    scratch: _Scratch,
-) -> int:
-    """Write products, rounded to bfloat16 and cast; return how many finite bfloat16 became infinite."""
-    in_place = target_dtype == BF16 and target.flags.c_contiguous
-    bits = target if in_place else scratch.bits(target.shape)
-    _round(values, is_tame, codes, bits)
-    if in_place:
-        return 0
-    if target_dtype == BF16:
-        # Rows of the scratch are no power of two apart, as `tiles.Scratch` would have them.
-        np.copyto(target, bits)
-        return 0
-    return cast(bits, target, BF16, target_dtype)
+    target: NDArray[np.uint16],
+    tensor: numkong.Tensor,
+) -> None:
+    """Round products to bfloat16 in `target`, which `tensor` is too; the products' memory is used up.
 
-
-def _round(values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, target: NDArray[np.uint16]) -> None:
-    """Round products to bfloat16; `codes` are those of FP8, if any may be NaN. The products' memory is used up."""
+    `codes` are those of FP8, if any may be NaN.
+    """
     if is_tame:
-        numkong.astype(values, "bfloat16", out=numkong_tensor(target, "bfloat16"))
+        numkong.astype(values, "bfloat16", out=tensor)
     else:
         np.copyto(target.view(FLOATS[BF16].numpy), values, casting="unsafe")
     if codes is not None or not is_tame:

@@ -52,7 +52,7 @@ def copy(source: Bits, target: Bits) -> None:
         np.copyto(target, source)
         return
     shape = tile_shape(source, target, is_long=True)
-    scratch = Scratch(math.prod(shape), source.itemsize)
+    scratch = Scratch(np.empty(math.prod(shape), source.dtype))
     for tile in cut_tiles(source, shape):
         scratch.turn(source[tile], target[tile])
 
@@ -102,7 +102,7 @@ def _cast_integers(source: NDArray[Any], target: NDArray[Any], target_dtype: DTy
 def _cast_transposed(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
     """Cast where the target lies in memory in another order than the source."""
     shape = tile_shape(source, target)
-    scratch = Scratch(math.prod(shape), target.itemsize)
+    scratch = Scratch(np.empty(math.prod(shape), target.dtype))
     overflows = 0
     for tile in cut_tiles(source, shape):
         between = scratch.like(source[tile])

@@ -51,8 +51,12 @@ class Part(NamedTuple):
 
     def box(self, rows: range, columns: range) -> Any:
         """Return some rows and columns of what is not packed."""
+        return self.data[self.place(rows, columns)]
+
+    def place(self, rows: range, columns: range) -> tuple[slice, slice]:
+        """Return where in the data some rows and columns of what is not packed are."""
         top, left = self.row, self.column
-        return self.data[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
 
     @property
     def swapped(self) -> Part:

@@ -30,15 +30,15 @@ Tile: TypeAlias = tuple[slice, ...]
 
 
 class Scratch:
-    """Room for a tile of up to `count` elements on its way from one order of axes to another.
+    """Room in `flat` for a tile on its way from one order of axes to another.
 
     Only the last copy jumps: within the cache, and between rows that are no power of two apart. Those of a model's
     matrices are, so that a column of one falls into a single set of the cache, and costs six times as much.
     """
 
-    def __init__(self, count: int, itemsize: int) -> None:
-        self._flat = np.empty(count, f"u{itemsize}")
-        self._last: tuple[object, Bits] = None, self._flat
+    def __init__(self, flat: Bits) -> None:
+        self._flat = flat
+        self._last: tuple[object, Bits] = None, flat
 
     def like(self, tile: Bits) -> Bits:
         """Return an array of the tile's shape and order of axes; where needed, with a cache line between its rows."""

@@ -576,7 +576,16 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
         dequantise,
         **data.draw(
             st.sampled_from(
-                [{"_ROW": 16 << 10}, {"_ELEMENTS": 900, "_ELEMENTS_WITH_FACTORS": 300, "_ROW": 150, "_SIDE": 60}]
+                [
+                    {"_ROW": 16 << 10},
+                    {
+                        "_ELEMENTS": 900,
+                        "_ELEMENTS_TURNED": 700,
+                        "_ELEMENTS_WITH_FACTORS": 300,
+                        "_ROW": 150,
+                        "_TURNED_ROW": 60,
+                    },
+                ]
             )
         ),
     ):
