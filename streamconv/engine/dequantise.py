@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import numkong
@@ -106,6 +105,7 @@ class _Matrix:
         factors, zeros = [part.matrix(lead) for part in window.factors], window.zeros and window.zeros.matrix(lead)
         first = window.box[-2][0], window.box[-1][0]
         self._bands = Bands(window.parts, first, factors, zeros, window.groups)
+        self._whole = self._named(self._codes)
 
     def write(self, rows: range, columns: range, target: Bits, target_dtype: DType) -> int:
         """Write some rows and columns, cast; return how many finite bfloat16 became infinite.
@@ -166,10 +166,6 @@ class _Matrix:
         if self._layout.packing is not None:
             return _Codes(words_at(self._codes, self._layout.packing, rows, columns))
         return self._named(Part(room.turned(self._codes.box(rows, columns)), rows.start, columns.start))
-
-    @cached_property
-    def _whole(self) -> _Codes:
-        return self._named(self._codes)
 
     def _named(self, part: Part) -> _Codes:
         return _Codes(part, numkong_tensor(part.data, "e4m3") if self._code.kind == "e4m3" else None)
@@ -261,6 +257,7 @@ class _Target:
     def __init__(self, bits: Bits, dtype: DType, count: int) -> None:
         self._bits, self._dtype, self._count = bits, dtype, count
         self._tensor = numkong_tensor(bits, "bfloat16") if dtype == BF16 else None
+        self._between: tuple[NDArray[np.uint16], numkong.Tensor] | None = None
 
     def write(self, values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, place: tuple[int, int]) -> int:
         """Write the products of a tile that begins there; return how many finite bfloat16 became infinite."""
@@ -269,7 +266,7 @@ class _Target:
         if self._tensor is not None and target.flags.c_contiguous:
             _round(values, is_tame, codes, target, tile_of(self._tensor, tile))
             return 0
-        bits, tensor = self._between
+        bits, tensor = self._room()
         bits, tensor = bits[: values.size].reshape(values.shape), tile_of(tensor, (slice(values.size),))
         _round(values, is_tame, codes, bits, tensor.reshape(*values.shape))
         if self._dtype != BF16:
@@ -277,11 +274,12 @@ class _Target:
         np.copyto(target, bits)
         return 0
 
-    @cached_property
-    def _between(self) -> tuple[NDArray[np.uint16], numkong.Tensor]:
-        """Room for the bits of a tile."""
-        bits = np.empty(self._count, np.uint16)
-        return bits, numkong_tensor(bits, "bfloat16")
+    def _room(self) -> tuple[NDArray[np.uint16], numkong.Tensor]:
+        """Return room for the bits of a tile."""
+        if self._between is None:
+            bits = np.empty(self._count, np.uint16)
+            self._between = bits, numkong_tensor(bits, "bfloat16")
+        return self._between
 
 
 def _round(
