@@ -21,11 +21,12 @@ from .kernels import cast
 from .scales import Part, codes_at, words_at
 from .tiles import TILE_SIDE, Scratch, even_part, fast_axis
 
-# Elements of a tile on its way through float32: it stays in L2, and its calls are long compared with what it takes to
-# get the interpreter lock back. Fewer where packed codes, factors of each row or a further cast need room
-# too. Then the longest row of a tile, and of one whose codes are turned.
-_ELEMENTS = 128 << 10
-_ELEMENTS_TURNED = 96 << 10
+# Bytes for a tile on its way through float32; what is left of `SCRATCH_BYTES` is for factors, of which these are for a
+# block. A tile stays in L2, and is large: its calls are then few, and long compared with what it takes to get the
+# interpreter lock back. Elements of one where packed codes or factors of each row need room too. Then the longest row
+# of a tile, and of one whose codes are turned.
+_ROOM = 920 << 10
+_OF_BLOCK = 24
 _ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
 _TURNED_ROW = 2 << 10
@@ -131,12 +132,17 @@ class _Matrix:
 
     def _most(self, rows: range, columns: range, target: Bits, target_dtype: DType, transposed: bool) -> int:
         """Return how many elements a tile has at most."""
+        is_turned = transposed and self._layout.packing is None
+        widest = _TURNED_ROW if is_turned else _ROW
         if self._layout.packing is not None or not self._bands.rows_share(rows):
             most = _ELEMENTS_WITH_FACTORS
-        elif transposed and not (target.flags.c_contiguous and len(columns) <= _TURNED_ROW):
-            most = _ELEMENTS_TURNED
         else:
-            most = _ELEMENTS
+            room = (
+                _ROOM - (_TURNED if is_turned else 0) - _OF_BLOCK * self._bands.blocks_across(min(len(columns), widest))
+            )
+            is_in_place = target_dtype == BF16 and target.flags.c_contiguous and len(columns) <= widest
+            # Of each element: its number, whether that is NaN, and bits that do not go where they belong at once.
+            most = room // (4 + 1 + (0 if is_in_place else 2))
         return min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
 
     def _widest(self, most: int, transposed: bool) -> int:

@@ -579,8 +579,9 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
                 [
                     {"_ROW": 16 << 10},
                     {
-                        "_ELEMENTS": 900,
-                        "_ELEMENTS_TURNED": 700,
+                        "_ROOM": 6300,
+                        "_OF_BLOCK": 0,
+                        "_TURNED": 1400,
                         "_ELEMENTS_WITH_FACTORS": 300,
                         "_ROW": 150,
                         "_TURNED_ROW": 60,
