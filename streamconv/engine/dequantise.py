@@ -19,7 +19,7 @@ from .codes import Numbers, Unpacked, decode, decode_pairs
 from .floats import FLOATS, check_cast, numkong_tensor, tile_of
 from .kernels import cast
 from .scales import Part, codes_at, words_at
-from .tiles import TILE_SIDE, Scratch, even_part, fast_axis
+from .tiles import TILE_SIDE, Scratch, Tile, even_part, fast_axis
 
 # Bytes for a tile on its way through float32; what is left of `SCRATCH_BYTES` is for factors, of which these are for a
 # block. A tile stays in L2, and is large: its calls are then few, and long compared with what it takes to get the
@@ -106,7 +106,8 @@ class _Matrix:
         factors, zeros = [part.matrix(lead) for part in window.factors], window.zeros and window.zeros.matrix(lead)
         first = window.box[-2][0], window.box[-1][0]
         self._bands = Bands(window.parts, first, factors, zeros, window.groups)
-        self._whole = self._named(self._codes)
+        e4m3 = numkong_tensor(self._codes.data, "e4m3") if self._code.kind == "e4m3" else None
+        self._whole = _Codes(self._codes, e4m3)
 
     def write(self, rows: range, columns: range, target: Bits, target_dtype: DType) -> int:
         """Write some rows and columns, cast; return how many finite bfloat16 became infinite.
@@ -119,6 +120,7 @@ class _Matrix:
         overflows = 0
         for across in _cut(columns, step, min(self._widest(most, transposed), most // least or 1)):
             highest = self._highest(across, most) if transposed else len(rows)
+            left = slice(across.start - columns.start, across.stop - columns.start)
             for down in _cut(rows, self._bands.height, min(self._bands.most_rows(rows, across), highest)):
                 band, read = self._bands.band(down, across), self._read(down, across, scratch if transposed else None)
                 are_asked = not band.is_tame or read.have_nan(down, across)
@@ -126,8 +128,8 @@ class _Matrix:
                     values = self._values(read, band, few, across, scratch)
                     band.apply(few, len(across), values)
                     codes = read.part.box(few, across) if read.e4m3 is not None and are_asked else None
-                    place = few.start - rows.start, across.start - columns.start
-                    overflows += out.write(values, band.is_tame, codes, place)
+                    tile = slice(few.start - rows.start, few.stop - rows.start), left
+                    overflows += out.write(values, band.is_tame, codes, tile)
         return overflows
 
     def _most(self, rows: range, columns: range, target: Bits, target_dtype: DType, transposed: bool) -> int:
@@ -171,10 +173,8 @@ class _Matrix:
             return self._whole
         if self._layout.packing is not None:
             return _Codes(words_at(self._codes, self._layout.packing, rows, columns))
-        return self._named(Part(room.turned(self._codes.box(rows, columns)), rows.start, columns.start))
-
-    def _named(self, part: Part) -> _Codes:
-        return _Codes(part, numkong_tensor(part.data, "e4m3") if self._code.kind == "e4m3" else None)
+        turned, e4m3 = room.turned(self._codes.box(rows, columns))
+        return _Codes(Part(turned, rows.start, columns.start), e4m3 if self._code.kind == "e4m3" else None)
 
     def _values(self, read: _Codes, band: Band, rows: range, columns: range, scratch: _Scratch) -> Numbers:
         """Return the values of codes less their offsets."""
@@ -223,7 +223,7 @@ class _Scratch:
     def __init__(self, count: int, rows: int) -> None:
         self._numbers = np.empty(count + 2 * min(rows, TILE_SIDE), np.float32)
         self._turning = Scratch(self._numbers.view(np.uint8))
-        self._turned: Bits | None = None
+        self._turned: tuple[Bits, numkong.Tensor] | None = None
 
     def numbers(self, rows: int, columns: int) -> Numbers:
         """Return an array for numbers."""
@@ -231,13 +231,14 @@ class _Scratch:
             return np.empty((rows, columns), np.float32)
         return self._numbers[: rows * columns].reshape(rows, columns)
 
-    def turned(self, codes: Bits) -> Bits:
-        """Return codes in the order of a tile, valid until the next ones; the numbers are lost."""
-        if self._turned is None or self._turned.size < codes.size:
-            self._turned = np.empty(codes.size, codes.dtype)
-        found = self._turned[: codes.size].reshape(codes.shape)
-        self._turning.turn(codes, found)
-        return found
+    def turned(self, codes: Bits) -> tuple[Bits, numkong.Tensor]:
+        """Return codes in the order of a tile, and as F8_E4M3, valid until the next ones; the numbers are lost."""
+        if self._turned is None or self._turned[0].shape != codes.shape:
+            self._turned = None
+            found = np.empty(codes.shape, codes.dtype)
+            self._turned = found, numkong_tensor(found, "e4m3")
+        self._turning.turn(codes, self._turned[0])
+        return self._turned
 
     def codes(self, code: Code, has_offsets: bool) -> Callable[[int, int], Unpacked]:
         """Return what makes room for codes: numbers from the beginning where that is what they stand for."""
@@ -265,9 +266,8 @@ class _Target:
         self._tensor = numkong_tensor(bits, "bfloat16") if dtype == BF16 else None
         self._between: tuple[NDArray[np.uint16], numkong.Tensor] | None = None
 
-    def write(self, values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, place: tuple[int, int]) -> int:
-        """Write the products of a tile that begins there; return how many finite bfloat16 became infinite."""
-        tile = tuple(slice(first, first + length) for first, length in zip(place, values.shape, strict=True))
+    def write(self, values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, tile: Tile) -> int:
+        """Write the products of a tile; return how many finite bfloat16 became infinite."""
         target = self._bits[tile]
         if self._tensor is not None and target.flags.c_contiguous:
             _round(values, is_tame, codes, target, tile_of(self._tensor, tile))
