@@ -134,17 +134,15 @@ class _Matrix:
 
     def _most(self, rows: range, columns: range, target: Bits, target_dtype: DType, transposed: bool) -> int:
         """Return how many elements a tile has at most."""
-        is_turned = transposed and self._layout.packing is None
+        is_packed, rows_share = self._layout.packing is not None, self._bands.rows_share(rows)
+        is_turned = transposed and not is_packed
         widest = _TURNED_ROW if is_turned else _ROW
-        if self._layout.packing is not None or not self._bands.rows_share(rows):
-            most = _ELEMENTS_WITH_FACTORS
-        else:
-            room = (
-                _ROOM - (_TURNED if is_turned else 0) - _OF_BLOCK * self._bands.blocks_across(min(len(columns), widest))
-            )
-            is_in_place = target_dtype == BF16 and target.flags.c_contiguous and len(columns) <= widest
-            # Of each element: its number, whether that is NaN, and bits that do not go where they belong at once.
-            most = room // (4 + 1 + (0 if is_in_place else 2))
+        room = _ROOM - (_TURNED if is_turned else 0) - _OF_BLOCK * self._bands.blocks_across(min(len(columns), widest))
+        is_in_place = target_dtype == BF16 and target.flags.c_contiguous and len(columns) <= widest
+        # Of each element: its number, whether that is NaN, bits that do not go where they belong at once, its factor.
+        most = room // (4 + 1 + (0 if is_in_place else 2) + (0 if rows_share else 4))
+        if is_packed or not rows_share:
+            most = min(most, _ELEMENTS_WITH_FACTORS)
         return min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
 
     def _widest(self, most: int, transposed: bool) -> int:
@@ -222,7 +220,7 @@ class _Scratch:
 
     def __init__(self, count: int, rows: int) -> None:
         self._numbers = np.empty(count + 2 * min(rows, TILE_SIDE), np.float32)
-        self._turning = Scratch(self._numbers.view(np.uint8))
+        self._count, self._turning = count, Scratch(self._numbers.view(np.uint8))
         self._turned: tuple[Bits, numkong.Tensor] | None = None
 
     def numbers(self, rows: int, columns: int) -> Numbers:
@@ -233,12 +231,13 @@ class _Scratch:
 
     def turned(self, codes: Bits) -> tuple[Bits, numkong.Tensor]:
         """Return codes in the order of a tile, and as F8_E4M3, valid until the next ones; the numbers are lost."""
-        if self._turned is None or self._turned[0].shape != codes.shape:
-            self._turned = None
-            found = np.empty(codes.shape, codes.dtype)
+        if self._turned is None:
+            found = np.empty(_turned(self._count), codes.dtype)
             self._turned = found, numkong_tensor(found, "e4m3")
-        self._turning.turn(codes, self._turned[0])
-        return self._turned
+        room, tensor = self._turned
+        turned = room[: codes.size].reshape(codes.shape)
+        self._turning.turn(codes, turned)
+        return turned, tile_of(tensor, (slice(codes.size),)).reshape(*codes.shape)
 
     def codes(self, code: Code, has_offsets: bool) -> Callable[[int, int], Unpacked]:
         """Return what makes room for codes: numbers from the beginning where that is what they stand for."""
