@@ -16,10 +16,10 @@ from ..tensors.grids import Box
 from ..tensors.quantised import Code, Quantised, swapped
 from .bands import Band, Bands
 from .codes import Numbers, Unpacked, decode, decode_pairs
-from .floats import FLOATS, check_cast, numkong_tensor, tile_of
-from .kernels import cast
+from .floats import check_cast, numkong_tensor, tile_of
+from .rounding import Target
 from .scales import Part, codes_at, words_at
-from .tiles import TILE_SIDE, Scratch, Tile, even_part, fast_axis
+from .tiles import TILE_SIDE, Scratch, even_part, fast_axis
 
 # Bytes for a tile on its way through float32; what is left of `SCRATCH_BYTES` is for factors, of which these are for a
 # block. A tile stays in L2, and is large: its calls are then few, and long compared with what it takes to get the
@@ -30,9 +30,14 @@ _OF_BLOCK = 24
 _ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
 _TURNED_ROW = 2 << 10
+# The shortest row of a result for which codes are turned, not numbers, and the row of a tile where numbers are.
+_LEAST_ROW = 1 << 10
+_SIDE = 800
 # Bytes of codes that are turned at once, and of packed ones.
 _TURNED = 256 << 10
 _TURNED_WORDS = 128 << 10
+# Codes that are looked at for NaN at once: they stay in L2.
+_ASKED = 1 << 20
 
 
 class Window(NamedTuple):
@@ -85,8 +90,10 @@ def dequantise(window: Window, box: Box, target: Bits, target_dtype: DType) -> i
     if tuple(high - low for low, high in box) != target.shape:
         raise InternalError(f"a box {box} does not go into shape {target.shape}")
     check_cast(BF16, target_dtype)
-    # Codes are moved, not the numbers that they stand for: these are larger, and a word may hold many codes.
-    if fast_axis(target) == target.ndim - 2:
+    # Codes are moved, not the numbers that they stand for: these are larger, and a word may hold many codes. But the
+    # tiles of short rows would be small.
+    is_worth_it = window.parts.codes.packing is not None or target.shape[-2] >= _LEAST_ROW
+    if fast_axis(target) == target.ndim - 2 and is_worth_it:
         window, box, target = window.swapped, swapped(box), target.swapaxes(-1, -2)
     rows, columns = (range(*side) for side in box[-2:])
     overflows = 0
@@ -114,20 +121,20 @@ class _Matrix:
 
         As few calls a tile as possible: each releases the interpreter lock, and getting it back may take as long.
         """
-        transposed, (least, step) = fast_axis(self._codes.data) != fast_axis(target), self._layout.unit
+        transposed, (least, step) = fast_axis(self._codes.data) == 0, self._layout.unit
         most = self._most(rows, columns, target, target_dtype, transposed)
-        scratch, out = _Scratch(most, len(rows)), _Target(target, target_dtype, most)
+        scratch, out = _Scratch(most, len(rows)), Target(target, target_dtype, most)
         overflows = 0
-        for across in _cut(columns, step, min(self._widest(most, transposed), most // least or 1)):
-            highest = self._highest(across, most) if transposed else len(rows)
+        for across in _cut(columns, step, min(self._widest(most, transposed, target), most // least or 1)):
             left = slice(across.start - columns.start, across.stop - columns.start)
-            for down in _cut(rows, self._bands.height, min(self._bands.most_rows(rows, across), highest)):
-                band, read = self._bands.band(down, across), self._read(down, across, scratch if transposed else None)
-                are_asked = not band.is_tame or read.have_nan(down, across)
-                for few in self._tiles(down, max(1, most // len(across))):
+            for down in _cut(rows, self._bands.height, self._highest(across, most, transposed)):
+                read = self._read(down, across, scratch if transposed else None)
+                has_nan = read.have_nan(down, across)
+                for band, few in self._tiles(down, across, max(1, most // len(across))):
                     values = self._values(read, band, few, across, scratch)
                     band.apply(few, len(across), values)
-                    codes = read.part.box(few, across) if read.e4m3 is not None and are_asked else None
+                    are_asked = read.e4m3 is not None and (has_nan or not band.is_tame)
+                    codes = read.part.box(few, across) if are_asked else None
                     tile = slice(few.start - rows.start, few.stop - rows.start), left
                     overflows += out.write(values, band.is_tame, codes, tile)
         return overflows
@@ -145,25 +152,30 @@ class _Matrix:
             most = min(most, _ELEMENTS_WITH_FACTORS)
         return min(len(rows) * len(columns), most if target_dtype == BF16 else most // 3)
 
-    def _widest(self, most: int, transposed: bool) -> int:
+    def _widest(self, most: int, transposed: bool, target: Bits) -> int:
         """Return how many columns a tile has at most."""
-        longest = _ROW
+        longest = _SIDE if fast_axis(target) == 0 else _ROW
         if transposed and self._layout.packing is None:
-            longest = min(_TURNED_ROW, _turned(most) // self._bands.height)
+            longest = min(longest, _TURNED_ROW, _turned(most) // self._bands.height)
         return max(1, min(longest, self._bands.most_columns))
 
-    def _highest(self, columns: range, most: int) -> int:
-        """Return how many rows of codes are turned at most."""
+    def _highest(self, columns: range, most: int, transposed: bool) -> int:
+        """Return how many rows of codes are turned at most, or looked at for NaN."""
         packing = self._layout.packing
+        if not transposed:
+            return max(1, _ASKED // len(columns))
         if packing is None:
             return _turned(most) // len(columns)
         return _TURNED_WORDS * 8 // (packing.bits * len(columns))
 
-    def _tiles(self, rows: range, most: int) -> Iterator[range]:
-        """Cut the rows of a band into tiles: each is of one block, where blocks are high."""
+    def _tiles(self, rows: range, columns: range, most: int) -> Iterator[tuple[Band, range]]:
+        """Cut rows into bands, and these into tiles: each is of one block, where blocks are high."""
         least, high = self._layout.unit[0], self._bands.block_rows or len(rows)
-        for block in _cut(rows, high, high):
-            yield from _cut(block, least, most)
+        for down in _cut(rows, self._bands.height, self._bands.most_rows(rows, columns)):
+            band = self._bands.band(down, columns)
+            for block in _cut(down, high, high):
+                for few in _cut(block, least, most):
+                    yield band, few
 
     def _read(self, rows: range, columns: range, room: _Scratch | None) -> _Codes:
         """Return what a band is read from: codes that lie in another order are turned once, packed ones as words."""
@@ -255,69 +267,6 @@ def _code_of(parts: Quantised) -> Code:
     if parts.codes.code is None:
         raise InternalError(f"nothing says what the codes of {parts.codes.ref.name} stand for")
     return parts.codes.code
-
-
-class _Target:
-    """Where the products of a matrix go: rounded to bfloat16, and cast."""
-
-    def __init__(self, bits: Bits, dtype: DType, count: int) -> None:
-        self._bits, self._dtype, self._count = bits, dtype, count
-        self._tensor = numkong_tensor(bits, "bfloat16") if dtype == BF16 else None
-        self._between: tuple[NDArray[np.uint16], numkong.Tensor] | None = None
-
-    def write(self, values: Numbers, is_tame: bool, codes: NDArray[np.uint8] | None, tile: Tile) -> int:
-        """Write the products of a tile; return how many finite bfloat16 became infinite."""
-        target = self._bits[tile]
-        if self._tensor is not None and target.flags.c_contiguous:
-            _round(values, is_tame, codes, target, tile_of(self._tensor, tile))
-            return 0
-        bits, tensor = self._room()
-        bits, tensor = bits[: values.size].reshape(values.shape), tile_of(tensor, (slice(values.size),))
-        _round(values, is_tame, codes, bits, tensor.reshape(*values.shape))
-        if self._dtype != BF16:
-            return cast(bits, target, BF16, self._dtype)
-        np.copyto(target, bits)
-        return 0
-
-    def _room(self) -> tuple[NDArray[np.uint16], numkong.Tensor]:
-        """Return room for the bits of a tile."""
-        if self._between is None:
-            bits = np.empty(self._count, np.uint16)
-            self._between = bits, numkong_tensor(bits, "bfloat16")
-        return self._between
-
-
-def _round(
-    values: Numbers,
-    is_tame: bool,
-    codes: NDArray[np.uint8] | None,
-    target: NDArray[np.uint16],
-    tensor: numkong.Tensor,
-) -> None:
-    """Round products to bfloat16 in `target`, which `tensor` is too; the products' memory is used up.
-
-    `codes` are those of FP8, if any may be NaN.
-    """
-    if is_tame:
-        numkong.astype(values, "bfloat16", out=tensor)
-    else:
-        np.copyto(target.view(FLOATS[BF16].numpy), values, casting="unsafe")
-    if codes is not None or not is_tame:
-        _set_nans(values, codes, target)
-
-
-def _set_nans(products: Numbers, codes: NDArray[np.uint8] | None, target: NDArray[np.uint16]) -> None:
-    """Give the products that are NaN their one pattern, with the sign of their code if it is FP8."""
-    found = np.isnan(products)
-    if codes is None:
-        target[found] = FLOATS[BF16].quiet_nan
-        return
-    bits = products.view(np.uint32)
-    np.copyto(bits, codes)
-    bits >>= 7
-    bits <<= FLOATS[BF16].sign_shift
-    bits |= FLOATS[BF16].quiet_nan
-    np.copyto(target, bits, where=found, casting="same_kind")
 
 
 def _cut(elements: range, step: int, most: int) -> Iterator[range]:

@@ -585,6 +585,8 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
                         "_ELEMENTS_WITH_FACTORS": 300,
                         "_ROW": 150,
                         "_TURNED_ROW": 60,
+                        "_SIDE": 60,
+                        "_LEAST_ROW": 40,
                     },
                 ]
             )
