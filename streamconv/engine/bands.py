@@ -122,8 +122,12 @@ class Bands:
         """Return how many rows a band has at most, so that its factors stay few."""
         if self.rows_share(rows):
             return TILE_SIDE
-        across = len(columns) // min(one.block[1] for one in self._blocks) + 1
-        return max(1, min(TILE_SIDE, _MOST_FACTORS // (self._count if self._axis == 1 else across)))
+        across = self._count if self._axis == 1 else self.blocks_across(len(columns))
+        return max(1, min(TILE_SIDE, _MOST_FACTORS // across))
+
+    def blocks_across(self, columns: int) -> int:
+        """Return how many blocks so many columns belong to at most, where they are in order."""
+        return columns // min(one.block[1] for one in self._blocks) + 1
 
     def rows_share(self, rows: range) -> bool:
         """Whether all rows of a band have the same factors and zero points."""

@@ -82,9 +82,7 @@ def decode_pairs(words: Bits, code: Code, target: Numbers) -> None:
 def decode(codes: NDArray[np.uint8], code: Code, target: Numbers) -> None:
     """Write the values of codes, a byte each, into `target` of the same shape, which is contiguous."""
     middle = 1 << (code.bits - 1)
-    if code.kind == "e4m3":
-        numkong.astype(numkong_tensor(codes, "e4m3"), "float32", out=target)
-    elif code.kind == "e2m1":
+    if code.kind == "e2m1":
         # As E2M3, whose numbers have two bits more behind the point.
         numkong.astype(numkong_tensor(codes << np.uint8(2), "e2m3"), "float32", out=target)
     elif code.kind == "signed" or (code.kind == "unsigned" and code.bias == middle):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InternalError, UnsupportedError
 from ..tensors.arrays import Bits
 from ..tensors.dtypes import BF16, F64, INTEGER, DType
-from .floats import FLOATS, FloatFormat, check_cast, check_shapes, numkong_tensor, numpy_dtype
+from .floats import FLOATS, Floats, check_cast, check_shapes, numpy_dtype
 from .tiles import Scratch, cut_tiles, fast_axis, tile_shape
 
 #: The most memory that one call allocates besides its arguments, at any moment; holds for `dequantise` too.
@@ -52,7 +52,7 @@ def copy(source: Bits, target: Bits) -> None:
         np.copyto(target, source)
         return
     shape = tile_shape(source, target, is_long=True)
-    scratch = Scratch(math.prod(shape), source.itemsize)
+    scratch = Scratch(np.empty(math.prod(shape), source.dtype))
     for tile in cut_tiles(source, shape):
         scratch.turn(source[tile], target[tile])
 
@@ -84,12 +84,12 @@ def cast(source: Bits, target: Bits, source_dtype: DType, target_dtype: DType) -
     check_cast(source_dtype, target_dtype)
     axes = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
     source, target = source.transpose(axes), target.transpose(axes)
-    formats = FLOATS[source_dtype], FLOATS[target_dtype]
+    one, other = Floats(source, FLOATS[source_dtype]), Floats(target, FLOATS[target_dtype])
     with np.errstate(all="ignore"):
         if fast_axis(source) != fast_axis(target):
-            return _cast_transposed(source, target, *formats)
-        shape = tile_shape(source, target, is_long=not _takes_scratch(target, *formats))
-        return sum(_convert(source[tile], target[tile], *formats) for tile in cut_tiles(source, shape))
+            return _cast_transposed(one, other)
+        shape = tile_shape(source, target, is_long=not _takes_scratch(one, other))
+        return sum(_convert(one.tile(tile), other.tile(tile)) for tile in cut_tiles(source, shape))
 
 
 def _cast_integers(source: NDArray[Any], target: NDArray[Any], target_dtype: DType) -> None:
@@ -99,85 +99,88 @@ def _cast_integers(source: NDArray[Any], target: NDArray[Any], target_dtype: DTy
             raise UnsupportedError(f"an integer of the source does not fit into {target_dtype}, which the model has")
 
 
-def _cast_transposed(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
+def _cast_transposed(source: Floats, target: Floats) -> int:
     """Cast where the target lies in memory in another order than the source."""
-    shape = tile_shape(source, target)
-    scratch = Scratch(math.prod(shape), target.itemsize)
+    shape = tile_shape(source.bits, target.bits)
+    scratch = Scratch(np.empty(math.prod(shape), target.bits.dtype))
     overflows = 0
-    for tile in cut_tiles(source, shape):
-        between = scratch.like(source[tile])
-        overflows += _convert(source[tile], between, source_float, target_float)
-        np.copyto(target[tile], between)
+    for tile in cut_tiles(source.bits, shape):
+        part = source.tile(tile)
+        between = Floats(scratch.like(part.bits), target.format)
+        overflows += _convert(part, between)
+        np.copyto(target.bits[tile], between.bits)
     return overflows
 
 
-def _is_by_numkong(source_float: FloatFormat, target_float: FloatFormat) -> bool:
-    return (source_float.numkong, target_float.numkong) in _BY_NUMKONG
+def _is_by_numkong(source: Floats, target: Floats) -> bool:
+    return (source.format.numkong, target.format.numkong) in _BY_NUMKONG
 
 
-def _takes_scratch(target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> bool:
+def _takes_scratch(source: Floats, target: Floats) -> bool:
     """Whether a cast of a tile takes scratch, NaN and infinity apart."""
-    if _is_by_numkong(source_float, target_float):
-        return not target.flags.c_contiguous
-    return source_float is FLOATS[F64]
+    if _is_by_numkong(source, target):
+        return not target.bits.flags.c_contiguous
+    return source.format is FLOATS[F64]
 
 
-def _convert(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
+def _convert(source: Floats, target: Floats) -> int:
     """Cast one tile, and return how many finite values became infinite."""
-    if _is_by_numkong(source_float, target_float):
-        _convert_by_numkong(source, target, source_float, target_float)
+    if _is_by_numkong(source, target):
+        _convert_by_numkong(source, target)
     else:
-        values: NDArray[Any] = source.view(source_float.numpy)
-        if source_float is FLOATS[F64] and target_float is FLOATS[BF16]:
+        values: NDArray[Any] = source.numpy
+        if source.format is FLOATS[F64] and target.format is FLOATS[BF16]:
             values = _round_to_odd(values)
-        np.copyto(target.view(target_float.numpy), values, casting="unsafe")
+        np.copyto(target.numpy, values, casting="unsafe")
     # Nearly every tile of a real model ends here.
-    if _is_done(source, target, source_float, target_float):
+    if _is_done(source, target):
         return 0
-    tiles = cut_tiles(source, tile_shape(source, target))
-    return sum(_repair(source[tile], target[tile], source_float, target_float) for tile in tiles)
+    tiles = cut_tiles(source.bits, tile_shape(source.bits, target.bits))
+    return sum(_repair(source.tile(tile), target.tile(tile)) for tile in tiles)
 
 
-def _convert_by_numkong(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> None:
+def _convert_by_numkong(source: Floats, target: Floats) -> None:
     """NumKong writes to contiguous memory only."""
-    out = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
-    numkong.astype(
-        numkong_tensor(source, source_float.numkong),
-        target_float.numkong,
-        out=numkong_tensor(out, target_float.numkong),
-    )
-    if out is not target:
-        np.copyto(target, out)
+    is_direct = target.bits.flags.c_contiguous
+    out = target if is_direct else Floats(np.empty(target.bits.shape, target.bits.dtype), target.format)
+    numkong.astype(source.tensor, target.format.numkong, out=out.tensor)
+    if not is_direct:
+        np.copyto(target.bits, out.bits)
 
 
-def _is_done(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> bool:
+def _loses_to_zero(source: Floats, target: Floats) -> bool:
+    return (source.format.numkong, target.format.numkong) == _LOSES_TO_ZERO
+
+
+def _is_done(source: Floats, target: Floats) -> bool:
     """Whether a cast tile has no NaN, nothing that became infinite, and nothing that NumKong lost."""
-    if source_float.largest <= target_float.largest:
-        return source_float.are_finite(source)
-    if (source_float.numkong, target_float.numkong) == _LOSES_TO_ZERO and target_float.have_zero(target):
+    if source.format.largest <= target.format.largest:
+        return source.are_finite()
+    if _loses_to_zero(source, target) and target.have_zero():
         return False
-    return target_float.are_finite(target)
+    return target.are_finite()
 
 
-def _repair(source: Bits, target: Bits, source_float: FloatFormat, target_float: FloatFormat) -> int:
+def _repair(source: Floats, target: Floats) -> int:
     """Give the NaNs of a cast tile their one pattern, and return how many finite values became infinite."""
-    if (source_float.numkong, target_float.numkong) == _LOSES_TO_ZERO:
-        is_zero = (target & target_float.magnitude) == 0
-        np.copyto(target.view(target_float.numpy), source.view(source_float.numpy), where=is_zero, casting="unsafe")
-    if source_float.largest <= target_float.largest:
-        found = (source & source_float.exponent) == source_float.exponent
+    before, after, bits = source.format, target.format, target.bits
+    if _loses_to_zero(source, target):
+        is_zero = (bits & after.magnitude) == 0
+        np.copyto(target.numpy, source.numpy, where=is_zero, casting="unsafe")
+    if before.largest <= after.largest:
+        found = (source.bits & before.exponent) == before.exponent
     else:
-        found = (target & target_float.exponent) == target_float.exponent
-    magnitude = source[found]
-    canonical = (magnitude >> source_float.sign_shift).astype(target.dtype, copy=False)
-    canonical <<= target_float.sign_shift
-    canonical |= target_float.quiet_nan
-    magnitude &= source_float.magnitude
-    is_nan = magnitude > source_float.exponent
-    overflows = np.count_nonzero(magnitude < source_float.exponent)
-    repaired = target[found]
+        found = (bits & after.exponent) == after.exponent
+    magnitude = source.bits[found]
+    canonical = (magnitude >> before.sign_shift).astype(bits.dtype, copy=False)
+    canonical <<= after.sign_shift
+    canonical |= after.quiet_nan
+    magnitude &= before.magnitude
+    is_nan = magnitude > before.exponent
+    overflows = np.count_nonzero(magnitude < before.exponent)
+    repaired = bits[found]
     np.copyto(repaired, canonical, where=is_nan)
-    target[found] = repaired
+    bits[found] = repaired
     return int(overflows)
 
 

@@ -51,8 +51,12 @@ class Part(NamedTuple):
 
     def box(self, rows: range, columns: range) -> Any:
         """Return some rows and columns of what is not packed."""
+        return self.data[self.place(rows, columns)]
+
+    def place(self, rows: range, columns: range) -> tuple[slice, slice]:
+        """Return where in the data some rows and columns of what is not packed are."""
         top, left = self.row, self.column
-        return self.data[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
 
     @property
     def swapped(self) -> Part:
@@ -116,6 +120,9 @@ class Shared(NamedTuple):
 
     def into(self, operation: np.ufunc, values: NDArray[Any], first: int, stop: int, columns: int) -> None:
         """Apply an operation to values of some rows and all columns of the band, in place, and what they share."""
+        if self.values.shape == (1, columns):  # most bands: threads wait for each other's Python
+            operation(values, self.values, out=values)
+            return
         shared, size = self.down.pick(self.values, 0, first, stop), self.across.size
         if size >= _WIDE and not self.across.skip and columns % size == 0 and values.flags.c_contiguous:
             values, shared = values.reshape(len(values), -1, size), shared[:, :, np.newaxis]

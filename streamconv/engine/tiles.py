@@ -14,13 +14,13 @@ from ..tensors.arrays import Bits
 #: The most rows of a band of a quantised matrix.
 TILE_SIDE = 128
 
-# Bytes of a row of a tile in the target where that lies in another order than the source: shorter runs, each in another
-# page, cost twice as much.
-_RUN_BYTES = 2 << 10
+# Elements of a row of a tile in the target where that lies in another order than the source. Each of them is in another
+# cache line of the scratch, which is read again for the next rows: so many lines stay in L1.
+_RUN = 512
 
 # Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch. Then of
 # one that takes no scratch, or only what turns it: threads wait for the interpreter lock after each call, so calls
-# should be few. With runs of `_RUN_BYTES`, rows of the scratch are then no power of two apart.
+# should be few. With runs of `_RUN`, rows of the scratch are then no power of two apart.
 _TILE_BYTES = 352 << 10
 _LONG_TILE_BYTES = 2 << 20
 _TURNED_TILE_BYTES = 480 << 10
@@ -30,17 +30,26 @@ Tile: TypeAlias = tuple[slice, ...]
 
 
 class Scratch:
-    """Room for a tile of up to `count` elements on its way from one order of axes to another.
+    """Room in `flat` for a tile on its way from one order of axes to another.
 
     Only the last copy jumps: within the cache, and between rows that are no power of two apart. Those of a model's
     matrices are, so that a column of one falls into a single set of the cache, and costs six times as much.
     """
 
-    def __init__(self, count: int, itemsize: int) -> None:
-        self._flat = np.empty(count, f"u{itemsize}")
+    def __init__(self, flat: Bits) -> None:
+        self._flat = flat
+        self._last: tuple[object, Bits] = None, flat
 
     def like(self, tile: Bits) -> Bits:
         """Return an array of the tile's shape and order of axes; where needed, with a cache line between its rows."""
+        # Nearly every tile is like the one before, and threads wait for each other's Python.
+        layout, found = self._last
+        if layout != (tile.shape, tile.strides):
+            found = self._like(tile)
+            self._last = (tile.shape, tile.strides), found
+        return found
+
+    def _like(self, tile: Bits) -> Bits:
         order = sorted(range(tile.ndim), key=lambda axis: (tile.shape[axis] > 1, -abs(tile.strides[axis])))
         *rows, row = (tile.shape[axis] for axis in order)
         itemsize = self._flat.itemsize
@@ -93,7 +102,7 @@ def tile_shape(source: Bits, target: Bits, *, is_long: bool = False) -> list[int
     limit = nbytes // (source.itemsize + target.itemsize)
     tile = [1] * source.ndim
     if is_turned:
-        tile[fast] = min(source.shape[fast], max(1, _RUN_BYTES // target.itemsize))
+        tile[fast] = min(source.shape[fast], _RUN)
     for axis in sorted(range(source.ndim), key=lambda axis: abs(source.strides[axis])):
         room = limit * tile[axis] // max(1, math.prod(tile))
         tile[axis] = max(tile[axis], min(source.shape[axis], room))

@@ -303,7 +303,7 @@ def two_layouts(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def small_tiles() -> Any:
     """Tiles so small that a small array needs many."""
-    sizes = {"_TILE_BYTES": 256, "_LONG_TILE_BYTES": 512, "_TURNED_TILE_BYTES": 256, "_RUN_BYTES": 12}
+    sizes = {"_TILE_BYTES": 256, "_LONG_TILE_BYTES": 512, "_TURNED_TILE_BYTES": 256, "_RUN": 6}
     return mock.patch.multiple(tiles, **sizes)
 
 
@@ -576,7 +576,19 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
         dequantise,
         **data.draw(
             st.sampled_from(
-                [{"_ROW": 16 << 10}, {"_ELEMENTS": 900, "_ELEMENTS_WITH_FACTORS": 300, "_ROW": 150, "_SIDE": 60}]
+                [
+                    {"_ROW": 16 << 10},
+                    {
+                        "_ROOM": 6300,
+                        "_OF_BLOCK": 0,
+                        "_TURNED": 1400,
+                        "_ELEMENTS_WITH_FACTORS": 300,
+                        "_ROW": 150,
+                        "_TURNED_ROW": 60,
+                        "_SIDE": 60,
+                        "_LEAST_ROW": 40,
+                    },
+                ]
             )
         ),
     ):
