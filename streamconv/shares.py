@@ -201,7 +201,7 @@ def finish(
         raise DestinationError(
             f"{quote(path)} cannot be put together: {format_size(left)} of {format_size(planned.mapping.nbytes)} are "
             "not converted yet",
-            f"run the processes with {setting('part', 'I/N')} that did not end well again; or convert the rest here: "
+            f"run again the processes with {setting('part', 'I/N')} that did not end well; or convert the rest here: "
             f"repeat the conversion without {setting('part')}",
         )
     return replace(join_shared(planned, progress), is_shared=True)

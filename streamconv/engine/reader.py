@@ -21,6 +21,7 @@ from ..tensors.dtypes import DType
 from ..tensors.grids import Box, Grid, box_shape, runs
 from ..tensors.view_nodes import Dequantised, Leaf, Piece, Stored, View, Zeros
 from .dequantise import dequantise
+from .floats import FLOATS, Floats
 from .kernels import cast
 from .sharing import shared_window
 from .stretches import Content, Run, Stretch
@@ -131,13 +132,16 @@ class Reader:
             return None
         return self._windows.run(first.file, first.offset, first.count, first.dtype).view(np.uint8)
 
-    def refill(self, output: Output, box: Box, target: Bytes) -> int:
-        """Fill `target` with the bytes of a box of an output; return how many finite values became infinite.
+    def recount(self, output: Output, box: Box, made: Bytes) -> int:
+        """Return how many finite values became infinite in a box, whose bytes are made; make them again to find out.
 
         Raises:
             SourceError: a file was changed, or cannot be read.
         """
-        return self.fill(output.view, box, target.view(bits(output.dtype)), output.dtype)
+        found, its_float = made.view(bits(output.dtype)), FLOATS.get(output.dtype)
+        if its_float is None or Floats(found, its_float).are_finite():
+            return 0
+        return self.fill(output.view, box, found, output.dtype)
 
     def _fill_stretch(self, contents: Sequence[Content], target: Bytes, is_stopped: Callable[[], bool]) -> int:
         begin = overflowed = 0
@@ -156,8 +160,9 @@ class Reader:
             if len(content) > 1 and isinstance(next(content[0].output.view.leaves()), Dequantised):
                 self.share([(task.output.view, task.box) for task in content])
             for task in content:
-                end = begin + math.prod(box_shape(task.box)) * task.output.dtype.itemsize
-                overflowed += self.refill(task.output, task.box, target[begin:end])
+                dtype = task.output.dtype
+                end = begin + math.prod(box_shape(task.box)) * dtype.itemsize
+                overflowed += self.fill(task.output.view, task.box, target[begin:end].view(bits(dtype)), dtype)
                 begin = end
         return overflowed
 

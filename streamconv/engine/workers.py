@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -198,9 +199,9 @@ class _Worker(threading.Thread):
     def _convert_stretch(self, stretch: Stretch) -> None:
         placement = self._sink.placement_in_file(stretch.begin, stretch.nbytes)
         data, overflowed = self.reader.stretch(stretch, self._region, placement, lambda: self._work.is_stopped)
+        finished = list(self._counted(stretch, data) if overflowed else stretch.finished())
         if self._work.is_stopped:
             return
-        finished = list(self._counted(stretch, data) if overflowed else stretch.finished())
         with self._record.writing(finished, data.nbytes):
             self._sink.write(stretch.file, stretch.begin, data.data)
         for one in finished if overflowed else ():
@@ -209,11 +210,10 @@ class _Worker(threading.Thread):
         self.on_part()
 
     def _counted(self, stretch: Stretch, data: Bytes) -> Iterator[Finished]:
-        """Make a stretch again, box by box: each record counts its own values that overflowed, as any may be lost."""
-        for one, begin, end in stretch.boxes():
-            target = data[begin - stretch.begin : end - stretch.begin]
-            output = stretch.table.outputs[one.first]
-            yield one._replace(overflowed=self.reader.refill(output, one.box or (), target))
+        """Yield what is finished, box by box: each record counts its own values that overflowed, as any may be lost."""
+        for one, begin, end in takewhile(lambda _: not self._work.is_stopped, stretch.boxes()):
+            made, output = data[begin - stretch.begin : end - stretch.begin], stretch.table.outputs[one.first]
+            yield one._replace(overflowed=self.reader.recount(output, one.box or (), made))
 
     def _convert(self, task: Task) -> None:
         output, box = task.output, task.box

@@ -102,10 +102,11 @@ class Staging:
     def is_finished(self) -> bool:
         """Return whether an earlier run put its result in place, and was stopped before it had cleaned up."""
         sealed, path = self._heading.sealed, self.paths.path
-        if sealed is None or not disk.exists(path) or disk.device_and_inode(path) != (sealed.device, sealed.inode):
-            return False
-        manifests = (self.paths.manifest, *([self.paths.pending_manifest] if self.paths.is_file else []))
-        return any(disk.is_file(one) and _digest_of(one) == sealed.digest for one in manifests)
+        with storing(path, "cannot read"):
+            if sealed is None or not disk.exists(path) or disk.device_and_inode(path) != (sealed.device, sealed.inode):
+                return False
+            manifests = (self.paths.manifest, *([self.paths.pending_manifest] if self.paths.is_file else []))
+            return any(disk.is_file(one) and _digest_of(one) == sealed.digest for one in manifests)
 
     def finish_cleanup(self) -> None:
         """Do what an earlier run did not get to after it put its result in place.
@@ -133,7 +134,11 @@ class Staging:
             DestinationError: it is another; the message says how it differs, the hint both ways out.
         """
         begun = self._heading.conversion
-        if not begun or not self._heading.has_records or self._restart or not disk.exists(self.paths.partial):
+        if not begun or not self._heading.has_records or self._restart:
+            return
+        with storing(self.paths.partial, "cannot stat"):
+            is_there = disk.exists(self.paths.partial)
+        if not is_there:
             return
         if different := differences(begun, self._fingerprint):
             raise DestinationError(
