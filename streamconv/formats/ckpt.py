@@ -108,7 +108,7 @@ def _records(buffer: Buffer, header_room: HeaderRoom) -> Iterator[_Record]:
         spent += _cost(value, record)
         if spent > header_room.nbytes:
             needed = spent + _cost_of_rest(buffer, value.end, values)
-            header_room.check(needed, f"the record heads of {quote(buffer.file.path.name)}")
+            header_room.check(needed, f"the part of {quote(buffer.file.path.name)} that is not tensor content")
         yield record
 
 

@@ -54,7 +54,7 @@ PLACES: dict[str, tuple[str, Callable[[], bytes], Read, bool]] = {
         indexed,
         True,
     ),
-    "the record heads of x.ckpt": (
+    "the part of x.ckpt that is not tensor content": (
         "x.ckpt",
         lambda: b"".join(hostile.record(b"%x" % i, (), b"UInt8", b"a") for i in range(30_000)),
         opened,

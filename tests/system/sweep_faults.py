@@ -79,7 +79,8 @@ class Fault:
             if name == "close":
                 call(*arguments)  # Linux lets go of the descriptor whatever it says
             number = getattr(errno, self.error)
-            raise OSError(number, self.error, arguments[0] if isinstance(arguments[0], str | Path) else None)
+            path = next((one for one in arguments if isinstance(one, str | Path)), None)
+            raise OSError(number, self.error, path)
 
         return failing
 
