@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from streamconv.engine import dequantise, kernels, tiles
 from streamconv.errors import InternalError, UnsupportedError
 from streamconv.tensors.dtypes import BF16, DTYPES, F8_E4M3, F16, F32, F64, INTEGER, DType
-from support.quantised import dequantise_fp8
+from support.quantised import TILES, dequantise_fp8
 from support.tracing import peak_of
 
 Array = NDArray[Any]
@@ -572,26 +572,7 @@ def test_dequantise_boxes_that_start_anywhere(data: st.DataObject) -> None:
     _, source = data.draw(layouts((height, width)))(np.dtype(np.uint8))
     source[...] = weight[box]
     _, target = data.draw(layouts((height, width)))(np.dtype(np.uint16))
-    with mock.patch.multiple(
-        dequantise,
-        **data.draw(
-            st.sampled_from(
-                [
-                    {"_ROW": 16 << 10},
-                    {
-                        "_ROOM": 6300,
-                        "_OF_BLOCK": 0,
-                        "_TURNED": 1400,
-                        "_ELEMENTS_WITH_FACTORS": 300,
-                        "_ROW": 150,
-                        "_TURNED_ROW": 60,
-                        "_SIDE": 60,
-                        "_LEAST_ROW": 40,
-                    },
-                ]
-            )
-        ),
-    ):
+    with mock.patch.multiple(dequantise, **data.draw(st.sampled_from(TILES))):
         dequantise_fp8(source, grid, target, BF16, row, column, block)
     factors = scale.repeat(block[0], 0).repeat(block[1], 1)[:290, :410]
     np.testing.assert_array_equal(target, by_arithmetic(weight, factors)[box])

@@ -31,23 +31,9 @@ from streamconv.tensors.grids import Box, box_shape
 from streamconv.tensors.view_nodes import View
 from support import decoders
 from support.decoders import METHODS, Dice, Raw, Sample, Size
+from support.quantised import TILES
 
 Bits = NDArray[Any]
-
-#: As the engine has them, and so small that everything small has many tiles and bands.
-TILES: tuple[dict[str, int], ...] = (
-    {"_ROW": 16 << 10},
-    {
-        "_ROOM": 6300,
-        "_OF_BLOCK": 0,
-        "_TURNED": 1400,
-        "_ELEMENTS_WITH_FACTORS": 300,
-        "_ROW": 150,
-        "_TURNED_ROW": 60,
-        "_SIDE": 60,
-        "_LEAST_ROW": 40,
-    },
-)
 
 QUIET = {BF16: 0x7FC0, F16: 0x7E00, F32: 0x7FC00000}
 

@@ -18,6 +18,21 @@ Array = NDArray[Any]
 
 E4M3 = Code("e4m3", 8)
 
+#: As the engine has them, and so small that everything small has many tiles and bands.
+TILES: tuple[dict[str, int], ...] = (
+    {"_ROW": 16 << 10},
+    {
+        "_ROOM": 6300,
+        "_OF_BLOCK": 0,
+        "_TURNED": 1400,
+        "_ELEMENTS_WITH_FACTORS": 300,
+        "_ROW": 150,
+        "_TURNED_ROW": 60,
+        "_SIDE": 60,
+        "_LEAST_ROW": 40,
+    },
+)
+
 
 def fp8_in_blocks(weight: TensorRef, scale: TensorRef, block: Block = (128, 128)) -> QuantisedRef:
     """An FP8 matrix on disk, and the scales of its blocks."""
