@@ -212,9 +212,9 @@ def memory_file() -> int:
     Raises:
         OSError: the system, or this build of Python, has no such files (ENOSYS).
     """
-    if not hasattr(os, "memfd_create"):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    return os.memfd_create("streamconv")
+    with _if_offered():
+        return os.memfd_create("streamconv")
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def free_bytes(directory: PathLike) -> int | None:
