@@ -129,13 +129,9 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
         shards = dict(zip(selected.names, found, strict=True))
     if selected.index:
         _check_index(directory, selected.index, shards)
-    tensors = {name: ref for shard in shards.values() for name, ref in shard.tensors.items()}
-    home: Mapping[str, str] = {}
-    twice: tuple[tuple[TensorRef, TensorRef], ...] = ()
-    if len(tensors) < sum(len(shard.tensors) for shard in shards.values()):
-        home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
-        tensors = {name: ref for at, shard in shards.items() for name, ref in shard.tensors.items() if home[name] == at}
-        twice = tuple(_twice(directory, home, shards))
+    home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
+    tensors = {name: ref for at, shard in shards.items() for name, ref in shard.tensors.items() if home[name] == at}
+    twice = tuple(_twice(directory, home, shards))
     reasons = ignored(listed, selected)
     for shard in shards.values():
         reasons.update(shard.ignored)

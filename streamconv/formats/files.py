@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..errors import BudgetError, SourceError, UnsupportedError
 from ..storage import mounts
-from ..storage.in_order import in_order
+from ..storage.in_order import AHEAD, in_order
 from ..tensors.extents import SourceFile
 from ..tensors.refs import TensorRef
 from . import ckpt, contents, gaps, safetensors, torch_reader
@@ -18,8 +18,8 @@ from .safetensors import Known
 
 # Files that are read at once where each request takes long.
 _AT_ONCE = 8
-# What is read ahead of a file that takes longer has a part of the header room each, and those that are read.
-_SHARES = 4 * _AT_ONCE
+# Each of them has a share of the header room, and so has what was read ahead of one that takes longer.
+_SHARES = AHEAD * _AT_ONCE
 
 
 class File(NamedTuple):

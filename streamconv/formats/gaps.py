@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..storage import disk, whole_files
-from ..tensors.extents import SourceFile
+from ..tensors.extents import SourceFile, bytes_before
 from ..tensors.refs import TensorRef
 from ..text import counted, quote
 from .headers import opened, read_at
@@ -113,20 +113,11 @@ def _is_zero(descriptor: int, file: SourceFile, begin: int, end: int) -> bool:
 
 def _missing(ranges: Sequence[_Range], spans: _Spans, least: int) -> list[str]:
     """Return the matrices of which at least half is in these ranges, if together they lack at least so many bytes."""
-    covered = _bytes_before(spans.ends, ranges) - _bytes_before(spans.begins, ranges)
+    begins, ends = np.array(ranges, np.int64).T
+    covered = bytes_before(spans.ends, begins, ends) - bytes_before(spans.begins, begins, ends)
     mostly = np.flatnonzero(2 * covered >= spans.ends - spans.begins).tolist()
     found = [number for number in mostly if _is_matrix(spans.refs[number])]
     return [spans.refs[number].name for number in found] if covered[found].sum() >= least else []
-
-
-def _bytes_before(places: NDArray[np.int64], ranges: Sequence[_Range]) -> NDArray[np.int64]:
-    """Return for each place how many bytes of the ranges, which are in order, lie before it."""
-    begins, ends = np.array(ranges, np.int64).T
-    until = np.concatenate([[0], np.cumsum(ends - begins)])
-    number = np.searchsorted(begins, places, "right")
-    inside = np.maximum(0, ends[number - 1] - places) * (number > 0)
-    before: NDArray[np.int64] = until[number] - inside
-    return before
 
 
 def _is_matrix(ref: TensorRef) -> bool:

@@ -104,7 +104,7 @@ def for_reading(io: str, files: Sequence[SourceFile], reads_once: bool = True) -
         return chosen
     if not reads_once:
         return ChosenAccess(Access.READ, "parts may be read again")
-    if are_mostly_cached(files, streams.at_once(files[0].path)):
+    if are_mostly_cached(files, streams.AT_ONCE if chosen.access is Access.FAR else 1):
         return ChosenAccess(Access.READ, "already in the page cache")
     return chosen
 

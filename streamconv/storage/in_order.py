@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Results that wait for an earlier one, for each thread: enough for items of different sizes.
-_AHEAD = 4
+#: Items that are worked on, or whose results wait for an earlier one, for each thread: enough for different sizes.
+AHEAD = 4
 
 
 def in_order(items: Iterable[Item], workers: Sequence[Callable[[Item], Result]]) -> Generator[Result, None, None]:
@@ -30,7 +30,7 @@ def in_order(items: Iterable[Item], workers: Sequence[Callable[[Item], Result]])
     Raises:
         BaseException: whatever the first item that fails met, after the results of all before it.
     """
-    shared: _Shared[Item, Result] = _Shared(items, _AHEAD * len(workers))
+    shared: _Shared[Item, Result] = _Shared(items, AHEAD * len(workers))
     threads: list[threading.Thread] = []
     try:
         for worker in workers if len(workers) > 1 else ():

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,17 @@ class Span(NamedTuple):
     inside: int
     low: int
     high: int
+
+
+def bytes_before(places: NDArray[np.int64], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each place how many bytes of ranges lie before it; the ranges are in order and do not overlap."""
+    if not len(begins):
+        return np.zeros_like(places)
+    until = np.concatenate([[0], np.cumsum(ends - begins)])
+    number = np.searchsorted(begins, places, "right")
+    inside = np.maximum(0, ends[number - 1] - places) * (number > 0)
+    before: NDArray[np.int64] = until[number] - inside
+    return before
 
 
 def overlaps(lengths: Iterable[int], offset: int, count: int) -> Iterator[Span]:

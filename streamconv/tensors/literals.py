@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .extents import bytes_before
 from .refs import OutputFile
 
 
@@ -68,10 +69,5 @@ class Literals:
 
     def bytes_before(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many bytes of literals lie before each of several places in the file."""
-        if not self._offsets:
-            return np.zeros_like(places)
-        offsets, sums = np.frombuffer(self._offsets, np.int64), np.frombuffer(self._sums, np.int64)
-        number = np.searchsorted(offsets, places, "right")
-        ends = offsets + np.diff(sums)
-        before: NDArray[np.int64] = sums[number] - np.maximum(0, ends[number - 1] - places) * (number > 0)
-        return before
+        begins = np.array(self._offsets, np.int64)
+        return bytes_before(places, begins, begins + np.diff(np.array(self._sums, np.int64)))
