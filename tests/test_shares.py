@@ -182,8 +182,9 @@ def test_finish_puts_together_what_the_last_process_left(verify: bool, tmp_path:
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
 
 
-def test_a_crash_of_the_last_process_is_finished(tmp_path: Path, monkeypatch: Any) -> None:
-    """While it puts the result together, the journals of the parts are gone already."""
+@pytest.mark.parametrize("part", ["", "1/2", "2/2"])
+def test_a_crash_of_the_last_process_is_finished(part: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """While it puts the result together, the journals of the parts are gone already; any process may end it."""
     from streamconv.output.staging import Staging
 
     source = running.llama(tmp_path / "hf")
@@ -197,9 +198,10 @@ def test_a_crash_of_the_last_process_is_finished(tmp_path: Path, monkeypatch: An
         with monkeypatch.context() as patch, pytest.raises(StoppedError):
             patch.setattr(Staging, "commit", crash)
             streamconv.convert(source, tmp_path / "ms", part="2/2")
-        report = streamconv.finish(tmp_path / "ms")
+        report = streamconv.convert(source, tmp_path / "ms", part=part) if part else streamconv.finish(tmp_path / "ms")
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
-    assert report.resumed_bytes == report.tally.total
+    assert report.resumed_bytes == report.tally.total and not report.waiting
+    assert {path.name for path in tmp_path.iterdir()} == {"hf", "one", "ms"}
 
 
 def test_it_is_put_together_when_all_have_ended_also_those_without_parts(tmp_path: Path) -> None:

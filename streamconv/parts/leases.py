@@ -169,6 +169,8 @@ def is_done(folder: Path, part: int, compared: bool) -> bool:
 def absorb(folder: Path, journal: Journal) -> None:
     """Copy what the journals of parts say into that of the run, and remove them. Nobody may work on a part.
 
+    The folder goes too, unless processes that share it have noted there that they are at work or have ended
+    (`register`): whoever runs again after a crash of the one that puts the parts together needs to know.
     A crash in the middle of it leaves records twice, which changes nothing (`output.journal.DoneBoxes`).
 
     Raises:
@@ -186,4 +188,7 @@ def absorb(folder: Path, journal: Journal) -> None:
                 copied = []
         if copied:
             journal.copy(copied)
-        whole_files.remove_tree(folder)
+        for name in parts:
+            whole_files.remove_tree(folder / name)
+        if not disk.listdir(folder):
+            disk.remove_directory(folder)

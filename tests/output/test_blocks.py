@@ -67,7 +67,7 @@ class File:
         self.digests.wrote(offset, len(piece))
 
     def parts(self, content: bytes, cuts: set[int], left: set[int]) -> list[tuple[int, bytes]]:
-        """What is to be written of the content, in parts that end at these places.
+        """What is to be written of the content, in parts that end at these places, and at blocks but within tensors.
 
         Checksums are not, nor the literals that begin at the places `left`; the others come with bytes of tensors.
         """
@@ -76,7 +76,7 @@ class File:
         holes = sorted(holes + [span for span in spans if span[0] in left])
         inside = {place for begin, end in spans for place in range(begin + 1, end)}
         of_literals = {place for begin, end in spans for place in range(begin, end)}
-        blocks_in = {place for place in range(0, len(content), SMALL) if place in of_literals}
+        blocks_in = {place for place in range(0, len(content), SMALL) if {place - 1, place} & of_literals}
         found = []
         for begin, end in zip([0, *(b for _, b in holes)], [*(a for a, _ in holes), len(content)], strict=True):
             edges = sorted({begin, end, *(cut for cut in (cuts - inside) | blocks_in if begin < cut < end)})
