@@ -32,6 +32,7 @@ from .storage import limits
 from .storage.access import ChosenAccess
 from .storage.memory import resident_bytes
 from .tensors.refs import Catalog, TensorRef, TensorSpec
+from .tensors.view_nodes import Stored
 from .text import counted, in_python, quote, setting
 from .units import BLOCK
 
@@ -165,7 +166,7 @@ def decide_layout(
         UnsupportedError: the format cannot hold a tensor.
     """
     if strategy is None:
-        specs = [output.spec for output in mapping.outputs]
+        specs = [TensorSpec(output.name, output.dtype, output.view.shape) for output in mapping.outputs]
         return layouts.lay_out(specs, settings.format, name, settings.max_shard_size, settings.crc, torch_root)
     texts = {
         rank_layout.strategy_file(stage.first_rank): strategy_format.encode(number, written_layouts(mapping, stage))
@@ -204,7 +205,7 @@ def decide_budget(mapping: TensorMapping, layout: FileLayout, memory_limit: int,
     # More workers could not have the files open that each needs.
     with_files = limits.most_workers()
     workers = workers and min(workers, with_files)
-    sources = sum(_cells(output) if _is_in_slices(output) else len(output.sources) for output in mapping.outputs)
+    sources = sum(map(_sources, mapping.outputs))
     written = sum(len(file.extents) for file in layout.files)
     # One output of every shape: a model has few of them.
     kinds = {(output.view.shape, output.dtype): output for output in mapping.outputs}.values()
@@ -240,10 +241,10 @@ def _is_scattered(kinds: Collection[Output], region: int) -> bool:
     return any(is_scattered(output.view, output.widest, region) for output in kinds)
 
 
-def _cells(output: Output) -> int:
-    """Return how many cells an output is cut into, at most: as many as it has sources, or slices of them."""
-    return max(len(output.sources), len(Cells(output.view)))
-
-
-def _is_in_slices(output: Output) -> bool:
-    return any(ref.slices for leaf in output.view.leaves() for ref in leaf.refs())
+def _sources(output: Output) -> int:
+    """Return how many tensors or slices an output is made from: of slices, as many as it has cells."""
+    count = len(output.sources)
+    if type(output.view) is Stored:  # most are, and hundreds of thousands
+        return count
+    is_in_slices = any(ref.slices for leaf in output.view.leaves() for ref in leaf.refs())
+    return max(count, len(Cells(output.view))) if is_in_slices else count

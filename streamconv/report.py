@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -15,8 +16,10 @@ from .planning.options import options_that_matter
 from .planning.outputs import Output
 from .prepared import NOT_COMPARED, Prepared, marked_notes, marked_warnings
 from .rules.family import spell
-from .tensors.dtypes import FLOAT
+from .tensors.dtypes import FLOAT, DType
 from .text import counted, first_few, format_size, in_python, quote, setting
+
+_DTYPE = attrgetter("dtype")
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -145,12 +148,12 @@ def _entries(prepared: Prepared) -> Iterator[tuple[str, str]]:
     yield (
         "source",
         f"{quote(catalog.path)}: {catalog.format}, "
-        + _amount(len(catalog), len(catalog.files), catalog.nbytes, (ref.dtype.name for ref in catalog.values())),
+        + _amount(len(catalog), len(catalog.files), catalog.nbytes, map(_DTYPE, catalog.values())),
     )
     yield (
         "dest",
         f"{quote(prepared.destination.path)}: {layout.format}, "
-        + _amount(mapping.tensors, len(layout.files), layout.total, _dtypes(mapping).values()),
+        + _amount(mapping.tensors, len(layout.files), layout.total, _dtypes(mapping)),
     )
     if mapping.ranks:
         yield "ranks", _ranks(mapping, layout)
@@ -182,14 +185,15 @@ def _shown_options(prepared: Prepared) -> Iterator[tuple[str, bool | int | str]]
     yield from ((name, value) for name, value in options.items() if name in matter or name in prepared.given_options)
 
 
-def _amount(tensors: int, files: int, nbytes: int, dtypes: Iterable[str]) -> str:
-    names = ", ".join(f"{count} {name}" for name, count in Counter(dtypes).most_common())
+def _amount(tensors: int, files: int, nbytes: int, dtypes: Iterable[DType]) -> str:
+    names = ", ".join(f"{count} {dtype}" for dtype, count in Counter(dtypes).most_common())
     return f"{counted(tensors, 'tensor')} in {counted(files, 'file')}, {format_size(nbytes)}, {names}"
 
 
-def _dtypes(mapping: TensorMapping) -> Mapping[str, str]:
+def _dtypes(mapping: TensorMapping) -> Iterable[DType]:
     """Return the dtype of every tensor, that of slices once."""
-    return {output.tensor: output.dtype.name for output in mapping.outputs}
+    outputs = mapping.outputs
+    return {output.tensor: output.dtype for output in outputs}.values() if mapping.ranks else map(_DTYPE, outputs)
 
 
 def _ranks(mapping: TensorMapping, layout: FileLayout) -> str:
@@ -204,8 +208,8 @@ def _ranks(mapping: TensorMapping, layout: FileLayout) -> str:
 
 def _exceptions(mapping: TensorMapping) -> Iterator[tuple[str, str]]:
     """Where the dtype is not the one asked for, or not the source's."""
-    others = (o for o in mapping.outputs if mapping.dtype and o.dtype.kind == FLOAT and o.dtype != mapping.dtype)
-    kept = list(dict.fromkeys(o.tensor for o in others))
+    outputs = mapping.outputs if mapping.dtype else ()
+    kept = list(dict.fromkeys(o.tensor for o in outputs if o.dtype.kind == FLOAT and o.dtype != mapping.dtype))
     if kept:
         yield "fp32", f"{counted(len(kept), 'tensor')} that the model keeps in float32: {first_few(kept, 3, quote)}"
     for how, count in mapping.dequantised.items():
@@ -227,8 +231,9 @@ def _with_reasons(reasons: Mapping[str, str]) -> str:
 def tensor_lines(outputs: Iterable[Output]) -> Iterator[str]:
     """Yield a line for each tensor: name, dtype, shape, and what it is made from."""
     for output in outputs:
-        made_from = first_few(output.sources, 3, quote)
-        yield f"{quote(output.name)}  {output.dtype}  {list(output.view.shape)}  <- {made_from}"
+        name, sources = quote(output.name), output.sources
+        made_from = name if sources == (output.name,) else first_few(sources, 3, quote)
+        yield f"{name}  {output.dtype.name}  {list(output.view.shape)}  <- {made_from}"
 
 
 def plan_values(prepared: Prepared) -> dict[str, object]:

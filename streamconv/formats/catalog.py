@@ -129,17 +129,28 @@ def _open_directory(directory: Path, header_room: Callable[[], HeaderRoom]) -> C
         shards = dict(zip(selected.names, found, strict=True))
     if selected.index:
         _check_index(directory, selected.index, shards)
-    home = {name: selected.index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
-    tensors = {name: ref for at, shard in shards.items() for name, ref in shard.tensors.items() if home[name] == at}
-    twice = tuple(_twice(directory, home, shards))
+    tensors, twice = _tensors(directory, selected.index, shards)
     reasons = ignored(listed, selected)
     for shard in shards.values():
         reasons.update(shard.ignored)
-    for _, ref in twice:
-        reasons[f"{ref.extents[0].file.path.name}: {ref.name}"] = f"in {quote(home[ref.name])} too"
+    for one, other in twice:
+        file, another = (ref.extents[0].file.path.name for ref in (one, other))
+        reasons[f"{another}: {other.name}"] = f"in {quote(file)} too"
     read = tuple(shard.file for shard in shards.values())
     warnings = (*selected.warnings, *_doubtful(selected.doubt), *_contents(shards.values()))
     return Catalog(directory, _format(directory, shards), tensors, read, reasons, twice, warnings, selected.doubt.why)
+
+
+def _tensors(
+    directory: Path, index: Mapping[str, str], shards: dict[str, Shard]
+) -> tuple[dict[str, TensorRef], tuple[tuple[TensorRef, TensorRef], ...]]:
+    """Return all tensors, and those that are in a second file too."""
+    tensors = {name: ref for shard in shards.values() for name, ref in shard.tensors.items()}
+    if len(tensors) == sum(len(shard.tensors) for shard in shards.values()):
+        return tensors, ()
+    home = {name: index.get(name, at) for at, shard in reversed(shards.items()) for name in shard.tensors}
+    tensors = {name: ref for at, shard in shards.items() for name, ref in shard.tensors.items() if home[name] == at}
+    return tensors, tuple(_twice(directory, home, shards))
 
 
 def _twice(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from msgspec import Struct, field
 
 from ..errors import UnsupportedError
-from ..tensors.refs import OutputFile, TensorSpec
+from ..tensors.refs import OutputFile, TensorSpec, total_bytes
 from ..text import counted, quote, setting
 from . import ckpt, safetensors, shards, torch_writer
 
@@ -99,7 +99,7 @@ def _sharded(
         safetensors.lay_out(shard_name(number, len(groups)), group, metadata) for number, group in enumerate(groups, 1)
     )
     weight_map = {name: file.name for file in files for name in file.extents}
-    total = sum(tensor.nbytes for group in groups for tensor in group)
+    total = sum(map(total_bytes, groups))
     return FileLayout(kind, files, {index: shards.index_bytes(total, weight_map)} if index else {})
 
 

@@ -243,11 +243,19 @@ def _check_specs(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str
             )
 
 
+class _Described(msgspec.Struct, gc=False):
+    """A tensor as the header describes it: its keys, in their order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
 def _header(name: str, ordered: Sequence[TensorSpec], bounds: Sequence[int], metadata: Mapping[str, str]) -> bytes:
     """Return length and JSON as they stand at the beginning of the file."""
     entries: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     for spec, offsets in zip(ordered, pairwise(bounds), strict=True):
-        entries[spec.name] = {"dtype": spec.dtype.name, "shape": spec.shape, "data_offsets": offsets}
+        entries[spec.name] = _Described(spec.dtype.name, spec.shape, offsets)
     text = msgspec.json.encode(entries)
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:

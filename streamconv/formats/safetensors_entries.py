@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter, itemgetter, ne, sub
 from typing import NamedTuple, cast
@@ -77,7 +78,8 @@ def _sound(header: Mapping[str, object]) -> list[Entry]:
     if any(map(ne, map(sub, ends, begins), [kind.nbytes for kind in found])):
         return []
     columns = [kind.dtype for kind in found], [kind.shape for kind in found]
-    return [*map(Entry, header, *columns, begins, ends)]
+    # `Entry(…)` is a function in Python.
+    return [*map(partial(tuple.__new__, Entry), zip(header, *columns, begins, ends, strict=True))]
 
 
 def _kind(dtype: str, shape: tuple[int, ...]) -> _Kind:

@@ -44,7 +44,7 @@ class Understood(Struct, frozen=True):
 
 def may_be_quantised(catalog: Catalog) -> bool:
     """Return whether a source has tensors of dtypes that codes have."""
-    return any(ref.dtype in OF_CODES for ref in catalog.values())
+    return not {ref.dtype for ref in catalog.values()}.isdisjoint(OF_CODES)
 
 
 def understood(catalog: Catalog, description: Description | None, read: ReadNumbers) -> Understood:

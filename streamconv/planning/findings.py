@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import islice
+from itertools import filterfalse, islice
+from operator import attrgetter
 
 from ..errors import SourceError, StreamconvError, UnsupportedError, UsageError
 from ..rules.patterns import fill, listed_numbers, number_holes
@@ -14,6 +15,8 @@ from ..rules.table import Table
 from ..text import counted, quote, setting
 from . import matching
 from .matching import Application, Matches, Values
+
+_VALUES = attrgetter("values")
 
 _LISTED = 200
 _COUNTED = 100_000
@@ -61,7 +64,9 @@ def _missing(matches: Matches, table: Table, only_whole: bool = False) -> Iterat
         rule = applications[0].rule
         unbounded = _unbounded(rule, table)
         if not rule.optional:
-            seen[unbounded].update(_only(unbounded, rule.shared(table.side), one.values) for one in applications)
+            values = map(_VALUES, applications)
+            shared = rule.shared(table.side)
+            seen[unbounded].update(values if unbounded == shared else (_only(unbounded, shared, one) for one in values))
     for number, statement in enumerate(table.statements):
         applications = of_rules.get(number, [])
         is_there = bool(applications)
@@ -77,19 +82,16 @@ def _unbounded(rule: Rule, table: Table) -> tuple[str, ...]:
 
 
 def _only(holes: Sequence[str], shared: Sequence[str], values: Values) -> Values:
-    if holes == shared:
-        return values
     return tuple([value for hole, value in zip(shared, values, strict=True) if hole in holes])
 
 
 def _missing_of(rule: Rule, applications: Sequence[Application], table: Table, seen: _Seen) -> Iterator[str]:
     stacked, shared = rule.stacked(table.side), rule.shared(table.side)
     positions = range(table.ranges.bounds(stacked)[1] or 1) if stacked else range(1)
-    present = {application.values: application for application in applications}
-    whole = {application.values for application in applications if application.is_whole(len(positions))}
-    for values in _required(rule, present, table, seen):
-        if values in whole:
-            continue
+    present = dict(zip(map(_VALUES, applications), applications, strict=True))
+    some = [] if matching.takes_one(rule, table.side) else applications
+    whole = present.keys() - {one.values for one in some if not one.is_whole(len(positions))}
+    for values in filterfalse(whole.__contains__, _required(rule, present, table, seen)):
         application = present.get(values)
         for index, pattern in enumerate(rule.patterns(table.side)):
             stack = application.stack(index) if application else {}

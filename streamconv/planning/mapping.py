@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import chain
@@ -26,7 +26,7 @@ from ..rules.table import Table
 from ..tensors.dtypes import BF16, DType
 from ..tensors.joined import Joined
 from ..tensors.quantised import Parts, QuantisedRef
-from ..tensors.refs import Catalog, TensorRef
+from ..tensors.refs import Catalog, TensorRef, total_bytes
 from ..tensors.view_nodes import Stored
 from ..text import quote, setting
 from . import findings, matching
@@ -87,7 +87,7 @@ class TensorMapping(Struct, frozen=True, dict=True):
     @property
     def tensors(self) -> int:
         """How many tensors the result has, slices of one counted once."""
-        return len({output.tensor for output in self.outputs})
+        return len({output.tensor for output in self.outputs}) if self.rank_files else len(self.outputs)
 
     @property
     def ranks(self) -> int:
@@ -97,7 +97,7 @@ class TensorMapping(Struct, frozen=True, dict=True):
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors to be written."""
-        return sum(output.spec.nbytes for output in self.outputs)
+        return total_bytes(output.spec for output in self.outputs)
 
     @property
     def held_dtype(self) -> DType | None:
@@ -268,8 +268,10 @@ def _hints(request: Request) -> list[str]:
     ]
 
 
-def _written_twice(outputs: Iterable[Output]) -> Iterator[str]:
+def _written_twice(outputs: Collection[Output]) -> Iterator[str]:
     """Yield a finding for every name that two outputs have."""
+    if len({output.name for output in outputs}) == len(outputs):
+        return
     seen: dict[str, Output] = {}
     for output in outputs:
         if output.name in seen:

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from ..rules.matcher import Match
 from ..rules.patterns import Bindings, fill
-from ..rules.statements import Copy, Drop, Rule, Tied
+from ..rules.statements import Copy, Drop, Rule, Side, Tied
 from ..rules.table import Table
 from ..tensors.refs import TensorRef
 
@@ -88,6 +88,11 @@ class Matches(Struct):
     out_of_range: list[tuple[str, Bindings]] = field(default_factory=list)
 
 
+def takes_one(rule: Rule, side: Side) -> bool:
+    """Return whether each application of a rule has one tensor of this side; its values are those of all holes then."""
+    return len(rule.patterns(side)) == 1 and rule.stacked(side) is None
+
+
 def by_rule(applications: Iterable[Application]) -> dict[int, list[Application]]:
     """Return applications by the number of their rule."""
     found: dict[int, list[Application]] = defaultdict(list)
@@ -120,6 +125,7 @@ class _Collector:
         self._stacked = {number: rule.stacked(table.side) for number, rule in rules.items()}
         self._shared = {number: rule.shared(table.side) for number, rule in rules.items()}
         self._width = {number: len(rule.patterns(table.side)) for number, rule in rules.items()}
+        self._takes_one = {number for number, rule in rules.items() if takes_one(rule, table.side)}
         self._applications: dict[tuple[int, Values], Application] = {}
 
     def add(self, match: Match, name: str, ref: TensorRef) -> None:
@@ -146,6 +152,9 @@ class _Collector:
 
     def _apply(self, rule: Rule, match: Match, ref: TensorRef) -> None:
         number, bindings = match.number, match.bindings
+        if number in self._takes_one:
+            self._matches.applications.append(Application(number, rule, tuple(bindings.values()), [ref]))
+            return
         values = tuple([bindings[hole] for hole in self._shared[number]])
         application = self._applications.get((number, values))
         if application is None:

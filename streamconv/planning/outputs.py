@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from operator import itemgetter
+from typing import NamedTuple, cast
 
 from msgspec import Struct
 
@@ -13,7 +14,7 @@ from ..rules.patterns import Bindings, Filler
 from ..rules.sizes import ShapeConflictError
 from ..rules.statements import Copy, Drop, Rule, Side, Statement
 from ..rules.table import Table
-from ..rules.transforms import Transform
+from ..rules.transforms import Identity, Transform
 from ..tensors import views
 from ..tensors.dtypes import F32, FLOAT, INTEGER, DType
 from ..tensors.grids import Box
@@ -21,7 +22,7 @@ from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import TensorRef, TensorSpec
 from ..tensors.view_nodes import View
 from ..text import first_few, quote, setting
-from .matching import Application
+from .matching import Application, takes_one
 from .repeats import Repeat, SameBytes
 
 _Order = tuple[object, ...]
@@ -80,6 +81,7 @@ class _Recipe(Struct, frozen=True):
         transform: from the source's tensors to those that are written.
         shared: the holes that both sides have.
         is_stacked: whether the source's tensors are stacked before.
+        is_renaming: whether all it does is to give one tensor another name.
         unstacked: the hole that only the other side has: its tensors are cut out of a stack.
         targets: for each tensor that is written its pattern and its shape in symbols.
         dtype: what floats are cast to; `None` if each keeps its own.
@@ -88,19 +90,22 @@ class _Recipe(Struct, frozen=True):
     transform: Transform
     shared: tuple[str, ...]
     is_stacked: bool
+    is_renaming: bool
     unstacked: str | None
     targets: Sequence[tuple[Filler, str | None]]
     dtype: DType | None
 
     @classmethod
     def of(cls, rule: Rule, source: Side, dtype: DType | None) -> _Recipe:
-        patterns = rule.patterns(source.other)
+        patterns, unstacked = rule.patterns(source.other), rule.stacked(source.other)
         shapes = (rule.ms_shape,) * len(patterns) if source is Side.HF else rule.shapes()
+        transform = rule.transform if source is Side.HF else rule.transform.inverse
         return cls(
-            rule.transform if source is Side.HF else rule.transform.inverse,
+            transform,
             rule.shared(source),
             rule.stacked(source) is not None,
-            rule.stacked(source.other),
+            isinstance(transform, Identity) and takes_one(rule, source) and unstacked is None,
+            unstacked,
             list(zip(map(Filler, patterns), shapes, strict=True)),
             F32 if dtype and source.other in rule.fp32 else dtype,
         )
@@ -125,26 +130,28 @@ class Builder:
 
     def outputs(self, applications: Iterable[Application], repeats: Iterable[Repeat]) -> list[Output]:
         """Return all tensors to be written, in the table's order, layer by layer where it has layers."""
-        natural = _Natural()
+        natural, groups = _Natural(), self._groups
         work: list[tuple[_Order, Application | Repeat]] = [
-            ((self._groups[a.number], [natural[value] for value in a.values], a.number), a) for a in applications
+            ((groups[a.number], natural.joined(a.values), a.number), a) for a in applications
         ]
-        work += [((self._groups[r.number], [], r.number), r) for r in repeats]
-        natural.clear()
-        work.sort(key=lambda pair: pair[0], reverse=True)
+        work += [((groups[r.number], "", r.number), r) for r in repeats]
+        work.sort(key=itemgetter(0), reverse=True)
         outputs: list[Output] = []
         while work:  # each is freed when done: with 92,000 tensors, both lists at once are many megabytes
             one = work.pop()[1]
-            outputs += self._outputs_of(one) if isinstance(one, Application) else [self._repeated(one)]
+            outputs += self._outputs_of(one) if isinstance(one, Application) else (self._repeated(one),)
         return outputs
 
-    def _outputs_of(self, application: Application) -> list[Output]:
-        names = _sources(application.refs())
+    def _outputs_of(self, application: Application) -> Sequence[Output]:
+        recipe = self._recipe(application)
         try:
-            return [Output(name, view.dtype, view, names) for name, view in self._apply(application)]
+            if recipe.is_renaming:
+                return (self._renamed(application, recipe),)
+            names = _sources(application.refs())
+            return [Output(name, view.dtype, view, names) for name, view in self._apply(application, recipe)]
         except (UnsupportedError, ShapeConflictError) as error:
             why, hint = error.marked if isinstance(error, StreamconvError) else (error, "")
-            self.findings.append(f"{first_few(names, 3, quote)}: {why}")
+            self.findings.append(f"{first_few(_sources(application.refs()), 3, quote)}: {why}")
             self.hints += [hint] if hint and hint not in self.hints else []
             return []
 
@@ -152,9 +159,18 @@ class Builder:
         view = self._leaf(repeat.of, self._dtype)
         return Output(repeat.name, view.dtype, view, _sources([repeat.of]) + repeat.others)
 
-    def _apply(self, application: Application) -> Iterator[tuple[str, View]]:
+    def _renamed(self, application: Application, recipe: _Recipe) -> Output:
+        """Return what `_apply` gives where a rule only renames: most rules do, and for most of the tensors."""
+        (pattern, spec), ref = recipe.targets[0], cast("TensorRef", application.members[0])
+        view = self._leaf(ref, recipe.dtype)
+        if spec is not None:
+            self._table.sizes.fit(view.shape, spec)
+        name = pattern.name(dict(zip(recipe.shared, application.values, strict=True)), self._table.sizes)
+        return Output(name, view.dtype, view, _sources((ref,)))
+
+    def _apply(self, application: Application, recipe: _Recipe) -> Iterator[tuple[str, View]]:
         """Yield names and views of the tensors that one application of a rule writes."""
-        recipe, sizes = self._recipe(application), self._table.sizes
+        sizes = self._table.sizes
         bindings = dict(zip(recipe.shared, application.values, strict=True))
         parts = self._parts(application, recipe)
         results = recipe.transform.apply(parts, sizes)
@@ -236,12 +252,14 @@ def _layer_groups(statements: Sequence[Statement]) -> dict[int, int]:
     return groups
 
 
-class _Natural(dict[int | str, str]):
-    """Keys that sort `layers.10` after `layers.9`: every number has its length before it. Each is made once."""
+class _Natural(dict[str, str]):
+    """Keys that sort `layers.10` after `layers.9`: every number has its length before it. Each part is made once."""
 
-    def __missing__(self, value: int | str) -> str:
-        parts = str(value).split(".")
-        key = self[value] = "\0".join(
-            [f"\1{len(p):02}{p}" if p.isdecimal() and p.isascii() and len(p) < 19 else "\2" + p for p in parts]
-        )
+    def joined(self, values: Iterable[int | str]) -> str:
+        """Return the key of several values one after the other."""
+        return "\0\0".join(["\0".join(map(self.__getitem__, str(value).split("."))) for value in values])
+
+    def __missing__(self, part: str) -> str:
+        is_number = part.isdecimal() and part.isascii() and len(part) < 19
+        key = self[part] = f"\1{len(part):02}{part}" if is_number else "\2" + part
         return key

@@ -116,6 +116,9 @@ class Binder:
     def __init__(self, text: str, ranges: Ranges) -> None:
         self.pattern = compile_pattern(text)
         self._match = self.pattern.regex.fullmatch
+        self._names = [hole.name for hole in self.pattern.holes]
+        self._takes_numbers = any(hole.is_number for hole in self.pattern.holes)
+        self._only = self._names[0] if len(self._names) == 1 and not self._takes_numbers else None
         self._holes = [
             (hole.name, hole.is_number, ranges.origin(hole.origin), *ranges.bounds(hole.name))
             for hole in self.pattern.holes
@@ -126,6 +129,10 @@ class Binder:
         match = self._match(name)
         if match is None:
             return None
+        if self._only is not None:
+            return {self._only: match[1]}, 0
+        if not self._takes_numbers:
+            return dict(zip(self._names, match.groups(), strict=True)), 0
         bindings: dict[str, int | str] = {}
         out_of_range = 0
         for (hole, is_number, origin, first, end), text in zip(self._holes, match.groups(), strict=True):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +31,9 @@ class Cutout(Struct, frozen=True, gc=False):
     shape: tuple[int, ...]
     steps: tuple[int, ...]
     order: tuple[int, ...]
+
+
+_KIND = attrgetter("dtype", "shape")
 
 
 class TensorRef(Struct, frozen=True, gc=False):
@@ -142,6 +147,13 @@ class Catalog(Mapping[str, TensorRef]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    # Those of `Mapping` ask for one after the other.
+    def values(self) -> ValuesView[TensorRef]:
+        return self.tensors.values()
+
+    def items(self) -> ItemsView[str, TensorRef]:
+        return self.tensors.items()
+
     @property
     def directory(self) -> Path:
         """The directory where `config.json` and the tokenizer are looked for."""
@@ -164,7 +176,13 @@ class Catalog(Mapping[str, TensorRef]):
     @property
     def nbytes(self) -> int:
         """The bytes of all tensors."""
-        return sum(ref.nbytes for ref in self.tensors.values())
+        return total_bytes(self.tensors.values())
+
+
+def total_bytes(tensors: Iterable[TensorRef | TensorSpec]) -> int:
+    """Return the bytes of tensors, of which a model has many and few kinds."""
+    kinds = Counter(map(_KIND, tensors))
+    return sum(count * math.prod(shape) * dtype.itemsize for (dtype, shape), count in kinds.items())
 
 
 class TensorSpec(Struct, frozen=True, gc=False):
