@@ -12,6 +12,7 @@ import codecs
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
+from typing import cast
 
 from ..errors import SourceError
 from ..tensors.refs import TensorSpec
@@ -101,10 +102,11 @@ def read_index(path: Path, header_room: HeaderRoom) -> dict[str, str]:
         text = read_json(descriptor, file, 0, file.size, name, header_room)
     refuse_pointer(text, name)
     index = parse_json_object(_utf_8(text, name), name)
-    weight_map = index["weight_map"] if isinstance(index.get("weight_map"), dict) else index
-    found = {tensor: shard for tensor, shard in _items(weight_map) if isinstance(shard, str)}
-    if not found or len(found) != len(_items(weight_map)):
+    inner = index.get("weight_map")
+    weight_map = inner if isinstance(inner, dict) else index
+    if not weight_map or {*map(type, weight_map.values())} != {str}:
         raise SourceError(f"{name} has no weight_map of tensor names to file names", DOWNLOAD_AGAIN)
+    found = cast("dict[str, str]", weight_map)
     outside = sorted(shard for shard in {*found.values()} if not is_plain_name(shard, portable=True))
     if outside:
         raise SourceError(
@@ -118,10 +120,6 @@ def _utf_8(text: bytes, name: str) -> bytes:
     if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in text[:2]:
         raise SourceError(f"{name} is UTF-16", "save it as UTF-8")
     return text.removeprefix(codecs.BOM_UTF8)
-
-
-def _items(value: object) -> list[tuple[str, object]]:
-    return list(value.items()) if isinstance(value, dict) else []
 
 
 def listing(items: Sequence[str], count: int | None = None) -> str:

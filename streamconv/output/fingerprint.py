@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby, islice
+from operator import itemgetter
 
 import xxhash
 
@@ -30,6 +32,7 @@ BYTES_VERSION = 1
 _IDENTITY = 4
 
 _SHOWN = 3
+_AT_ONCE = 1000
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 #: How a message names what differs; where none of it does, the plan itself is another.
@@ -67,13 +70,19 @@ def _source(catalog: Catalog) -> Mapping[str, list[object]]:
 
     A tool that copies times (`rsync -a`, `touch -r`) cannot copy the inode, nor the time of the last change.
     """
-    headers = {str(file.path): xxhash.xxh3_128() for file in catalog.files}
+    headers = {file.path: xxhash.xxh3_128() for file in catalog.files}
+    for file, said in groupby(_header_texts(catalog), key=itemgetter(0)):
+        while some := "".join([text for _, text in islice(said, _AT_ONCE)]):
+            headers[file.path].update(some.encode("utf-8", "surrogatepass"))
+    return {catalog.name_of(file): [*_identity(file), headers[file.path].hexdigest()] for file in catalog.files}
+
+
+def _header_texts(catalog: Catalog) -> Iterator[tuple[SourceFile, str]]:
+    """Yield what headers say of each tensor, or of each piece of it, and of which file."""
     for ref in catalog.values():
         before, after = f"{ref.name}\0{ref.dtype.name}{ref.shape}", ref.cutout
-        for extent in ref.places():
-            text = f"{before}{extent.offset}+{extent.length}{after}"
-            headers[str(extent.file.path)].update(text.encode("utf-8", "surrogatepass"))
-    return {catalog.name_of(file): [*_identity(file), headers[str(file.path)].hexdigest()] for file in catalog.files}
+        for extent in ref.extents if ref.slices is None else ref.places():
+            yield extent.file, f"{before}{extent.offset}+{extent.length}{after}"
 
 
 def _identity(file: SourceFile) -> tuple[int | None, ...]:

@@ -22,6 +22,7 @@ from ..formats.rank_layout import STRATEGY
 from ..planning.mapping import TensorMapping
 from ..rules.family import RAW
 from ..storage import disk, whole_files
+from ..tensors.view_nodes import Stored
 from ..text import quote
 from ..units import BLOCK
 from .paths import ResultPaths
@@ -190,6 +191,8 @@ def companions_in(directory: Path) -> Set[str]:
 def _casts(mapping: TensorMapping) -> Iterator[tuple[str, list[str]]]:
     """Yield the outputs that were cast, each with the dtypes that it was cast from."""
     for output in mapping.outputs:
+        if type(output.view) is Stored and output.view.dtype == output.dtype:
+            continue
         dtypes = {leaf.dtype for leaf in output.view.leaves()}
         if dtypes != {output.dtype}:
             yield output.tensor, sorted(map(str, dtypes))

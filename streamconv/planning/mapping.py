@@ -10,10 +10,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 
 import msgspec
 from msgspec import Struct, field
@@ -27,7 +27,7 @@ from ..tensors.dtypes import BF16, DType
 from ..tensors.joined import Joined
 from ..tensors.quantised import Parts, QuantisedRef
 from ..tensors.refs import Catalog, TensorRef, total_bytes
-from ..tensors.view_nodes import Stored
+from ..tensors.view_nodes import Stored, View
 from ..text import quote, setting
 from . import findings, matching
 from .dequantising import Understood
@@ -37,6 +37,8 @@ from .shapes import learn_shapes
 
 # Printable ASCII without escapes: JSON of whole numbers and such text is the same, whoever writes it.
 _PLAIN = re.compile(rb"[ !#-\[\]-~\"]*")
+_ENCODER = msgspec.json.Encoder()
+_AT_ONCE = 1000
 
 
 class EmptyMappingError(UnsupportedError):
@@ -130,7 +132,7 @@ class TensorMapping(Struct, frozen=True, dict=True):
     def _effect(self) -> Iterator[list[object]]:
         yield [*sorted(self.dropped.items())]
         for output in self.outputs:
-            yield [output.name, output.dtype.name, output.view.shape, output.sources, _structure(output.view)]
+            yield [output.name, output.dtype.name, output.view.shape, output.sources, _of_view(output.view)]
         yield from self._holdings()
 
     def _holdings(self) -> Iterator[list[object]]:
@@ -139,19 +141,27 @@ class TensorMapping(Struct, frozen=True, dict=True):
 
 
 def _sha256(parts: Iterable[object]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(_json(part))
+    digest, every = hashlib.sha256(), iter(parts)
+    while some := list(islice(every, _AT_ONCE)):
+        digest.update(_json(some))
     return digest.hexdigest()
 
 
-def _json(value: object) -> bytes:
+def _json(values: Sequence[object]) -> bytes:
     """Return the JSON that `json` writes, which earlier versions digested; for plain text there is a faster way."""
     with suppress(UnicodeEncodeError):
-        text = msgspec.json.encode(value)
+        text = _ENCODER.encode_lines(values).replace(b"\n", b"")
         if _PLAIN.fullmatch(text):
             return text
-    return json.dumps(value, separators=(",", ":")).encode()
+    return "".join([json.dumps(value, separators=(",", ":")) for value in values]).encode()
+
+
+def _of_view(view: View) -> object:
+    """Return the structure of a view; most are stored tensors, hundreds of thousands of them."""
+    if type(view) is not Stored:
+        return _structure(view)
+    ref = view.ref
+    return ["Stored", view.shape, view.dtype.name, [ref.name, ref.dtype.name, ref.shape]]
 
 
 def _structure(value: object) -> object:
@@ -164,7 +174,7 @@ def _structure(value: object) -> object:
         case DType():
             return value.name
         case tuple():
-            return [_structure(item) for item in value]
+            return value if {*map(type, value)} == {int} else [_structure(item) for item in value]
     if isinstance(value, Struct):
         return [type(value).__name__, *(_structure(getattr(value, name)) for name in value.__struct_fields__)]
     return value

@@ -22,7 +22,7 @@ from ..tensors.quantised import QuantisedRef
 from ..tensors.refs import TensorRef, TensorSpec
 from ..tensors.view_nodes import View
 from ..text import first_few, quote, setting
-from .matching import Application, takes_one
+from .matching import Application, Values, takes_one
 from .repeats import Repeat, SameBytes
 
 _Order = tuple[object, ...]
@@ -132,7 +132,7 @@ class Builder:
         """Return all tensors to be written, in the table's order, layer by layer where it has layers."""
         natural, groups = _Natural(), self._groups
         work: list[tuple[_Order, Application | Repeat]] = [
-            ((groups[a.number], natural.joined(a.values), a.number), a) for a in applications
+            ((groups[a.number], natural.key(a.values), a.number), a) for a in applications
         ]
         work += [((groups[r.number], "", r.number), r) for r in repeats]
         work.sort(key=itemgetter(0), reverse=True)
@@ -255,9 +255,12 @@ def _layer_groups(statements: Sequence[Statement]) -> dict[int, int]:
 class _Natural(dict[str, str]):
     """Keys that sort `layers.10` after `layers.9`: every number has its length before it. Each part is made once."""
 
-    def joined(self, values: Iterable[int | str]) -> str:
+    def key(self, values: Values) -> str:
         """Return the key of several values one after the other."""
-        return "\0\0".join(["\0".join(map(self.__getitem__, str(value).split("."))) for value in values])
+        return self._of(values[0]) if len(values) == 1 else "\0\0".join(map(self._of, values))
+
+    def _of(self, value: int | str) -> str:
+        return "\0".join(map(self.__getitem__, str(value).split(".")))
 
     def __missing__(self, part: str) -> str:
         is_number = part.isdecimal() and part.isascii() and len(part) < 19
