@@ -21,11 +21,12 @@ from .rounding import Target
 from .scales import Part, codes_at, words_at
 from .tiles import TILE_SIDE, Scratch, even_part, fast_axis
 
-# Bytes for a tile on its way through float32; what is left of `SCRATCH_BYTES` is for factors, of which these are for a
-# block. A tile stays in L2, and is large: its calls are then few, and long compared with what it takes to get the
-# interpreter lock back. Elements of one where packed codes or factors of each row need room too. Then the longest row
-# of a tile, and of one whose codes are turned.
+# Bytes for a tile on its way through float32, and where codes are turned before; what is left of `SCRATCH_BYTES` is for
+# factors, of which these are for a block. A tile stays in L2, and is large: its calls are then few, and long compared
+# with what it takes to get the interpreter lock back. Elements of one where packed codes or factors of each row need
+# room too. Then the longest row of a tile, and of one whose codes are turned.
 _ROOM = 920 << 10
+_ROOM_AFTER_TURNED = 1388 << 10
 _OF_BLOCK = 24
 _ELEMENTS_WITH_FACTORS = 80 << 10
 _ROW = 16 << 10
@@ -34,7 +35,7 @@ _TURNED_ROW = 2 << 10
 _LEAST_ROW = 1 << 10
 _SIDE = 800
 # Bytes of codes that are turned at once, and of packed ones.
-_TURNED = 256 << 10
+_TURNED = 512 << 10
 _TURNED_WORDS = 128 << 10
 # Codes that are looked at for NaN at once: they stay in L2.
 _ASKED = 1 << 20
@@ -144,7 +145,8 @@ class _Matrix:
         is_packed, rows_share = self._layout.packing is not None, self._bands.rows_share(rows)
         is_turned = transposed and not is_packed
         widest = _TURNED_ROW if is_turned else _ROW
-        room = _ROOM - (_TURNED if is_turned else 0) - _OF_BLOCK * self._bands.blocks_across(min(len(columns), widest))
+        room = _ROOM_AFTER_TURNED if is_turned else _ROOM
+        room -= _OF_BLOCK * self._bands.blocks_across(min(len(columns), widest))
         is_in_place = target_dtype == BF16 and target.flags.c_contiguous and len(columns) <= widest
         # Of each element: its number, whether that is NaN, bits that do not go where they belong at once, its factor.
         most = room // (4 + 1 + (0 if is_in_place else 2) + (0 if rows_share else 4))

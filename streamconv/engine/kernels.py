@@ -24,7 +24,7 @@ from .floats import FLOATS, Floats, check_cast, check_shapes, numpy_dtype
 from .tiles import Scratch, cut_tiles, fast_axis, tile_shape
 
 #: The most memory that one call allocates besides its arguments, at any moment; holds for `dequantise` too.
-SCRATCH_BYTES = 1 << 20
+SCRATCH_BYTES = 2 << 20
 
 # Casts of NumKong's that give the bits that NumPy's do whatever the processor, NaN apart, and many times as fast. Not
 # bfloat16 to float32: some processors round subnormals, and ml_dtypes is as fast.

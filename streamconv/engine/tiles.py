@@ -19,11 +19,12 @@ TILE_SIDE = 128
 _RUN = 512
 
 # Bytes in and out of a tile: they stay in a core's L2 cache, and NaN throughout needs thrice as much scratch. Then of
-# one that takes no scratch, or only what turns it: threads wait for the interpreter lock after each call, so calls
-# should be few. With runs of `_RUN`, rows of the scratch are then no power of two apart.
+# one that takes only the scratch that turns it: threads wait for the interpreter lock after each call, so calls should
+# be few. With runs of `_RUN`, rows of the scratch are then no power of two apart. Then the bytes of the narrower side
+# of a tile that takes none: only that side is looked at again, for NaN, and it stays in L2.
 _TILE_BYTES = 352 << 10
-_LONG_TILE_BYTES = 2 << 20
 _TURNED_TILE_BYTES = 480 << 10
+_LONG_SIDE_BYTES = 1344 << 10
 _CACHE_LINE = 64
 
 Tile: TypeAlias = tuple[slice, ...]
@@ -98,8 +99,11 @@ def tile_shape(source: Bits, target: Bits, *, is_long: bool = False) -> list[int
     """
     fast = fast_axis(target)
     is_turned = fast_axis(source) != fast
-    nbytes = (_TURNED_TILE_BYTES if is_turned else _LONG_TILE_BYTES) if is_long else _TILE_BYTES
-    limit = nbytes // (source.itemsize + target.itemsize)
+    widths = source.itemsize, target.itemsize
+    if is_long and not is_turned:
+        limit = _LONG_SIDE_BYTES // min(widths)
+    else:
+        limit = (_TURNED_TILE_BYTES if is_long else _TILE_BYTES) // sum(widths)
     tile = [1] * source.ndim
     if is_turned:
         tile[fast] = min(source.shape[fast], _RUN)

@@ -303,7 +303,7 @@ def two_layouts(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def small_tiles() -> Any:
     """Tiles so small that a small array needs many."""
-    sizes = {"_TILE_BYTES": 256, "_LONG_TILE_BYTES": 512, "_TURNED_TILE_BYTES": 256, "_RUN": 6}
+    sizes = {"_TILE_BYTES": 256, "_LONG_SIDE_BYTES": 170, "_TURNED_TILE_BYTES": 256, "_RUN": 6}
     return mock.patch.multiple(tiles, **sizes)
 
 
