@@ -135,6 +135,7 @@ class Builder:
             ((groups[a.number], natural.key(a.values), a.number), a) for a in applications
         ]
         work += [((groups[r.number], "", r.number), r) for r in repeats]
+        natural.clear()
         work.sort(key=itemgetter(0), reverse=True)
         outputs: list[Output] = []
         while work:  # each is freed when done: with 92,000 tensors, both lists at once are many megabytes

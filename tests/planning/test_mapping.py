@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import streamconv
@@ -83,6 +86,18 @@ def test_raw_keeps_every_name_in_natural_order() -> None:
     plan = planned([TensorSpec(n, F32, (1,)) for n in names], {}, RAW)
     assert sorted(o.name for o in plan.outputs) == sorted(names)
     assert [o.name for o in plan.outputs].index("a.9.x") < [o.name for o in plan.outputs].index("a.10.x")
+
+
+@settings(deadline=None)
+@given(st.sets(st.lists(st.sampled_from(["a", "b", "", "0", "7", "07", "10", "²"]), min_size=1).map(".".join)))
+def test_natural_order_is_that_of_numbers_between_dots(names: set[str]) -> None:
+    def key(name: str) -> list[tuple[int, int, str]]:
+        parts = name.split(".")
+        return [(0, len(part), part) if part.isascii() and part.isdecimal() else (1, 0, part) for part in parts]
+
+    assume(names)
+    mapping = planned([TensorSpec(name, F32, (1,)) for name in names], {}, RAW)
+    assert [output.name for output in mapping.outputs] == sorted(names, key=key)
 
 
 def test_rules_with_one_shared_number_and_with_two_live_in_one_table() -> None:
@@ -372,6 +387,19 @@ def test_the_digest_changes_with_everything_that_decides_the_output() -> None:
         planned([TensorSpec(s.name + "x", s.dtype, s.shape) for s in specs], LLAMA, RAW),
     ]
     assert len({plan.digest for plan in plans}) == len(plans)
+
+
+@pytest.mark.parametrize("name", ["a", 'quoted"', "back\\slash", "ü", "line\nbreak", "\ud800"])
+def test_the_digest_is_that_of_the_json_of_each_part(name: str) -> None:
+    """Whatever way it is written: journals and manifests of earlier versions have it."""
+    mapping = planned([TensorSpec(name, F32, (2, 3)), *(TensorSpec(f"x.{n}", F32, (1,)) for n in range(1500))], {}, RAW)
+    parts: list[object] = [["raw", "forward", None], [["quantised", "dequantise"]], []]
+    for output in mapping.outputs:
+        shape = output.view.shape
+        leaf = ["Stored", shape, "F32", [output.name, "F32", shape]]
+        parts.append([output.name, "F32", shape, [output.name], leaf])
+    text = "".join(json.dumps(part, separators=(",", ":")) for part in parts)
+    assert mapping.digest == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_the_digest_covers_the_layout_itself() -> None:
