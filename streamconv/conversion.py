@@ -98,13 +98,20 @@ class Plan(Prepared, frozen=True):
         """
         return self._convert(progress)
 
-    def _convert(self, progress: OnProgress | None, spread: Spread | None = None, is_compared: bool = False) -> Report:
+    def _convert(
+        self,
+        progress: OnProgress | None,
+        spread: Spread | None = None,
+        *,
+        is_compared: bool = False,
+        is_joining: bool = False,
+    ) -> Report:
         started = time.monotonic()
         # What the caller allocated since the plan was made counts too.
         budget = decide_budget(self.mapping, self.layout, self.budget.memory_limit, self.workers)
         _log.debug("reading: %s, writing: %s, budget: %s", self.reading, self.writing, budget)
         with Staging(self.destination.paths, self._fingerprint(), self.restart) as staging:
-            if is_compared and not staging.is_shared():
+            if is_joining and not staging.is_shared():
                 raise JoinedError(f"{quote(self.destination.path)} was put together by another process")
             if staging.is_finished() and not self.restart:
                 staging.finish_cleanup()
@@ -283,12 +290,17 @@ def begin_shared(planned: Plan) -> bool:
     return planned._share()
 
 
-def join_shared(planned: Plan, progress: OnProgress | None = None) -> Report:
-    """Put a result together whose parts are complete, and compared with the source if that is asked for.
+def join_shared(planned: Plan, progress: OnProgress | None = None, *, is_compared: bool = True) -> Report:
+    """Put a result together whose parts are complete.
+
+    Args:
+        planned: the plan.
+        progress: called now and then.
+        is_compared: the parts are compared with the source, if that is asked for; else the result is.
 
     Raises:
         InUseError: another process is at it, or still converts a part.
         JoinedError: another process did it.
         StreamconvError: as `Plan.run`.
     """
-    return planned._convert(progress, is_compared=True)
+    return planned._convert(progress, is_compared=is_compared, is_joining=True)

@@ -196,7 +196,7 @@ def finish(
     source, _ = cast(str, asked.pop("source")), asked.pop("dest")
     planned = plan(source, path, **cast(PlanOptions, {**asked, "max_mem": max_mem, "workers": workers}))
     work = PartWork(planned, planned.budget)
-    left = sum(work.nbytes(work.parts[number]) for number in work.unfinished())
+    left = sum(work.nbytes(work.parts[number]) for number in work.unwritten())
     if left:
         raise DestinationError(
             f"{quote(path)} cannot be put together: {format_size(left)} of {format_size(planned.mapping.nbytes)} are "
@@ -204,7 +204,8 @@ def finish(
             f"run again the processes with {setting('part', 'I/N')} that did not end well; or convert the rest here: "
             f"repeat the conversion without {setting('part')}",
         )
-    return replace(join_shared(planned, progress), is_shared=True)
+    # What the parts say of being compared is gone where a process died that was putting them together.
+    return replace(join_shared(planned, progress, is_compared=not work.unfinished()), is_shared=True)
 
 
 def _recorded(paths: ResultPaths) -> Mapping[str, object]:

@@ -6,13 +6,14 @@ import json
 import random
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import streamconv
-from streamconv.errors import DestinationError, StorageError, UsageError
+from streamconv.errors import DestinationError, StorageError, UsageError, VerificationError
 from streamconv.storage import disk
 from support import running
 from support.parts import small_parts
@@ -202,6 +203,34 @@ def test_a_crash_of_the_last_process_is_finished(part: str, tmp_path: Path, monk
     assert running.tree(tmp_path / "ms") == running.tree(tmp_path / "one")
     assert report.resumed_bytes == report.tally.total and not report.waiting
     assert {path.name for path in tmp_path.iterdir()} == {"hf", "one", "ms"}
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_crash_of_the_last_process_leaves_what_is_compared(
+    is_damaged: bool, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """That its parts were is forgotten then, so `finish` compares all of it."""
+    from streamconv.output.staging import Staging
+
+    source = running.llama(tmp_path / "hf")
+    asked: dict[str, Any] = {"max_shard_size": "30KB", "verify": True}
+
+    def crash(self: Any, text: bytes) -> None:
+        raise StoppedError
+
+    with small_parts():
+        streamconv.convert(source, tmp_path / "ms", part="1/2", **asked)
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(Staging, "commit", crash)
+            streamconv.convert(source, tmp_path / "ms", part="2/2", **asked)
+        assert "is not done" in streamconv.convert(source, tmp_path / "ms", part="2/2", **asked).waiting
+        if is_damaged:
+            damaged = max((tmp_path / "ms.partial").glob("*.safetensors"), key=lambda path: path.stat().st_size)
+            whole = damaged.read_bytes()
+            damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(VerificationError) if is_damaged else nullcontext():
+            streamconv.finish(tmp_path / "ms")
+    assert (tmp_path / "ms").exists() != is_damaged
 
 
 def test_it_is_put_together_when_all_have_ended_also_those_without_parts(tmp_path: Path) -> None:

@@ -126,13 +126,24 @@ class PartWork:
         Raises:
             StorageError: the journals cannot be read.
         """
-        folder, verify = self._paths.parts, self._planned.verify
-        every = [part for part in self.parts if not leases.is_done(folder, part.number, verify)]
-        return [part.number for part in every if self._has_left(part)]
+        every = self._not_done(self._planned.verify)
+        return [part.number for part in every if self._planned.verify or self._has_left(part)]
+
+    def unwritten(self) -> list[int]:
+        """Return the numbers of the parts that are not complete, compared with the source or not.
+
+        Raises:
+            StorageError: the journals cannot be read.
+        """
+        return [part.number for part in self._not_done(False) if self._has_left(part)]
+
+    def _not_done(self, compared: bool) -> list[Part]:
+        """Return the parts of which no lease says that they are."""
+        return [part for part in self.parts if not leases.is_done(self._paths.parts, part.number, compared)]
 
     def _has_left(self, part: Part) -> bool:
-        """Return whether the journal of the run leaves something of a part to be done."""
-        return self._planned.verify or any(self._done.left(n, box) for n, box in self._scopes.of(part).boxes())
+        """Return whether the journal of the run leaves something of a part to be written."""
+        return any(self._done.left(n, box) for n, box in self._scopes.of(part).boxes())
 
     def convert(self, number: int, progress: OnProgress | None = None) -> PartDone:
         """Convert a part, from where earlier leases of it ended.
