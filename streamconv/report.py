@@ -230,10 +230,12 @@ def _with_reasons(reasons: Mapping[str, str]) -> str:
 
 def tensor_lines(outputs: Iterable[Output]) -> Iterator[str]:
     """Yield a line for each tensor: name, dtype, shape, and what it is made from."""
+    kinds: dict[tuple[DType, tuple[int, ...]], str] = {}
     for output in outputs:
-        name, sources = quote(output.name), output.sources
+        name, sources, kind = quote(output.name), output.sources, (output.dtype, output.view.shape)
+        shown = kinds.get(kind) or kinds.setdefault(kind, f"{output.dtype}  {list(output.view.shape)}")
         made_from = name if sources == (output.name,) else first_few(sources, 3, quote)
-        yield f"{name}  {output.dtype.name}  {list(output.view.shape)}  <- {made_from}"
+        yield f"{name}  {shown}  <- {made_from}"
 
 
 def plan_values(prepared: Prepared) -> dict[str, object]:

@@ -14,7 +14,7 @@ import click
 from ..errors import StorageError, UnsupportedError, UsageError, VerificationError
 from ..text import counted, quote, setting
 from ..version import VERSION
-from . import signals
+from . import collector, signals
 from .arguments import (
     CONVERSION,
     FAMILY,
@@ -147,7 +147,8 @@ def _plan(source: str, dest: str, arguments: dict[str, Any], is_shared: bool = F
     from ..plans import plan
 
     links = not arguments.pop("no_links")
-    planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))
+    with collector.paused():
+        planned = plan(source, dest, **given({**arguments, "options": pairs(arguments["options"]), "links": links}))
     if not is_shared:
         planned.check_destination()
     return planned

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import mmap
 import os
 import signal
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InterruptedRunError, StreamconvError, UsageError, memory_refused, storage_error
 from ..text import in_shell, quote
-from . import signals
+from . import collector, signals
 from .terminal import flush_quietly, open_missing, say
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 # Nothing here multiplies matrices, and each thread of the library for that, which NumPy starts, costs memory and a
 # process of what the user or the container may have.
 _THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
-# A plan is a million objects that all stay: to look again and again for some that do not takes a fifth of its time.
-_COLLECTED_AFTER = 100_000, 20, 20
 _SPARE = 4 << 20
 _CANNOT_LOAD = ("cannot allocate memory", "failed to map segment")
 
@@ -33,7 +30,7 @@ def main() -> None:
     signals.install()
     open_missing()
     os.environ.setdefault(_THREADS_OF_BLAS, "1")
-    gc.set_threshold(*_COLLECTED_AFTER)
+    collector.let_be()
     try:
         code = run()
         signals.ignore()

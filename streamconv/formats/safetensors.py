@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise, repeat
-from operator import sub
+from operator import attrgetter, sub
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import SourceError, UnsupportedError
 from ..storage import disk
 from ..tensors.extents import Extent, SourceFile
-from ..tensors.refs import OutputFile, TensorRef, TensorSpec
+from ..tensors.refs import OutputFile, TensorRef, TensorSpec, bytes_of
 from ..text import quote, setting
 from .header_room import MAX_HEADER, HeaderRoom
 from .headers import (
@@ -222,8 +222,8 @@ def lay_out(name: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str
         InternalError: two tensors of the same name.
     """
     _check_specs(name, tensors, metadata)
-    ordered = sorted(tensors, key=lambda spec: -spec.dtype.itemsize)
-    sizes = [spec.nbytes for spec in ordered]
+    ordered = sorted(tensors, key=attrgetter("dtype.itemsize"), reverse=True)
+    sizes = bytes_of(ordered)
     bounds = [*accumulate(sizes, initial=0)]
     head = _header(name, ordered, bounds, metadata)
     names, offsets = [spec.name for spec in ordered], [len(head) + begin for begin in bounds[:-1]]

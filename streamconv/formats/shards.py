@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from ..errors import SourceError
-from ..tensors.refs import TensorSpec
+from ..tensors.refs import TensorSpec, bytes_of
 from ..text import first_few, quote
 from .header_room import HeaderRoom
 from .headers import DOWNLOAD_AGAIN, is_plain_name, opened, parse_json_object, read_json, refuse_pointer
@@ -73,8 +73,7 @@ def split(tensors: Sequence[TensorSpec], max_shard_size: int) -> list[list[Tenso
     shards: list[list[TensorSpec]] = []
     current: list[TensorSpec] = []
     filled = 0
-    for spec in tensors:
-        nbytes = spec.nbytes
+    for spec, nbytes in zip(tensors, bytes_of(tensors), strict=True):
         if nbytes > max_shard_size:
             shards.append([spec])
             continue

@@ -185,6 +185,12 @@ def total_bytes(tensors: Iterable[TensorRef | TensorSpec]) -> int:
     return sum(count * math.prod(shape) * dtype.itemsize for (dtype, shape), count in kinds.items())
 
 
+def bytes_of(tensors: Sequence[TensorRef | TensorSpec]) -> list[int]:
+    """Return the bytes of each."""
+    known = {(dtype, shape): math.prod(shape) * dtype.itemsize for dtype, shape in {*map(_KIND, tensors)}}
+    return [*map(known.__getitem__, map(_KIND, tensors))]
+
+
 class TensorSpec(Struct, frozen=True, gc=False):
     """A tensor to be written: everything about it but its bytes."""
 
