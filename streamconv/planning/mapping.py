@@ -96,7 +96,7 @@ class TensorMapping(Struct, frozen=True, dict=True):
         """How many ranks the outputs are cut for, 0 where they are whole."""
         return sum(len(file.ranks) for file in self.rank_files)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors to be written."""
         return total_bytes(output.spec for output in self.outputs)

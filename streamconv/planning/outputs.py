@@ -27,6 +27,9 @@ from .repeats import Repeat, SameBytes
 
 _Order = tuple[object, ...]
 
+# What keys of numbers begin with, by their length.
+_NUMBERS = [f"\1{length:02}" for length in range(19)]
+
 
 class Output(Struct, frozen=True, gc=False):
     """A tensor to be written.
@@ -131,8 +134,9 @@ class Builder:
     def outputs(self, applications: Iterable[Application], repeats: Iterable[Repeat]) -> list[Output]:
         """Return all tensors to be written, in the table's order, layer by layer where it has layers."""
         natural, groups = _Natural(), self._groups
+        key_of = natural.key
         work: list[tuple[_Order, Application | Repeat]] = [
-            ((groups[a.number], natural.key(a.values), a.number), a) for a in applications
+            ((groups[a.number], key_of(a.values), a.number), a) for a in applications
         ]
         work += [((groups[r.number], "", r.number), r) for r in repeats]
         natural.clear()
@@ -140,21 +144,24 @@ class Builder:
         outputs: list[Output] = []
         while work:  # each is freed when done: with 92,000 tensors, both lists at once are many megabytes
             one = work.pop()[1]
-            outputs += self._outputs_of(one) if isinstance(one, Application) else (self._repeated(one),)
+            if isinstance(one, Application):
+                self._add_outputs_of(one, outputs)
+            else:
+                outputs.append(self._repeated(one))
         return outputs
 
-    def _outputs_of(self, application: Application) -> Sequence[Output]:
-        recipe = self._recipe(application)
+    def _add_outputs_of(self, application: Application, outputs: list[Output]) -> None:
+        recipe = self._recipes.get(application.number) or self._recipe(application)
         try:
             if recipe.is_renaming:
-                return (self._renamed(application, recipe),)
+                outputs.append(self._renamed(application, recipe))
+                return
             names = _sources(application.refs())
-            return [Output(name, view.dtype, view, names) for name, view in self._apply(application, recipe)]
+            outputs += [Output(name, view.dtype, view, names) for name, view in self._apply(application, recipe)]
         except (UnsupportedError, ShapeConflictError) as error:
             why, hint = error.marked if isinstance(error, StreamconvError) else (error, "")
             self.findings.append(f"{first_few(_sources(application.refs()), 3, quote)}: {why}")
             self.hints += [hint] if hint and hint not in self.hints else []
-            return []
 
     def _repeated(self, repeat: Repeat) -> Output:
         view = self._leaf(repeat.of, self._dtype)
@@ -167,7 +174,7 @@ class Builder:
         if spec is not None:
             self._table.sizes.fit(view.shape, spec)
         name = pattern.name(dict(zip(recipe.shared, application.values, strict=True)), self._table.sizes)
-        return Output(name, view.dtype, view, _sources((ref,)))
+        return Output(name, view.dtype, view, (ref.name,) if type(ref) is TensorRef else _sources((ref,)))
 
     def _apply(self, application: Application, recipe: _Recipe) -> Iterator[tuple[str, View]]:
         """Yield names and views of the tensors that one application of a rule writes."""
@@ -185,10 +192,8 @@ class Builder:
                 yield pattern.name(filled, sizes), one
 
     def _recipe(self, application: Application) -> _Recipe:
-        """Return what all applications of a rule have in common: worked out once for thousands of tensors."""
-        found = self._recipes.get(application.number)
-        if found is None:
-            found = self._recipes[application.number] = _Recipe.of(application.rule, self._table.side, self._dtype)
+        """Work out what all applications of a rule have in common, once for thousands of tensors."""
+        found = self._recipes[application.number] = _Recipe.of(application.rule, self._table.side, self._dtype)
         return found
 
     def _parts(self, application: Application, recipe: _Recipe) -> list[View]:
@@ -258,12 +263,10 @@ class _Natural(dict[str, str]):
 
     def key(self, values: Values) -> str:
         """Return the key of several values one after the other."""
-        return self._of(values[0]) if len(values) == 1 else "\0\0".join(map(self._of, values))
-
-    def _of(self, value: int | str) -> str:
-        return "\0".join(map(self.__getitem__, str(value).split(".")))
+        keys = ["\0".join(map(self.__getitem__, str(value).split("."))) for value in values]
+        return "\0\0".join(keys)
 
     def __missing__(self, part: str) -> str:
-        is_number = part.isdecimal() and part.isascii() and len(part) < 19
-        key = self[part] = f"\1{len(part):02}{part}" if is_number else "\2" + part
+        is_number = part.isdecimal() and part.isascii() and len(part) < len(_NUMBERS)
+        key = self[part] = (_NUMBERS[len(part)] if is_number else "\2") + part
         return key

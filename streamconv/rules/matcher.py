@@ -11,6 +11,8 @@ from .patterns import Binder, Bindings, template
 from .sizes import Ranges, Sizes
 from .statements import Side, Statement
 
+_NOWHERE: Sequence[tuple[int, int] | None] = (None,)
+
 #: Characters of a name that are compared with patterns to find the closest.
 _COMPARED = 300
 
@@ -57,7 +59,7 @@ class Matcher:
 
     def match(self, name: str) -> Match | None:
         """Return the first match of a name in the table's order; patterns that take anything are tried last."""
-        nearest, whole = None, self._whole.get(name, [None])[0]
+        nearest, whole = None, self._whole.get(name, _NOWHERE)[0]
         exact = self._exact.get(template(name), ()) if self._exact else ()
         for candidates in (exact, self._open):
             for binder, number, index in candidates:
