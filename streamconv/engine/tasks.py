@@ -30,6 +30,11 @@ class Record(Protocol):
         """Return the numbers, below `count`, of the outputs that may have something left to be written."""
         ...
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all outputs are to be written, by this run alone, and nothing of them was."""
+        ...
+
     def left(self, number: int, box: Box) -> Iterable[Box]:
         """Return what is still to be written of a box of output `number`."""
         ...
@@ -45,6 +50,8 @@ class Record(Protocol):
 
 class Unrecorded:
     """Nothing was written before, and nothing is recorded."""
+
+    is_empty = True
 
     def outputs(self, count: int) -> Iterable[int]:
         return range(count)
@@ -100,6 +107,8 @@ def _untouched(mapping: TensorMapping, record: Record) -> tuple[array[int], arra
 
     With these are single elements of which this run writes some bytes, and others the rest.
     """
+    if record.is_empty:
+        return array("q", range(len(mapping.outputs))), array("q")
     found = array("q"), array("q")
     for number in record.outputs(len(mapping.outputs)):
         every = whole(mapping.outputs[number].view.shape)

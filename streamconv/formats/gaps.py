@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
+from operator import add, attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -62,17 +63,25 @@ def warning(file: SourceFile, refs: Collection[TensorRef]) -> str | None:
     Raises:
         SourceError: it cannot be read.
     """
-    spans = _spans(refs)
-    if not spans.refs:
+    data = _data(refs)
+    if data is None:
         return None
-    data = _Range(int(spans.begins[0]), int(spans.ends.max()))
     with opened(file.path) as (descriptor, now):
         holes = list(islice(_holes(descriptor, data), _MOST_HOLES))
         if holes:
-            return _said(file, _HOLES, _missing(holes, spans, LEAST_HOLES))
+            return _said(file, _HOLES, _missing(holes, _spans(refs), LEAST_HOLES))
         if _is_zero(descriptor, now, max(data.begin, data.end - _TAIL), data.end):
+            spans = _spans(refs)
             return _said(file, _ZEROS, _missing([_zeros(descriptor, now, spans)], spans, LEAST_ZEROS))
     return None
+
+
+def _data(refs: Iterable[TensorRef]) -> _Range | None:
+    """Return where the bytes of tensors begin and end; `None` where they have none."""
+    extents = [extent for ref in refs for extent in ref.extents if extent.length]
+    begins = [*map(attrgetter("offset"), extents)]
+    ends = map(add, begins, map(attrgetter("length"), extents))
+    return _Range(min(begins), max(ends)) if begins else None
 
 
 def _holes(descriptor: int, data: _Range) -> Iterator[_Range]:

@@ -275,6 +275,11 @@ class DoneBoxes:
         """Return the finished blocks of a file."""
         return self._blocks[file]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is on record as written."""
+        return not (any(self._whole) or self._parts)
+
     def unfinished(self) -> list[int]:
         """Return the numbers of the outputs that are not on record as whole."""
         return [number for number, is_whole in enumerate(self._whole) if not is_whole]

@@ -128,6 +128,11 @@ class Recorder:
         """Return the numbers, below `count`, of the outputs that are written."""
         return self._done.unfinished() if self._scope is None else self._scope.outputs
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all outputs are written by this run alone, and none was before."""
+        return self._scope is None and self._done.is_empty
+
     def left(self, number: int, box: Box) -> Iterable[Box]:
         """Return what no earlier run wrote of a box of an output."""
         mine = [box] if self._scope is None else self._scope.clip(number, box)

@@ -238,6 +238,8 @@ class PartComparison:
 class Within(Unrecorded):
     """All that a part has, nothing of it done (`engine.tasks.Record`)."""
 
+    is_empty = False
+
     def __init__(self, scope: PartScope) -> None:
         self._scope = scope
 

@@ -266,7 +266,7 @@ class OutputFile(Struct, frozen=True):
             yield begin, view[begin - offset :]
 
 
-class Home(NamedTuple):
+class Home(Struct, frozen=True, gc=False):
     """Where a tensor lies in the result: all of it, from byte `offset` of a file on, and nowhere else."""
 
     file: OutputFile
