@@ -69,5 +69,5 @@ class Literals:
 
     def bytes_before(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many bytes of literals lie before each of several places in the file."""
-        begins = np.array(self._offsets, np.int64)
-        return bytes_before(places, begins, begins + np.diff(np.array(self._sums, np.int64)))
+        begins, sums = np.array(self._offsets, np.int64), np.array(self._sums, np.int64)
+        return bytes_before(places, begins, begins + (sums[1:] - sums[:-1]))
