@@ -116,19 +116,7 @@ def verify(
     found = manifest.find(path)
     if source is None:
         return _verify_alone(path, found, taken, progress, on, workers_per_node, options)
-    if unread := [name for name in _OF_A_RUN if name in options]:
-        raise UsageError(f"{setting(unread[0])} has no effect: verify writes nothing", f"omit {setting(unread[0])}")
-    recorded = cast(PlanOptions, found.arguments if found else {})
-    recorded.update(options)
-    if on is None:
-        planned = plan(source, dest, **recorded)
-        return compare(planned, planned.destination.paths, planned.budget, progress, taken)
-    from .cluster.convert import compare_on
-    from .cluster.driver import Cluster
-
-    with Cluster.open(on, workers_per_node, memory_limit(recorded.get("max_mem"))) as cluster:
-        cluster.prove([as_path(source, "source"), path])
-        return compare_on(cluster, plan(source, dest, **recorded), progress)
+    return _verify_against(source, path, found, taken, progress, on, workers_per_node, options)
 
 
 def diff(
@@ -229,6 +217,32 @@ def _verify_alone(
 
         return verify_on(on, workers_per_node, path, known, progress)
     return verify_blocks(path, known, progress, sample)
+
+
+def _verify_against(
+    source: PathLike,
+    path: Path,
+    found: Manifest | None,
+    sample: Sample | None,
+    progress: OnProgress | None,
+    on: str | None,
+    workers_per_node: int,
+    options: PlanOptions,
+) -> Verified:
+    """Verify against the source, converted as the manifest records it."""
+    if unread := [name for name in _OF_A_RUN if name in options]:
+        raise UsageError(f"{setting(unread[0])} has no effect: verify writes nothing", f"omit {setting(unread[0])}")
+    recorded = cast(PlanOptions, found.arguments if found else {})
+    recorded.update(options)
+    if on is None:
+        planned = plan(source, path, **recorded)
+        return compare(planned, planned.destination.paths, planned.budget, progress, sample)
+    from .cluster.convert import compare_on
+    from .cluster.driver import Cluster
+
+    with Cluster.open(on, workers_per_node, memory_limit(recorded.get("max_mem"))) as cluster:
+        cluster.prove([as_path(source, "source"), path])
+        return compare_on(cluster, plan(source, path, **recorded), progress)
 
 
 __all__ = [

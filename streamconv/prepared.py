@@ -166,7 +166,7 @@ def decide_layout(
         UnsupportedError: the format cannot hold a tensor.
     """
     if strategy is None:
-        specs = [TensorSpec(output.name, output.dtype, output.view.shape) for output in mapping.outputs]
+        specs = [output.spec for output in mapping.outputs]
         return layouts.lay_out(specs, settings.format, name, settings.max_shard_size, settings.crc, torch_root)
     texts = {
         rank_layout.strategy_file(stage.first_rank): strategy_format.encode(number, written_layouts(mapping, stage))

@@ -205,7 +205,8 @@ def finish(
             f"repeat the conversion without {setting('part')}",
         )
     # What the parts say of being compared is gone where a process died that was putting them together.
-    return replace(join_shared(planned, progress, is_compared=not work.unfinished()), is_shared=True)
+    is_compared = not (planned.verify and work.unfinished())
+    return replace(join_shared(planned, progress, is_compared=is_compared), is_shared=True)
 
 
 def _recorded(paths: ResultPaths) -> Mapping[str, object]:

@@ -17,7 +17,7 @@ from .rules.sizes import Ranges, Sizes
 from .rules.statements import Copy, Rule, Side, Tied
 from .rules.transforms import ToInteger
 from .tensors.dtypes import BF16, F8_E4M3, F32, DType
-from .tensors.refs import OutputFile, TensorSpec
+from .tensors.refs import OutputFile, TensorSpec, total_bytes
 from .units import CHUNK
 
 
@@ -104,7 +104,7 @@ def write_hf(
         _write(folder / name, file, group, generator)
         weight_map.update({spec.name: name for spec in group})
     if len(groups) > 1:
-        total = sum(spec.nbytes for spec in specs)
+        total = total_bytes(specs)
         (folder / shards.HF_INDEX).write_bytes(shards.index_bytes(total, weight_map))
 
 

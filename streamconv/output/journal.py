@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from ..errors import storing
 from ..planning.outputs import Output
 from ..storage import disk
 from ..tensors.grids import Box, box_shape, flat_index, joined, runs, whole, without
-from ..tensors.refs import OutputFile
+from ..tensors.refs import OutputFile, total_bytes
 from ..units import CHUNK
 from .blocks import Blocks
 from .file_writer import WrittenPart
@@ -264,8 +265,7 @@ class DoneBoxes:
     @property
     def nbytes(self) -> int:
         """The bytes of tensors that are durable."""
-        sizes = [output.spec.nbytes for output, is_whole in zip(self._outputs, self._whole, strict=True) if is_whole]
-        return sum(sizes) + sum(
+        return total_bytes(output.spec for output in compress(self._outputs, self._whole)) + sum(
             math.prod(box_shape(box)) * self._outputs[number].dtype.itemsize
             for number, boxes in self._parts.items()
             for box in boxes

@@ -134,9 +134,8 @@ class Builder:
     def outputs(self, applications: Iterable[Application], repeats: Iterable[Repeat]) -> list[Output]:
         """Return all tensors to be written, in the table's order, layer by layer where it has layers."""
         natural, groups = _Natural(), self._groups
-        key_of = natural.key
         work: list[tuple[_Order, Application | Repeat]] = [
-            ((groups[a.number], key_of(a.values), a.number), a) for a in applications
+            ((groups[a.number], natural.key(a.values), a.number), a) for a in applications
         ]
         work += [((groups[r.number], "", r.number), r) for r in repeats]
         natural.clear()
@@ -151,7 +150,7 @@ class Builder:
         return outputs
 
     def _add_outputs_of(self, application: Application, outputs: list[Output]) -> None:
-        recipe = self._recipes.get(application.number) or self._recipe(application)
+        recipe = self._recipe(application)
         try:
             if recipe.is_renaming:
                 outputs.append(self._renamed(application, recipe))
@@ -192,8 +191,10 @@ class Builder:
                 yield pattern.name(filled, sizes), one
 
     def _recipe(self, application: Application) -> _Recipe:
-        """Work out what all applications of a rule have in common, once for thousands of tensors."""
-        found = self._recipes[application.number] = _Recipe.of(application.rule, self._table.side, self._dtype)
+        """Return what all applications of a rule have in common: worked out once for thousands of tensors."""
+        found = self._recipes.get(application.number)
+        if found is None:
+            found = self._recipes[application.number] = _Recipe.of(application.rule, self._table.side, self._dtype)
         return found
 
     def _parts(self, application: Application, recipe: _Recipe) -> list[View]:
